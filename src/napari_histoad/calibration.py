@@ -1,0 +1,75 @@
+"""From scores to error rates, by held-out normal tiles. Plain NumPy: detectors, maps and evaluation share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_histoad.errors import SettingsError, TooFewTilesError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["MIN_CALIBRATION_TILES", "Calibration"]
+
+MIN_CALIBRATION_TILES = 10
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of normal tiles that training never saw.
+
+    Attributes
+    ----------
+    scores : (n,) float32, ascending
+
+    Raises
+    ------
+    TooFewTilesError
+        If there are fewer than 10 finite scores.
+
+    Notes
+    -----
+    If normal tiles of a new slide are exchangeable with these, a tile is flagged at ``p ≤ α`` with probability at
+    most α (conformal p-value; Bates et al. 2023, arXiv:2104.08279, eq. 1).
+    """
+
+    scores: NDArray[np.float32]
+
+    @classmethod
+    def from_scores(cls, scores: ArrayLike) -> Calibration:
+        """Return the calibration of unsorted scores; NaN are dropped."""
+        values = np.asarray(scores, np.float32).ravel()
+        values = np.sort(values[np.isfinite(values)])
+        if len(values) < MIN_CALIBRATION_TILES:
+            msg = f"only {len(values)} held-out normal tiles are left to calibrate on, {MIN_CALIBRATION_TILES} are due"
+            raise TooFewTilesError(msg, "outline more normal tissue")
+        return cls(values)
+
+    @property
+    def smallest_rate(self) -> float:
+        """The smallest false-positive rate that so many tiles can state, 1 / (n + 1)."""
+        return 1 / (len(self.scores) + 1)
+
+    def p_value(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return (1 + number of normals that score at least as high) / (n + 1); NaN stays NaN."""
+        values = np.asarray(scores, np.float32)
+        at_least = len(self.scores) - np.searchsorted(self.scores, values, side="left")
+        p = ((1 + at_least) / (len(self.scores) + 1)).astype(np.float32)
+        return np.where(np.isnan(values), np.float32(np.nan), p)
+
+    def threshold(self, rate: float) -> float:
+        """Return t so that ``score > t`` says the same as ``p <= rate``; infinite below `smallest_rate`.
+
+        Raises
+        ------
+        SettingsError
+            If the rate is not in (0, 1).
+        """
+        if not 0 < rate < 1:
+            raise SettingsError(f"a false-positive rate of {rate:g} is not between 0 and 1", "try 0.01")
+        # p <= rate means that at most this many normals score at least as high.
+        allowed = int(np.floor(rate * (len(self.scores) + 1) + 1e-9)) - 1
+        return float("inf") if allowed < 0 else float(self.scores[len(self.scores) - 1 - allowed])

@@ -1,0 +1,20 @@
+"""How abnormal: one file per method, one registry, one bundle format, calibration."""
+
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._bundle import BundleHeader, load_detector, read_header, save_detector
+from napari_histoad.detectors._registry import create_detector, detector_class, detector_names
+from napari_histoad.detectors._starter import starter_path
+
+__all__ = [
+    "BundleHeader",
+    "Detector",
+    "DetectorSettings",
+    "TileScores",
+    "create_detector",
+    "detector_class",
+    "detector_names",
+    "load_detector",
+    "read_header",
+    "save_detector",
+    "starter_path",
+]

@@ -1,0 +1,138 @@
+"""The contract that every detector keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from napari_histoad.calibration import Calibration
+
+__all__ = ["Detector", "DetectorSettings", "TileScores"]
+
+
+class DetectorSettings(BaseModel):
+    """What every method lets the user set; methods add their own.
+
+    Attributes
+    ----------
+    tile_px : int
+        Side of a tile in pixels.
+    mpp : float
+        µm per tile pixel.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tile_px: int = Field(256, ge=32, le=1024, multiple_of=8)
+    mpp: float = Field(0.5, ge=0.05, le=20)
+
+
+@dataclass(frozen=True)
+class TileScores:
+    """What a detector says of B tiles; higher is more anomalous.
+
+    Attributes
+    ----------
+    score : (B,) float32 tensor
+    error_map : (B, h, w) float32 tensor or None
+        Where in the tile; any resolution.
+    reconstruction : (B, 3, H, W) float32 tensor in [0, 1] or None
+        What the detector expected to see.
+    """
+
+    score: Tensor
+    error_map: Tensor | None = None
+    reconstruction: Tensor | None = None
+
+
+class Detector(ABC):
+    """Learns what normal tiles look like and says how far a tile is from that.
+
+    Training has two stages, either of which may be empty: gradient descent on `losses` over the parameters of
+    `network`, driven by the engine, then the closed-form `fit`. The state is all tensors, see `state`.
+
+    Parameters
+    ----------
+    settings : DetectorSettings
+        An instance of the class's ``Settings``.
+    """
+
+    name: ClassVar[str]
+    """What users call the method."""
+    title: ClassVar[str]
+    """One line for lists."""
+    Settings: ClassVar[type[DetectorSettings]]
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        self.settings = settings
+        self.calibration: Calibration | None = None
+        self.trained_on: tuple[str, ...] = ()
+        self.device = torch.device("cpu")
+
+    @property
+    def network(self) -> nn.Module | None:
+        """What gradient descent trains, or None for closed-form methods."""
+        return None
+
+    @property
+    def steps(self) -> int:
+        """Largest number of gradient steps; 0 for closed-form methods."""
+        return 0
+
+    def prepare(self, images: NDArray[np.uint8]) -> None:
+        """Estimate constants from training tiles (N, H, W, 3) before gradient descent."""
+
+    def losses(self, images: Tensor) -> dict[str, Tensor]:
+        """Return named losses of a batch (B, H, W, 3) uint8; ``"loss"`` is descended, the others are shown."""
+        raise NotImplementedError(f"{self.name} is not trained by gradient descent")
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimiser over the network's parameters."""
+        raise NotImplementedError(f"{self.name} is not trained by gradient descent")
+
+    def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
+        """Fit the closed-form part on normal tiles (N, H, W, 3) uint8.
+
+        Parameters
+        ----------
+        robust : bool
+            The tiles may hold some anomalies: find and leave out the ones that stick out.
+        """
+
+    @abstractmethod
+    def score(self, images: Tensor) -> TileScores:
+        """Score a batch.
+
+        Parameters
+        ----------
+        images : (B, H, W, 3) uint8 tensor on ``self.device``
+            Tiles of ``settings.tile_px`` at ``settings.mpp``.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that training found, as named tensors on the CPU."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` returned.
+
+        Raises
+        ------
+        KeyError, ValueError, RuntimeError
+            If names or shapes do not fit.
+        """
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device."""
+        self.device = device
+        if self.network is not None:
+            self.network.to(device)

@@ -1,0 +1,163 @@
+"""A saved detector: one ``.safetensors`` file whose header holds a validated JSON document. Never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from napari_histoad import __version__
+from napari_histoad.calibration import Calibration
+from napari_histoad.detectors._registry import create_detector, first_fault
+from napari_histoad.errors import BundleError, HistoadError, writing
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from napari_histoad.detectors._base import Detector
+
+__all__ = ["BundleHeader", "load_detector", "read_header", "save_detector"]
+
+_KEY = "napari_histoad"
+_CALIBRATION = "calibration.scores"
+
+
+class BundleHeader(BaseModel):
+    """What a detector file says of itself.
+
+    Attributes
+    ----------
+    format : 1
+        Version of this layout.
+    detector : str
+        Name of the method.
+    settings : dict
+        Its settings, tile size and mpp included.
+    trained_on : list of str
+        Names of slides or tile sets.
+    version : str
+        Of the package that wrote it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    detector: str
+    settings: dict[str, Any]
+    trained_on: list[str] = []
+    version: str
+
+
+def save_detector(detector: Detector, path: str | PathLike[str]) -> Path:
+    """Write a trained detector to one file, atomically, and return its path.
+
+    Raises
+    ------
+    BundleError
+        If the detector has not been calibrated.
+    OutputError
+        If the file cannot be written.
+    """
+    if detector.calibration is None:
+        raise BundleError(f"this {detector.name} detector has not been trained", "train it first")
+    header = BundleHeader(
+        detector=detector.name,
+        settings=detector.settings.model_dump(),
+        trained_on=list(detector.trained_on),
+        version=__version__,
+    )
+    tensors = {name: value.contiguous() for name, value in detector.state().items()}
+    tensors[_CALIBRATION] = torch.from_numpy(detector.calibration.scores.copy())
+    data = safetensors.torch.save(tensors, metadata={_KEY: header.model_dump_json()})
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return target
+
+
+def read_header(path: str | PathLike[str]) -> BundleHeader:
+    """Return what a detector file says of itself; its tensors are not read.
+
+    Raises
+    ------
+    BundleError
+        If it is no detector file.
+    """
+    file = Path(path)
+    try:
+        with safetensors.safe_open(file, framework="numpy") as bundle:
+            metadata = bundle.metadata() or {}
+    except FileNotFoundError as err:
+        raise BundleError(f"there is no detector file {file}", "check the path, or train one with histoad train") from err
+    except (OSError, safetensors.SafetensorError) as err:
+        raise BundleError(f"{file.name} is not a detector file ({err})", "give a .safetensors file written by histoad train") from err
+    if _KEY not in metadata:
+        raise BundleError(f"{file.name} holds tensors but no detector", "give a .safetensors file written by histoad train")
+    try:
+        return BundleHeader.model_validate_json(metadata[_KEY])
+    except ValidationError as err:
+        raise BundleError(f"{file.name}: its header is not valid ({first_fault(err)})", "update napari-histoad, or train it again") from err
+
+
+def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
+    """Return a trained detector, ready to score on the CPU.
+
+    Parameters
+    ----------
+    path : path-like
+        A file written by `save_detector`.
+    **overrides
+        Settings to change that do not touch the weights, such as ``error="top_k"``; the calibration is then dropped.
+
+    Raises
+    ------
+    BundleError
+        If the file is not a detector, is damaged, or does not fit this version.
+    """
+    file = Path(path)
+    header = read_header(file)
+    try:
+        detector = create_detector(header.detector, **{**header.settings, **overrides})
+        tensors = safetensors.torch.load_file(file)
+        scores = tensors.pop(_CALIBRATION).numpy()
+        detector.load_state(tensors)
+    except HistoadError as err:
+        raise BundleError(f"{file.name}: {err.what}", err.remedy) from err
+    except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as err:
+        reason = str(err).splitlines()[0][:160]
+        raise BundleError(f"{file.name}: its weights do not fit its header ({reason})", "train it again") from err
+    detector.trained_on = tuple(header.trained_on)
+    if not overrides:
+        detector.calibration = Calibration(np.sort(scores.astype(np.float32)))
+    if detector.network is not None:
+        detector.network.eval()
+    return detector
+
+
+def fingerprint(detector: Detector) -> str:
+    """Return a hash of method, settings, weights and calibration: equal hash, equal scores."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([detector.name, detector.settings.model_dump()], sort_keys=True).encode())
+    for name, value in sorted(detector.state().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    if detector.calibration is not None:
+        digest.update(detector.calibration.scores.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,197 @@
+"""VQ-VAE: tissue that the network, trained on normals, cannot rebuild is unlike normal.
+
+The error map is the channel mean of (x − x̂)². Papers: see `napari_histoad.networks.vqvae`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._gaussian import Gaussian
+from napari_histoad.networks.vqvae import CODE_DIM, VqVae, perplexity
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from napari_histoad.networks.vqvae import VqVaeOutput
+
+__all__ = ["VqVaeDetector", "VqVaeSettings"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "vit-32": {"patch": 8, "width": 256, "depth": 5, "heads": 4, "codes": 512, "encoder": "vit", "decoder": "vit"},
+    "vit-64": {"patch": 4, "width": 128, "depth": 5, "heads": 4, "codes": 64, "encoder": "vit", "decoder": "conv"},
+    "conv-32": {"patch": 8, "width": 64, "codes": 256, "encoder": "conv", "decoder": "conv"},
+}
+"""Sizes by preset; the number is the side of the latent grid of a 256 px tile."""
+
+
+class VqVaeSettings(DetectorSettings):
+    """Settings of the VQ-VAE.
+
+    Attributes
+    ----------
+    preset : {"conv-32", "vit-32", "vit-64"}
+        Network; ``conv-32`` is the one for CPUs.
+    quantizer : {"ema", "vq", "fsq"}
+    error : {"mean", "top_k", "p99", "ssim", "latent", "mahalanobis"}
+        What the tile score is: mean of the error map, mean of its highest 10%, its 99th percentile, 1 − SSIM,
+        distance of latent to code, or Mahalanobis distance of the tile's latent statistics.
+    max_steps, batch, learning_rate : int, int, float
+        Gradient descent with Adam.
+    reconstruction_scale : float or None
+        Divides the squared error; None takes the variance of the training pixels.
+    """
+
+    preset: Literal["conv-32", "vit-32", "vit-64"] = "conv-32"
+    quantizer: Literal["ema", "vq", "fsq"] = "ema"
+    error: Literal["mean", "top_k", "p99", "ssim", "latent", "mahalanobis"] = "mean"
+    max_steps: int = Field(600, ge=1, le=1_000_000)
+    batch: int = Field(16, ge=1, le=1024)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    reconstruction_scale: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> VqVaeSettings:
+        patch = PRESETS[self.preset]["patch"]
+        if self.tile_px % patch:
+            raise ValueError(f"tile_px must be a multiple of {patch} for {self.preset}")
+        return self
+
+
+class VqVaeDetector(Detector):
+    """VQ-VAE reconstruction error."""
+
+    name: ClassVar[str] = "vqvae"
+    title: ClassVar[str] = "VQ-VAE: reconstruction error of a network trained on normal tissue"
+    Settings = VqVaeSettings
+    settings: VqVaeSettings
+
+    def __init__(self, settings: VqVaeSettings) -> None:
+        super().__init__(settings)
+        self._network = VqVae(tile_px=settings.tile_px, quantizer=settings.quantizer, **PRESETS[settings.preset])
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._scale = settings.reconstruction_scale or 1.0
+        self._gaussian = Gaussian(2 * (CODE_DIM + 2))
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @property
+    def steps(self) -> int:
+        return self.settings.max_steps
+
+    def prepare(self, images: NDArray[np.uint8]) -> None:
+        if self.settings.reconstruction_scale is None:
+            self._scale = max(float((images[:: max(1, len(images) // 64)] / 255.0).var()), 1e-4)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self._network.parameters(), lr=self.settings.learning_rate)
+
+    def losses(self, images: Tensor) -> dict[str, Tensor]:
+        pixels = _to_pixels(images)
+        if self._network.training:
+            pixels = _augment(pixels)
+        out = self._network(pixels)
+        reconstruction = F.mse_loss(out.reconstruction, pixels) / self._scale
+        return {
+            "loss": reconstruction + out.loss,
+            "reconstruction": reconstruction,
+            "quantisation": out.loss,
+            "perplexity": perplexity(out.index, self._network.codes),
+        }
+
+    def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
+        parts = []
+        with torch.inference_mode():
+            for i in range(0, len(images), 16):
+                pixels = _to_pixels(torch.from_numpy(images[i : i + 16]).to(self.device))
+                out = self._network(pixels)
+                parts.append(self._statistics(out, _squared_error(out, pixels)).cpu())
+        self._gaussian.fit(torch.cat(parts).float().numpy(), robust=robust)
+
+    def score(self, images: Tensor) -> TileScores:
+        pixels = _to_pixels(images)
+        out = self._network(pixels)
+        error = _squared_error(out, pixels)
+        kind = self.settings.error
+        error_map: Tensor | None = error
+        if kind == "mean":
+            score = error.mean((1, 2))
+        elif kind == "top_k":
+            score = error.flatten(1).topk(max(1, error[0].numel() // 10), dim=1).values.mean(1)
+        elif kind == "p99":
+            score = error.flatten(1).quantile(0.99, dim=1)
+        elif kind == "ssim":
+            error_map = 1 - _ssim(out.reconstruction, pixels)
+            score = error_map.mean((1, 2))
+        elif kind == "latent":
+            error_map = _code_distance(out)
+            score = error_map.mean((1, 2))
+        else:
+            error_map = None
+            score = self._gaussian.distance(self._statistics(out, error))
+        return TileScores(score.float(), error_map, out.reconstruction)
+
+    @staticmethod
+    def _statistics(out: VqVaeOutput, error: Tensor) -> Tensor:
+        """Return mean and deviation over the tile of latent, code distance and reconstruction error, (B, 2·66)."""
+        cells = F.adaptive_avg_pool2d(error[:, None], out.latent.shape[-2:]).sqrt()
+        parts = torch.cat([out.latent, cells, _code_distance(out)[:, None].sqrt()], 1).float()
+        return torch.cat([parts.mean((2, 3)), parts.std((2, 3))], 1)
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = {f"network.{name}": value.detach().cpu() for name, value in self._network.state_dict().items()}
+        return {**tensors, **self._gaussian.state("gaussian"), "scale": torch.tensor(self._scale)}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        prefix = "network."
+        tensors = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        self._network.load_state_dict(tensors)
+        self._gaussian.load_state(state, "gaussian")
+        self._scale = float(state["scale"])
+
+
+def _to_pixels(images: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) in [0, 1]: NHWC bytes seen as channels_last, no transposition."""
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
+def _squared_error(out: VqVaeOutput, pixels: Tensor) -> Tensor:
+    return (out.reconstruction - pixels).square().mean(1)
+
+
+def _code_distance(out: VqVaeOutput) -> Tensor:
+    return (out.latent - out.code).square().mean(1)
+
+
+def _augment(pixels: Tensor) -> Tensor:
+    """Flip and turn by quarters (tissue has no up), shift brightness and colour a little."""
+    if torch.rand(()) < 0.5:
+        pixels = pixels.flip(3)
+    turn = int(torch.randint(4, ()))
+    pixels = pixels.rot90(turn, (2, 3))
+    shape = (len(pixels), 3, 1, 1)
+    gain = 1 + 0.08 * (torch.rand(shape, device=pixels.device) - 0.5)
+    shift = 0.06 * (torch.rand(shape, device=pixels.device) - 0.5)
+    return (pixels * gain + shift).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
+    """Return the structural similarity map of the grey images (Wang et al. 2004), uniform window, (B, H, W)."""
+    x, y = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
+
+    def mean(t: Tensor) -> Tensor:
+        return F.avg_pool2d(t, window, 1, window // 2, count_include_pad=False)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2)))[:, 0]

@@ -1,0 +1,95 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from napari_histoad.errors import DeviceError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+__all__ = ["DeviceChoice", "choose_device"]
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """A device and whether it computes fast in bfloat16.
+
+    Attributes
+    ----------
+    device : torch.device
+    bf16 : bool
+    title : str
+        For people.
+    """
+
+    device: torch.device
+    bf16: bool
+    title: str
+
+    @property
+    def precision(self) -> Literal["bf16-mixed", "32-true"]:
+        """Lightning Fabric's name of the precision."""
+        return "bf16-mixed" if self.bf16 else "32-true"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return a context in which networks run in the chosen precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def choose_device(name: str = "auto") -> DeviceChoice:
+    """Return the device by name: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises
+    ------
+    DeviceError
+        If it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise DeviceError(f"there is no kind of device named {name!r}", "choose auto, cpu, cuda or mps") from err
+    if device.type == "cuda":
+        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+            raise DeviceError(f"the GPU {name} is not available to torch", "use --device cpu, or install a CUDA build of torch")
+        return DeviceChoice(device, torch.cuda.is_bf16_supported(), torch.cuda.get_device_name(device))
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError("Apple's GPU is not available to torch", "use --device cpu")
+        return DeviceChoice(device, False, "Apple GPU")
+    if device.type != "cpu":
+        raise DeviceError(f"devices of kind {device.type!r} are not supported", "choose auto, cpu, cuda or mps")
+    _keep_freed_memory()
+    bf16 = _cpu_has_bf16()
+    return DeviceChoice(device, bf16, f"CPU, {torch.get_num_threads()} threads, {'bfloat16' if bf16 else 'float32'}")
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+_malloc_done = False
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep freed activations mapped: without it every layer page-faults its output anew."""
+    global _malloc_done
+    if _malloc_done or not sys.platform.startswith("linux"):
+        return
+    _malloc_done = True
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # not glibc
+        return
+    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 64 << 20)):  # mmap threshold, trim threshold, top pad
+        mallopt(option, value)

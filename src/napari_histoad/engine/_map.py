@@ -1,0 +1,236 @@
+"""Mapping a slide: decoding, scoring and writing, overlapped, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_histoad import __version__
+from napari_histoad.detectors import load_detector
+from napari_histoad.detectors._bundle import fingerprint
+from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._score import BATCH, score_batch
+from napari_histoad.engine._self import SELF_NOTE, self_detector_job
+from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
+from napari_histoad.jobs import Progress, run
+from napari_histoad.maps import AnomalyMap, MapGeometry, MapInfo
+from napari_histoad.maps._store import BLOCK_TILES
+from napari_histoad.regions import coverage, read_regions
+from napari_histoad.slide import open_slide
+from napari_histoad.tiles import TileGrid, TileLoader, find_tissue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.jobs import Job
+    from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
+
+__all__ = ["map_job", "map_path", "map_slide"]
+
+DEFAULT_RATE = 0.01
+_BLOCK_SIDE = 8  # steps; 8 x 8 = one block where tissue is dense
+_TOO_BROKEN = 0.5
+
+
+def map_path(slide: Slide | Path, out: Path) -> Path:
+    """Return where the map of a slide lies in a folder of results."""
+    stem = slide.stem if isinstance(slide, Path) else slide.name
+    return out / f"{stem}.ome.zarr"
+
+
+def map_job(
+    slide: Slide,
+    out: Path,
+    *,
+    detector: Detector | None = None,
+    mpp: float | None = None,
+    stride_px: int | None = None,
+    cell_um: float = 8.0,
+    regions: Sequence[Region] | None = None,
+    device: str = "auto",
+    resume: bool = True,
+    seed: int = 0,
+) -> Job[AnomalyMap]:
+    """Map one slide into the folder ``out``; the result is the finished map.
+
+    Parameters
+    ----------
+    slide : Slide
+    out : Path
+        Folder of results; the map is ``<slide>.ome.zarr`` in it.
+    detector : Detector, optional
+        Trained; without one, normal is learnt from the slide itself.
+    mpp : float, optional
+        Without a detector: µm per tile pixel. With one, its own is used.
+    stride_px : int, optional
+        Step between tiles; default half a tile, so that neighbours overlap and blend.
+    cell_um : float
+        Wanted side of a map cell.
+    regions : sequence of Region, optional
+        Map only tiles that these cover by half or more.
+    device : str
+    resume : bool
+        Go on with an unfinished map of the same making; False starts anew.
+    seed : int
+        Without a detector: decides which tiles are learnt from.
+
+    Raises
+    ------
+    HistoadError
+        With the reason and the remedy.
+    """
+    slide_mpp = slide.require_mpp()
+    choice = choose_device(device)
+    note = ""
+    if detector is None:
+        detector = yield from self_detector_job(slide, mpp=mpp, device=device, seed=seed)
+        note = SELF_NOTE
+    if detector.calibration is None:
+        raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
+    settings = detector.settings
+    yield Progress("Finding tissue", 0, 1, "slides")
+    tissue = find_tissue(slide)
+    grid = TileGrid.cover(
+        slide.shape,
+        slide_mpp,
+        tile_px=settings.tile_px,
+        mpp=settings.mpp,
+        stride_px=settings.tile_px // 2 if stride_px is None else stride_px,
+    )
+    geometry = MapGeometry.of(grid, slide.shape, cell_um)
+    grid = grid.on_tissue(tissue)
+    if regions is not None:
+        grid = grid.subset(coverage(grid.boxes, regions) >= 0.5)
+        if not len(grid):
+            raise RegionError(f"the given regions hold no tissue of {slide.path.name}", "check that they belong to this slide")
+    if not len(grid):
+        raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
+    grid = grid.subset(_work_order(grid, geometry))
+    detector.to(choice.device)
+    info = MapInfo(
+        slide=slide.path.name,
+        slide_shape=slide.shape,
+        slide_mpp=slide_mpp,
+        tile_px=grid.tile_px,
+        stride_px=grid.stride_px,
+        mpp=grid.mpp,
+        tile_l0=grid.tile_l0,
+        step_l0=geometry.step_l0,
+        cell_l0=geometry.cell_l0,
+        cells_per_tile=geometry.cells_per_tile,
+        cells_per_step=geometry.cells_per_step,
+        tiles=len(grid),
+        detector=detector.name,
+        detector_settings=settings.model_dump(mode="json"),
+        detector_id=fingerprint(detector),
+        trained_on=list(detector.trained_on),
+        calibration_note=note or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
+        version=__version__,
+    )
+    target = map_path(slide, out)
+    result = AnomalyMap.create(
+        target, info, origins=grid.origins, tissue=tissue, calibration=detector.calibration, resume=resume
+    )
+    done = result.finished_blocks()
+    todo = [block for block in range(result.block_count) if block not in done]
+    finished = sum(_block_rows(block, len(grid)).size for block in done)
+    yield Progress("Mapping", finished, len(grid), path=str(target))
+    if todo:
+        rows = np.concatenate([_block_rows(block, len(grid)) for block in todo])
+        # Batches never straddle blocks: the bytes of a block do not depend on which others were done before.
+        loader = TileLoader(slide, grid, batch=BATCH, index=rows)
+        waiting: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = []
+        for batch in loader:
+            scores, maps = score_batch(detector, batch.images, choice, geometry.cells_per_tile)
+            waiting.append((np.where(batch.failed, np.float32(np.nan), scores), maps))
+            finished += len(batch.index)
+            block = int(batch.index[0]) // BLOCK_TILES
+            updated = None
+            if batch.index[-1] == _block_rows(block, len(grid))[-1]:
+                updated = result.write_block(block, *_join(waiting))
+                waiting = []
+            yield Progress("Mapping", finished, len(grid), updated=updated, path=str(target))
+        if len(loader.errors) > _TOO_BROKEN * len(rows):
+            raise SlideError(f"{len(loader.errors)} of {len(rows)} tiles cannot be read: {loader.errors[0].what}", loader.errors[0].remedy)
+    if not result.info.complete:
+        yield Progress("Outlining", 0, 1, "steps", path=str(target))
+        result.save_labels(DEFAULT_RATE)
+        result.finish()
+    yield Progress("Mapping", len(grid), len(grid), path=str(target))
+    return result
+
+
+def _work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
+    """Return tiles in square patches, so that a block is compact and its pixels are decoded once."""
+    y, x = (grid.origins // geometry.step_l0).T
+    return np.lexsort((x, y, x // _BLOCK_SIDE, y // _BLOCK_SIDE))
+
+
+def _block_rows(block: int, tiles: int) -> NDArray[np.int64]:
+    return np.arange(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, tiles), dtype=np.int64)
+
+
+def _join(
+    parts: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    maps = [m for _, m in parts if m is not None]
+    return np.concatenate([s for s, _ in parts]), np.concatenate(maps) if maps else None
+
+
+def map_slide(
+    slide: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    model: str | PathLike[str] | Detector | None = None,
+    slide_mpp: float | None = None,
+    regions: str | PathLike[str] | Sequence[Region] | None = None,
+    mpp: float | None = None,
+    stride_px: int | None = None,
+    cell_um: float = 8.0,
+    device: str = "auto",
+    resume: bool = True,
+) -> AnomalyMap:
+    """Map a slide and return its `AnomalyMap`, ``<out>/<slide>.ome.zarr``.
+
+    Parameters
+    ----------
+    slide : path-like
+    out : path-like
+        Folder of results.
+    model : path-like or Detector, optional
+        A trained detector; without one, normal is learnt from the slide itself.
+    slide_mpp : float, optional
+        µm per level-0 pixel, where the slide does not say.
+    regions : path-like or sequence of Region, optional
+        Map only there.
+    mpp, stride_px, cell_um, device, resume
+        See `map_job`.
+
+    Examples
+    --------
+    >>> result = map_slide("case.svs", "out", model="skin.safetensors")  # doctest: +SKIP
+    >>> result.regions(rate=0.01)  # doctest: +SKIP
+    """
+    detector = load_detector(model) if isinstance(model, str) or hasattr(model, "__fspath__") else model
+    outlines = read_regions(regions) if isinstance(regions, str) or hasattr(regions, "__fspath__") else regions
+    with open_slide(slide, slide_mpp) as opened:
+        return run(
+            map_job(
+                opened,
+                Path(out),
+                detector=detector,  # type: ignore[arg-type]
+                mpp=mpp,
+                stride_px=stride_px,
+                cell_um=cell_um,
+                regions=outlines,  # type: ignore[arg-type]
+                device=device,
+                resume=resume,
+            )
+        )

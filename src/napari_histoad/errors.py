@@ -1,0 +1,129 @@
+"""Every error a user can meet: what happened, where, and how to mend it.
+
+One tree, none of it derived from ``RuntimeError``: torch raises that for out-of-memory and shape faults, and
+GUI workers are known to swallow it.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "BundleError",
+    "DeviceError",
+    "EmptyTissueError",
+    "HistoadError",
+    "JobCancelledError",
+    "MapError",
+    "MissingMppError",
+    "OutputError",
+    "RegionError",
+    "SettingsError",
+    "SlideError",
+    "TooFewTilesError",
+    "WorkerError",
+    "writing",
+]
+
+
+class HistoadError(Exception):
+    """Base of all errors raised on purpose.
+
+    Parameters
+    ----------
+    what : str
+        What happened and where, in one line.
+    remedy : str
+        What the user can do about it, in one line.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        self.what = what
+        self.remedy = remedy
+        super().__init__(what, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what
+
+
+class SlideError(HistoadError):
+    """A file is not a slide that can be read, or a part of it cannot be decoded."""
+
+
+class MissingMppError(SlideError):
+    """The slide carries no usable resolution and none was given."""
+
+
+class RegionError(HistoadError):
+    """An annotation file or shape cannot be used."""
+
+
+class EmptyTissueError(HistoadError):
+    """No tissue was found where it was looked for."""
+
+
+class TooFewTilesError(HistoadError):
+    """Too few normal tiles to train and to calibrate."""
+
+
+class SettingsError(HistoadError):
+    """A setting, a name or an argument is not valid."""
+
+
+class BundleError(HistoadError):
+    """A saved detector cannot be read or does not fit its use."""
+
+
+class MapError(HistoadError):
+    """An anomaly map cannot be opened, resumed or used."""
+
+
+class OutputError(HistoadError):
+    """A result could not be written."""
+
+
+class DeviceError(HistoadError):
+    """The asked-for device is missing or out of memory."""
+
+
+class JobCancelledError(HistoadError):
+    """A job was cancelled on request."""
+
+
+class WorkerError(HistoadError):
+    """The background process that runs the jobs has died."""
+
+
+_REMEDIES = {
+    errno.EACCES: "choose a folder that you may write to, or mend its permissions",
+    errno.EPERM: "choose a folder that you may write to, or mend its permissions",
+    errno.EROFS: "the medium is read-only: choose another folder",
+    errno.ENOSPC: "the disk is full: free some space and run the same command again, it resumes",
+    errno.EDQUOT: "your disk quota is used up: free some space and run the same command again, it resumes",
+    errno.ENOTDIR: "a part of the path is a file: choose another path",
+    errno.EEXIST: "the name is taken by a file: choose another path",
+    errno.EISDIR: "the name is taken by a folder: choose another path",
+}
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Translate operating-system faults while writing ``path`` into an `OutputError` with a remedy.
+
+    Raises
+    ------
+    OutputError
+        For any ``OSError`` inside the block; the cause is kept.
+    """
+    try:
+        yield
+    except OSError as err:
+        reason = err.strerror or str(err)
+        remedy = _REMEDIES.get(err.errno or 0, "choose another place and run again")
+        raise OutputError(f"cannot write {path}: {reason}", remedy) from err

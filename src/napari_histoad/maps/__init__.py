@@ -1,0 +1,17 @@
+"""Results: the anomaly map on disk, thresholds, measured regions, exports, figures and the report."""
+
+from napari_histoad.maps._exports import export_geojson, export_ome_tiff, export_png, export_table
+from napari_histoad.maps._geometry import MapGeometry
+from napari_histoad.maps._report import write_report
+from napari_histoad.maps._store import AnomalyMap, MapInfo
+
+__all__ = [
+    "AnomalyMap",
+    "MapGeometry",
+    "MapInfo",
+    "export_geojson",
+    "export_ome_tiff",
+    "export_png",
+    "export_table",
+    "write_report",
+]

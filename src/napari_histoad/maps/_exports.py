@@ -1,0 +1,88 @@
+"""A map for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import tifffile
+from PIL import Image
+
+from napari_histoad.errors import SettingsError, writing
+from napari_histoad.maps._figures import overlay
+from napari_histoad.regions import write_geojson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
+
+__all__ = ["export_geojson", "export_ome_tiff", "export_png", "export_table"]
+
+
+def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float = 0.01) -> int:
+    """Write the flagged regions as QuPath annotations and return how many there are."""
+    regions = source.regions(rate)
+    write_geojson(regions, path)
+    return len(regions)
+
+
+def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
+    """Write one row per tile, as .csv or .parquet by the name's ending, and return the number of rows.
+
+    Columns: y, x (level-0 pixels of the tile's top left corner), size (level-0 pixels), score, p_value.
+
+    Raises
+    ------
+    SettingsError
+        If the ending is another.
+    """
+    target = Path(path)
+    table = pa.table(
+        {
+            "y": source.origins[:, 0],
+            "x": source.origins[:, 1],
+            "size": np.full(len(source), source.info.tile_l0),
+            "score": source.scores,
+            "p_value": source.p_values,
+        }
+    )
+    writers = {".csv": pa.csv.write_csv, ".parquet": pa.parquet.write_table}
+    if target.suffix not in writers:
+        raise SettingsError(f"tables are written as .csv or .parquet, not {target.suffix or 'without an ending'}", "change the name")
+    with writing(target):
+        writers[target.suffix](table, target)
+    return len(source)
+
+
+def export_png(
+    source: AnomalyMap,
+    slide: Slide,
+    path: str | PathLike[str],
+    *,
+    rate: float = 0.01,
+    truth: Sequence[Region] = (),
+    max_px: int = 2000,
+) -> None:
+    """Write the overlay picture, see `overlay`."""
+    picture = Image.fromarray(overlay(source, slide, rate=rate, truth=truth, max_px=max_px))
+    with writing(path):
+        picture.save(path, format="PNG")
+
+
+def export_ome_tiff(source: AnomalyMap, path: str | PathLike[str]) -> None:
+    """Write the map as a pyramidal float32 OME-TIFF with its pixel size."""
+    levels = source.levels
+    um = source.geometry.cell_l0 * source.info.slide_mpp
+    metadata = {"axes": "YX", "PhysicalSizeX": um, "PhysicalSizeY": um, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    with writing(path), tifffile.TiffWriter(path, bigtiff=True, ome=True) as tif:
+        tif.write(np.asarray(levels[0]), subifds=len(levels) - 1, tile=(256, 256), compression="zlib", metadata=metadata)
+        for level in levels[1:]:
+            tif.write(np.asarray(level), subfiletype=1, tile=(256, 256), compression="zlib")

@@ -1,0 +1,119 @@
+"""One HTML page that stands alone: pictures inside, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+from PIL import Image
+
+from napari_histoad import __version__
+from napari_histoad.errors import writing
+from napari_histoad.maps._figures import overlay, score_histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    entries: Sequence[tuple[AnomalyMap, Slide | None]],
+    path: str | PathLike[str],
+    *,
+    rate: float = 0.01,
+    truth: Mapping[str, Sequence[Region]] | None = None,
+    evaluations: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+) -> None:
+    """Write a report on one or more maps.
+
+    Parameters
+    ----------
+    entries : sequence of (AnomalyMap, Slide or None)
+        Without its slide a map has no overlay picture.
+    path : path-like
+        The .html file.
+    rate : float
+        False-positive rate of the threshold.
+    truth : mapping of slide name to regions, optional
+        Drawn on the overlay.
+    evaluations : mapping of slide name to rows (what, value), optional
+        Shown as a table.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    slides = [
+        _describe(source, slide, rate, (truth or {}).get(source.info.slide, ()), (evaluations or {}).get(source.info.slide, ()))
+        for source, slide in entries
+    ]
+    environment = Environment(loader=PackageLoader("napari_histoad.maps", "."), autoescape=select_autoescape(["html"]))
+    page = environment.get_template("report.html").render(slides=slides, rate=rate, version=__version__)
+    with writing(path):
+        Path(path).write_text(page, encoding="utf-8")
+
+
+def _describe(
+    source: AnomalyMap,
+    slide: Slide | None,
+    rate: float,
+    truth: Sequence[Region],
+    evaluation: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    info = source.info
+    p_values = source.p_values[~np.isnan(source.p_values)]
+    regions = source.regions(rate)
+    facts = [
+        ("Detector", f"{info.detector}, trained on {', '.join(info.trained_on) or 'unnamed tiles'}"),
+        ("Calibration", info.calibration_note),
+        ("Tiles", f"{len(p_values):,} of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),
+        ("Tissue", f"{source.tissue.area_mm2(info.slide_mpp):.2f} mm²"),
+        ("Flagged tiles", f"{(p_values <= rate).mean():.1%} (about {rate:.1%} expected on normal tissue)" if len(p_values) else "none scored"),
+        ("Flagged regions", f"{len(regions)}, {sum(r.measurements['Area mm²'] for r in regions):.2f} mm²"),
+    ]
+    if info.failed_tiles:
+        facts.append(("Not decodable", f"{info.failed_tiles} tiles"))
+    if not info.complete:
+        facts.append(("State", "unfinished: run the same command again to resume"))
+    histogram = io.BytesIO()
+    if len(p_values):
+        score_histogram(source, rate).savefig(histogram, format="png", dpi=110)
+    return {
+        "name": info.slide,
+        "facts": facts,
+        "evaluation": list(evaluation),
+        "overlay": _inline(_jpeg(overlay(source, slide, rate=rate, truth=truth, max_px=1400)), "jpeg") if slide else "",
+        "histogram": _inline(histogram.getvalue(), "png") if len(p_values) else "",
+        "has_truth": bool(truth),
+        "regions": [
+            {
+                "area": f"{r.measurements['Area mm²']:.3f}",
+                "score": f"{r.measurements.get('Mean score', float('nan')):.4g}",
+                "p": f"{r.measurements.get('Min p-value', float('nan')):.2g}",
+                "place": "{:.0f}, {:.0f}".format(*r.geometry.representative_point().coords[0]),
+            }
+            for r in regions[:25]
+        ],
+        "more": max(0, len(regions) - 25),
+    }
+
+
+def _jpeg(picture: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _inline(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,475 @@
+"""The anomaly map on disk: an OME-Zarr 0.5 group.
+
+::
+
+    case.ome.zarr/
+      0, 1, …           float32 anomaly map, pyramid; NaN = not scored
+      labels/anomalous  what lies above the threshold
+      tiles/            origins, score, p_value, error_map: one row per tile, one chunk per block
+      tissue            the tissue mask
+      calibration       scores of held-out normal tiles
+      journal           finished blocks, one per line; gone when the map is complete
+
+A block is a fixed set of tiles. Its chunks are written first, the journal last, each atomically: a killed run redoes
+at most the block at hand, and what it writes does not depend on where it was cut.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from napari_histoad.calibration import Calibration
+from napari_histoad.errors import MapError, writing
+from napari_histoad.maps._geometry import MapGeometry
+from napari_histoad.tiles import TissueMask
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.regions import Region
+
+__all__ = ["BLOCK_TILES", "AnomalyMap", "MapInfo"]
+
+BLOCK_TILES = 64
+_CHUNK = 256
+_CACHED_BLOCKS = 256
+_KEY = "napari_histoad"
+
+
+class MapInfo(BaseModel):
+    """Provenance: what is needed to know where a map comes from, and to repeat it.
+
+    Attributes
+    ----------
+    slide, slide_shape, slide_mpp
+        File name, level-0 (height, width), µm per level-0 pixel.
+    tile_px, stride_px, mpp, tile_l0, step_l0
+        The tile grid, see `TileGrid`.
+    cell_l0, cells_per_tile, cells_per_step
+        The cells, see `MapGeometry`.
+    detector, detector_settings, detector_id, trained_on
+        Method, settings, hash of the weights, names of the training slides.
+    calibration_note : str
+        In one sentence, what the p-values are relative to.
+    version : str
+        Of this package.
+    complete : bool
+        Whether every tile has been looked at.
+    failed_tiles : int
+        Tiles that could not be decoded; they are NaN.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    slide: str
+    slide_shape: tuple[int, int]
+    slide_mpp: float
+    tile_px: int
+    stride_px: int
+    mpp: float
+    tile_l0: float
+    step_l0: int
+    cell_l0: float
+    cells_per_tile: int
+    cells_per_step: int
+    tiles: int
+    detector: str
+    detector_settings: dict[str, Any]
+    detector_id: str
+    trained_on: list[str]
+    calibration_note: str
+    version: str
+    complete: bool = False
+    failed_tiles: int = 0
+
+
+class AnomalyMap:
+    """An anomaly map on disk; use `open` or `create`.
+
+    Attributes
+    ----------
+    path : Path
+    info : MapInfo
+    geometry : MapGeometry
+    calibration : Calibration
+    """
+
+    def __init__(self, path: Path, group: zarr.Group, info: MapInfo) -> None:
+        self.path, self._group, self.info = path, group, info
+        shape = (int(np.ceil(info.slide_shape[0] / info.cell_l0)), int(np.ceil(info.slide_shape[1] / info.cell_l0)))
+        self.geometry = MapGeometry(
+            shape, info.slide_shape, info.cell_l0, info.cells_per_tile, info.cells_per_step, info.step_l0
+        )
+        self.calibration = Calibration(np.asarray(group["calibration"]))
+        self._blocks: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
+
+    # -- life
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> AnomalyMap:
+        """Open a map, finished or not.
+
+        Raises
+        ------
+        MapError
+            If there is no map or it is damaged.
+        """
+        folder = Path(path)
+        try:
+            group = zarr.open_group(folder, mode="r+" if os.access(folder, os.W_OK) else "r")
+            info = MapInfo.model_validate(group.attrs[_KEY])
+            return cls(folder, group, info)
+        except (FileNotFoundError, KeyError, ValueError, ValidationError, TypeError, OSError) as err:
+            if not folder.exists():
+                raise MapError(f"there is no anomaly map {folder}", "check the path, or make one with histoad map") from err
+            msg = f"{folder} is not an anomaly map, or a damaged one"
+            raise MapError(msg, "give the .ome.zarr folder that histoad map wrote, or map the slide again") from err
+
+    @classmethod
+    def create(
+        cls,
+        path: str | PathLike[str],
+        info: MapInfo,
+        *,
+        origins: NDArray[np.int64],
+        tissue: TissueMask,
+        calibration: Calibration,
+        resume: bool = True,
+    ) -> AnomalyMap:
+        """Begin a map, or go on with an unfinished one of the same making.
+
+        Parameters
+        ----------
+        path : path-like
+            The folder, by convention ``<slide>.ome.zarr``.
+        info : MapInfo
+        origins : (N, 2) int64
+            Level-0 origins of all tiles, in the order of work.
+        tissue : TissueMask
+        calibration : Calibration
+        resume : bool
+            False starts anew and deletes a map that is there.
+
+        Raises
+        ------
+        MapError
+            If the folder holds a map of other making, or something else.
+        OutputError
+            If it cannot be written.
+        """
+        folder = Path(path)
+        if folder.exists() and (resume or not (folder / "zarr.json").exists()):
+            there = cls._resumable(folder, info)
+            if there is not None:
+                return there
+        # Built under another name: a folder with the final name is always a whole skeleton.
+        partial = folder.with_name(f".{folder.name}.partial")
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _write_skeleton(partial, info, origins, tissue, calibration)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        return cls.open(folder)
+
+    @classmethod
+    def _resumable(cls, folder: Path, info: MapInfo) -> AnomalyMap | None:
+        if folder.is_dir() and not any(folder.iterdir()):
+            return None
+        there = cls.open(folder)
+        ignored = {"complete", "failed_tiles", "version"}
+        old, new = there.info.model_dump(exclude=ignored), info.model_dump(exclude=ignored)
+        different = [name for name in new if old[name] != new[name]]
+        if different:
+            msg = f"{folder} holds a map of other making (its {', '.join(different[:3])} differ)"
+            raise MapError(msg, "choose another folder, or start anew with --no-resume (Python: resume=False)")
+        return there
+
+    # -- tiles
+
+    def __len__(self) -> int:
+        return self.info.tiles
+
+    @cached_property
+    def origins(self) -> NDArray[np.int64]:
+        """(N, 2) int64: tile origins (y, x) in level-0 pixels."""
+        return np.asarray(self._group["tiles/origins"])
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """(N,) float32: tile scores; NaN = not scored."""
+        return np.asarray(self._group["tiles/score"])
+
+    @property
+    def p_values(self) -> NDArray[np.float32]:
+        """(N,) float32: share of held-out normal tiles that score at least as high, see `Calibration`."""
+        return np.asarray(self._group["tiles/p_value"])
+
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """(N, 4) float64: (y0, x0, y1, x1) of every tile in level-0 pixels."""
+        return np.concatenate([self.origins, self.origins + self.info.tile_l0], axis=1)
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks of 64 tiles."""
+        return -(-self.info.tiles // BLOCK_TILES)
+
+    def finished_blocks(self) -> set[int]:
+        """Return which blocks are done."""
+        if self.info.complete:
+            return set(range(self.block_count))
+        try:
+            lines = (self.path / "journal").read_text().split("\n")
+        except FileNotFoundError:
+            return set()
+        # What follows the last newline was cut short by a crash.
+        return {int(line) for line in lines[:-1] if line.isdigit()}
+
+    def write_block(
+        self, block: int, scores: NDArray[np.float32], error_maps: NDArray[np.float32] | None
+    ) -> tuple[int, int, int, int]:
+        """Store one block and bring the pyramid up to date.
+
+        Parameters
+        ----------
+        block : int
+        scores : (B,) float32
+            NaN where a tile could not be decoded.
+        error_maps : (B, c, c) float32 or None
+            Error maps pooled to cells; None fills each tile with its score.
+
+        Returns
+        -------
+        tuple[int, int, int, int]
+            The box (y0, x0, y1, x1) of finest cells that changed.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        rows = slice(block * BLOCK_TILES, block * BLOCK_TILES + len(scores))
+        c = self.geometry.cells_per_tile
+        if error_maps is None:
+            error_maps = np.broadcast_to(scores[:, None, None], (len(scores), c, c))
+        error_maps = np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
+        with writing(self.path):
+            self._group["tiles/error_map"][rows] = error_maps
+            self._group["tiles/p_value"][rows] = self.calibration.p_value(scores)
+            self._group["tiles/score"][rows] = scores
+            self._remember(block, error_maps)
+            box = self._render_block(block)
+            with (self.path / "journal").open("a") as journal:
+                journal.write(f"{block}\n")
+                journal.flush()
+                os.fsync(journal.fileno())
+        return box
+
+    def finish(self) -> None:
+        """Mark the map as complete."""
+        done = self.finished_blocks()
+        if len(done) < self.block_count:
+            raise MapError(f"{self.path.name}: {self.block_count - len(done)} blocks are missing", "run the same command again")
+        failed = int(np.isnan(self.scores).sum())
+        self.info = self.info.model_copy(update={"complete": True, "failed_tiles": failed})
+        with writing(self.path):
+            self._group.attrs[_KEY] = self.info.model_dump(mode="json")
+            (self.path / "journal").unlink(missing_ok=True)
+
+    # -- pyramid
+
+    @property
+    def levels(self) -> list[zarr.Array[Any]]:
+        """The float32 pyramid, finest first."""
+        return [self._group[str(i)] for i in range(len(self.geometry.level_shapes()))]
+
+    @cached_property
+    def tissue(self) -> TissueMask:
+        """The tissue mask that the run used."""
+        array = self._group["tissue"]
+        scale_y, scale_x = array.attrs["scale_yx"]
+        return TissueMask(np.asarray(array), (float(scale_y), float(scale_x)))
+
+    def _remember(self, block: int, error_maps: NDArray[np.float32]) -> None:
+        self._blocks[block] = error_maps
+        self._blocks.move_to_end(block)
+        while len(self._blocks) > _CACHED_BLOCKS:
+            self._blocks.popitem(last=False)
+
+    def _error_maps(self, block: int) -> NDArray[np.float32]:
+        if block not in self._blocks:
+            rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
+            self._remember(block, np.asarray(self._group["tiles/error_map"][rows]))
+        return self._blocks[block]
+
+    @cached_property
+    def _cells(self) -> NDArray[np.int64]:
+        return self.geometry.tile_cells(self.origins)
+
+    def _render_block(self, block: int) -> tuple[int, int, int, int]:
+        c, (height, width) = self.geometry.cells_per_tile, self.geometry.shape
+        own = self._cells[block * BLOCK_TILES : (block + 1) * BLOCK_TILES]
+        y0, x0 = (int(v) for v in own.min(axis=0))
+        y1, x1 = (int(v) for v in np.minimum(own.max(axis=0) + c, (height, width)))
+        near = (self._cells < (y1, x1)).all(axis=1) & (self._cells + c > (y0, x0)).all(axis=1)
+        total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
+        window = self.geometry.window()
+        for row in np.flatnonzero(near).tolist():
+            values = self._error_maps(row // BLOCK_TILES)[row % BLOCK_TILES]
+            if np.isnan(values[0, 0]):
+                continue  # not yet scored, or not decodable
+            _add(total, weight, values, window, int(self._cells[row, 0]) - y0, int(self._cells[row, 1]) - x0)
+        seen = (weight > 0) & self._tissue_cells(y0, x0, y1, x1)
+        levels = self.levels
+        levels[0][y0:y1, x0:x1] = np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
+        box = (y0, x0, y1, x1)
+        for finer, coarser in zip(levels[:-1], levels[1:], strict=True):
+            box = (box[0] // 2, box[1] // 2, -(-box[2] // 2), -(-box[3] // 2))
+            coarser[box[0] : box[2], box[1] : box[3]] = _halve(
+                np.asarray(finer[box[0] * 2 : box[2] * 2, box[1] * 2 : box[3] * 2])
+            )
+        return y0, x0, y1, x1
+
+    def _tissue_cells(self, y0: int, x0: int, y1: int, x1: int) -> NDArray[np.bool_]:
+        mask, (scale_y, scale_x) = self.tissue.mask, self.tissue.scale_yx
+        rows = np.minimum(((np.arange(y0, y1) + 0.5) * self.geometry.cell_l0 / scale_y).astype(int), mask.shape[0] - 1)
+        columns = np.minimum(((np.arange(x0, x1) + 0.5) * self.geometry.cell_l0 / scale_x).astype(int), mask.shape[1] - 1)
+        cells: NDArray[np.bool_] = mask[np.ix_(rows, columns)]
+        return cells
+
+    def score_field(self) -> NDArray[np.float32]:
+        """Return the tile scores blended over the cells, (H, W) float32: what thresholds are applied to.
+
+        A cell's value is the weighted mean of the scores of the tiles that hold it, so it lives on the scale that
+        the calibration speaks of.
+        """
+        total, weight = np.zeros(self.geometry.shape, np.float32), np.zeros(self.geometry.shape, np.float32)
+        window, c = self.geometry.window(), self.geometry.cells_per_tile
+        for (y, x), score in zip(self._cells.tolist(), self.scores.tolist(), strict=True):
+            if score == score:
+                _add(total, weight, np.broadcast_to(np.float32(score), (c, c)), window, y, x)
+        seen = (weight > 0) & self._tissue_cells(0, 0, *self.geometry.shape)
+        return np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
+
+    # -- thresholds
+
+    def flag(self, rate: float, min_area_um2: float | None = None) -> NDArray[np.uint32]:
+        """Return numbered anomalous regions, (H, W) uint32 over the finest cells; 0 is not anomalous.
+
+        Parameters
+        ----------
+        rate : float
+            False-positive rate: the share of normal tiles that would be flagged.
+        min_area_um2 : float, optional
+            Smaller regions are left out; default a quarter of a tile.
+        """
+        from napari_histoad.maps._regions import label_regions
+
+        return label_regions(self, self.score_field(), rate, min_area_um2)
+
+    def regions(self, rate: float, min_area_um2: float | None = None) -> list[Region]:
+        """Return the anomalous regions as measured outlines, largest score first; see `flag`."""
+        from napari_histoad.maps._regions import measure_regions
+
+        return measure_regions(self, self.flag(rate, min_area_um2))
+
+    def save_labels(self, rate: float) -> None:
+        """Store the numbered regions at ``rate`` as the OME-Zarr label image ``anomalous``."""
+        labels = self.flag(rate)
+        with writing(self.path):
+            group = self._group.require_group("labels")
+            group.attrs["ome"] = {"version": "0.5", "labels": ["anomalous"]}
+            image = group.create_group("anomalous", overwrite=True)
+            shapes = self.geometry.level_shapes()
+            image.attrs["ome"] = {**_multiscales("anomalous", self.geometry, self.info.slide_mpp), "image-label": {}}
+            image.attrs[_KEY] = {"false_positive_rate": rate}
+            for level, shape in enumerate(shapes):
+                array = image.create_array(str(level), shape=shape, chunks=_chunks(shape), dtype="uint32", fill_value=0)
+                array[:] = labels[:: 2**level, :: 2**level][: shape[0], : shape[1]]
+
+
+def _write_skeleton(
+    folder: Path, info: MapInfo, origins: NDArray[np.int64], tissue: TissueMask, calibration: Calibration
+) -> None:
+    n, c = len(origins), info.cells_per_tile
+    group = zarr.create_group(folder, zarr_format=3)
+    for name, values in (
+        ("tiles/origins", origins.astype(np.int64)),
+        ("tissue", tissue.mask),
+        ("calibration", calibration.scores),
+    ):
+        array = group.create_array(name, shape=values.shape, chunks=_chunks(values.shape, 2048), dtype=values.dtype)
+        array[:] = values
+        if name == "tissue":
+            array.attrs["scale_yx"] = list(tissue.scale_yx)
+    for name, shape in (("score", ()), ("p_value", ()), ("error_map", (c, c))):
+        group.create_array(
+            f"tiles/{name}", shape=(n, *shape), chunks=(BLOCK_TILES, *shape), dtype="float32", fill_value=np.nan
+        )
+    shape0 = (int(np.ceil(info.slide_shape[0] / info.cell_l0)), int(np.ceil(info.slide_shape[1] / info.cell_l0)))
+    geometry = MapGeometry(shape0, info.slide_shape, info.cell_l0, c, info.cells_per_step, info.step_l0)
+    for level, shape in enumerate(geometry.level_shapes()):
+        group.create_array(
+            str(level), shape=shape, chunks=_chunks(shape), dtype="float32", fill_value=np.nan, dimension_names=("y", "x")
+        )
+    group.attrs["ome"] = _multiscales("anomaly", geometry, info.slide_mpp)
+    group.attrs[_KEY] = info.model_dump(mode="json")
+
+
+def _chunks(shape: tuple[int, ...], side: int = _CHUNK) -> tuple[int, ...]:
+    return tuple(max(1, min(side, n)) for n in shape)
+
+
+def _multiscales(name: str, geometry: MapGeometry, mpp: float) -> dict[str, Any]:
+    datasets = [
+        {
+            "path": str(level),
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [geometry.scale(level) * mpp] * 2},
+                {"type": "translation", "translation": [geometry.translate(level) * mpp] * 2},
+            ],
+        }
+        for level in range(len(geometry.level_shapes()))
+    ]
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
+
+
+def _add(
+    total: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    values: NDArray[np.float32],
+    window: NDArray[np.float32],
+    y: int,
+    x: int,
+) -> None:
+    """Add a tile's cells, weighted, at (y, x); what lies outside is cut off."""
+    c = len(window)
+    a0, b0, a1, b1 = max(y, 0), max(x, 0), min(y + c, total.shape[0]), min(x + c, total.shape[1])
+    w = window[a0 - y : a1 - y, b0 - x : b1 - x]
+    total[a0:a1, b0:b1] += w * values[a0 - y : a1 - y, b0 - x : b1 - x]
+    weight[a0:a1, b0:b1] += w
+
+
+def _halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return means over 2 × 2 cells that ignore NaN; an odd last row or column stands alone."""
+    h, w = values.shape
+    padded = np.pad(values, ((0, h % 2), (0, w % 2)), constant_values=np.nan)
+    blocks = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2)
+    count = (~np.isnan(blocks)).sum(axis=(1, 3))
+    total = np.nansum(blocks, axis=(1, 3), dtype=np.float32)
+    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)

@@ -1,0 +1,158 @@
+"""The sample slide as a pyramidal JPEG TIFF, with its outlines beside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tifffile
+
+from napari_histoad.errors import writing
+from napari_histoad.jobs import Progress, run
+from napari_histoad.regions import write_geojson
+from napari_histoad.samples._draw import draw_block
+from napari_histoad.samples._plan import SlidePlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.jobs import Job
+
+__all__ = ["sample_job", "write_sample"]
+
+_TILE, _BAND, _FACTOR = 256, 1024, 4
+_SMALLEST_LEVEL_PX = 512
+
+
+def write_sample(path: str | PathLike[str], size_px: int = 8192, seed: int = 0, *, anomalies: bool = True) -> Path:
+    """Write a sample slide and return its path; see `sample_job`."""
+    return run(sample_job(path, SlidePlan(size_px, seed, anomalies)))
+
+
+def sample_job(path: str | PathLike[str], plan: SlidePlan) -> Job[Path]:
+    """Write the slide ``path`` (.tif), ``<stem>.truth.geojson`` and ``<stem>.normal.geojson``.
+
+    The slide is drawn band by band: memory grows with its width only. The same plan gives the same bytes of pixels.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written; nothing half-written is left under the final name.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".histoad-") as scratch:
+            yield from _write_tiff(partial, plan, Path(scratch))
+            partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    if plan.planted:
+        write_geojson(plan.planted, target.with_name(f"{target.stem}.truth.geojson"))
+    write_geojson(plan.normal, target.with_name(f"{target.stem}.normal.geojson"))
+    return target
+
+
+def _write_tiff(path: Path, plan: SlidePlan, scratch: Path) -> Iterator[Progress]:
+    shapes = [(plan.size_px, plan.size_px)]
+    while max(shapes[-1]) > _SMALLEST_LEVEL_PX:
+        shapes.append((-(-shapes[-1][0] // _FACTOR), -(-shapes[-1][1] // _FACTOR)))
+    coarse = [
+        np.memmap(scratch / f"level{i}", np.uint8, "w+", shape=(*shape, 3)) for i, shape in enumerate(shapes[1:], start=1)
+    ]
+    bands = range(0, plan.size_px, _BAND)
+    with TiffBands(path) as tiff, ThreadPoolExecutor(os.cpu_count()) as pool:
+        tiff.start(shapes[0], plan.mpp, first=True)
+        for number, y0 in enumerate(bands):
+            yield Progress("Drawing the sample slide", number, len(bands), "bands")
+            h = min(_BAND, plan.size_px - y0)
+
+            def draw(x0: int, y0: int = y0, h: int = h) -> NDArray[np.uint8]:
+                return draw_block(plan, y0, x0, h, min(_BAND, plan.size_px - x0))
+
+            band = np.concatenate(list(pool.map(draw, range(0, plan.size_px, _BAND))), axis=1)
+            tiff.add(band)
+            if coarse:
+                small = _shrink(band)
+                coarse[0][y0 // _FACTOR : y0 // _FACTOR + len(small)] = small
+        for index, level in enumerate(coarse):
+            tiff.start(level.shape[:2], plan.mpp * _FACTOR ** (index + 1), first=False)
+            for y0 in range(0, len(level), _BAND):
+                band = np.asarray(level[y0 : y0 + _BAND])
+                tiff.add(band)
+                if index + 1 < len(coarse):
+                    small = _shrink(band)
+                    coarse[index + 1][y0 // _FACTOR : y0 // _FACTOR + len(small)] = small
+        tiff.finish()
+    del coarse
+    yield Progress("Drawing the sample slide", len(bands), len(bands), "bands")
+
+
+class TiffBands:
+    """A TIFF written band by band: tifffile pulls tiles from an iterator, so each level collects its own first."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = tifffile.TiffWriter(path, bigtiff=True)
+        self._level: tuple[tuple[int, int], float, bool] | None = None
+        self._encoded: list[bytes] = []
+
+    def __enter__(self) -> TiffBands:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def start(self, shape: tuple[int, int], mpp: float, *, first: bool) -> None:
+        """Finish the level at hand and begin the next."""
+        self.finish()
+        self._level = (shape, mpp, first)
+
+    def add(self, band: NDArray[np.uint8]) -> None:
+        """Encode the tiles of a band."""
+        import imagecodecs
+
+        h, w = band.shape[:2]
+        padded = np.pad(band, ((0, -h % _TILE), (0, -w % _TILE), (0, 0)), mode="edge")
+        for y in range(0, padded.shape[0], _TILE):
+            for x in range(0, padded.shape[1], _TILE):
+                tile = np.ascontiguousarray(padded[y : y + _TILE, x : x + _TILE])
+                self._encoded.append(
+                    imagecodecs.jpeg8_encode(tile, level=87, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
+                )
+
+    def finish(self) -> None:
+        """Write the level at hand."""
+        if self._level is None:
+            return
+        (h, w), mpp, first = self._level
+        self._writer.write(
+            iter(self._encoded),
+            shape=(h, w, 3),
+            dtype=np.uint8,
+            tile=(_TILE, _TILE),
+            photometric="ycbcr",
+            subsampling=(1, 1),
+            compression="jpeg",
+            subfiletype=0 if first else 1,
+            resolution=(1e4 / mpp, 1e4 / mpp),
+            resolutionunit="CENTIMETER",
+            software="napari-histoad",
+            metadata=None,
+        )
+        self._encoded, self._level = [], None
+
+
+def _shrink(band: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    h, w = band.shape[:2]
+    padded = np.pad(band, ((0, -h % _FACTOR), (0, -w % _FACTOR), (0, 0)), mode="edge")
+    blocks = padded.reshape(padded.shape[0] // _FACTOR, _FACTOR, padded.shape[1] // _FACTOR, _FACTOR, 3)
+    return (blocks.mean(axis=(1, 3), dtype=np.float32) + 0.5).astype(np.uint8)

@@ -1,0 +1,272 @@
+"""What every slide offers, whatever file it comes from."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from napari_histoad.errors import MissingMppError, SettingsError, SlideError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+__all__ = ["GLASS", "MPP_RANGE", "Level", "Slide", "check_mpp"]
+
+MPP_RANGE = (0.05, 20.0)
+"""µm per pixel that a light microscope can plausibly give; what lies outside is a wrong unit or a wrong tag."""
+
+GLASS = 255
+"""What lies outside the slide, or was never scanned, reads as white."""
+
+_STRIP_PX = 8_000_000
+
+
+def check_mpp(mpp: float, where: str = "mpp") -> float:
+    """Return ``mpp`` if it is a plausible resolution in µm per pixel.
+
+    Raises
+    ------
+    SettingsError
+        If it lies outside 0.05 to 20.
+    """
+    low, high = MPP_RANGE
+    if not (math.isfinite(mpp) and low <= mpp <= high):
+        msg = f"{where}: {mpp:g} µm per pixel is outside {low:g} to {high:g}"
+        raise SettingsError(msg, "give the level-0 resolution, for example 0.25 for a 40x scan")
+    return float(mpp)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a slide.
+
+    Attributes
+    ----------
+    shape : tuple[int, int]
+        (height, width) in pixels of this level.
+    downsample_yx : tuple[float, float]
+        Level-0 pixels per pixel of this level, per axis: exact ratios of the shapes, ≥ 1.
+    """
+
+    shape: tuple[int, int]
+    downsample_yx: tuple[float, float]
+
+    @property
+    def downsample(self) -> float:
+        """Geometric mean of the two ratios."""
+        return math.sqrt(self.downsample_yx[0] * self.downsample_yx[1])
+
+
+def make_levels(shapes: list[tuple[int, int]]) -> tuple[Level, ...]:
+    """Return levels with exact ratios from their shapes, finest first."""
+    height, width = shapes[0]
+    return tuple(Level(shape, (height / shape[0], width / shape[1])) for shape in shapes)
+
+
+class Slide(ABC):
+    """A whole-slide image: geometry at once, pixels on demand.
+
+    Slides are thread-safe, close on garbage collection, and pickle as their path: they reopen where they are
+    unpickled. Use as a context manager to close early.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    format : str
+        What kind of file it is, for people.
+    levels : tuple[Level, ...]
+        Finest first.
+    mpp : float or None
+        µm per level-0 pixel; None if the file does not say and none was given.
+    file_mpp : float or None
+        What the file itself says, for comparison with an override.
+    properties : dict[str, str]
+        What the file says of itself.
+    icc_profile : bytes or None
+        The embedded colour profile.
+    """
+
+    format: ClassVar[str]
+
+    def __init__(
+        self,
+        path: Path,
+        levels: tuple[Level, ...],
+        *,
+        file_mpp: float | None,
+        mpp: float | None,
+        properties: dict[str, str],
+        icc_profile: bytes | None = None,
+    ) -> None:
+        self.path = path
+        self.levels = levels
+        low, high = MPP_RANGE
+        self.file_mpp = file_mpp if file_mpp is not None and low <= file_mpp <= high else None
+        self._given_mpp = None if mpp is None else check_mpp(mpp, path.name)
+        self.mpp = self._given_mpp if self._given_mpp is not None else self.file_mpp
+        self.properties = properties
+        self.icc_profile = icc_profile
+        self._associated: dict[str, Callable[[], NDArray[np.uint8]]] = {}
+
+    # -- geometry
+
+    @property
+    def name(self) -> str:
+        """File name without its extension."""
+        return self.path.stem
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of level 0 in pixels."""
+        return self.levels[0].shape
+
+    def require_mpp(self) -> float:
+        """Return the µm per level-0 pixel.
+
+        Raises
+        ------
+        MissingMppError
+            If the file does not carry it and none was given.
+        """
+        if self.mpp is None:
+            msg = f"{self.path.name} does not say how large its pixels are"
+            raise MissingMppError(msg, "pass mpp=0.25 (Python), --mpp 0.25 (terminal) or type it in the panel")
+        return self.mpp
+
+    def best_level(self, downsample: float) -> int:
+        """Return the coarsest level that is at least as fine as ``downsample`` (2% tolerance)."""
+        fits = [i for i, level in enumerate(self.levels) if level.downsample <= downsample * 1.02]
+        return max(fits, default=0, key=lambda i: self.levels[i].downsample)
+
+    # -- pixels
+
+    @abstractmethod
+    def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
+        """Fill ``out`` (h, w, 3) from a box that lies inside the level. Called from many threads."""
+
+    def read(
+        self, level: int, y: int, x: int, h: int, w: int, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return a box of one level; what lies outside the level is white.
+
+        Parameters
+        ----------
+        level : int
+            0 is the finest.
+        y, x : int
+            Top left corner in pixels **of that level**; may be negative.
+        h, w : int
+            Size in pixels of that level.
+        out : (h, w, 3) uint8, optional
+            Filled and returned instead of a new array.
+
+        Returns
+        -------
+        (h, w, 3) uint8, RGB composited on white
+
+        Raises
+        ------
+        SlideError
+            If the level does not exist or a tile cannot be decoded.
+        """
+        if not 0 <= level < len(self.levels):
+            msg = f"{self.path.name} has no level {level}"
+            raise SlideError(msg, f"choose 0 to {len(self.levels) - 1}")
+        if out is None:
+            out = np.empty((h, w, 3), np.uint8)
+        height, width = self.levels[level].shape
+        y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
+        if (y0, x0, y1, x1) == (y, x, y + h, x + w):
+            self._read_inside(level, y, x, out)
+            return out
+        out[:] = GLASS
+        if y1 > y0 and x1 > x0:
+            inside = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+            self._read_inside(level, y0, x0, inside)
+            out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
+        return out
+
+    def read_scaled(
+        self, y: float, x: float, h: float, w: float, shape: tuple[int, int], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return a level-0 box resampled to ``shape`` with an area filter, from the best level.
+
+        Parameters
+        ----------
+        y, x, h, w : float
+            Box in level-0 pixels; fractions are honoured.
+        shape : tuple[int, int]
+            (height, width) of the result in pixels.
+        out : (*shape, 3) uint8, optional
+            Filled and returned instead of a new array.
+        """
+        index = self.best_level(min(h / shape[0], w / shape[1]))
+        ds_y, ds_x = self.levels[index].downsample_yx
+        top, left, bottom, right = y / ds_y, x / ds_x, (y + h) / ds_y, (x + w) / ds_x
+        if abs(bottom - top - shape[0]) < 0.5 and abs(right - left - shape[1]) < 0.5:
+            # The level has the wanted resolution: no resampling, at most half a pixel of that level off.
+            return self.read(index, round(top), round(left), *shape, out=out)
+        y0, x0 = math.floor(top), math.floor(left)
+        source = self.read(index, y0, x0, math.ceil(bottom) - y0, math.ceil(right) - x0)
+        box = (left - x0, top - y0, min(right - x0, source.shape[1]), min(bottom - y0, source.shape[0]))
+        scaled = np.asarray(Image.fromarray(source).resize(shape[::-1], Image.Resampling.BOX, box=box))
+        if out is None:
+            return scaled
+        out[:] = scaled
+        return out
+
+    def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
+        """Return the whole slide, at most ``max_px`` on its longer side, as (h, w, 3) uint8."""
+        scale = min(1.0, max_px / max(self.shape))
+        shape = (max(1, round(self.shape[0] * scale)), max(1, round(self.shape[1] * scale)))
+        return self.overview(shape)
+
+    def overview(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the whole slide resampled to ``shape``, in strips, so that a missing pyramid costs time, not memory."""
+        out = np.empty((*shape, 3), np.uint8)
+        ratio = self.shape[0] / shape[0]
+        level = self.levels[self.best_level(ratio)]
+        rows = max(1, int(_STRIP_PX / max(1.0, level.shape[1] * ratio / level.downsample)))
+        for top in range(0, shape[0], rows):
+            n = min(rows, shape[0] - top)
+            self.read_scaled(top * ratio, 0, n * ratio, self.shape[1], (n, shape[1]), out=out[top : top + n])
+        return out
+
+    @property
+    def associated(self) -> Mapping[str, Callable[[], NDArray[np.uint8]]]:
+        """Label, macro and other pictures, by name; call the value to read one as (h, w, 3) uint8."""
+        return self._associated
+
+    # -- life
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file. Closing twice is fine; reading afterwards is an error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from napari_histoad.slide._open import open_slide
+
+        return open_slide, (str(self.path), self._given_mpp)
+
+    def __repr__(self) -> str:
+        mpp = "mpp unknown" if self.mpp is None else f"{self.mpp:g} µm/px"
+        return f"<Slide {self.path.name}: {self.format}, {self.shape[0]} x {self.shape[1]} px, {mpp}>"

@@ -1,0 +1,84 @@
+"""Choosing the backend for a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_histoad.errors import SlideError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from napari_histoad.slide._base import Slide
+
+__all__ = ["can_open", "open_slide"]
+
+EXTENSIONS = (
+    *(".tif", ".tiff", ".btf", ".svs", ".svslide"),
+    *(".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".dcm", ".czi"),
+)
+"""File name endings offered to napari; `open_slide` itself looks inside the file."""
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def can_open(path: str | PathLike[str]) -> bool:
+    """Return whether the file name looks like a slide; nothing is read."""
+    return Path(path).suffix.lower() in EXTENSIONS
+
+
+def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
+    """Open a whole-slide image; pixels are read later, on demand.
+
+    Parameters
+    ----------
+    path : path-like
+        Tiled TIFF, BigTIFF or SVS (decoded directly), or anything that OpenSlide reads.
+    mpp : float, optional
+        µm per level-0 pixel, where the file does not say or says wrong.
+
+    Returns
+    -------
+    Slide
+
+    Raises
+    ------
+    SlideError
+        If there is no such file or no backend can read it.
+    SettingsError
+        If ``mpp`` lies outside 0.05 to 20.
+
+    Examples
+    --------
+    >>> with open_slide("case.svs") as slide:  # doctest: +SKIP
+    ...     tile = slide.read(level=0, y=1024, x=2048, h=256, w=256)
+    """
+    from napari_histoad.slide._openslide import OpenSlideSlide
+    from napari_histoad.slide._tiff import TiffSlide, UnsupportedTiffError
+
+    file = Path(path).expanduser().resolve()
+    try:
+        with file.open("rb") as handle:
+            magic = handle.read(4)
+    except IsADirectoryError as err:
+        raise SlideError(f"{file} is a folder", "name a slide file inside it") from err
+    except FileNotFoundError as err:
+        raise SlideError(f"there is no file {file}", "check the path") from err
+    except OSError as err:
+        raise SlideError(f"{file} cannot be read: {err.strerror or err}", "check its permissions") from err
+    if not magic:
+        raise SlideError(f"{file.name} is empty", "copy it again from its source")
+    reason = ""
+    if magic in _TIFF_MAGIC:
+        try:
+            return TiffSlide(file, mpp)
+        except UnsupportedTiffError as err:
+            reason = f"it is a TIFF, but {err}"
+    try:
+        return OpenSlideSlide(file, mpp)
+    except SlideError as err:
+        if reason:
+            msg = f"{file.name} is not a slide that can be read: {reason}"
+            raise SlideError(msg, "convert it to a tiled 8-bit RGB TIFF (vips tiffsave --tile --pyramid)") from err
+        raise

@@ -1,0 +1,102 @@
+"""Whatever OpenSlide reads and we do not decode directly: MRXS, NDPI, SCN, VMS, BIF, DICOM, …"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from napari_histoad.errors import SlideError
+from napari_histoad.slide._base import Slide, make_levels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["OpenSlideSlide"]
+
+
+class OpenSlideSlide(Slide):
+    """A slide read through OpenSlide; its non-empty bounds are the slide, transparent pixels are white.
+
+    Raises
+    ------
+    SlideError
+        If OpenSlide cannot open the file.
+    """
+
+    format: ClassVar[str] = "OpenSlide"
+
+    def __init__(self, path: Path, mpp: float | None = None) -> None:
+        try:
+            handle = openslide.OpenSlide(path)
+        except openslide.OpenSlideError as err:
+            msg = f"{path.name} is not a slide that can be read ({err})"
+            raise SlideError(msg, "check the file, or convert it to a pyramidal TIFF or OME-TIFF") from err
+        properties = dict(handle.properties)
+        self.format = f"OpenSlide {properties.get(openslide.PROPERTY_NAME_VENDOR, '')}".strip()  # type: ignore[misc]
+        width, height = handle.level_dimensions[0]
+        self._origin_yx = (
+            int(properties.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0)),
+            int(properties.get(openslide.PROPERTY_NAME_BOUNDS_X, 0)),
+        )
+        height = int(properties.get(openslide.PROPERTY_NAME_BOUNDS_HEIGHT, height))
+        width = int(properties.get(openslide.PROPERTY_NAME_BOUNDS_WIDTH, width))
+        shapes = [
+            (max(1, round(height / handle.level_dimensions[0][1] * h)), max(1, round(width / handle.level_dimensions[0][0] * w)))
+            for w, h in handle.level_dimensions
+        ]
+        per_axis = [
+            float(properties[name])
+            for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+            if name in properties
+        ]
+        super().__init__(
+            path,
+            make_levels(shapes),
+            file_mpp=sum(per_axis) / len(per_axis) if per_axis else None,
+            mpp=mpp,
+            properties=properties,
+            icc_profile=handle.color_profile.tobytes() if handle.color_profile is not None else None,
+        )
+        self._handle: openslide.OpenSlide | None = handle
+        self._lock = threading.Lock()
+        for name in handle.associated_images:
+            self._associated[name] = lambda name=name: _on_white(handle.associated_images[name])  # type: ignore[misc]
+
+    def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
+        h, w = out.shape[:2]
+        ds_y, ds_x = self.levels[level].downsample_yx
+        corner = (round(x * ds_x) + self._origin_yx[1], round(y * ds_y) + self._origin_yx[0])
+        handle = self._handle
+        if handle is None:
+            raise SlideError(f"{self.path.name} has been closed", "open it again")
+        try:
+            image = handle.read_region(corner, level, (w, h))
+        except openslide.OpenSlideError as err:
+            # OpenSlide refuses every call after the first error; the next read needs a new handle.
+            with self._lock:
+                if self._handle is handle:
+                    self._handle = openslide.OpenSlide(self.path)
+            msg = f"{self.path.name}: level {level} cannot be decoded at y={y}, x={x} ({err})"
+            raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
+        out[:] = _on_white(image)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+                self._handle = None
+
+
+def _on_white(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode != "RGBA":
+        return np.asarray(image.convert("RGB"))
+    if image.getextrema()[3] == (255, 255):
+        return np.asarray(image)[..., :3]
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return np.asarray(Image.alpha_composite(white, image))[..., :3]

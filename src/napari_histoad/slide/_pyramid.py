@@ -1,0 +1,66 @@
+"""A slide as lazy dask arrays for a viewer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import dask.array as da
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_histoad.slide._base import Slide
+
+__all__ = ["pyramid"]
+
+_LARGEST_SINGLE_PX = 2048
+
+
+class _LevelArray:
+    """One resolution of a slide, indexable by slices: what dask reads from."""
+
+    ndim = 3
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, slide: Slide, shape: tuple[int, int], level: int | None) -> None:
+        self._slide, self._level = slide, level
+        self.shape = (*shape, 3)
+
+    def __getitem__(self, key: tuple[slice, slice, slice]) -> NDArray[np.uint8]:
+        (y0, y1), (x0, x1) = ((s.start or 0, n if s.stop is None else s.stop) for s, n in zip(key, self.shape[:2], strict=False))
+        if self._level is not None:
+            return self._slide.read(self._level, y0, x0, y1 - y0, x1 - x0)[..., key[2]]
+        ratio_y, ratio_x = (full / n for full, n in zip(self._slide.shape, self.shape, strict=False))
+        box = (y0 * ratio_y, x0 * ratio_x, (y1 - y0) * ratio_y, (x1 - x0) * ratio_x)
+        return self._slide.read_scaled(*box, (y1 - y0, x1 - x0))[..., key[2]]
+
+
+def pyramid(slide: Slide, chunk_px: int = 1024) -> list[da.Array]:
+    """Return the slide as lazy arrays, finest first, in equal chunks on every level.
+
+    Where the file ends at a large level, coarser ones are added that are computed when looked at, so that a
+    viewer never loads a giant single level.
+
+    Parameters
+    ----------
+    slide : Slide
+        Stays open as long as the arrays live.
+    chunk_px : int
+        Chunk height and width in pixels.
+
+    Returns
+    -------
+    list of (H, W, 3) uint8 dask arrays
+    """
+    arrays = [_LevelArray(slide, level.shape, index) for index, level in enumerate(slide.levels)]
+    while max(arrays[-1].shape[:2]) > _LARGEST_SINGLE_PX:
+        h, w = arrays[-1].shape[:2]
+        arrays.append(_LevelArray(slide, (math.ceil(h / 4), math.ceil(w / 4)), None))
+    return [
+        da.from_array(  # type: ignore[no-untyped-call]
+            array, chunks=(chunk_px, chunk_px, 3), name=f"{slide.name}-{id(array)}-{i}", asarray=False, meta=np.empty((0, 0, 0), np.uint8)
+        )
+        for i, array in enumerate(arrays)
+    ]

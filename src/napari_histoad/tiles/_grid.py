@@ -1,0 +1,109 @@
+"""Geometry of tiles; no pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_histoad.errors import SettingsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_histoad.tiles._tissue import TissueMask
+
+__all__ = ["TileGrid"]
+
+_SNAP = 0.03
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Where the tiles of one slide lie.
+
+    Attributes
+    ----------
+    tile_px : int
+        Side of a tile as the detector sees it, in pixels.
+    stride_px : int
+        Step between neighbours, in the same pixels; smaller than ``tile_px`` for overlap.
+    mpp : float
+        µm per pixel of the tiles as they are read.
+    tile_l0 : float
+        Side of a tile in level-0 pixels; rarely a whole number.
+    origins : (N, 2) int64
+        Top left corners (y, x) in level-0 pixels.
+    """
+
+    tile_px: int
+    stride_px: int
+    mpp: float
+    tile_l0: float
+    origins: NDArray[np.int64]
+
+    @classmethod
+    def cover(
+        cls,
+        shape: tuple[int, int],
+        slide_mpp: float,
+        *,
+        tile_px: int,
+        mpp: float,
+        stride_px: int | None = None,
+    ) -> TileGrid:
+        """Return the grid that covers a whole slide without gaps, in raster order.
+
+        Parameters
+        ----------
+        shape : tuple[int, int]
+            (height, width) of level 0.
+        slide_mpp : float
+            µm per level-0 pixel.
+        tile_px : int
+            Side of a tile in pixels.
+        mpp : float
+            Wanted µm per tile pixel; one within 3% of the slide's own is taken as that, to read without resampling.
+        stride_px : int, optional
+            Default: ``tile_px``, no overlap.
+
+        Raises
+        ------
+        SettingsError
+            If the stride is not in 1 to ``tile_px``, or the slide is too coarse for the wanted mpp.
+        """
+        stride_px = tile_px if stride_px is None else stride_px
+        if not 1 <= stride_px <= tile_px:
+            msg = f"a stride of {stride_px} px leaves gaps between tiles of {tile_px} px"
+            raise SettingsError(msg, f"choose 1 to {tile_px}")
+        if mpp < slide_mpp * (1 - _SNAP):
+            msg = f"tiles of {mpp:g} µm per pixel are finer than the slide, which has {slide_mpp:g}"
+            raise SettingsError(msg, f"use a detector trained at {slide_mpp:g} or coarser, or train one with --mpp {slide_mpp:g}")
+        if abs(mpp / slide_mpp - 1) <= _SNAP:
+            mpp = slide_mpp
+        ratio = mpp / slide_mpp
+        # Whole level-0 steps, rounded down: neighbours may overlap by a pixel but never leave a gap.
+        step = max(1, math.floor(stride_px * ratio))
+        tile_l0 = tile_px * ratio
+        axes = [np.arange(max(1, math.ceil((n - tile_l0) / step) + 1), dtype=np.int64) * step for n in shape]
+        origins = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+        return cls(tile_px, stride_px, mpp, tile_l0, origins)
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """(N, 4) float64: (y0, x0, y1, x1) of every tile in level-0 pixels."""
+        return np.concatenate([self.origins, self.origins + self.tile_l0], axis=1)
+
+    def subset(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> TileGrid:
+        """Return the grid with only the tiles that ``keep`` (mask or indices) names."""
+        return replace(self, origins=self.origins[keep])
+
+    def on_tissue(self, tissue: TissueMask, min_fraction: float = 0.1) -> TileGrid:
+        """Return the tiles of which at least ``min_fraction``, and in any case some part, is tissue."""
+        fraction = tissue.fraction(self.boxes)
+        return self.subset((fraction >= min_fraction) & (fraction > 0))

@@ -1,0 +1,111 @@
+"""Pixels of tiles, decoded ahead of use."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_histoad.errors import SlideError
+from napari_histoad.slide._base import GLASS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles._grid import TileGrid
+
+__all__ = ["TileBatch", "TileLoader"]
+
+_AHEAD = 3
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Some tiles and which they are.
+
+    Attributes
+    ----------
+    images : (B, H, W, 3) uint8
+        Valid until the next batch is asked for: buffers are used again.
+    index : (B,) int64
+        Rows of the grid.
+    failed : (B,) bool
+        Tiles that could not be decoded; their pixels are white.
+    """
+
+    images: NDArray[np.uint8]
+    index: NDArray[np.int64]
+    failed: NDArray[np.bool_]
+
+
+class TileLoader:
+    """Iterate over batches of tiles while threads decode the next ones.
+
+    Parameters
+    ----------
+    slide : Slide
+    grid : TileGrid
+    batch : int
+        Tiles per batch; the last one of an index list may be smaller.
+    index : (N,) int64, optional
+        Which tiles, in which order; default all.
+    threads : int, optional
+        Decoding threads; default the number of cores.
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        grid: TileGrid,
+        *,
+        batch: int = 16,
+        index: NDArray[np.int64] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._slide, self._grid, self._batch = slide, grid, batch
+        self._index = np.arange(len(grid), dtype=np.int64) if index is None else index
+        self._threads = threads or os.cpu_count() or 1
+        self.errors: list[SlideError] = []
+
+    def __len__(self) -> int:
+        return -(-len(self._index) // self._batch)
+
+    def _decode(self, row: int, out: NDArray[np.uint8]) -> bool:
+        y, x = (int(v) for v in self._grid.origins[row])
+        side = self._grid.tile_l0
+        try:
+            self._slide.read_scaled(y, x, side, side, out.shape[:2], out=out)  # type: ignore[arg-type]
+        except SlideError as err:
+            self.errors.append(err)
+            out[:] = GLASS
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[TileBatch]:
+        side = self._grid.tile_px
+        parts = [self._index[i : i + self._batch] for i in range(0, len(self._index), self._batch)]
+        free = [np.empty((self._batch, side, side, 3), np.uint8) for _ in range(min(_AHEAD + 1, len(parts)))]
+        waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[bool]]]] = deque()
+        todo = iter(parts)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        try:
+            while True:
+                while free and (part := next(todo, None)) is not None:
+                    buffer = free.pop()
+                    jobs = [pool.submit(self._decode, int(row), buffer[k]) for k, row in enumerate(part)]
+                    waiting.append((part, buffer, jobs))
+                if not waiting:
+                    return
+                part, buffer, jobs = waiting.popleft()
+                failed = np.array([not job.result() for job in jobs])
+                yield TileBatch(buffer[: len(part)], part, failed)
+                free.append(buffer)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

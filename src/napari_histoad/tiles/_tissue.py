@@ -1,0 +1,164 @@
+"""Tissue against glass, from a coarse view of the slide.
+
+Stains absorb green more than red or blue (haematoxylin and eosin alike), dust and shadows absorb all alike, ink
+absorbs red most. So the optical density of green above that of the other channels tells tissue from the rest,
+also where it is pale (Ruifrok & Johnston 2001, optical density; Otsu 1979, threshold).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.morphology import disk, remove_small_holes, remove_small_objects
+
+from napari_histoad.errors import EmptyTissueError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_histoad.slide import Slide
+
+__all__ = ["TissueMask", "find_tissue"]
+
+_MASK_UM = 8.0
+_MAX_MASK_PX = 4096
+_FAINTEST_CHROMA = 0.02
+_GREY_CHROMA = 0.15
+_DARK_FIELD = 60
+_CLOSING_UM = 100.0
+_SPECK_UM2 = 150.0**2
+_HOLE_UM2 = 250.0**2
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Where the tissue is.
+
+    Attributes
+    ----------
+    mask : (h, w) bool
+        True on tissue.
+    scale_yx : tuple[float, float]
+        Level-0 pixels per mask pixel, per axis.
+    """
+
+    mask: NDArray[np.bool_]
+    scale_yx: tuple[float, float]
+
+    @cached_property
+    def _integral(self) -> NDArray[np.float64]:
+        h, w = self.mask.shape
+        integral = np.zeros((h + 1, w + 1))
+        integral[1:, 1:] = self.mask.cumsum(0, dtype=np.float64).cumsum(1)
+        return integral
+
+    def fraction(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the tissue fraction of level-0 boxes, exact to a fraction of a mask pixel.
+
+        Parameters
+        ----------
+        boxes : (N, 4) float64
+            (y0, x0, y1, x1) in level-0 pixels; what lies outside the slide is not tissue.
+
+        Returns
+        -------
+        (N,) float64 in [0, 1]
+        """
+        h, w = self.mask.shape
+        y = np.clip(boxes[:, (0, 2)] / self.scale_yx[0], 0, h)
+        x = np.clip(boxes[:, (1, 3)] / self.scale_yx[1], 0, w)
+
+        def at(row: NDArray[np.float64], column: NDArray[np.float64]) -> NDArray[np.float64]:
+            # Bilinear interpolation of the integral image is exact for a mask that is constant inside a pixel.
+            return ndimage.map_coordinates(self._integral, (row, column), order=1, mode="nearest")  # type: ignore[no-any-return]
+
+        inside = at(y[:, 1], x[:, 1]) - at(y[:, 0], x[:, 1]) - at(y[:, 1], x[:, 0]) + at(y[:, 0], x[:, 0])
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (self.scale_yx[0] * self.scale_yx[1])
+        return np.clip(inside / area, 0, 1)
+
+    def area_mm2(self, mpp: float) -> float:
+        """Return the tissue area in mm²."""
+        return float(self.mask.sum() * self.scale_yx[0] * self.scale_yx[1] * mpp**2 / 1e6)
+
+
+def find_tissue(slide: Slide) -> TissueMask:
+    """Return the tissue mask of a brightfield slide, without pen marks.
+
+    Parameters
+    ----------
+    slide : Slide
+        Needs its mpp: closing and speck sizes are in µm.
+
+    Raises
+    ------
+    EmptyTissueError
+        If no tissue is found, or the slide is not brightfield.
+    MissingMppError
+        If the resolution is unknown.
+    """
+    mpp = slide.require_mpp()
+    step = max(_MASK_UM / mpp, max(slide.shape) / _MAX_MASK_PX, 1.0)
+    shape = (max(1, round(slide.shape[0] / step)), max(1, round(slide.shape[1] / step)))
+    scale_yx = (slide.shape[0] / shape[0], slide.shape[1] / shape[1])
+    mask = tissue_of(slide.overview(shape), scale_yx[0] * mpp, slide.path.name)
+    return TissueMask(mask, scale_yx)
+
+
+def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> NDArray[np.bool_]:
+    """Return the tissue mask of an overview picture.
+
+    Parameters
+    ----------
+    image : (h, w, 3) uint8
+    mpp : float
+        µm per pixel of the overview.
+    name : str
+        For the error message.
+
+    Returns
+    -------
+    (h, w) bool
+    """
+    bright = np.percentile(image.reshape(-1, 3)[:: max(1, image.size // 3_000_000)], 95, axis=0)
+    if bright.max() < _DARK_FIELD * 2 or np.median(image.max(axis=2)) < _DARK_FIELD:
+        msg = f"{name} is dark where glass should be bright: it does not look like a brightfield slide"
+        raise EmptyTissueError(msg, "open an H&E (or other brightfield) scan; fluorescence is not supported")
+    # Glass is the brightest common colour; a slide full of tissue has none, then white stands in.
+    glass = np.where(bright > 200, bright, 255.0).astype(np.float32)
+    density = -np.log10((np.minimum(image, glass) + 1.0) / (glass + 1.0), dtype=np.float32)
+    density = ndimage.gaussian_filter(density, (0.7, 0.7, 0))
+    red, green, blue = density[..., 0], density[..., 1], density[..., 2]
+    chroma = green - np.minimum(red, blue)
+    ink = _ink(red, green, blue)
+    mask: NDArray[np.bool_] = (chroma > _chroma_threshold(chroma)) & (chroma > _GREY_CHROMA * density.mean(axis=2)) & ~ink
+    radius = max(1, round(_CLOSING_UM / mpp / 2))
+    mask = ndimage.binary_closing(np.pad(mask, radius), disk(radius))[radius:-radius, radius:-radius]
+    mask &= ~ink
+    mask = remove_small_objects(mask, max_size=int(_SPECK_UM2 / mpp**2))
+    mask = remove_small_holes(mask, max_size=int(_HOLE_UM2 / mpp**2))
+    if not mask.any():
+        msg = f"no tissue was found on {name}"
+        raise EmptyTissueError(msg, "check that it is a stained brightfield slide and that its mpp is right")
+    return mask
+
+
+def _chroma_threshold(chroma: NDArray[np.float32]) -> float:
+    """Return a threshold just above the noise of glass: Otsu alone loses pale and fat-rich tissue to dense tissue."""
+    otsu = float(threshold_otsu(np.clip(chroma, 0, 0.4)))
+    glass = chroma[chroma < otsu]
+    median = float(np.median(glass))
+    noise = 1.4826 * float(np.median(np.abs(glass - median)))
+    return max(_FAINTEST_CHROMA, min(otsu, median + 6 * noise))
+
+
+def _ink(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return pen marks: blue and green ink absorb red most, black ink absorbs all channels more than any stain."""
+    coloured = (red > green * 1.05 + 0.05) & (red > 0.15)
+    black = np.minimum(np.minimum(red, blue), green) > 0.65
+    ink: NDArray[np.bool_] = ndimage.binary_dilation(ndimage.binary_opening(coloured | black), iterations=5)
+    return ink
