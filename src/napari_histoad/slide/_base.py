@@ -141,7 +141,7 @@ class Slide(ABC):
         """
         if self.mpp is None:
             msg = f"{self.path.name} does not say how large its pixels are"
-            raise MissingMppError(msg, "pass mpp=0.25 (Python), --mpp 0.25 (terminal) or type it in the panel")
+            raise MissingMppError(msg, "say it: --slide-mpp 0.25 (terminal), slide_mpp=0.25 (Python), or type it in the panel")
         return self.mpp
 
     def best_level(self, downsample: float) -> int:

@@ -209,8 +209,8 @@ class TiffSlide(Slide):
 
 
 def _level_pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    if not tif.series:
-        raise UnsupportedTiffError("it holds no image")
+    if not tif.pages or not tif.series:
+        raise ValueError("it lists no image")
     series = tif.series[0]
     pages = [level.keyframe for level in series.levels]
     # A level that does not shrink, or not evenly, is a label or a macro that strayed into the pyramid.

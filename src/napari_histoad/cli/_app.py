@@ -1,0 +1,41 @@
+"""The list of commands."""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from napari_histoad.cli import _demo, _inspect, _map, _results, _train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="histoad",
+    help="Where on this slide does the tissue look unlike normal?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for function in (
+    _demo.demo,
+    _inspect.info,
+    _train.train,
+    _map.map_slides,
+    _results.score,
+    _results.evaluate,
+    _results.export,
+    _results.report,
+    _inspect.models,
+    _inspect.doctor,
+):
+    app.command(function.__name__.removesuffix("_slides"))(function)
+
+
+def main() -> None:
+    """Run ``histoad``."""
+    # What libraries log of their own is not for users; what matters comes as an error of ours.
+    for name in ("tifffile", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    app()

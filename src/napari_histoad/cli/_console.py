@@ -1,0 +1,146 @@
+"""How commands speak: progress and words on stderr or for people, one JSON document on stdout on request."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
+from napari_histoad.jobs import Eta, Progress, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from napari_histoad.jobs import Job
+
+__all__ = ["DeviceOption", "JsonOption", "MppOption", "command", "emit", "fail", "follow", "say", "table"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+MppOption = Annotated[float | None, typer.Option("--slide-mpp", help="µm per level-0 pixel, where the slide does not say.")]
+
+WRONG_USE = (SettingsError, BundleError, DeviceError)
+_BAR = 28
+
+
+def say(text: str) -> None:
+    """Print a line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(document: dict[str, Any], rows: Sequence[tuple[str, object]] = (), *, as_json: bool) -> None:
+    """Print the result: the document as JSON, or the rows for people."""
+    if as_json:
+        print(json.dumps(document, indent=2, default=str))
+    else:
+        table(rows)
+
+
+def table(rows: Sequence[tuple[str, object]]) -> None:
+    """Print rows in two columns."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}", flush=True)
+
+
+def fail(err: HistoadError, *, as_json: bool) -> NoReturn:
+    """Print an error in one line and leave: 2 for wrong use, 1 for a failed run."""
+    if as_json:
+        print(json.dumps({"error": {"kind": type(err).__name__, "what": err.what, "remedy": err.remedy}}))
+    say(f"error: {err}")
+    raise typer.Exit(2 if isinstance(err, WRONG_USE) else 1)
+
+
+def command(function: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a command: errors become one line and an exit code, never a traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        as_json = bool(kwargs.get("as_json"))
+        try:
+            return function(*args, **kwargs)
+        except HistoadError as err:
+            fail(err, as_json=as_json)
+        except KeyboardInterrupt:
+            say("\ninterrupted: finished work is kept, run the same command again to go on")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader of our output has left (``| head``); there is nobody to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as err:  # noqa: BLE001 - the last line of defence: the user gets a sentence
+            if os.environ.get("HISTOAD_DEBUG"):
+                traceback.print_exc()
+            fail(
+                HistoadError(
+                    f"unexpected {type(err).__name__}: {str(err).splitlines()[0] if str(err) else 'no message'}",
+                    "set HISTOAD_DEBUG=1 for the details, and please report it",
+                ),
+                as_json=as_json,
+            )
+
+    return wrapped
+
+
+def follow(job: Job[T], *, quiet: bool = False) -> T:
+    """Drive a job to its end with a progress bar, rate and time left on stderr."""
+    bar = _Bar(quiet=quiet)
+    try:
+        while True:
+            try:
+                progress = next(job)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            bar.show(progress)
+    finally:
+        job.close()
+        bar.close()
+
+
+class _Bar:
+    """One line per stage, rewritten in a terminal and printed once elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._live = sys.stderr.isatty() and not quiet
+        self._quiet = quiet
+        self._eta, self._stage, self._line, self._shown = Eta(), "", "", 0.0
+
+    def show(self, progress: Progress) -> None:
+        import time
+
+        if self._quiet:
+            return
+        rate, left = self._eta.update(progress)
+        if progress.stage != self._stage:
+            self.close()
+            self._stage, self._shown = progress.stage, 0.0
+        share = progress.fraction or 0.0
+        filled = round(share * _BAR)
+        self._line = f"{progress.stage:<24} {'█' * filled}{'░' * (_BAR - filled)} {progress.done:,}/{progress.total:,} {progress.unit}"
+        if rate:
+            self._line += f"  {rate:,.0f}/s" if rate >= 10 else f"  {rate:.1f}/s"
+        if left:
+            self._line += f"  {format_seconds(left)} left"
+        if "held-out loss" in progress.metrics:
+            self._line += f"  held-out loss {progress.metrics['held-out loss']:.4f}"
+        now = time.monotonic()
+        if self._live and (now - self._shown > 0.1 or share == 1.0):
+            self._shown = now
+            print(f"\r{self._line}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._line:
+            print(f"\r{self._line}\x1b[K" if self._live else self._line, file=sys.stderr, flush=True)
+        self._line = ""

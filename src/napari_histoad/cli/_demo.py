@@ -1,0 +1,82 @@
+"""``histoad demo``: the whole path on a slide that is drawn on the spot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_histoad.cli._console import DeviceOption, JsonOption, command, emit, follow, say
+from napari_histoad.errors import OutputError, writing
+
+__all__ = ["demo"]
+
+
+@command
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all that is made.")] = Path("demo-out"),
+    view: Annotated[bool, typer.Option("--view", help="Open the result in napari.")] = False,
+    size: Annotated[int, typer.Option(help="Side of the sample slide in pixels.", min=4096)] = 8192,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 500,
+    seed: Annotated[int, typer.Option(help="Another seed is another patient.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Draw a sample slide, train on its normal outlines, map it, evaluate it, write pictures and a report."""
+    from napari_histoad.detectors import create_detector, load_detector
+    from napari_histoad.engine import TrainingSource, fit_job, gather_job, map_job, train_job
+    from napari_histoad.evaluation import evaluate
+    from napari_histoad.maps import export_geojson, export_png, write_report
+    from napari_histoad.samples import SlidePlan, sample_job
+    from napari_histoad.slide import open_slide
+
+    started = time.monotonic()
+    plan = SlidePlan(size, seed)
+    path, model = out / "sample.tif", out / "detector.safetensors"
+    follow(sample_job(path, plan), quiet=as_json)
+    source = TrainingSource(path, plan.normal)
+    follow(train_job([source], model, device=device, seed=seed, settings={"max_steps": steps}), quiet=as_json)
+    # The baseline sees the same normal tiles, and nothing of their morphology.
+    tiles, mpp = follow(gather_job([source], 256, None, seed=seed), quiet=True)
+    colour = follow(fit_job(create_detector("colour", mpp=mpp), tiles, device=device, seed=seed), quiet=True)
+    with open_slide(path) as slide:
+        detector = load_detector(model)
+        result = follow(map_job(slide, out, detector=detector, device=device, resume=False), quiet=as_json)
+        baseline = follow(map_job(slide, out / "baseline-colour", detector=colour, device=device, resume=False), quiet=True)
+        # Tiles that the detector learnt from would flatter it.
+        ours = evaluate(result, plan.planted, exclude=plan.normal)
+        theirs = evaluate(baseline, plan.planted, exclude=plan.normal)
+        overlay, report = out / "overlay.png", out / "report.html"
+        export_png(result, slide, overlay, truth=plan.planted)
+        rows = [
+            *ours.rows(),
+            ("Colour baseline: AUROC", str(theirs.auroc)),
+            ("Colour baseline: average precision", str(theirs.average_precision)),
+        ]
+        write_report([(result, slide)], report, truth={path.name: plan.planted}, evaluations={path.name: rows})
+    export_geojson(result, out / "anomalies.geojson")
+    document = {
+        "evaluation": ours.to_json(),
+        "colour_baseline": theirs.to_json(),
+        "seconds": round(time.monotonic() - started, 1),
+        "slide": str(path),
+        "map": str(result.path),
+        "overlay": str(overlay),
+        "report": str(report),
+    }
+    target = out / "evaluation.json"
+    with writing(target):
+        target.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    files = [("Slide", path), ("Detector", model), ("Map", result.path), ("Picture", overlay), ("Report", report)]
+    emit(document, [*rows, *files, ("Took", f"{document['seconds']:.0f} s")], as_json=as_json)
+    if view:
+        say("opening napari …")
+        try:
+            subprocess.run([sys.executable, "-m", "napari", str(path), str(result.path)], check=False)
+        except OSError as err:
+            raise OutputError(f"napari could not be started: {err}", 'pip install "napari-histoad[all]"') from err

@@ -1,0 +1,117 @@
+"""``histoad info``, ``models`` and ``doctor``: what is there."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_histoad.cli._console import JsonOption, MppOption, command, emit, table
+
+__all__ = ["doctor", "info", "models"]
+
+
+@command
+def info(
+    slide: Annotated[Path, typer.Argument(help="A slide.", show_default=False)],
+    slide_mpp: MppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show format, size, levels, resolution and what else a slide says of itself."""
+    from napari_histoad.slide import open_slide
+
+    with open_slide(slide, slide_mpp) as opened:
+        document = {
+            "path": str(opened.path),
+            "format": opened.format,
+            "height": opened.shape[0],
+            "width": opened.shape[1],
+            "mpp": opened.mpp,
+            "mpp_in_file": opened.file_mpp,
+            "levels": [{"height": lv.shape[0], "width": lv.shape[1], "downsample": lv.downsample} for lv in opened.levels],
+            "associated": list(opened.associated),
+            "icc_profile": opened.icc_profile is not None,
+            "properties": opened.properties,
+        }
+        mpp = "unknown: pass --slide-mpp" if opened.mpp is None else f"{opened.mpp:g} µm per pixel"
+        rows = [
+            ("File", opened.path.name),
+            ("Format", opened.format),
+            ("Size", f"{opened.shape[1]:,} x {opened.shape[0]:,} px (width x height)"),
+            ("Resolution", mpp),
+            *[(f"Level {i}", f"{lv.shape[1]:,} x {lv.shape[0]:,}, downsample {lv.downsample:.6g}") for i, lv in enumerate(opened.levels)],
+            ("Also in the file", ", ".join(opened.associated) or "nothing else"),
+            *[(name, value) for name, value in opened.properties.items() if len(value) < 100],
+        ]
+    emit(document, rows, as_json=as_json)
+
+
+@command
+def models(
+    model: Annotated[Path | None, typer.Argument(help="A detector file to describe.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the methods, or describe a detector file."""
+    from napari_histoad.detectors import detector_class, detector_names, read_header, starter_path
+
+    if model is not None:
+        header = read_header(model)
+        rows = [
+            ("Method", f"{header.detector}: {detector_class(header.detector).title}"),
+            ("Trained on", ", ".join(header.trained_on)),
+            ("Written by", f"napari-histoad {header.version}"),
+            *[(name, value) for name, value in header.settings.items()],
+        ]
+        emit(header.model_dump(), [(k, str(v)) for k, v in rows], as_json=as_json)
+        return
+    titles = {name: detector_class(name).title for name in detector_names()}
+    starter = read_header(starter_path())
+    emit(
+        {"detectors": titles, "starter": {"path": str(starter_path()), **starter.model_dump()}},
+        [*titles.items(), ("(starter model)", f"{starter.detector}, used when no --model is given: {starter_path().name}")],
+        as_json=as_json,
+    )
+
+
+@command
+def doctor(as_json: JsonOption = False) -> None:
+    """Check what this machine has, and say what is missing and how to get it."""
+    checks: list[tuple[str, bool, str]] = []
+    names = {"torch": "torch", "napari": "napari", "tifffile": "tifffile", "imagecodecs": "imagecodecs", "openslide": "openslide-python", "zarr": "zarr", "qtpy": "qtpy"}
+    for module, package in names.items():
+        try:
+            importlib.import_module(module)
+            checks.append((package, True, importlib.metadata.version(package)))
+        except Exception as err:  # noqa: BLE001 - a check reports whatever goes wrong
+            checks.append((package, False, f"{type(err).__name__}: {err}; pip install {package}"))
+    try:
+        from napari_histoad.engine import choose_device
+
+        checks.append(("device", True, choose_device("auto").title))
+    except Exception as err:  # noqa: BLE001
+        checks.append(("device", False, str(err)))
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    checks.append(("disk", free > 2, f"{free:.0f} GB free here"))
+    if sys.platform.startswith("linux"):
+        display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+        checks.append(("display", True, "there" if display else "none: napari needs one (xvfb-run), the terminal does not"))
+    document = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "checks": [{"name": n, "ok": ok, "says": text} for n, ok, text in checks],
+    }
+    if as_json:
+        emit(document, as_json=True)
+    else:
+        table([("python", f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores")])
+        table([(f"{'ok  ' if ok else 'FAIL'} {n}", text) for n, ok, text in checks])
+    if not all(ok for _, ok, _ in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,179 @@
+"""``histoad score``, ``evaluate``, ``export`` and ``report``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow
+from napari_histoad.errors import SettingsError, writing
+
+if TYPE_CHECKING:
+    from napari_histoad.evaluation import Evaluation
+    from napari_histoad.slide import Slide
+
+__all__ = ["evaluate", "export", "report", "score"]
+
+RateOption = Annotated[float, typer.Option(help="False-positive rate of the threshold, between 0 and 1.")]
+MapArgument = Annotated[Path, typer.Argument(help="A map, <slide>.ome.zarr.", show_default=False)]
+SlideOption = Annotated[Path | None, typer.Option("--slide", help="The slide that was mapped.")]
+
+
+@command
+def score(
+    tiles: Annotated[Path, typer.Argument(help="A folder of tiles, or a manifest.csv.", show_default=False)],
+    model: Annotated[Path, typer.Option(help="Trained detector.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The table to write: file, score, p_value.")] = Path("scores.csv"),
+    resize: Annotated[bool, typer.Option("--resize", help="Resize tiles of another size.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Score tiles that are files."""
+    from napari_histoad.detectors import load_detector
+    from napari_histoad.engine import score_files_job
+    from napari_histoad.tiles._set import list_tile_files
+
+    detector = load_detector(model)
+    assert detector.calibration is not None
+    files = list_tile_files(tiles)
+    scores = follow(score_files_job(detector, files, device, resize=resize), quiet=as_json)
+    p_values = detector.calibration.p_value(scores)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("w", newline="", encoding="utf-8") as handle:
+            table = csv.writer(handle)
+            table.writerow(["file", "score", "p_value"])
+            table.writerows((f.name, f"{s:.6g}", f"{p:.6g}") for f, s, p in zip(files, scores, p_values, strict=True))
+    emit({"scores": str(out), "tiles": len(files)}, [("Scored", f"{len(files):,} tiles -> {out}")], as_json=as_json)
+
+
+@command
+def evaluate(
+    result: Annotated[Path, typer.Argument(help="A map, or a scores.csv.", show_default=False)],
+    truth: Annotated[Path, typer.Option(help="Outlines of the anomalies, or a manifest.csv with labels.", show_default=False)],
+    rate: RateOption = 0.01,
+    truth_downsample: Annotated[float, typer.Option(help="Divide the outlines' coordinates by this.")] = 1.0,
+    exclude: Annotated[Path | None, typer.Option(help="Leave out tiles in these outlines, such as the training regions.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a map with known anomalies, or scores with labels: AUROC, average precision, F1, lesions found."""
+    from napari_histoad.evaluation import evaluate as evaluate_map
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.regions import read_regions
+
+    if result.suffix.lower() == ".csv":
+        evaluation = _evaluate_table(result, truth, rate)
+    else:
+        left_out = read_regions(exclude) if exclude is not None else ()
+        opened = AnomalyMap.open(result)
+        evaluation = evaluate_map(opened, truth, rate=rate, downsample=truth_downsample, exclude=left_out)
+    emit(evaluation.to_json(), evaluation.rows(), as_json=as_json)
+
+
+def _evaluate_table(scores: Path, truth: Path, rate: float) -> Evaluation:
+    import numpy as np
+
+    from napari_histoad.evaluation import evaluate_scores
+    from napari_histoad.tiles._set import list_tile_files
+
+    files = {file.name: file for file in list_tile_files(truth)}
+    try:
+        with scores.open(newline="", encoding="utf-8") as handle:
+            rows = [(files.get(row["file"]), float(row["score"]), float(row["p_value"])) for row in csv.DictReader(handle)]
+    except FileNotFoundError as err:
+        raise SettingsError(f"there is no table {scores}", "write one with histoad score") from err
+    except (OSError, KeyError, ValueError, TypeError) as err:
+        raise SettingsError(f"{scores} is not a table of scores", "write one with histoad score") from err
+    known = [(file, s, p) for file, s, p in rows if file is not None and file.label is not None]
+    if not known:
+        raise SettingsError(f"no file of {scores.name} has a label in {truth.name}", "score the tiles of the same manifest")
+    groups = np.unique([file.group for file, _, _ in known], return_inverse=True)[1]
+    labels = np.array([file.label != 0 for file, _, _ in known])
+    return evaluate_scores(labels, np.array([s for _, s, _ in known]), np.array([p for _, _, p in known]), groups, rate=rate)
+
+
+@command
+def export(
+    result: MapArgument,
+    geojson: Annotated[bool, typer.Option("--geojson", help="Flagged regions, as QuPath annotations.")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Heatmap over the slide.")] = False,
+    csv_table: Annotated[bool, typer.Option("--csv", help="One row per tile.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="One row per tile.")] = False,
+    ome_tiff: Annotated[bool, typer.Option("--ome-tiff", help="The map as a pyramidal float image.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder; default beside the map.")] = None,
+    slide: SlideOption = None,
+    slide_mpp: MppOption = None,
+    rate: RateOption = 0.01,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a map for other programs; several kinds at once are fine."""
+    from napari_histoad import maps
+
+    if not (geojson or png or csv_table or parquet or ome_tiff):
+        raise SettingsError("nothing to export", "add --geojson, --png, --csv, --parquet or --ome-tiff")
+    opened = maps.AnomalyMap.open(result)
+    folder = out or result.parent
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    stem = Path(opened.info.slide).stem
+    written: list[str] = []
+
+    def target(ending: str) -> Path:
+        written.append(str(folder / f"{stem}.{ending}"))
+        return folder / f"{stem}.{ending}"
+
+    if png:
+        with _slide_of(result, opened.info.slide, slide, slide_mpp or opened.info.slide_mpp) as pixels:
+            maps.export_png(opened, pixels, target("overlay.png"), rate=rate)
+    if geojson:
+        maps.export_geojson(opened, target("anomalies.geojson"), rate)
+    for wanted, ending in ((csv_table, "tiles.csv"), (parquet, "tiles.parquet")):
+        if wanted:
+            maps.export_table(opened, target(ending))
+    if ome_tiff:
+        maps.export_ome_tiff(opened, target("anomaly.ome.tif"))
+    emit({"written": written}, [("Written", path) for path in written], as_json=as_json)
+
+
+@command
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Maps.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    slide: SlideOption = None,
+    rate: RateOption = 0.01,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page with pictures, figures and flagged regions."""
+    from napari_histoad import maps
+    from napari_histoad.errors import SlideError
+
+    entries: list[tuple[Any, Any]] = []
+    for path in results:
+        opened = maps.AnomalyMap.open(path)
+        try:
+            entries.append((opened, _slide_of(path, opened.info.slide, slide, opened.info.slide_mpp)))
+        except SlideError:
+            entries.append((opened, None))  # the page says all but the picture
+    maps.write_report(entries, out, rate=rate)
+    emit({"report": str(out)}, [("Written", out)], as_json=as_json)
+
+
+def _slide_of(result: Path, name: str, given: Path | None, mpp: float | None) -> Slide:
+    """Open the slide of a map: as given, or by name beside the map, one folder up, or here.
+
+    Raises
+    ------
+    SlideError
+        If it is in none of these places.
+    """
+    from napari_histoad.errors import SlideError
+    from napari_histoad.slide import open_slide
+
+    folder = result.resolve().parent
+    for path in [given] if given else [folder / name, folder.parent / name, Path.cwd() / name]:
+        if path.exists():
+            return open_slide(path, mpp)
+    raise SlideError(f"the slide {given or name} was not found", "say where it is with --slide")

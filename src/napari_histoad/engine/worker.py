@@ -1,0 +1,195 @@
+"""The background process of the GUI: ``python -m napari_histoad.engine.worker``.
+
+Requests come in on stdin, events go out on stdout, one JSON document per line; no pickle. One job runs at a time.
+
+===========================  =============================================================================
+in                           ``{"id": 1, "job": "map", "args": {…}}`` · ``{"cancel": 1}``
+out                          ``{"id": 1, "event": "progress" | "result" | "error" | "cancelled", …}``
+===========================  =============================================================================
+
+torch lives here and not in the GUI's process: the window stays responsive, memory of the GPU is given back, a crash
+costs the run and not the user's outlines, and torch is never imported after Qt (which fails on Windows).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from napari_histoad.errors import HistoadError, SettingsError, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_histoad.jobs import Job, Progress
+
+__all__ = ["JOBS", "main"]
+
+
+def _train(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    from napari_histoad.engine import TrainingSource, train_job
+    from napari_histoad.regions import read_regions
+
+    regions = read_regions(args["regions"]) if args.get("regions") else None
+    source = TrainingSource(Path(args["slide"]), regions, args.get("slide_mpp"))
+    detector = yield from train_job(
+        [source],
+        Path(args["out"]),
+        detector=args.get("detector", "vqvae"),
+        mpp=args.get("mpp"),
+        device=args.get("device", "auto"),
+        settings=args.get("settings"),
+    )
+    assert detector.calibration is not None
+    return {"path": args["out"], "held_out": len(detector.calibration.scores)}
+
+
+def _map(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    from napari_histoad.detectors import load_detector
+    from napari_histoad.engine import map_job
+    from napari_histoad.slide import open_slide
+
+    with open_slide(args["slide"], args.get("slide_mpp")) as slide:
+        result = yield from map_job(
+            slide,
+            Path(args["out"]),
+            detector=load_detector(args["model"]) if args.get("model") else None,
+            stride_px=args.get("stride_px"),
+            device=args.get("device", "auto"),
+            resume=args.get("resume", True),
+        )
+    return {"path": str(result.path), "failed": result.info.failed_tiles}
+
+
+def _tissue(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    from napari_histoad.jobs import Progress
+    from napari_histoad.slide import open_slide
+    from napari_histoad.tiles import find_tissue
+
+    yield Progress("Finding tissue", 0, 1, "slides")
+    with open_slide(args["slide"], args.get("slide_mpp")) as slide:
+        tissue = find_tissue(slide)
+        area = tissue.area_mm2(slide.require_mpp())
+    with writing(args["out"]):
+        np.save(args["out"], tissue.mask)
+    return {"path": args["out"], "scale_yx": list(tissue.scale_yx), "area_mm2": area}
+
+
+def _sample(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    from napari_histoad.samples import SlidePlan, sample_job
+
+    path = yield from sample_job(args["path"], SlidePlan(args["size_px"], args.get("seed", 0)))
+    return {"path": str(path)}
+
+
+JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
+    "train": _train,
+    "map": _map,
+    "tissue": _tissue,
+    "sample": _sample,
+}
+
+
+class _Server:
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send = send
+        self._cancelled: set[int] = set()
+        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def listen(self) -> None:
+        """Read requests until the parent goes away; then there is nobody to work for."""
+        for line in sys.stdin:
+            message = json.loads(line)
+            if "cancel" in message:
+                self._cancelled.add(message["cancel"])
+            else:
+                self._requests.put(message)
+        os._exit(0)
+
+    def serve(self) -> None:
+        while True:
+            request = self._requests.get()
+            self._run(request["id"], request["job"], request.get("args", {}))
+
+    def _run(self, number: int, name: str, args: dict[str, Any]) -> None:
+        job = None
+        try:
+            if name not in JOBS:
+                raise SettingsError(f"there is no job named {name!r}", f"known are {', '.join(JOBS)}")
+            job = JOBS[name](args)
+            while True:
+                if number in self._cancelled:
+                    self._send({"id": number, "event": "cancelled"})
+                    return
+                try:
+                    progress = next(job)
+                except StopIteration as stop:
+                    self._send({"id": number, "event": "result", "result": stop.value})
+                    return
+                self._send({"id": number, "event": "progress", **_plain(progress)})
+        except HistoadError as err:
+            self._send({"id": number, "event": "error", "kind": type(err).__name__, "what": err.what, "remedy": err.remedy})
+        except Exception as err:  # noqa: BLE001 - the last line of defence: the user gets a sentence, the log the trace
+            import traceback
+
+            traceback.print_exc()
+            what = f"{name} failed unexpectedly ({type(err).__name__}: {str(err)[:200]})"
+            self._send({"id": number, "event": "error", "kind": "HistoadError", "what": what, "remedy": "see the terminal for details, and please report it"})
+        finally:
+            if job is not None:
+                job.close()
+
+
+def _plain(progress: Progress) -> dict[str, Any]:
+    preview = None
+    if progress.preview is not None:
+        buffer = io.BytesIO()
+        Image.fromarray(progress.preview).save(buffer, format="PNG")
+        preview = base64.b64encode(buffer.getvalue()).decode()
+    return {
+        "stage": progress.stage,
+        "done": progress.done,
+        "total": progress.total,
+        "unit": progress.unit,
+        "metrics": progress.metrics,
+        "updated": progress.updated,
+        "path": progress.path,
+        "preview": preview,
+    }
+
+
+def main() -> None:
+    """Serve until stdin closes."""
+    # Libraries that print must not garble the protocol: stdout becomes stderr, events keep the real one.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    lock = threading.Lock()
+
+    def send(event: dict[str, Any]) -> None:
+        with lock:
+            try:
+                out.write(json.dumps(event) + "\n")
+                out.flush()
+            except (BrokenPipeError, OSError):
+                os._exit(0)
+
+    server = _Server(send)
+    threading.Thread(target=server.listen, daemon=True).start()
+    import napari_histoad.engine  # noqa: F401 - warm up: the first click should not wait for torch
+
+    send({"id": 0, "event": "ready"})
+    server.serve()
+
+
+if __name__ == "__main__":
+    main()
