@@ -92,7 +92,7 @@ A `conv-32` VQ-VAE ({size:.1f} MB) so that **Compute anomaly map** works at the 
 
 | | |
 |---|---|
-| Trained on | 174 photographs of normal oral mucosa, H&E, 100x and 400x (Kaggle, "Histopathological imaging database for oral cancer analysis", CC0), and the tissue of `CMU-1-Small-Region.svs`, H&E skin at 0.5 µm/px (OpenSlide test data, CC0) |
+| Trained on | 174 photographs of normal oral mucosa, H&E, 100x and 400x (Kaggle oral histology, CC0), and the tissue of `CMU-1-Small-Region.svs`, H&E skin at 0.5 µm/px (OpenSlide test data, CC0) |
 | How | `tools/train_starter.py`, {steps} steps of 16 tiles, 256 px |
 | Used as | an encoder: without a trained detector, the mean and spread of its latents over a tile are compared with those of the slide's own tissue (robust Gaussian, squared Mahalanobis distance) |
 | Licence | BSD-3-Clause, as the package |

@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +23,6 @@ __all__ = ["COLORMAP", "display_range", "overlay", "score_histogram"]
 
 COLORMAP = "inferno"
 _OPACITY = 0.75
-_SMOOTH_CELLS = 1.5
 
 
 def display_range(source: AnomalyMap) -> tuple[float, float]:
@@ -83,16 +81,13 @@ def overlay(
 
 
 def _sample(source: AnomalyMap, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the map at the pixels of a picture of the whole slide, from the level that is just finer."""
-    ratio = source.info.slide_shape[0] / shape[0]
-    fits = [i for i in range(len(source.levels)) if source.geometry.scale(i) <= max(ratio, source.geometry.cell_l0)]
-    index = max(fits, default=0)
-    values = np.asarray(source.levels[index])
-    axes = [(np.arange(n) + 0.5) * full / n / source.geometry.scale(index) for n, full in zip(shape, source.info.slide_shape, strict=True)]
+    """Return the blended scores at the pixels of a picture of the whole slide."""
+    values = source.score_field()
+    axes = [
+        (np.arange(n) + 0.5) * full / n / source.geometry.cell_l0
+        for n, full in zip(shape, source.info.slide_shape, strict=True)
+    ]
     rows, columns = (np.minimum(a.astype(int), n - 1) for a, n in zip(axes, values.shape, strict=True))
-    smooth = ndimage.gaussian_filter(np.nan_to_num(values), _SMOOTH_CELLS)
-    weight = ndimage.gaussian_filter((~np.isnan(values)).astype(np.float32), _SMOOTH_CELLS)
-    values = np.where(np.isnan(values), np.float32(np.nan), smooth / np.maximum(weight, 1e-6))
     return values[np.ix_(rows, columns)]
 
 

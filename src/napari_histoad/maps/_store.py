@@ -114,6 +114,7 @@ class AnomalyMap:
         )
         self.calibration = Calibration(np.asarray(group["calibration"]))
         self._blocks: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
+        self._scores: dict[int, NDArray[np.float32]] = {}
 
     # -- life
 
@@ -351,19 +352,41 @@ class AnomalyMap:
         cells: NDArray[np.bool_] = mask[np.ix_(rows, columns)]
         return cells
 
-    def score_field(self) -> NDArray[np.float32]:
-        """Return the tile scores blended over the cells, (H, W) float32: what thresholds are applied to.
+    def score_field(self, box: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
+        """Return the tile scores blended over the cells: what is shown, and what thresholds are applied to.
 
         A cell's value is the weighted mean of the scores of the tiles that hold it, so it lives on the scale that
         the calibration speaks of.
+
+        Parameters
+        ----------
+        box : tuple[int, int, int, int], optional
+            (y0, x0, y1, x1) in finest cells; default the whole slide.
+
+        Returns
+        -------
+        (H, W) float32
+            NaN where nothing is scored.
         """
-        total, weight = np.zeros(self.geometry.shape, np.float32), np.zeros(self.geometry.shape, np.float32)
+        y0, x0, y1, x1 = (0, 0, *self.geometry.shape) if box is None else box
+        total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
         window, c = self.geometry.window(), self.geometry.cells_per_tile
-        for (y, x), score in zip(self._cells.tolist(), self.scores.tolist(), strict=True):
-            if score == score:
-                _add(total, weight, np.broadcast_to(np.float32(score), (c, c)), window, y, x)
-        seen = (weight > 0) & self._tissue_cells(0, 0, *self.geometry.shape)
+        near = np.flatnonzero((self._cells < (y1, x1)).all(axis=1) & (self._cells + c > (y0, x0)).all(axis=1))
+        for row, (y, x) in zip(near.tolist(), self._cells[near].tolist(), strict=True):
+            score = self._block_scores(row // BLOCK_TILES)[row % BLOCK_TILES]
+            if not np.isnan(score):
+                _add(total, weight, np.broadcast_to(score, (c, c)), window, y - y0, x - x0)
+        seen = (weight > 0) & self._tissue_cells(y0, x0, y1, x1)
         return np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
+
+    def _block_scores(self, block: int) -> NDArray[np.float32]:
+        known = self._scores.get(block)
+        if known is None:
+            rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
+            known = np.asarray(self._group["tiles/score"][rows])
+            if not np.isnan(known).all():  # written: it will not change again
+                self._scores[block] = known
+        return known
 
     # -- thresholds
 

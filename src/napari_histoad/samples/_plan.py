@@ -102,16 +102,20 @@ class SlidePlan:
     def normal(self) -> tuple[Region, ...]:
         """A few outlines of normal tissue, such as a user would draw."""
         rng = np.random.default_rng(self.salt("normal"))
-        side = min(1100.0, self.size_px / 6)
+        side = min(520.0, self.size_px / 12)
         regions: list[Region] = []
+        fatty = 0
         for _ in range(3000):
-            if len(regions) == 8:
+            if len(regions) == 14:
                 break
-            cy, cx = rng.uniform(0.12, 0.88, 2) * self.size_px
-            outline = _blob(cy, cx, side * float(rng.uniform(0.5, 0.8)), rng)
+            cy, cx = rng.uniform(0.1, 0.9, 2) * self.size_px
+            outline = _blob(cy, cx, side * float(rng.uniform(0.7, 1.1)), rng)
+            axis_y, axis_x = cy + np.linspace(-side, side, 9), cx + np.linspace(-side, side, 9)
+            is_fat = bool((self.fat(axis_y, axis_x) > 0).mean() > 0.3)
             taken = [region.geometry for region in (*self.planted, *regions)]
-            axis_y, axis_x = cy + np.linspace(-side, side, 9) * 0.6, cx + np.linspace(-side, side, 9) * 0.6
-            if self.tissue(axis_y, axis_x).mean() > 0.10 and all(outline.distance(other) > 20 for other in taken):
+            clear = all(outline.distance(other) > 20 for other in taken)
+            if self.tissue(axis_y, axis_x).min() > 0.0 and clear and not (is_fat and fatty >= 4):
+                fatty += is_fat
                 regions.append(Region(outline, "Normal"))
         return tuple(regions)
 

@@ -1,0 +1,275 @@
+"""What the panel does, without a window: it can be driven and tested with plain calls."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from platformdirs import user_config_path
+from psygnal import Signal
+
+from napari_histoad.errors import HistoadError, MissingMppError, RegionError, writing
+from napari_histoad.gui.worker_client import WorkerClient, progress_of
+from napari_histoad.jobs import Eta, Progress
+from napari_histoad.maps import AnomalyMap, export_geojson, export_png, write_report
+from napari_histoad.maps._regions import label_regions, measure_regions
+from napari_histoad.regions import write_geojson
+from napari_histoad.slide import check_mpp, open_slide
+from napari_histoad.tiles import TissueMask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
+
+__all__ = ["Controller", "Review", "output_folder"]
+
+
+@dataclass(frozen=True)
+class Review:
+    """A map at one threshold.
+
+    Attributes
+    ----------
+    labels : (H, W) uint32
+        Numbered regions over the finest cells.
+    regions : list of Region
+        Measured outlines.
+    rate : float
+        False-positive rate of the threshold.
+    flagged_tiles : float
+        Share of the slide's tiles at ``p ≤ rate``.
+    """
+
+    labels: Any
+    regions: list[Region]
+    rate: float
+    flagged_tiles: float
+
+
+def output_folder(slide: Slide) -> Path:
+    """Return where results of a slide go unless told otherwise: beside it, or at home if it lies on read-only media."""
+    beside = slide.path.parent
+    return (beside if os.access(beside, os.W_OK) else Path.home()) / "anomaly-maps"
+
+
+class Controller:
+    """State of one session and the jobs on it.
+
+    Signals are emitted on the thread that ``call_soon`` moves to.
+
+    Parameters
+    ----------
+    call_soon : callable
+        Takes a function and has it called on the GUI's thread.
+    """
+
+    progressed = Signal(Progress, float, object)
+    """A report, units per second, seconds left or None."""
+    tissue_found = Signal(object, float)
+    """TissueMask, area in mm²."""
+    trained = Signal(object)
+    """Path of the detector."""
+    map_started = Signal(object)
+    """AnomalyMap, still empty or half full."""
+    map_updated = Signal(tuple)
+    """Box of finest cells that changed."""
+    mapped = Signal(object)
+    """AnomalyMap, complete."""
+    failed = Signal(str)
+    """One line that says what and how to mend it."""
+    busy_changed = Signal(bool)
+    cancelled = Signal()
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], None]) -> None:
+        self._call_soon = call_soon
+        self.client = WorkerClient(lambda event: call_soon(lambda: self._on_event(event)))
+        self.slide: Slide | None = None
+        self.model: Path | None = None
+        self.map: AnomalyMap | None = None
+        self.out: Path | None = None
+        self._job = ""
+        self._field: Any = None
+        self._eta = Eta()
+
+    # -- what the user chooses
+
+    def choose_slide(self, slide: Slide | None) -> None:
+        """Work on another slide, or on none."""
+        if slide is not self.slide:
+            self.slide, self.map = slide, None
+            self.out = None if slide is None else output_folder(slide)
+            remembered = None if slide is None or slide.mpp is not None else _remembered_mpp(slide.path)
+            if remembered is not None:
+                self.set_mpp(remembered)
+
+    def set_mpp(self, mpp: float) -> None:
+        """Say the resolution of a slide that does not say it itself; remembered for the next time.
+
+        Raises
+        ------
+        SettingsError
+            If it is not plausible.
+        """
+        assert self.slide is not None
+        check_mpp(mpp, self.slide.path.name)
+        out = self.out
+        self.slide = open_slide(self.slide.path, mpp)
+        self.out = out
+        _remember_mpp(self.slide.path, mpp)
+
+    # -- jobs
+
+    def _submit(self, job: str, **args: Any) -> None:
+        slide = self._need_slide()
+        self._job, self._eta = job, Eta()
+        self.client.submit(job, {"slide": str(slide.path), "slide_mpp": slide.mpp, **args})
+        self.busy_changed.emit(True)
+
+    def _need_slide(self) -> Slide:
+        if self.slide is None:
+            raise HistoadError("no slide is open", "drop a slide on the window, or File > Open Sample > Anomaly mapping")
+        if self.slide.mpp is None:
+            raise MissingMppError(f"{self.slide.path.name} does not say how large its pixels are", "type its µm per pixel in step 1")
+        return self.slide
+
+    def find_tissue(self) -> None:
+        """Start to look for tissue; `tissue_found` follows."""
+        slide = self._need_slide()
+        out = self._work_folder() / f"{slide.name}.tissue.npy"
+        self._submit("tissue", out=str(out))
+
+    def train(self, regions: Sequence[Region], *, detector: str, settings: dict[str, Any]) -> None:
+        """Start to train on outlines of the open slide; `trained` follows.
+
+        Raises
+        ------
+        RegionError
+            If there are no outlines.
+        """
+        slide = self._need_slide()
+        if not regions:
+            raise RegionError("no normal tissue is outlined", "click Outline normal tissue and draw a few shapes")
+        folder = self._work_folder()
+        outlines = folder / f"{slide.name}.normal.geojson"
+        write_geojson(regions, outlines)
+        target = folder / f"{slide.name}.{detector}.safetensors"
+        self._submit("train", regions=str(outlines), out=str(target), detector=detector, settings=settings)
+
+    def compute_map(self, *, resume: bool = True) -> None:
+        """Start to map the open slide with the chosen detector; `map_started`, `map_updated` and `mapped` follow."""
+        folder = self._work_folder()
+        self.map = None
+        self._submit("map", out=str(folder), model=str(self.model) if self.model else None, resume=resume)
+
+    def cancel(self) -> None:
+        """Stop the job at hand; what is finished stays on disk."""
+        self.client.cancel()
+
+    def _work_folder(self) -> Path:
+        self._need_slide()
+        assert self.out is not None
+        with writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        return self.out
+
+    # -- events of the child
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            self._on_progress(progress_of(event))
+            return
+        self.busy_changed.emit(False)
+        if kind == "cancelled":
+            self.cancelled.emit()
+        elif kind == "died":
+            self.failed.emit(
+                f"the background process ended unexpectedly (code {event['code']}); click again to go on where it stopped, "
+                "and close other programs if memory ran out"
+            )
+        elif kind == "error":
+            self.failed.emit(f"{event['what']}; {event['remedy']}" if event["remedy"] else event["what"])
+        else:
+            self._on_result(event["result"])
+
+    def _on_progress(self, progress: Progress) -> None:
+        if self._job == "map" and progress.stage == "Mapping":
+            if self.map is None:
+                self.map = AnomalyMap.open(progress.path)
+                self.map_started.emit(self.map)
+            if progress.updated is not None:
+                self.map_updated.emit(progress.updated)
+        rate, left = self._eta.update(progress)
+        self.progressed.emit(progress, rate, left)
+
+    def _on_result(self, result: dict[str, Any]) -> None:
+        if self._job == "tissue":
+            mask = np.load(result["path"])
+            Path(result["path"]).unlink(missing_ok=True)
+            self.tissue_found.emit(TissueMask(mask, tuple(result["scale_yx"])), result["area_mm2"])
+        elif self._job == "train":
+            self.model = Path(result["path"])
+            self.trained.emit(self.model)
+        elif self._job == "map":
+            self.show(AnomalyMap.open(result["path"]))
+
+    # -- review
+
+    def show(self, finished: AnomalyMap) -> None:
+        """Review a finished map."""
+        self.map, self._field = finished, None
+        self.mapped.emit(finished)
+
+    def review(self, rate: float) -> Review:
+        """Return the regions of the finished map at a false-positive rate."""
+        assert self.map is not None
+        if self._field is None:  # the same for every threshold
+            self._field = self.map.score_field()
+        labels = label_regions(self.map, self._field, rate, None)
+        p_values = self.map.p_values
+        return Review(labels, measure_regions(self.map, labels), rate, float((p_values <= rate).mean()))
+
+    def save(self, rate: float) -> list[Path]:
+        """Write regions, picture and report beside the map, keep the threshold in it, and return the files."""
+        assert self.map is not None
+        assert self.slide is not None
+        assert self.out is not None
+        self.map.save_labels(rate)
+        name = self.slide.name
+        files = [self.out / f"{name}.anomalies.geojson", self.out / f"{name}.overlay.png", self.out / f"{name}.report.html"]
+        export_geojson(self.map, files[0], rate)
+        export_png(self.map, self.slide, files[1], rate=rate)
+        write_report([(self.map, self.slide)], files[2], rate=rate)
+        return files
+
+
+def _mpp_file() -> Path:
+    return user_config_path("napari-histoad") / "mpp.json"
+
+
+def _remembered_mpp(path: Path) -> float | None:
+    try:
+        value = json.loads(_mpp_file().read_text(encoding="utf-8")).get(str(path))
+    except (OSError, ValueError, AttributeError):
+        return None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _remember_mpp(path: Path, mpp: float) -> None:
+    file = _mpp_file()
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    known[str(path)] = mpp
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(known), encoding="utf-8")
+    except OSError:
+        return  # a convenience only: without it the user is asked again

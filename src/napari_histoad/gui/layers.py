@@ -1,0 +1,173 @@
+"""Slides, outlines and maps as napari layers: geometry and looks, no window.
+
+Layers of a slide with known resolution are in µm. napari puts the centre of pixel 0 at 0, so a layer of coarser
+pixels is shifted by half a coarse pixel less half a fine one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import matplotlib
+import numpy as np
+from napari.utils import Colormap, DirectLabelColormap
+
+from napari_histoad.maps._figures import COLORMAP, display_range
+from napari_histoad.regions import shapes_from_regions
+from napari_histoad.slide import pyramid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TissueMask
+
+__all__ = [
+    "Heatmap",
+    "anomaly_colormap",
+    "error_layer",
+    "heatmap_layers",
+    "labels_layer",
+    "pixel_size",
+    "regions_layer",
+    "slide_layer",
+    "tissue_layer",
+]
+
+_MAX_HEATMAP_PX = 4096
+_FLAG_COLOUR = "#00e5ff"
+
+
+def pixel_size(mpp: float | None) -> dict[str, Any]:
+    """Return ``scale`` and ``units`` of a layer in level-0 pixels."""
+    return {"scale": (1.0, 1.0)} if mpp is None else {"scale": (mpp, mpp), "units": ("um", "um")}
+
+
+def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
+    """Return a slide as multiscale layer data."""
+    metadata = {"histoad_slide": slide}
+    return pyramid(slide), {"name": slide.name, "multiscale": True, "rgb": True, "metadata": metadata, **pixel_size(slide.mpp)}, "image"
+
+
+def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colour: str) -> tuple[Any, dict[str, Any], str]:
+    """Return outlines as Shapes layer data in level-0 pixels."""
+    data, names = shapes_from_regions(regions)
+    looks = {
+        "name": name,
+        "shape_type": "polygon",
+        "edge_color": colour,
+        "face_color": f"{colour}22",
+        "edge_width": 6,
+        "ndim": 2,
+        "features": {"class": names},
+        **pixel_size(mpp),
+    }
+    return data, looks, "shapes"
+
+
+def anomaly_colormap() -> Colormap:
+    """Return inferno that fades in from transparent: normal tissue stays visible under the map."""
+    colours = matplotlib.colormaps[COLORMAP](np.linspace(0.15, 1, 256))
+    colours[:, 3] = np.clip(np.linspace(0, 2, 256), 0, 1)
+    return Colormap(colours, name="anomaly")
+
+
+class Heatmap:
+    """The blended scores of a map in one texture; filled in while the run goes on.
+
+    Attributes
+    ----------
+    values : (H, W) float32
+        Score; what is not scored has the lowest shown score, which is transparent.
+    """
+
+    def __init__(self, source: AnomalyMap) -> None:
+        self.source = source
+        shapes = source.geometry.level_shapes()
+        self.level = next((i for i, s in enumerate(shapes) if max(s) <= _MAX_HEATMAP_PX), len(shapes) - 1)
+        self.limits = display_range(source)
+        self.values = np.full(shapes[self.level], self.limits[0], np.float32)
+        self.update((0, 0, *source.geometry.shape))
+
+    def update(self, box: tuple[int, int, int, int]) -> None:
+        """Read again what changed on disk: a box (y0, x0, y1, x1) of finest cells."""
+        f, (height, width) = 2**self.level, self.source.geometry.shape
+        y0, x0, y1, x1 = box[0] // f, box[1] // f, -(-box[2] // f), -(-box[3] // f)
+        part = self.source.score_field((y0 * f, x0 * f, min(y1 * f, height), min(x1 * f, width)))[::f, ::f]
+        self.values[y0:y1, x0:x1] = np.where(np.isnan(part), self.limits[0], part)
+
+    def layer(self) -> tuple[Any, dict[str, Any], str]:
+        """Return the heatmap as image layer data."""
+        geometry, mpp = self.source.geometry, self.source.info.slide_mpp
+        looks = {
+            "name": f"Anomaly map of {self.source.info.slide}",
+            "colormap": anomaly_colormap(),
+            "contrast_limits": self.limits,
+            "opacity": 0.75,
+            "blending": "translucent",
+            "interpolation2d": "linear",
+            "scale": (geometry.scale(self.level) * mpp,) * 2,
+            "translate": (geometry.translate(self.level) * mpp,) * 2,
+            "units": ("um", "um"),
+            "metadata": {"histoad_map": str(self.source.path)},
+        }
+        return self.values, looks, "image"
+
+
+def error_layer(source: AnomalyMap) -> tuple[Any, dict[str, Any], str]:
+    """Return the stored pyramid of error maps, finer than the tiles, as hidden image layer data."""
+    geometry, mpp = source.geometry, source.info.slide_mpp
+    levels = [da.from_zarr(level) for level in source.levels]
+    coarsest = np.asarray(source.levels[-1])
+    seen = coarsest[~np.isnan(coarsest)]
+    top = float(np.quantile(seen, 0.99)) if len(seen) else 1.0
+    looks = {
+        "name": f"Error map of {source.info.slide}",
+        "colormap": "inferno",
+        "contrast_limits": (0.0, max(top, 1e-9)),
+        "blending": "translucent",
+        "visible": False,
+        "multiscale": len(levels) > 1,
+        "scale": (geometry.scale(0) * mpp,) * 2,
+        "translate": (geometry.translate(0) * mpp,) * 2,
+        "units": ("um", "um"),
+        "metadata": {"histoad_map": str(source.path)},
+    }
+    return levels if len(levels) > 1 else levels[0], looks, "image"
+
+
+def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, dict[str, Any], str]:
+    """Return flagged regions as a Labels layer drawn as outlines."""
+    geometry, mpp = source.geometry, source.info.slide_mpp
+    looks = {
+        "name": f"Flagged regions of {source.info.slide}",
+        "opacity": 1.0,
+        "colormap": DirectLabelColormap(color_dict={0: "transparent", None: _FLAG_COLOUR}),
+        "scale": (geometry.scale(0) * mpp,) * 2,
+        "translate": (geometry.translate(0) * mpp,) * 2,
+        "units": ("um", "um"),
+        "metadata": {"histoad_map": str(source.path)},
+    }
+    return labels, looks, "labels"
+
+
+def heatmap_layers(source: AnomalyMap, rate: float = 0.01) -> list[tuple[Any, dict[str, Any], str]]:
+    """Return heatmap and flagged regions of a finished map."""
+    return [error_layer(source), Heatmap(source).layer(), labels_layer(source, source.flag(rate))]
+
+
+def tissue_layer(tissue: TissueMask, mpp: float, name: str) -> tuple[Any, dict[str, Any], str]:
+    """Return the tissue mask as a Labels layer drawn as an outline."""
+    looks = {
+        "name": f"Tissue of {name}",
+        "opacity": 0.9,
+        "scale": tuple(s * mpp for s in tissue.scale_yx),
+        "translate": tuple((s - 1) / 2 * mpp for s in tissue.scale_yx),
+        "units": ("um", "um"),
+    }
+    return tissue.mask.astype(np.uint8) * 3, looks, "labels"

@@ -1,0 +1,454 @@
+"""The guided panel: slide → tissue → normal → map → review. Widgets only; `Controller` does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
+from napari.layers import Image, Labels, Shapes
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QProgressBar,
+    QScrollArea,
+    QSizePolicy,
+    QSlider,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_histoad.errors import HistoadError
+from napari_histoad.gui.controller import Controller
+from napari_histoad.gui.layers import Heatmap, error_layer, labels_layer, pixel_size, tissue_layer
+from napari_histoad.gui.reader import NORMAL_NAME
+from napari_histoad.jobs import format_seconds
+from napari_histoad.regions import regions_from_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+    from napari_histoad.jobs import Progress
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TissueMask
+
+__all__ = ["AnomalyPanel"]
+
+SELF = "Learn normal from this slide"
+_SELF_HINT = "No training: what is common on this slide counts as normal, what is rare stands out."
+_HIGHEST_RATE, _SLIDER_STEPS = 0.25, 1000
+_REFRESH_MS = 200
+
+
+class _Bridge(QObject):
+    """Moves calls from the reading thread to the GUI's."""
+
+    called = Signal(object)
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self.called.connect(lambda function: function(), Qt.ConnectionType.QueuedConnection)
+
+
+class AnomalyPanel(QWidget):
+    """*Plugins > Anomaly mapping*.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self._bridge = _Bridge(self)
+        self.controller = Controller(self._bridge.called.emit)
+        self._heatmap: Heatmap | None = None
+        self._heat_layer: Image | None = None
+        self._labels: Labels | None = None
+        self._regions: list[Region] = []
+        self._build()
+        self._connect()
+        self._refresh_timer = QTimer(self)
+        self._refresh_timer.setSingleShot(True)
+        self._refresh_timer.timeout.connect(self._draw_heatmap)
+        self._review_timer = QTimer(self)
+        self._review_timer.setSingleShot(True)
+        self._review_timer.timeout.connect(self._draw_review)
+        self.controller.client.start()  # torch loads while the user looks around
+        self._on_layers()
+
+    # -- widgets
+
+    def _build(self) -> None:
+        body = QWidget()
+        steps = QVBoxLayout(body)
+        steps.setContentsMargins(4, 4, 4, 4)
+        self.slide_box = ComboBox(choices=self._slide_choices, nullable=True, tooltip="The slide to work on")
+        self.slide_info = _words("Drop a slide on the window, or use File > Open Sample > Anomaly mapping.")
+        self.mpp_box = FloatSpinBox(value=0.25, min=0.05, max=20, step=0.01, tooltip="µm per level-0 pixel")
+        self.mpp_button = PushButton(text="Set")
+        self.mpp_row = _row(QLabel("µm per pixel"), self.mpp_box.native, self.mpp_button.native)
+        steps.addWidget(_group("1 · Slide", self.slide_box.native, self.slide_info, self.mpp_row))
+        self.tissue_button = PushButton(text="Show tissue", tooltip="Outline what is taken for tissue; the rest is never looked at")
+        self.tissue_info = _words("")
+        steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.tissue_info))
+        self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
+        self.method_box = ComboBox(choices=["vqvae", "colour"], value="vqvae", tooltip="vqvae: morphology; colour: a baseline")
+        self.steps_box = SpinBox(value=500, min=20, max=100_000, step=100, tooltip="Most training steps; stops early by itself")
+        self.train_button = PushButton(text="Train", tooltip="Learn from the outlined tissue")
+        self.train_info = _words("")
+        self.preview = QLabel()
+        self.preview.setVisible(False)
+        self.preview.setToolTip("Tiles, and below them what the network makes of them")
+        form = QFormLayout()
+        form.addRow("Method", self.method_box.native)
+        form.addRow("Steps", self.steps_box.native)
+        steps.addWidget(
+            _group("3 · Normal", self.outline_button.native, form, self.train_button.native, self.train_info, self.preview)
+        )
+        self.model_box = ComboBox(choices=[SELF], value=SELF, tooltip="What tells normal from anomalous")
+        self.model_hint = _words(_SELF_HINT)
+        self.model_file = FileEdit(mode="r", filter="*.safetensors", tooltip="Open a trained detector")
+        self.model_file.choose_btn.text = "Open…"
+        self.resume_box = CheckBox(value=True, text="Go on with an unfinished map")
+        self.map_button = PushButton(text="Compute anomaly map")
+        self.map_button.native.setStyleSheet("font-weight: bold; padding: 6px;")
+        detector = QFormLayout()
+        detector.addRow("Detector", self.model_box.native)
+        detector.addRow("File", self.model_file.native)
+        steps.addWidget(_group("4 · Map", detector, self.model_hint, self.resume_box.native, self.map_button.native))
+        self.rate_slider = QSlider(Qt.Orientation.Horizontal)
+        self.rate_slider.setRange(0, _SLIDER_STEPS)
+        self.rate_slider.setToolTip("How many normal tiles may be flagged by mistake")
+        self.rate_info = _words("Compute a map first.")
+        self.region_list = QListWidget()
+        self.region_list.setMaximumHeight(130)
+        self.region_list.setToolTip("Click to go there")
+        self.save_button = PushButton(text="Save regions, picture and report")
+        self.review_group = _group("5 · Review", self.rate_slider, self.rate_info, self.region_list, self.save_button.native)
+        steps.addWidget(self.review_group)
+        steps.addStretch(1)
+        self.scroll = scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
+        scroll.setWidget(body)
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress_info = _words("")
+        self.cancel_button = PushButton(text="Cancel")
+        self.progress_row = QWidget()
+        bottom = QVBoxLayout(self.progress_row)
+        bottom.setContentsMargins(4, 0, 4, 4)
+        bottom.addWidget(self.progress_info)
+        bottom.addWidget(_row(self.progress, self.cancel_button.native))
+        self.progress_row.setVisible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scroll, 1)
+        layout.addWidget(self.progress_row)
+        self.setMinimumWidth(340)
+
+    def _connect(self) -> None:
+        self.viewer.layers.events.inserted.connect(self._on_layers)
+        self.viewer.layers.events.removed.connect(self._on_layers)
+        self.slide_box.changed.connect(self._on_slide)
+        self.mpp_button.changed.connect(self._guarded(self._on_mpp))
+        self.tissue_button.changed.connect(self._guarded(self.controller.find_tissue))
+        self.outline_button.changed.connect(self._guarded(self._on_outline))
+        self.train_button.changed.connect(self._guarded(self._on_train))
+        self.model_file.changed.connect(self._guarded(self._on_model_file))
+        self.model_box.changed.connect(self._on_model)
+        self.map_button.changed.connect(self._guarded(self._on_map))
+        self.cancel_button.changed.connect(self.controller.cancel)
+        self.rate_slider.valueChanged.connect(lambda _: self._review_timer.start(_REFRESH_MS // 2))
+        self.region_list.currentRowChanged.connect(self._on_region)
+        self.save_button.changed.connect(self._guarded(self._on_save))
+        c = self.controller
+        c.progressed.connect(self._on_progress)
+        c.tissue_found.connect(self._on_tissue)
+        c.trained.connect(self._on_trained)
+        c.map_started.connect(self._on_map_started)
+        c.map_updated.connect(self._on_map_updated)
+        c.mapped.connect(self._on_mapped)
+        c.failed.connect(self._on_failed)
+        c.busy_changed.connect(self._on_busy)
+        c.cancelled.connect(lambda: show_info("Cancelled. What was finished is kept: click again to go on."))
+
+    def _guarded(self, action: Callable[[], object]) -> Callable[..., None]:
+        """Return a slot that turns an error into a notification with its remedy."""
+
+        def slot(*_: object) -> None:
+            try:
+                action()
+            except HistoadError as err:
+                self._on_failed(str(err))
+
+        return slot
+
+    # -- 1 slide
+
+    def _slide_choices(self, _: object = None) -> list[tuple[str, Layer]]:
+        return [(layer.name, layer) for layer in self.viewer.layers if "histoad_slide" in layer.metadata]
+
+    def _on_layers(self, _: object = None) -> None:
+        before = self.slide_box.value
+        self.slide_box.reset_choices()
+        if self.slide_box.value is None and (choices := self._slide_choices()):
+            self.slide_box.value = choices[-1][1]
+        if self.slide_box.value is not before or before is None:
+            self._on_slide()
+
+    def _on_slide(self, _: object = None) -> None:
+        layer = self.slide_box.value
+        self.controller.choose_slide(None if layer is None else layer.metadata["histoad_slide"])
+        self._show_slide(self.controller.slide)
+
+    def _show_slide(self, slide: Slide | None) -> None:
+        for widget in (self.tissue_button, self.outline_button, self.train_button, self.map_button, self.method_box):
+            widget.enabled = slide is not None and not self.controller.client.busy
+        self.mpp_row.setVisible(slide is not None and slide.file_mpp is None)
+        self.review_group.setEnabled(self.controller.map is not None and self.controller.map.info.complete)
+        if slide is None:
+            self.slide_info.setText("Drop a slide on the window, or use File > Open Sample > Anomaly mapping.")
+            return
+        h, w = slide.shape
+        size = f"{w:,} × {h:,} px" + (f", {w * slide.mpp / 1000:.1f} × {h * slide.mpp / 1000:.1f} mm" if slide.mpp else "")
+        mpp = f"{slide.mpp:.4g} µm per pixel" if slide.mpp else "<b>resolution unknown: type it below</b>"
+        self.slide_info.setText(f"{slide.format}<br>{size}<br>{mpp}")
+
+    def _on_mpp(self) -> None:
+        layer = self.slide_box.value
+        if layer is None:
+            return
+        self.controller.set_mpp(self.mpp_box.value)
+        slide = self.controller.slide
+        assert slide is not None
+        layer.metadata["histoad_slide"] = slide
+        looks = pixel_size(slide.mpp)
+        layer.scale, layer.units = looks["scale"], looks["units"]
+        self._show_slide(slide)
+        self.viewer.reset_view()
+
+    # -- 2 tissue
+
+    def _on_tissue(self, tissue: TissueMask, area_mm2: float) -> None:
+        slide = self.controller.slide
+        if slide is None or slide.mpp is None:
+            return
+        data, looks, _ = tissue_layer(tissue, slide.mpp, slide.name)
+        self._replace(Labels(data, **looks)).contour = 2
+        share = 100 * tissue.mask.mean()
+        self.tissue_info.setText(f"{area_mm2:.2f} mm² of tissue, {share:.0f}% of the slide")
+
+    # -- 3 normal
+
+    def _normal_layer(self) -> Shapes | None:
+        return next((y for y in self.viewer.layers if isinstance(y, Shapes) and y.name == NORMAL_NAME), None)
+
+    def _on_outline(self) -> None:
+        slide = self.controller.slide
+        layer = self._normal_layer()
+        if layer is None:
+            looks = pixel_size(None if slide is None else slide.mpp)
+            layer = Shapes(name=NORMAL_NAME, ndim=2, edge_color="#1e90ff", face_color="#1e90ff22", edge_width=6, **looks)
+            self.viewer.add_layer(layer)
+        self.viewer.layers.selection.active = layer
+        layer.mode = "add_polygon_lasso"
+        self.train_info.setText("Draw around normal tissue; a few different places are best. Then click Train.")
+
+    def normal_regions(self) -> list[Region]:
+        """Return the outlines of normal tissue in level-0 pixels of the slide."""
+        layer, slide_layer = self._normal_layer(), self.slide_box.value
+        if layer is None or slide_layer is None:
+            return []
+        # Through world coordinates: the outlines may have been drawn in a layer with another scale.
+        data = [np.array([slide_layer.world_to_data(layer.data_to_world(v)) for v in shape]) for shape in layer.data]
+        return regions_from_shapes(data, list(layer.shape_type), "Normal")
+
+    def _on_train(self) -> None:
+        settings = {"max_steps": self.steps_box.value} if self.method_box.value == "vqvae" else {}
+        self.preview.setVisible(False)
+        self.controller.train(self.normal_regions(), detector=self.method_box.value, settings=settings)
+
+    def _on_trained(self, path: Path) -> None:
+        self.train_info.setText(f"Trained, saved as {path.name}.")
+        self._offer_model(path)
+
+    # -- 4 map
+
+    def _offer_model(self, path: Path) -> None:
+        if path.name not in self.model_box.choices:
+            self.model_box.choices = [SELF, *[c for c in self.model_box.choices if c != SELF], path.name]
+        self.controller.model = path
+        self.model_box.value = path.name
+        self._models = {**getattr(self, "_models", {}), path.name: path}
+        self._on_model()
+
+    def _on_model_file(self) -> None:
+        path = Path(self.model_file.value)
+        if path.suffix == ".safetensors" and path.is_file():
+            self._offer_model(path)
+
+    def _on_model(self, _: object = None) -> None:
+        chosen = self.model_box.value
+        self.controller.model = getattr(self, "_models", {}).get(chosen)
+        self.model_hint.setText(_SELF_HINT if chosen == SELF else f"Scores are compared with held-out normal tiles of {chosen}.")
+
+    def _on_map(self) -> None:
+        self.controller.compute_map(resume=self.resume_box.value)
+
+    def _on_map_started(self, source: AnomalyMap) -> None:
+        self._heatmap = Heatmap(source)
+        data, looks, _ = self._heatmap.layer()
+        self._heat_layer = self._replace(Image(data, **looks))
+
+    def _on_map_updated(self, box: tuple[int, int, int, int]) -> None:
+        if self._heatmap is not None:
+            self._heatmap.update(box)
+            if not self._refresh_timer.isActive():
+                self._refresh_timer.start(_REFRESH_MS)
+
+    def _draw_heatmap(self) -> None:
+        if self._heat_layer in self.viewer.layers:
+            self._heat_layer.refresh()
+
+    def _on_mapped(self, source: AnomalyMap) -> None:
+        data, looks, _ = error_layer(source)
+        self._replace(Image(data, **looks))
+        self._on_map_started(source)  # once more, with the contrast of the whole
+        self.review_group.setEnabled(True)
+        lowest = source.calibration.smallest_rate
+        self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, _SLIDER_STEPS + 1)
+        self.rate_slider.setValue(int(np.searchsorted(self._rates, max(0.01, lowest))))
+        self._draw_review()
+        QTimer.singleShot(_REFRESH_MS, lambda: self.scroll.ensureWidgetVisible(self.save_button.native))
+
+    # -- 5 review
+
+    def rate(self) -> float:
+        """Return the chosen false-positive rate."""
+        return float(self._rates[self.rate_slider.value()])
+
+    def _draw_review(self) -> None:
+        source = self.controller.map
+        if source is None or not source.info.complete:
+            return
+        review = self.controller.review(self.rate())
+        if self._labels is None or self._labels not in self.viewer.layers or self._labels.metadata["histoad_map"] != str(source.path):
+            data, looks, _ = labels_layer(source, review.labels)
+            self._labels = self._replace(Labels(data, **looks))
+            self._labels.contour = 1
+        else:
+            self._labels.data = review.labels
+        self._regions = review.regions
+        area = sum(r.measurements["Area mm²"] for r in review.regions)
+        self.rate_info.setText(
+            f"Flag what at most <b>{review.rate:.2%}</b> of normal tiles exceed (p ≤ {review.rate:.3g}).<br>"
+            f"{len(review.regions)} regions, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
+        )
+        self.region_list.clear()
+        for number, region in enumerate(review.regions, start=1):
+            m = region.measurements
+            self.region_list.addItem(f"{number}.  {m['Area mm²']:.3f} mm²   score {m.get('Mean score', 0):.3g}   p ≥ {m.get('Min p-value', 1):.2g}")
+
+    def _on_region(self, row: int) -> None:
+        slide = self.controller.slide
+        if not 0 <= row < len(self._regions) or slide is None or slide.mpp is None:
+            return
+        y0, x0, y1, x1 = (v * slide.mpp for v in self._regions[row].geometry.bounds)
+        self.viewer.camera.center = ((y0 + y1) / 2, (x0 + x1) / 2)
+        window = self.window().size()
+        self.viewer.camera.zoom = 0.4 * min(window.width(), window.height()) / max(y1 - y0, x1 - x0, 1.0)
+
+    def _on_save(self) -> None:
+        files = self.controller.save(self.rate())
+        show_info(f"Saved in {files[0].parent}: {', '.join(f.name for f in files)}")
+
+    # -- progress
+
+    def _on_progress(self, progress: Progress, rate: float, left: float | None) -> None:
+        self.progress.setRange(0, progress.total)
+        self.progress.setValue(progress.done)
+        words = f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
+        if rate:
+            words += f" · {rate:.0f}/s" if rate >= 10 else f" · {rate:.1f}/s"
+        if left is not None:
+            words += f" · {format_seconds(left)} left"
+        self.progress_info.setText(words)
+        if progress.stage == "Training" and progress.metrics:
+            names = {"reconstruction": "loss", "held-out loss": "held-out", "perplexity": "perplexity"}
+            shown = [f"{title} {progress.metrics[key]:.3g}" for key, title in names.items() if key in progress.metrics]
+            self.train_info.setText(" · ".join(shown))
+        if progress.preview is not None:
+            self._show_preview(progress.preview)
+
+    def _show_preview(self, image: Any) -> None:
+        image = np.ascontiguousarray(image)
+        h, w = image.shape[:2]
+        picture = QPixmap.fromImage(QImage(image.data, w, h, 3 * w, QImage.Format.Format_RGB888))
+        width = max(200, self.width() - 50)
+        self.preview.setPixmap(picture.scaledToWidth(width, Qt.TransformationMode.SmoothTransformation))
+        self.preview.setVisible(True)
+
+    def _on_busy(self, busy: bool) -> None:  # noqa: FBT001 - a slot takes what its signal sends
+        self.progress_row.setVisible(busy)
+        if busy:
+            self.progress.setRange(0, 0)
+            self.progress_info.setText("Starting …")
+        self._show_slide(self.controller.slide)
+
+    def _on_failed(self, words: str) -> None:
+        show_error(words)
+
+    # -- life
+
+    def _replace(self, layer: Any) -> Any:
+        """Put a layer in the place of the one of the same name."""
+        for old in [y for y in self.viewer.layers if y.name == layer.name]:
+            self.viewer.layers.remove(old)
+        return self.viewer.add_layer(layer)
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """End the background process with the panel."""
+        self.controller.client.close()
+        super().closeEvent(event)
+
+
+def _words(text: str) -> QLabel:
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    return label
+
+
+def _row(*widgets: QWidget) -> QWidget:
+    holder = QWidget()
+    layout = QHBoxLayout(holder)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return holder
+
+
+def _group(title: str, *parts: Any) -> QGroupBox:
+    group = QGroupBox(title)
+    layout = QVBoxLayout(group)
+    layout.setContentsMargins(8, 8, 8, 8)
+    layout.setSpacing(6)
+    for part in parts:
+        (layout.addWidget if isinstance(part, QWidget) else layout.addLayout)(part)
+    return group
