@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gaussian"]
 
-_KEPT = 0.75
+_KEPT = 0.9
 _ROUNDS = 5
 
 
@@ -35,8 +35,9 @@ class Gaussian:
     def fit(self, features: NDArray[np.float32], *, robust: bool = False) -> None:
         """Fit to features (N, D) of normals.
 
-        With ``robust``, the three quarters that lie closest decide, found by concentration steps as in FAST-MCD
-        (Rousseeuw & Van Driessen 1999), started from coordinate-wise medians.
+        With ``robust``, the nine tenths that lie closest decide, found by concentration steps as in FAST-MCD
+        (Rousseeuw & Van Driessen 1999), started from coordinate-wise medians. Keeping fewer would shed whole kinds of
+        normal tissue: with three quarters, the fat of the sample slide counts as anomalous (AUROC 0.65 instead of 0.99).
         """
         x = features.astype(np.float64)
         if robust and len(x) >= 8:

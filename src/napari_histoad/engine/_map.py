@@ -97,6 +97,7 @@ def map_job(
     settings = detector.settings
     yield Progress("Finding tissue", 0, 1, "slides")
     tissue = find_tissue(slide)
+    yield Progress("Finding tissue", 1, 1, "slides")
     grid = TileGrid.cover(
         slide.shape,
         slide_mpp,
@@ -163,7 +164,7 @@ def map_job(
         yield Progress("Outlining", 0, 1, "steps", path=str(target))
         result.save_labels(DEFAULT_RATE)
         result.finish()
-    yield Progress("Mapping", len(grid), len(grid), path=str(target))
+        yield Progress("Outlining", 1, 1, "steps", path=str(target))
     return result
 
 

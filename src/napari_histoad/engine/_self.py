@@ -41,6 +41,7 @@ def self_detector_job(slide: Slide, *, mpp: float | None = None, device: str = "
     slide_mpp = slide.require_mpp()
     yield Progress("Finding tissue", 0, 1, "slides")
     tissue = find_tissue(slide)
+    yield Progress("Finding tissue", 1, 1, "slides")
     starter = starter_path()
     wanted = max(mpp or 0.5, slide_mpp)
     detector = load_detector(starter, error="mahalanobis", mpp=wanted)

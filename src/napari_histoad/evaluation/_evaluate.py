@@ -40,7 +40,8 @@ class Evaluation:
     false_positive_rate, sensitivity, f1 : float
         Of tiles, at that threshold.
     tiles, anomalous_tiles : int
-        Tiles counted; those that an outline covers in part (0 to 50%) are left out.
+        Tiles counted. A tile is anomalous if outlines cover half of it, or if it holds half of an outline; tiles
+        that an outline merely touches are left out.
     lesions, lesions_found : int or None
         Outlines, and those touched by a flagged region.
     froc : float or None
@@ -109,10 +110,11 @@ def evaluate(
     lesions = _without_holes(given)
     scores = result.scores.astype(np.float64)
     cover = coverage(result.boxes, lesions)
-    use = ~np.isnan(scores) & ((cover == 0) | (cover >= ANOMALOUS_COVER))
+    anomalous = (cover >= ANOMALOUS_COVER) | _holds_a_lesion(result, lesions)
+    use = ~np.isnan(scores) & ((cover == 0) | anomalous)
     if exclude:
         use &= coverage(result.boxes, exclude) == 0
-    labels = cover[use] >= ANOMALOUS_COVER
+    labels = anomalous[use]
     _check(labels, result.info.slide)
     blocks = result.origins[use] // int(max(8 * result.info.tile_l0, 1))
     found = _lesions_found(result, lesions, rate)
@@ -176,6 +178,16 @@ def _without_holes(regions: Sequence[Region]) -> list[Region]:
     if not kept:
         raise RegionError("the truth holds no anomalous region", "outline the anomalies and class them other than Normal")
     return kept
+
+
+def _holds_a_lesion(result: AnomalyMap, lesions: Sequence[Region]) -> NDArray[np.bool_]:
+    """Return which tiles hold half of an outline or more: one smaller than a tile cannot cover half of it."""
+    holds = np.zeros(len(result), bool)
+    tile_area = result.info.tile_l0**2
+    for lesion in lesions:
+        if lesion.geometry.area < tile_area:
+            holds |= coverage(result.boxes, [lesion]) * tile_area >= ANOMALOUS_COVER * lesion.geometry.area
+    return holds
 
 
 def _check(labels: NDArray[np.bool_], name: str) -> None:

@@ -1,0 +1,83 @@
+"""Slides are written by fixtures; nothing is downloaded. Real slides are used where HISTOAD_DATA has them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_histoad.samples import SlidePlan, write_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SAMPLE_PX = 2048
+
+
+@dataclass(frozen=True)
+class Sample:
+    path: Path
+    plan: SlidePlan
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Sample:
+    """A small sample slide with its plan."""
+    path = write_sample(tmp_path_factory.mktemp("sample") / "sample.tif", SAMPLE_PX)
+    return Sample(path, SlidePlan(SAMPLE_PX))
+
+
+@pytest.fixture(scope="session")
+def detector_file(sample, tmp_path_factory) -> Path:
+    """A small VQ-VAE, briefly trained on the sample's normal outlines."""
+    from napari_histoad import train
+
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    train(sample.path, path, normal=sample.plan.normal, tile_px=64, max_steps=30, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="session")
+def map_folder(sample, detector_file, tmp_path_factory) -> Path:
+    """The finished map of the sample slide."""
+    from napari_histoad import map_slide
+
+    out = tmp_path_factory.mktemp("maps")
+    return map_slide(sample.path, out, model=detector_file, stride_px=64, device="cpu").path
+
+
+@pytest.fixture
+def write_tiff(tmp_path) -> Callable[..., Path]:
+    """Return a function that writes a tiled RGB TIFF."""
+
+    def write(image, name="slide.tif", tile=(64, 64), mpp=0.5, levels=1, compression=None, **options) -> Path:
+        path = tmp_path / name
+        if mpp is not None:
+            options |= {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+        with tifffile.TiffWriter(path) as tif:
+            for level in range(levels):
+                part = np.ascontiguousarray(image[:: 2**level, :: 2**level])
+                tif.write(part, tile=tile, photometric="rgb", compression=compression, subfiletype=int(level > 0), metadata=None, **options)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder of real slides; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("HISTOAD_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "slides").is_dir():
+        pytest.skip("no real slides: set HISTOAD_DATA to their folder")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_config(tmp_path_factory, monkeypatch):
+    """Keep what is remembered between sessions out of the user's own folders."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))

@@ -1,0 +1,130 @@
+"""What every registered detector keeps; a new one is tested by being registered."""
+
+import numpy as np
+import pytest
+import torch
+
+from napari_histoad.calibration import Calibration
+from napari_histoad.detectors import create_detector, detector_class, detector_names, load_detector, save_detector
+from napari_histoad.errors import BundleError, SettingsError
+
+SIDE = 64
+
+
+def _tiles(n, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(120, 230, (n, 8, 8, 3))
+    return coarse.repeat(8, 1).repeat(8, 2).astype(np.uint8)
+
+
+def _fitted(name):
+    torch.manual_seed(0)
+    detector = create_detector(name, tile_px=SIDE)
+    images = _tiles(40)
+    detector.prepare(images)
+    if detector.network is not None:
+        detector.network.train()
+        optimizer = detector.optimizer()
+        for step in range(3):
+            losses = detector.losses(torch.from_numpy(images[step * 8 : step * 8 + 8]))
+            optimizer.zero_grad()
+            losses["loss"].backward()
+            optimizer.step()
+        detector.network.eval()
+    detector.fit(images)
+    return detector
+
+
+@pytest.fixture(scope="module", params=detector_names())
+def detector(request):
+    return _fitted(request.param)
+
+
+def _score(detector, images):
+    with torch.inference_mode():
+        return detector.score(torch.from_numpy(images))
+
+
+def test_scores_have_their_shapes(detector):
+    result = _score(detector, _tiles(5, seed=1))
+    assert result.score.shape == (5,)
+    assert result.score.dtype == torch.float32
+    assert result.score.isfinite().all()
+    if result.error_map is not None:
+        assert result.error_map.ndim == 3
+        assert len(result.error_map) == 5
+    if result.reconstruction is not None:
+        assert result.reconstruction.shape == (5, 3, SIDE, SIDE)
+
+
+def test_a_tile_scores_the_same_in_any_company(detector):
+    images = _tiles(6, seed=2)
+    together = _score(detector, images).score
+    alone = torch.cat([_score(detector, images[i : i + 1]).score for i in range(6)])
+    assert torch.allclose(together, alone, rtol=1e-3, atol=1e-6)
+
+
+def test_noise_is_more_anomalous_than_normal_tiles(detector):
+    noise = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
+    assert _score(detector, noise).score.min() > _score(detector, _tiles(20)).score.median()
+
+
+def test_saved_and_loaded_it_scores_the_same(detector, tmp_path):
+    images = _tiles(6, seed=3)
+    before = _score(detector, images).score
+    detector.calibration = Calibration.from_scores(np.linspace(0, 1, 30))
+    detector.trained_on = ("slide.svs",)
+    path = save_detector(detector, tmp_path / "d.safetensors")
+    again = load_detector(path)
+    assert torch.equal(_score(again, images).score, before)
+    assert np.array_equal(again.calibration.scores, detector.calibration.scores)
+    assert again.trained_on == ("slide.svs",)
+    assert again.settings == detector.settings
+    assert [p.name for p in tmp_path.iterdir()] == ["d.safetensors"]
+
+
+def test_robust_fits_bear_a_few_anomalies(detector):
+    if detector.network is not None:
+        pytest.skip("its scores come from the network")
+    mixed = np.concatenate([_tiles(60), 255 - _tiles(4, seed=9) // 2])
+    plain, robust = (create_detector(detector.name, tile_px=SIDE) for _ in range(2))
+    plain.fit(mixed)
+    robust.fit(mixed, robust=True)
+    ratio = [float((_score(d, mixed[60:]).score.mean() / _score(d, mixed[:60]).score.mean())) for d in (plain, robust)]
+    assert ratio[1] > ratio[0]
+
+
+def test_names_have_titles_and_strangers_are_refused():
+    assert all(detector_class(name).title for name in detector_names())
+    with pytest.raises(SettingsError, match="known are vqvae, colour"):
+        detector_class("vqvea")
+
+
+@pytest.mark.parametrize("settings", [{"tile_px": 7}, {"no_such": 1}, {"mpp": 99}, {"tile_px": "wide"}])
+def test_bad_settings_are_explained(settings):
+    with pytest.raises(SettingsError, match=next(iter(settings))):
+        create_detector("vqvae", **settings)
+
+
+def test_an_untrained_detector_is_not_saved(tmp_path):
+    with pytest.raises(BundleError, match="not been trained"):
+        save_detector(create_detector("colour"), tmp_path / "d.safetensors")
+
+
+@pytest.mark.parametrize("error", ["mean", "top_k", "p99", "ssim", "mahalanobis"])
+def test_every_kind_of_error_scores_noise_higher(error):
+    detector = _fitted("vqvae")
+    detector.settings = detector.settings.model_copy(update={"error": error})
+    noise = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
+    assert _score(detector, noise).score.mean() > _score(detector, _tiles(20)).score.mean()
+
+
+def test_the_latent_error_is_the_distance_to_the_code():
+    detector = _fitted("vqvae")
+    images = torch.from_numpy(_tiles(3))
+    detector.settings = detector.settings.model_copy(update={"error": "latent"})
+    with torch.inference_mode():
+        result = detector.score(images)
+        out = detector.network(images.permute(0, 3, 1, 2).float() / 255)
+    assert result.error_map.shape == (3, SIDE // 8, SIDE // 8)
+    assert torch.allclose(result.score, (out.latent - out.code).square().mean((1, 2, 3)))

@@ -1,0 +1,129 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import shapely
+from shapely.geometry import box
+
+from napari_histoad import AnomalyMap, evaluate, load_detector, map_slide, open_slide
+from napari_histoad.engine import map_job
+from napari_histoad.errors import BundleError, EmptyTissueError, MapError, MissingMppError, OutputError, RegionError, SettingsError, SlideError
+from napari_histoad.jobs import run
+from napari_histoad.regions import Region
+
+
+def _bytes(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _job(sample, out, detector_file, **options):
+    slide = open_slide(sample.path)
+    return map_job(slide, out, detector=load_detector(detector_file), stride_px=64, device="cpu", **options)
+
+
+def test_progress_counts_tiles_and_names_what_changed(sample, detector_file, tmp_path):
+    events = []
+    result = run(_job(sample, tmp_path, detector_file), events.append)
+    mapping = [e for e in events if e.stage == "Mapping"]
+    assert [e.done for e in mapping] == sorted(e.done for e in mapping)
+    assert mapping[-1].done == mapping[-1].total == len(result)
+    boxes = [e.updated for e in mapping if e.updated is not None]
+    assert len(boxes) == result.block_count
+    assert result.info.complete
+    assert not np.isnan(result.scores).any()
+
+
+def test_mapping_twice_does_nothing_the_second_time(sample, detector_file, map_folder):
+    before = _bytes(map_folder)
+    events = []
+    run(_job(sample, map_folder.parent, detector_file), events.append)
+    assert [e.done for e in events if e.stage == "Mapping"] == [len(AnomalyMap.open(map_folder))]
+    assert _bytes(map_folder) == before
+
+
+@pytest.mark.parametrize("cut_at", [1, 150, 400])
+def test_a_cancelled_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path, cut_at):
+    job = _job(sample, tmp_path, detector_file)
+    for progress in job:
+        if progress.stage == "Mapping" and progress.done >= cut_at:
+            break
+    job.close()
+    run(_job(sample, tmp_path, detector_file))
+    assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+
+
+def test_a_killed_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
+    command = [sys.executable, "-m", "napari_histoad", "map", str(sample.path), "--model", str(detector_file), "--out", str(tmp_path)]
+    command += ["--stride", "64", "--device", "cpu"]
+    journal = tmp_path / map_folder.name / "journal"
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and len(journal.read_text().split()) >= 2) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
+    process.wait()
+    assert not AnomalyMap.open(tmp_path / map_folder.name).info.complete
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+
+
+def test_without_a_detector_normal_is_learnt_from_the_slide(sample, tmp_path):
+    result = map_slide(sample.path, tmp_path, device="cpu")
+    assert "this slide's own tissue" in result.info.calibration_note
+    assert evaluate(result, sample.plan.planted).auroc.value > 0.6
+
+
+def test_regions_limit_the_map(sample, detector_file, tmp_path):
+    result = map_slide(sample.path, tmp_path, model=detector_file, regions=sample.plan.normal[:1], device="cpu")
+    inside = np.asarray([sample.plan.normal[0].geometry.buffer(64).contains(p) for p in _centres(result)])
+    assert inside.all()
+
+
+def _centres(result):
+    return shapely.points(result.origins + result.info.tile_l0 / 2)
+
+
+def test_a_changed_model_is_noticed(sample, detector_file, map_folder):
+    other = load_detector(detector_file)
+    other.calibration = type(other.calibration)(other.calibration.scores + 1)
+    with open_slide(sample.path) as slide, pytest.raises(MapError, match="detector_id"):
+        run(map_job(slide, map_folder.parent, detector=other, stride_px=64, device="cpu"))
+
+
+def test_damaged_tiles_become_nan_and_the_run_goes_on(sample, detector_file, tmp_path, monkeypatch):
+    slide = open_slide(sample.path)
+    real = type(slide).read_scaled
+
+    def broken(self, y, x, *rest, **options):
+        if y == x and options.get("out") is not None and len(options["out"]) == 64:
+            raise SlideError("broken tile")
+        return real(self, y, x, *rest, **options)
+
+    monkeypatch.setattr(type(slide), "read_scaled", broken)
+    result = run(map_job(slide, tmp_path, detector=load_detector(detector_file), stride_px=64, device="cpu"))
+    on_diagonal = result.origins[:, 0] == result.origins[:, 1]
+    assert np.array_equal(np.isnan(result.scores), on_diagonal)
+    assert result.info.failed_tiles == on_diagonal.sum() > 0
+
+
+def test_bad_input_says_what_and_leaves_nothing(sample, detector_file, tmp_path, write_tiff):
+    out = tmp_path / "out"
+
+    def check(kind, word, slide=sample.path, **options):
+        with pytest.raises(kind, match=word):
+            map_slide(slide, out, **{"model": detector_file, "device": "cpu", **options})
+        assert not out.exists() or not list(out.iterdir())
+
+    check(MissingMppError, "how large", slide=write_tiff(np.zeros((99, 99, 3), np.uint8), "a.tif", mpp=None))
+    check(EmptyTissueError, "no tissue", slide=write_tiff(np.full((999, 999, 3), 240, np.uint8), "b.tif"))
+    check(BundleError, "no detector file", model=tmp_path / "none.safetensors")
+    check(RegionError, "hold no tissue", regions=[Region(box(0, 0, 100, 100))])
+    check(SettingsError, "stride", stride_px=65)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        map_slide(sample.path, tmp_path / "file", model=detector_file, device="cpu")
+

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_histoad import load_detector, train, write_geojson
+from napari_histoad.detectors import create_detector
+from napari_histoad.engine import TrainingSource, choose_device, fit_job, score_images, train_job
+from napari_histoad.engine._train import training_sources
+from napari_histoad.errors import DeviceError, MissingMppError, OutputError, RegionError, SettingsError, TooFewTilesError
+from napari_histoad.jobs import run
+from napari_histoad.regions import Region
+from napari_histoad.tiles import TileSet
+
+SMALL = {"tile_px": 64, "max_steps": 12, "batch": 4}
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    rng = np.random.default_rng(0)
+    images = rng.integers(100, 230, (120, 8, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    return TileSet(images, np.arange(120) // 10, ("made up",))
+
+
+def _fit(tiles, **options):
+    import torch
+
+    torch.manual_seed(0)
+    return fit_job(create_detector("vqvae", **SMALL), tiles, device="cpu", **options)
+
+
+def test_training_reports_losses_and_pictures_and_calibrates(tiles):
+    events = []
+    detector = run(_fit(tiles), events.append)
+    steps = [e for e in events if e.stage == "Training"]
+    assert steps[-1].done == 12
+    assert {"loss", "reconstruction", "perplexity", "held-out loss"} <= set(steps[-1].metrics)
+    assert any(e.preview is not None and e.preview.shape == (64, 128, 3) for e in steps)
+    assert 20 <= len(detector.calibration.scores) <= 40
+    assert detector.trained_on == ("made up",)
+
+
+def test_same_seed_same_detector(tiles):
+    one, two = (run(_fit(tiles)) for _ in range(2))
+    assert np.array_equal(score_images(one, tiles.images[:8], "cpu"), score_images(two, tiles.images[:8], "cpu"))
+
+
+def test_a_cut_training_goes_on_and_ends_the_same(tiles, tmp_path):
+    undisturbed = run(_fit(tiles))
+    checkpoint = tmp_path / "c"
+    job = _fit(tiles, checkpoint=checkpoint)
+    for progress in job:
+        if progress.stage == "Training" and progress.done == 7:
+            break
+    job.close()
+    assert checkpoint.exists()
+    events = []
+    resumed = run(_fit(tiles, checkpoint=checkpoint), events.append)
+    assert next(e for e in events if e.stage == "Training").done == 6  # the last check before the cut
+    assert np.array_equal(score_images(resumed, tiles.images[:8], "cpu"), score_images(undisturbed, tiles.images[:8], "cpu"))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tiles, tmp_path):
+    (tmp_path / "c").write_bytes(b"PK\x03\x04 nonsense")
+    assert run(_fit(tiles, checkpoint=tmp_path / "c")).calibration is not None
+
+
+def test_training_on_a_slide_leaves_one_file(sample, tmp_path):
+    detector = train(sample.path, tmp_path / "d.safetensors", normal=sample.plan.normal, device="cpu", **SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["d.safetensors"]
+    again = load_detector(tmp_path / "d.safetensors")
+    assert np.array_equal(again.calibration.scores, detector.calibration.scores)
+    assert again.trained_on == ("sample.tif",)
+
+
+def test_training_on_tile_files_takes_only_label_0(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["file,label,group"]
+    for i in range(80):
+        label = int(i >= 60)
+        Image.fromarray(rng.integers(0, 100, (40, 40, 3), np.uint8) + np.uint8(150 * label)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{label},{i // 4}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    detector = run(train_job([TrainingSource(tmp_path / "manifest.csv")], tmp_path / "d.safetensors", detector="colour", settings={"tile_px": 40}))
+    bright, dark = np.full((4, 40, 40, 3), 220, np.uint8), rng.integers(0, 100, (4, 40, 40, 3), np.uint8)
+    assert score_images(detector, bright, "cpu").min() > score_images(detector, dark, "cpu").max()
+
+
+def test_one_annotation_file_per_slide_and_only_the_normal_ones(tmp_path, sample):
+    path = tmp_path / "a.geojson"
+    write_geojson([*sample.plan.planted, *sample.plan.normal], path)
+    sources = training_sources([sample.path], str(path), None)
+    assert len(sources[0].regions) == len(sample.plan.normal)
+    with pytest.raises(RegionError, match="2 slides but 1"):
+        training_sources([sample.path] * 2, [str(path)], None)
+    write_geojson(sample.plan.planted, path)
+    with pytest.raises(RegionError, match="no region classed Normal"):
+        training_sources([sample.path], [path], None)
+
+
+def test_bad_input_says_what_and_leaves_nothing(sample, tmp_path, write_tiff):
+    from shapely.geometry import box
+
+    def check(kind, word, slide=sample.path, **options):
+        out = tmp_path / "out" / "d.safetensors"
+        with pytest.raises(kind, match=word):
+            train(slide, out, device="cpu", **{"detector": "colour", "tile_px": 64, **options})
+        assert not list(out.parent.glob("*"))
+
+    check(RegionError, "hold no tile", normal=[Region(box(0, 0, 100, 100))])
+    check(TooFewTilesError, "normal tiles of 512 px", tile_px=512, normal=sample.plan.normal[:1])
+    check(SettingsError, "finer than the slide", mpp=0.1)
+    blank = write_tiff(np.full((256, 256, 3), 240, np.uint8), mpp=None)
+    check(MissingMppError, "how large its pixels", slide=blank)
+    check(SettingsError, "no detector named", detector="x")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        train(sample.path, tmp_path / "file" / "d.safetensors", detector="colour")
+
+
+@pytest.mark.parametrize(("name", "word"), [("cuda:99", "not available"), ("toaster", "no kind of device"), ("meta", "not supported")])
+def test_devices_that_are_not_there(name, word):
+    with pytest.raises(DeviceError, match=word):
+        choose_device(name)
+
+
+def test_tiles_of_another_size_are_refused(detector_file):
+    with pytest.raises(SettingsError, match="tiles of 64x64 px, these are 32x32x3"):
+        score_images(load_detector(detector_file), np.zeros((2, 32, 32, 3), np.uint8), "cpu")

@@ -1,0 +1,97 @@
+"""The background process, driven as the GUI drives it."""
+
+import queue
+import threading
+import time
+
+import pytest
+
+from napari_histoad.gui.worker_client import WorkerClient, progress_of
+
+
+@pytest.fixture
+def worker():
+    events = queue.Queue()
+    client = WorkerClient(events.put)
+    client.events = events
+    yield client
+    client.close()
+
+
+def _wait(worker, *kinds, timeout=120):
+    seen = []
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        event = worker.events.get(timeout=timeout)
+        seen.append(event)
+        if event["event"] in kinds:
+            return seen
+    raise TimeoutError
+
+
+def test_a_job_reports_and_returns(worker, sample, tmp_path):
+    worker.submit("tissue", {"slide": str(sample.path), "slide_mpp": 0.5, "out": str(tmp_path / "t.npy")})
+    events = _wait(worker, "result", "error")
+    assert progress_of(events[0]).stage == "Finding tissue"
+    assert events[-1]["result"]["area_mm2"] > 0.1
+    assert not worker.busy
+
+
+def test_errors_come_with_their_remedy_and_the_process_stays(worker, tmp_path):
+    worker.submit("map", {"slide": str(tmp_path / "none.svs"), "out": str(tmp_path)})
+    error = _wait(worker, "error")[-1]
+    assert error["kind"] == "SlideError"
+    assert "check the path" in error["remedy"]
+    pid = worker.pid
+    worker.submit("dance", {})
+    assert "no job named" in _wait(worker, "error")[-1]["what"]
+    assert worker.pid == pid
+
+
+def test_cancel_takes_effect_within_a_second_and_work_goes_on(worker, sample, detector_file, tmp_path):
+    args = {"slide": str(sample.path), "out": str(tmp_path), "model": str(detector_file), "stride_px": 16, "device": "cpu"}
+    worker.submit("map", args)
+    while not _wait(worker, "progress")[-1].get("updated"):
+        pass
+    asked = time.monotonic()
+    worker.cancel()
+    _wait(worker, "cancelled")
+    assert time.monotonic() - asked < 1.0
+    worker.submit("map", args)
+    first = next(e for e in _wait(worker, "progress", "error") if e["event"] == "progress")
+    assert first["stage"]
+    worker.cancel()
+    _wait(worker, "cancelled")
+
+
+def test_a_job_that_does_not_listen_is_ended(worker, tmp_path):
+    worker.submit("sample", {"path": str(tmp_path / "s.tif"), "size_px": 20_000})
+    _wait(worker, "progress")
+    asked, pid = time.monotonic(), worker.pid
+    worker.cancel()
+    _wait(worker, "cancelled")
+    assert time.monotonic() - asked < 1.5
+    deadline = time.monotonic() + 10
+    while worker.pid in (pid, None) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert worker.pid not in (pid, None)  # a new one is warm
+
+
+def test_a_process_that_dies_is_told_and_replaced(worker, sample, tmp_path):
+    import psutil
+
+    worker.submit("sample", {"path": str(tmp_path / "s.tif"), "size_px": 20_000})
+    _wait(worker, "progress")
+    psutil.Process(worker.pid).kill()
+    assert _wait(worker, "died")[-1]["code"] != 0
+    worker.submit("tissue", {"slide": str(sample.path), "slide_mpp": 0.5, "out": str(tmp_path / "t.npy")})
+    assert _wait(worker, "result", "error")[-1]["event"] == "result"
+
+
+def test_closing_leaves_no_threads(worker):
+    worker.start()
+    worker.close()
+    deadline = time.monotonic() + 5
+    while any("_listen" in t.name for t in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any("_listen" in t.name for t in threading.enumerate())

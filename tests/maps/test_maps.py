@@ -1,0 +1,246 @@
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import tifffile
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from napari_histoad import AnomalyMap, open_slide, read_regions
+from napari_histoad.calibration import Calibration
+from napari_histoad.errors import MapError, SettingsError
+from napari_histoad.maps import MapGeometry, MapInfo, export_geojson, export_ome_tiff, export_png, export_table, write_report
+from napari_histoad.maps._store import BLOCK_TILES
+from napari_histoad.tiles import TileGrid, TissueMask
+
+
+def _make(folder, shape=(2000, 1700), tile_px=64, stride_px=32, slide_mpp=0.5, mpp=0.5, resume=True, cell_um=8.0):
+    grid = TileGrid.cover(shape, slide_mpp, tile_px=tile_px, mpp=mpp, stride_px=stride_px)
+    geometry = MapGeometry.of(grid, shape, cell_um)
+    info = MapInfo(
+        slide="a.tif", slide_shape=shape, slide_mpp=slide_mpp, tile_px=tile_px, stride_px=stride_px, mpp=grid.mpp,
+        tile_l0=grid.tile_l0, step_l0=geometry.step_l0, cell_l0=geometry.cell_l0, cells_per_tile=geometry.cells_per_tile,
+        cells_per_step=geometry.cells_per_step, tiles=len(grid), detector="colour", detector_settings={}, detector_id="x",
+        trained_on=["t"], calibration_note="n", version="0",
+    )  # fmt: skip
+    tissue = TissueMask(np.ones((20, 17), bool), (shape[0] / 20, shape[1] / 17))
+    calibration = Calibration.from_scores(np.linspace(0, 1, 99))
+    return AnomalyMap.create(folder, info, origins=grid.origins, tissue=tissue, calibration=calibration, resume=resume)
+
+
+def _fill(result, blocks, seed=0):
+    for block in blocks:
+        n = min(BLOCK_TILES, len(result) - block * BLOCK_TILES)
+        rng = np.random.default_rng([seed, block])
+        c = result.geometry.cells_per_tile
+        result.write_block(block, rng.random(n, dtype=np.float32), rng.random((n, c, c), dtype=np.float32))
+
+
+def _bytes(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@given(st.sampled_from([32, 64, 96]), st.integers(1, 4), st.floats(1.0, 4.0099), st.floats(2, 40))
+@settings(max_examples=40, deadline=None)
+def test_tile_origins_lie_on_cell_lines(tile_px, quarter, ratio, cell_um):
+    grid = TileGrid.cover((3000, 2500), 0.5, tile_px=tile_px, mpp=0.5 * ratio, stride_px=tile_px * quarter // 4)
+    geometry = MapGeometry.of(grid, (3000, 2500), cell_um)
+    assert geometry.tile_cells(grid.origins) * geometry.cell_l0 == pytest.approx(grid.origins)
+    assert geometry.cells_per_tile * geometry.cell_l0 == pytest.approx(grid.tile_l0, abs=geometry.cells_per_tile / geometry.cells_per_step + 1e-6)
+
+
+@pytest.mark.parametrize("downsample", [1.0, 3.7, 64.0099])
+def test_corners_of_map_and_slide_coincide(downsample):
+    shape = (6001, 4999)
+    grid = TileGrid.cover(shape, 0.5, tile_px=32, mpp=0.5 * downsample)
+    geometry = MapGeometry.of(grid, shape, 8.0)
+    for level, (h, w) in enumerate(geometry.level_shapes(1)):
+        # napari: the centre of cell 0 lies at `translate`, and cells are `scale` apart; pixel 0 of the slide at 0.
+        first_edge = geometry.translate(level) - geometry.scale(level) / 2
+        assert first_edge == pytest.approx(-0.5, abs=1e-6)
+        for n, full in ((h, shape[0]), (w, shape[1])):
+            last_edge = first_edge + n * geometry.scale(level)
+            assert full - 0.5 <= last_edge + 1e-6 < full - 0.5 + geometry.scale(level) + geometry.scale(max(level, 0))
+
+
+def test_any_order_and_any_cut_end_in_the_same_bytes(tmp_path):
+    straight = _make(tmp_path / "a.ome.zarr")
+    n = straight.block_count
+    assert n > 20
+    _fill(straight, range(n))
+    straight.save_labels(0.05)
+    straight.finish()
+    cut = _make(tmp_path / "b.ome.zarr")
+    _fill(cut, [5, 2, 7])
+    with (cut.path / "journal").open("a") as journal:
+        journal.write("11")  # cut short while writing
+    cut = _make(tmp_path / "b.ome.zarr")  # another process goes on
+    assert cut.finished_blocks() == {5, 2, 7}
+    _fill(cut, [b for b in range(n) if b not in (5, 2, 7)][::-1])
+    cut.save_labels(0.05)
+    cut.finish()
+    assert _bytes(straight.path) == _bytes(cut.path)
+
+
+def test_unfinished_maps_cannot_be_finished(tmp_path):
+    result = _make(tmp_path / "a.ome.zarr")
+    _fill(result, [0])
+    with pytest.raises(MapError, match="blocks are missing"):
+        result.finish()
+
+
+def test_a_map_of_other_making_is_refused_or_replaced(tmp_path):
+    folder = tmp_path / "a.ome.zarr"
+    _fill(_make(folder), [0])
+    with pytest.raises(MapError, match="stride_px.*--no-resume"):
+        _make(folder, stride_px=64)
+    assert _make(folder, stride_px=64, resume=False).finished_blocks() == set()
+
+
+def test_a_folder_that_is_no_map_is_never_deleted(tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter1.tex").write_text("years of work")
+    for resume in (True, False):
+        with pytest.raises(MapError, match="not an anomaly map"):
+            _make(folder, resume=resume)
+    assert (folder / "chapter1.tex").exists()
+
+
+def test_uniform_tiles_blend_without_seams(tmp_path):
+    result = _make(tmp_path / "a.ome.zarr")
+    for block in range(result.block_count):
+        n = min(BLOCK_TILES, len(result) - block * BLOCK_TILES)
+        result.write_block(block, np.full(n, 0.7, np.float32), None)
+    for level in result.levels:
+        values = np.asarray(level)
+        assert not np.isnan(values).any()
+        assert np.ptp(values) < 1e-6
+    assert np.ptp(result.score_field()) < 1e-6
+
+
+def test_coarser_levels_are_means_of_finer_ones(tmp_path):
+    result = _make(tmp_path / "a.ome.zarr", shape=(5000, 4700))
+    _fill(result, range(result.block_count))
+    fine, coarse = (np.asarray(result.levels[i]) for i in (0, 1))
+    h, w = fine.shape[0] // 2 * 2, fine.shape[1] // 2 * 2
+    assert coarse[: h // 2, : w // 2] == pytest.approx(fine[:h, :w].reshape(h // 2, 2, w // 2, 2).mean((1, 3)), rel=1e-5)
+
+
+def test_boxes_of_the_score_field_equal_the_whole(tmp_path):
+    result = _make(tmp_path / "a.ome.zarr")
+    _fill(result, range(0, result.block_count, 2))
+    whole = result.score_field()
+    assert np.array_equal(whole[20:70, 30:100], result.score_field((20, 30, 70, 100)), equal_nan=True)
+    assert np.isnan(whole).any()
+
+
+def test_tiles_that_could_not_be_read_stay_nan(tmp_path):
+    result = _make(tmp_path / "a.ome.zarr")
+    for block in range(result.block_count):
+        n = min(BLOCK_TILES, len(result) - block * BLOCK_TILES)
+        result.write_block(block, np.where(np.arange(n) == 3, np.nan, 0.5).astype(np.float32), None)
+    result.finish()
+    assert result.info.failed_tiles == result.block_count - (len(result) % BLOCK_TILES in (1, 2, 3))
+    assert np.isnan(result.p_values[3])
+    assert not np.isnan(np.asarray(result.levels[0])).any()  # neighbours fill in
+
+
+def test_the_map_is_ome_zarr_with_its_geometry(map_folder):
+    group = zarr.open_group(map_folder, mode="r")
+    multiscales = group.attrs["ome"]["multiscales"][0]
+    assert group.attrs["ome"]["version"] == "0.5"
+    result = AnomalyMap.open(map_folder)
+    for dataset, level in zip(multiscales["datasets"], range(9), strict=False):
+        scale, translation = (t[k] for t, k in zip(dataset["coordinateTransformations"], ("scale", "translation"), strict=True))
+        assert scale == [result.geometry.scale(level) * 0.5] * 2
+        assert translation[0] == pytest.approx((scale[0] - 0.5) / 2)
+    assert group["labels"].attrs["ome"]["labels"] == ["anomalous"]
+    assert group["labels/anomalous/0"].shape == group["0"].shape
+    assert not (map_folder / "journal").exists()
+
+
+def test_nothing_is_scored_off_the_tissue(map_folder):
+    result = AnomalyMap.open(map_folder)
+    scored = ~np.isnan(np.asarray(result.levels[0]))
+    on_tissue = result._tissue_cells(0, 0, *result.geometry.shape)
+    assert not (scored & ~on_tissue).any()
+    assert scored.sum() > 0.9 * on_tissue.sum()
+
+
+def test_lower_thresholds_flag_more(map_folder):
+    result = AnomalyMap.open(map_folder)
+    areas = [(result.flag(rate, 0) > 0).sum() for rate in (0.05, 0.1, 0.3, 0.6)]
+    assert areas == sorted(areas)
+    assert areas[-1] > 0
+
+
+def test_regions_outline_their_cells(map_folder):
+    result = AnomalyMap.open(map_folder)
+    labels, regions = result.flag(0.3), result.regions(0.3)
+    assert len(regions) == labels.max() > 0
+    cell_mm2 = (result.geometry.cell_l0 * 0.5) ** 2 / 1e6
+    assert sum(r.measurements["Area mm²"] for r in regions) == pytest.approx((labels > 0).sum() * cell_mm2)
+    for region in regions:
+        assert region.geometry.area * 0.25e-6 == pytest.approx(region.measurements["Area mm²"], rel=0.35, abs=0.0005)
+    scores = [r.measurements.get("Mean score", 0) for r in regions]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_exports(map_folder, sample, tmp_path):
+    result = AnomalyMap.open(map_folder)
+    assert export_geojson(result, tmp_path / "a.geojson", 0.3) == len(read_regions(tmp_path / "a.geojson"))
+    assert export_table(result, tmp_path / "a.parquet") == len(result)
+    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    assert table.column_names == ["y", "x", "size", "score", "p_value"]
+    assert np.array_equal(table["score"].to_numpy(), result.scores)
+    export_table(result, tmp_path / "a.csv")
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == len(result) + 1
+    with pytest.raises(SettingsError, match=r"\.csv or \.parquet"):
+        export_table(result, tmp_path / "a.xlsx")
+    export_ome_tiff(result, tmp_path / "a.ome.tif")
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tif:
+        assert tif.is_ome
+        assert len(tif.series[0].levels) == len(result.levels)
+        assert np.array_equal(tif.asarray(), np.asarray(result.levels[0]), equal_nan=True)
+
+
+def test_the_overlay_colours_tissue_and_nothing_else(map_folder, sample, tmp_path):
+    result = AnomalyMap.open(map_folder)
+    with open_slide(sample.path) as slide:
+        export_png(result, slide, tmp_path / "a.png", max_px=512, rate=1e-3)
+        plain = slide.thumbnail(512).astype(int)
+    picture = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    changed = np.abs(picture - plain).sum(2) > 6
+    y, x = np.mgrid[:512, :512] * 4 + 2
+    depth = sample.plan.tissue(y[:, 0].astype(float), x[0].astype(float))
+    assert changed.any()
+    assert not changed[depth < -0.06].any()
+
+
+def test_the_report_stands_alone(map_folder, sample, tmp_path):
+    result = AnomalyMap.open(map_folder)
+    with open_slide(sample.path) as slide:
+        write_report([(result, slide)], tmp_path / "r.html", truth={"sample.tif": sample.plan.planted}, evaluations={"sample.tif": [("AUROC", "0.9 <b>")]})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("data:image/") == 2
+    assert "0.9 &lt;b&gt;" in page
+    assert "not a diagnosis" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "file", "attributes"])
+def test_what_is_no_map_is_explained(tmp_path, map_folder, damage):
+    folder = tmp_path / "x.ome.zarr"
+    if damage == "empty":
+        folder.mkdir()
+    elif damage == "file":
+        folder.write_text("x")
+    elif damage == "attributes":
+        folder.mkdir()
+        (folder / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"napari_histoad": {"format": 1}}}))
+    with pytest.raises(MapError, match="no anomaly map|not an anomaly map"):
+        AnomalyMap.open(folder)

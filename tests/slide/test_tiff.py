@@ -1,0 +1,177 @@
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from napari_histoad import open_slide
+from napari_histoad.errors import MissingMppError, SettingsError, SlideError
+from napari_histoad.slide import pyramid
+
+
+def _picture(h, w, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
+
+
+def _box(image, y, x, h, w):
+    """What reading a box must give: the image, white outside."""
+    out = np.full((h, w, 3), 255, np.uint8)
+    y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + h, image.shape[0]), min(x + w, image.shape[1])
+    if y1 > y0 and x1 > x0:
+        out[y0 - y : y1 - y, x0 - x : x1 - x] = image[y0:y1, x0:x1]
+    return out
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    tile=st.tuples(st.sampled_from([16, 48, 64]), st.sampled_from([16, 32, 80])),
+    box=st.tuples(st.integers(-40, 220), st.integers(-40, 220), st.integers(1, 120), st.integers(1, 120)),
+    compression=st.sampled_from([None, "lzw", "zlib", "zstd"]),
+)
+def test_any_box_of_any_lossless_tiff_is_exact(write_tiff, size, tile, box, compression):
+    image = _picture(*size)
+    with open_slide(write_tiff(image, tile=tile, compression=compression)) as slide:
+        assert slide.shape == size
+        assert np.array_equal(slide.read(0, *box), _box(image, *box))
+
+
+def test_jpeg_tiles_equal_what_tifffile_decodes(write_tiff):
+    image = np.asarray(np.add.outer(np.arange(300), np.arange(200))[..., None] % 256 * [1, 0.5, 0.2], np.uint8)
+    path = write_tiff(image, compression="jpeg")
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 300, 200), tifffile.imread(path))
+
+
+def test_levels_have_exact_ratios(write_tiff):
+    with open_slide(write_tiff(_picture(401, 333), levels=3)) as slide:
+        assert [level.shape for level in slide.levels] == [(401, 333), (201, 167), (101, 84)]
+        for level in slide.levels:
+            assert level.shape[0] * level.downsample_yx[0] == pytest.approx(401)
+            assert level.shape[1] * level.downsample_yx[1] == pytest.approx(333)
+
+
+@pytest.mark.parametrize("shape", [(100, 80), (57, 91), (13, 13)])
+def test_scaled_reading_keeps_the_mean_and_the_place(write_tiff, shape):
+    image = np.zeros((400, 320, 3), np.uint8)
+    image[100:300, 80:240] = 200
+    with open_slide(write_tiff(image, levels=2)) as slide:
+        small = slide.read_scaled(0, 0, 400, 320, shape).astype(float)
+    assert small.mean() == pytest.approx(image.mean(), abs=1)
+    rows = small[..., 0].mean(1)
+    centre = (rows * (np.arange(shape[0]) + 0.5)).sum() / rows.sum() * 400 / shape[0]
+    assert centre == pytest.approx(200, abs=1)
+
+
+def test_overview_of_a_slide_without_pyramid_is_the_area_mean(write_tiff):
+    image = _picture(512, 512)
+    with open_slide(write_tiff(image)) as slide:
+        blocks = image.reshape(64, 8, 64, 8, 3).mean((1, 3))
+        assert np.abs(slide.overview((64, 64)) - blocks).max() <= 1
+
+
+def test_pyramid_is_lazy_whole_and_equally_chunked(write_tiff):
+    image = _picture(2500, 900)
+    with open_slide(write_tiff(image, tile=(256, 256))) as slide:
+        arrays = pyramid(slide, chunk_px=512)
+        assert len(arrays) == 2
+        assert {a.chunksize[0] for a in arrays} == {512}
+        assert np.array_equal(arrays[0][600:700, 100:220].compute(), image[600:700, 100:220])
+        assert arrays[1].compute().mean() == pytest.approx(image.mean(), abs=1)
+
+
+def test_many_threads_read_the_same_pixels(write_tiff):
+    image = _picture(512, 512)
+    with open_slide(write_tiff(image)) as slide, ThreadPoolExecutor(8) as pool:
+        corners = [(y, x) for y in range(0, 440, 37) for x in range(0, 440, 37)]
+        parts = pool.map(lambda c: slide.read(0, *c, 70, 70), corners)
+        assert all(np.array_equal(p, image[y : y + 70, x : x + 70]) for (y, x), p in zip(corners, parts, strict=True))
+
+
+def test_slides_pickle_as_their_path(write_tiff):
+    with open_slide(write_tiff(_picture(64, 64), mpp=None), mpp=0.4) as slide:
+        again = pickle.loads(pickle.dumps(slide))
+        assert again.mpp == 0.4
+        assert np.array_equal(again.read(0, 0, 0, 64, 64), slide.read(0, 0, 0, 64, 64))
+
+
+def test_no_handle_is_left_open(write_tiff):
+    path = write_tiff(_picture(128, 128))
+    process = psutil.Process()
+    open_slide(path).close()
+    before = process.num_fds()
+    for _ in range(50):
+        open_slide(path).read(0, 0, 0, 128, 128)
+    assert process.num_fds() <= before + 1
+
+
+def test_resolution_comes_from_the_file_or_the_user(write_tiff):
+    with open_slide(write_tiff(_picture(32, 32), mpp=0.25)) as slide:
+        assert slide.mpp == pytest.approx(0.25, rel=1e-3)
+    path = write_tiff(_picture(32, 32), mpp=None)
+    with open_slide(path) as slide:
+        assert slide.mpp is None
+        with pytest.raises(MissingMppError, match="--slide-mpp"):
+            slide.require_mpp()
+    with open_slide(path, mpp=0.5) as slide:
+        assert slide.require_mpp() == 0.5
+
+
+def test_absurd_resolution_in_the_file_counts_as_none(write_tiff):
+    with open_slide(write_tiff(_picture(32, 32), mpp=350.0)) as slide:
+        assert slide.mpp is None
+
+
+@pytest.mark.parametrize("mpp", [0, -1, 0.01, 100, float("nan")])
+def test_absurd_resolution_from_the_user_is_refused(write_tiff, mpp):
+    with pytest.raises(SettingsError, match="outside"):
+        open_slide(write_tiff(_picture(32, 32)), mpp=mpp)
+
+
+def test_what_is_no_slide_is_refused_in_one_line(tmp_path):
+    text, empty = tmp_path / "notes.svs", tmp_path / "empty.tif"
+    text.write_text("not a slide")
+    empty.touch()
+    for path, word in [(text, "not a slide"), (empty, "empty"), (tmp_path / "none.tif", "no file"), (tmp_path, "folder")]:
+        with pytest.raises(SlideError, match=word) as caught:
+            open_slide(path)
+        assert "\n" not in str(caught.value)
+        assert caught.value.remedy or path is empty
+
+
+@pytest.mark.parametrize("keep", [0.99, 0.5, 0.05])
+def test_truncated_files_are_refused(write_tiff, keep):
+    path = write_tiff(_picture(300, 300), compression="zlib")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(SlideError, match="cut short|damaged|not a slide"):
+        open_slide(path)
+
+
+def test_a_damaged_tile_is_named(write_tiff):
+    path = write_tiff(np.full((128, 128, 3), 90, np.uint8), compression="jpeg")
+    with tifffile.TiffFile(path) as tif:
+        offset, count = tif.pages[0].dataoffsets[3], tif.pages[0].databytecounts[3]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + count] = b"\0" * count
+    path.write_bytes(data)
+    with open_slide(path) as slide:
+        slide.read(0, 0, 0, 64, 64)
+        with pytest.raises(SlideError, match=r"row 1, column 1\) of level 0"):
+            slide.read(0, 70, 70, 20, 20)
+
+
+def test_reading_a_level_that_is_not_there(write_tiff):
+    with open_slide(write_tiff(_picture(32, 32))) as slide, pytest.raises(SlideError, match="no level 3"):
+        slide.read(3, 0, 0, 1, 1)
+
+
+def test_grey_and_deep_tiffs_are_refused_with_a_reason(tmp_path):
+    path = tmp_path / "grey.tif"
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint16), tile=(16, 16))
+    with pytest.raises(SlideError, match="8-bit RGB"):
+        open_slide(path)

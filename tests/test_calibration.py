@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from napari_histoad.calibration import Calibration
+from napari_histoad.errors import SettingsError, TooFewTilesError
+
+scores = hnp.arrays(np.float32, st.integers(10, 80), elements=st.floats(-5, 5, width=16))
+
+
+@given(scores, hnp.arrays(np.float32, 30, elements=st.floats(-6, 6, width=16)), st.floats(0.001, 0.999))
+def test_threshold_and_p_value_say_the_same(normals, query, rate):
+    calibration = Calibration.from_scores(normals)
+    by_p = calibration.p_value(query).astype(float) <= rate + 1e-7
+    assert np.array_equal(by_p, query > calibration.threshold(rate))
+
+
+@given(scores)
+def test_p_values_fall_with_the_score_and_stay_in_range(normals):
+    calibration = Calibration.from_scores(normals)
+    p = calibration.p_value(np.linspace(-7, 7, 50))
+    assert (np.diff(p) <= 0).all()
+    assert p.min() >= calibration.smallest_rate * 0.999
+    assert p.max() <= 1
+
+
+def test_false_positive_rate_holds_on_exchangeable_scores():
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(200):
+        draw = rng.gamma(2, 1, 400)
+        calibration = Calibration.from_scores(draw[:200])
+        rates.append((calibration.p_value(draw[200:]) <= 0.05).mean())
+    assert 0.03 < np.mean(rates) < 0.07
+
+
+def test_nan_stays_nan():
+    assert np.isnan(Calibration.from_scores(np.arange(20)).p_value(np.array([np.nan])))[0]
+
+
+def test_too_few_normals_are_refused():
+    with pytest.raises(TooFewTilesError, match="outline more"):
+        Calibration.from_scores([1.0] * 9 + [np.nan] * 5)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 2])
+def test_impossible_rates_are_refused(rate):
+    with pytest.raises(SettingsError, match="between 0 and 1"):
+        Calibration.from_scores(np.arange(20)).threshold(rate)

@@ -1,0 +1,110 @@
+"""Who may import whom, what importing costs, and what the manifest promises."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "napari_histoad"
+BASE = {"errors", "jobs", "calibration"}
+MAY_IMPORT = {
+    "errors": set(),
+    "jobs": set(),
+    "calibration": {"errors"},
+    "slide": BASE,
+    "regions": BASE | {"slide"},
+    "tiles": BASE | {"slide", "regions"},
+    "maps": BASE | {"slide", "regions", "tiles"},
+    "samples": BASE | {"slide", "regions", "tiles"},
+    "networks": set(),
+    "detectors": BASE | {"networks"},
+    "engine": BASE | {"slide", "regions", "tiles", "maps", "samples", "networks", "detectors"},
+    "evaluation": BASE | {"slide", "regions", "tiles", "maps", "detectors", "engine"},
+    "cli": BASE | {"slide", "regions", "tiles", "maps", "samples", "detectors", "engine", "evaluation"},
+    "gui": BASE | {"slide", "regions", "tiles", "maps", "samples"},
+}
+TORCH_ROOMS = {"networks", "detectors", "engine"}
+
+
+def _imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def _files() -> list[Path]:
+    return [p for p in SOURCE.rglob("*.py") if p.parent != SOURCE or p.stem in BASE]
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_rooms_import_only_what_they_may(path):
+    room = _room(path)
+    for name in _imports(path):
+        parts = name.split(".")
+        if parts[0] == "napari_histoad" and len(parts) > 1:
+            assert parts[1] == room or parts[1] in MAY_IMPORT[room], f"{room} imports {name}"
+        if parts[0] in {"torch", "lightning_fabric", "vector_quantize_pytorch"}:
+            assert room in TORCH_ROOMS, f"{room} imports {name}"
+        if parts[0] in {"qtpy", "napari", "magicgui", "superqt", "PyQt6"}:
+            assert room == "gui", f"{room} imports {name}"
+
+
+def test_every_room_is_known():
+    assert {_room(p) for p in _files()} == set(MAY_IMPORT)
+
+
+def _loaded_by(code: str) -> set[str]:
+    script = f"import sys; {code}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert not _loaded_by("import napari_histoad") & {"torch", "napari", "qtpy", "numpy", "zarr"}
+
+
+@pytest.mark.parametrize("name", ["open_slide", "find_tissue", "AnomalyMap", "read_regions", "write_sample"])
+def test_pixels_and_maps_load_no_torch_and_no_qt(name):
+    assert not _loaded_by(f"import napari_histoad; napari_histoad.{name}") & {"torch", "napari", "qtpy"}
+
+
+def test_the_panel_loads_no_torch():
+    assert "torch" not in _loaded_by("import napari_histoad.gui.panel, napari_histoad.gui.reader")
+
+
+def test_all_public_names_exist():
+    import napari_histoad
+
+    for name in napari_histoad.__all__:
+        assert getattr(napari_histoad, name).__doc__
+    with pytest.raises(AttributeError, match="no_such_name"):
+        napari_histoad.no_such_name  # noqa: B018
+
+
+def test_manifest_is_valid_and_its_commands_exist():
+    from npe2 import PluginManifest
+
+    manifest = PluginManifest.from_distribution("napari-histoad")
+    manifest.validate_imports()
+    assert manifest.contributions.widgets[0].display_name == "Anomaly mapping"
+
+
+def test_starter_model_is_small_and_described():
+    from napari_histoad.detectors import read_header, starter_path
+
+    assert starter_path().stat().st_size < 5_000_000
+    assert read_header(starter_path()).settings["preset"] == "conv-32"
+    card = (starter_path().parent / "README.md").read_text(encoding="utf-8")
+    assert "not a diagnosis" in card
+    assert "colour baseline" in card

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_histoad import find_tissue, open_slide
+from napari_histoad.errors import EmptyTissueError, MissingMppError
+from napari_histoad.tiles import TissueMask
+
+
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.floats(0, 90)] * 2), st.tuples(*[st.floats(1, 60)] * 2))
+@settings(deadline=None)
+def test_fraction_is_the_covered_area(seed, corner, size):
+    mask = np.random.default_rng(seed).random((10, 8)) < 0.5
+    tissue = TissueMask(mask, (10.0, 12.5))
+    box = np.array([[*corner, corner[0] + size[0], corner[1] + size[1]]])
+    fine = mask.repeat(100, 0).repeat(125, 1)  # a tenth of a pixel
+    y0, x0, y1, x1 = np.clip(np.rint(box[0] * 10), 0, 1000).astype(int)
+    expected = fine[y0:y1, x0:x1].sum() / 100 / (size[0] * size[1])
+    assert tissue.fraction(box)[0] == pytest.approx(min(expected, 1), abs=0.25 / min(size) + 0.01)
+
+
+def test_tissue_of_the_sample_is_the_tissue_drawn(sample):
+    with open_slide(sample.path) as slide:
+        tissue = find_tissue(slide)
+    y = (np.arange(tissue.mask.shape[0]) + 0.5) * tissue.scale_yx[0]
+    x = (np.arange(tissue.mask.shape[1]) + 0.5) * tissue.scale_yx[1]
+    drawn = sample.plan.tissue(y, x) > 0
+    overlap = (tissue.mask & drawn).sum() / (tissue.mask | drawn).sum()
+    assert overlap > 0.93
+
+
+def test_ink_is_not_tissue(sample):
+    with open_slide(sample.path) as slide:
+        tissue = find_tissue(slide)
+        view = slide.overview(tissue.mask.shape).astype(int)
+    ink = (view[..., 2] - view[..., 0] > 60) & (view[..., 0] < 150)
+    assert ink.sum() > 20
+    assert not (tissue.mask & ink).any()
+
+
+def test_empty_glass_is_refused(write_tiff):
+    glass = np.full((512, 512, 3), 243, np.uint8)
+    with open_slide(write_tiff(glass)) as slide, pytest.raises(EmptyTissueError, match="no tissue"):
+        find_tissue(slide)
+
+
+def test_unknown_resolution_is_asked_for(write_tiff):
+    with open_slide(write_tiff(np.zeros((64, 64, 3), np.uint8), mpp=None)) as slide, pytest.raises(MissingMppError):
+        find_tissue(slide)
