@@ -62,7 +62,15 @@ def write_tiff(tmp_path) -> Callable[..., Path]:
         with tifffile.TiffWriter(path) as tif:
             for level in range(levels):
                 part = np.ascontiguousarray(image[:: 2**level, :: 2**level])
-                tif.write(part, tile=tile, photometric="rgb", compression=compression, subfiletype=int(level > 0), metadata=None, **options)
+                tif.write(
+                    part,
+                    tile=tile,
+                    photometric="rgb",
+                    compression=compression,
+                    subfiletype=int(level > 0),
+                    metadata=None,
+                    **options,
+                )
         return path
 
     return write

@@ -17,7 +17,8 @@ def test_an_error_says_what_and_how_to_mend_it():
 
 
 @pytest.mark.parametrize(
-    ("code", "word"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permissions"), (errno.EROFS, "read-only"), (errno.EIO, "another place")]
+    ("code", "word"),
+    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permissions"), (errno.EROFS, "read-only"), (errno.EIO, "another place")],
 )
 def test_writing_translates_faults_of_the_system(code, word):
     with pytest.raises(OutputError, match=word) as caught, writing("out.png"):

@@ -80,7 +80,9 @@ def main() -> None:
     assert isinstance(starter.calibration, Calibration)
     path = save_detector(starter, starter_path())
     figures = {name: f"{np.mean(values):.2f} ± {np.std(values):.2f}" for name, values in table.items()}
-    card = CARD.format(size=path.stat().st_size / 1e6, steps=options.steps, splits=options.splits, split_steps=options.split_steps, **figures)
+    card = CARD.format(
+        size=path.stat().st_size / 1e6, steps=options.steps, splits=options.splits, split_steps=options.split_steps, **figures
+    )
     (path.parent / "README.md").write_text(card, encoding="utf-8")
     print(card)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+    from os import PathLike
 
 __all__ = [
     "BundleError",
@@ -113,7 +113,7 @@ _REMEDIES = {
 
 
 @contextmanager
-def writing(path: Path | str) -> Iterator[None]:
+def writing(path: str | PathLike[str]) -> Iterator[None]:
     """Translate operating-system faults while writing ``path`` into an `OutputError` with a remedy.
 
     Raises

@@ -44,7 +44,12 @@ def test_a_pickle_is_refused_and_never_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("header", "word"),
-    [({"format": 2}, "format"), ({"detector": "unheard-of"}, "no detector named"), ({"surprise": 1}, "surprise"), ({"settings": {"tile_px": -1}}, "tile_px")],
+    [
+        ({"format": 2}, "format"),
+        ({"detector": "unheard-of"}, "no detector named"),
+        ({"surprise": 1}, "surprise"),
+        ({"settings": {"tile_px": -1}}, "tile_px"),
+    ],
 )
 def test_bad_headers_are_explained(bundle, header, word):
     _rewrite(bundle, header)

@@ -90,7 +90,7 @@ def test_robust_fits_bear_a_few_anomalies(detector):
     plain, robust = (create_detector(detector.name, tile_px=SIDE) for _ in range(2))
     plain.fit(mixed)
     robust.fit(mixed, robust=True)
-    ratio = [float((_score(d, mixed[60:]).score.mean() / _score(d, mixed[:60]).score.mean())) for d in (plain, robust)]
+    ratio = [float(_score(d, mixed[60:]).score.mean() / _score(d, mixed[:60]).score.mean()) for d in (plain, robust)]
     assert ratio[1] > ratio[0]
 
 

@@ -11,7 +11,16 @@ from shapely.geometry import box
 
 from napari_histoad import AnomalyMap, evaluate, load_detector, map_slide, open_slide
 from napari_histoad.engine import map_job
-from napari_histoad.errors import BundleError, EmptyTissueError, MapError, MissingMppError, OutputError, RegionError, SettingsError, SlideError
+from napari_histoad.errors import (
+    BundleError,
+    EmptyTissueError,
+    MapError,
+    MissingMppError,
+    OutputError,
+    RegionError,
+    SettingsError,
+    SlideError,
+)
 from napari_histoad.jobs import run
 from napari_histoad.regions import Region
 
@@ -57,12 +66,26 @@ def test_a_cancelled_map_goes_on_and_ends_in_the_same_bytes(sample, detector_fil
 
 
 def test_a_killed_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
-    command = [sys.executable, "-m", "napari_histoad", "map", str(sample.path), "--model", str(detector_file), "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "napari_histoad",
+        "map",
+        str(sample.path),
+        "--model",
+        str(detector_file),
+        "--out",
+        str(tmp_path),
+    ]
     command += ["--stride", "64", "--device", "cpu"]
     journal = tmp_path / map_folder.name / "journal"
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (journal.exists() and len(journal.read_text().split()) >= 2) and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (journal.exists() and len(journal.read_text().split()) >= 2)
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
     process.wait()
@@ -126,4 +149,3 @@ def test_bad_input_says_what_and_leaves_nothing(sample, detector_file, tmp_path,
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         map_slide(sample.path, tmp_path / "file", model=detector_file, device="cpu")
-

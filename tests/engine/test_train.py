@@ -80,7 +80,11 @@ def test_training_on_tile_files_takes_only_label_0(tmp_path):
         Image.fromarray(rng.integers(0, 100, (40, 40, 3), np.uint8) + np.uint8(150 * label)).save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png,{label},{i // 4}")
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
-    detector = run(train_job([TrainingSource(tmp_path / "manifest.csv")], tmp_path / "d.safetensors", detector="colour", settings={"tile_px": 40}))
+    detector = run(
+        train_job(
+            [TrainingSource(tmp_path / "manifest.csv")], tmp_path / "d.safetensors", detector="colour", settings={"tile_px": 40}
+        )
+    )
     bright, dark = np.full((4, 40, 40, 3), 220, np.uint8), rng.integers(0, 100, (4, 40, 40, 3), np.uint8)
     assert score_images(detector, bright, "cpu").min() > score_images(detector, dark, "cpu").max()
 
@@ -107,7 +111,7 @@ def test_bad_input_says_what_and_leaves_nothing(sample, tmp_path, write_tiff):
         assert not list(out.parent.glob("*"))
 
     check(RegionError, "hold no tile", normal=[Region(box(0, 0, 100, 100))])
-    check(TooFewTilesError, "normal tiles of 512 px", tile_px=512, normal=sample.plan.normal[:1])
+    check(TooFewTilesError, "normal tiles of 200 px", tile_px=200, normal=sample.plan.normal[:1])
     check(SettingsError, "finer than the slide", mpp=0.1)
     blank = write_tiff(np.full((256, 256, 3), 240, np.uint8), mpp=None)
     check(MissingMppError, "how large its pixels", slide=blank)
@@ -117,7 +121,9 @@ def test_bad_input_says_what_and_leaves_nothing(sample, tmp_path, write_tiff):
         train(sample.path, tmp_path / "file" / "d.safetensors", detector="colour")
 
 
-@pytest.mark.parametrize(("name", "word"), [("cuda:99", "not available"), ("toaster", "no kind of device"), ("meta", "not supported")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("cuda:99", "not available"), ("toaster", "no kind of device"), ("meta", "not supported")]
+)
 def test_devices_that_are_not_there(name, word):
     with pytest.raises(DeviceError, match=word):
         choose_device(name)

@@ -18,6 +18,10 @@ def worker():
     client.close()
 
 
+SLOW = {"preset": "vit-64", "batch": 64, "tile_px": 128}
+"""A training step of many seconds."""
+
+
 def _wait(worker, *kinds, timeout=120):
     seen = []
     deadline = time.monotonic() + timeout
@@ -64,9 +68,10 @@ def test_cancel_takes_effect_within_a_second_and_work_goes_on(worker, sample, de
     _wait(worker, "cancelled")
 
 
-def test_a_job_that_does_not_listen_is_ended(worker, tmp_path):
-    worker.submit("sample", {"path": str(tmp_path / "s.tif"), "size_px": 20_000})
-    _wait(worker, "progress")
+def test_a_job_that_does_not_listen_is_ended(worker, sample, tmp_path):
+    worker.submit("train", {"slide": str(sample.path), "out": str(tmp_path / "d.safetensors"), "settings": SLOW})
+    while _wait(worker, "progress")[-1]["stage"] != "Training":
+        pass
     asked, pid = time.monotonic(), worker.pid
     worker.cancel()
     _wait(worker, "cancelled")
@@ -80,7 +85,7 @@ def test_a_job_that_does_not_listen_is_ended(worker, tmp_path):
 def test_a_process_that_dies_is_told_and_replaced(worker, sample, tmp_path):
     import psutil
 
-    worker.submit("sample", {"path": str(tmp_path / "s.tif"), "size_px": 20_000})
+    worker.submit("train", {"slide": str(sample.path), "out": str(tmp_path / "d.safetensors"), "settings": SLOW})
     _wait(worker, "progress")
     psutil.Process(worker.pid).kill()
     assert _wait(worker, "died")[-1]["code"] != 0

@@ -49,7 +49,9 @@ def test_tile_origins_lie_on_cell_lines(tile_px, quarter, ratio, cell_um):
     grid = TileGrid.cover((3000, 2500), 0.5, tile_px=tile_px, mpp=0.5 * ratio, stride_px=tile_px * quarter // 4)
     geometry = MapGeometry.of(grid, (3000, 2500), cell_um)
     assert geometry.tile_cells(grid.origins) * geometry.cell_l0 == pytest.approx(grid.origins)
-    assert geometry.cells_per_tile * geometry.cell_l0 == pytest.approx(grid.tile_l0, abs=geometry.cells_per_tile / geometry.cells_per_step + 1e-6)
+    assert geometry.cells_per_tile * geometry.cell_l0 == pytest.approx(
+        grid.tile_l0, abs=geometry.cells_per_tile / geometry.cells_per_step + 1e-6
+    )
 
 
 @pytest.mark.parametrize("downsample", [1.0, 3.7, 64.0099])
@@ -224,7 +226,12 @@ def test_the_overlay_colours_tissue_and_nothing_else(map_folder, sample, tmp_pat
 def test_the_report_stands_alone(map_folder, sample, tmp_path):
     result = AnomalyMap.open(map_folder)
     with open_slide(sample.path) as slide:
-        write_report([(result, slide)], tmp_path / "r.html", truth={"sample.tif": sample.plan.planted}, evaluations={"sample.tif": [("AUROC", "0.9 <b>")]})
+        write_report(
+            [(result, slide)],
+            tmp_path / "r.html",
+            truth={"sample.tif": sample.plan.planted},
+            evaluations={"sample.tif": [("AUROC", "0.9 <b>")]},
+        )
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("data:image/") == 2
     assert "0.9 &lt;b&gt;" in page
@@ -241,6 +248,8 @@ def test_what_is_no_map_is_explained(tmp_path, map_folder, damage):
         folder.write_text("x")
     elif damage == "attributes":
         folder.mkdir()
-        (folder / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"napari_histoad": {"format": 1}}}))
+        (folder / "zarr.json").write_text(
+            json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"napari_histoad": {"format": 1}}})
+        )
     with pytest.raises(MapError, match="no anomaly map|not an anomaly map"):
         AnomalyMap.open(folder)

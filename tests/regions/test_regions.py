@@ -49,9 +49,14 @@ def test_real_annotations(data_folder):
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("{", "not JSON"), ("3", "not GeoJSON"), ('{"type": "FeatureCollection", "features": []}', "no areas"),
-     ('{"type": "FeatureCollection", "features": [{"type": "Feature"}]}', "feature 1"),
-     ('{"type": "Polygon", "coordinates": [[[0, 0], [1, "a"]]]}', "feature 1"), ('{"positive": [{"vertices": [[1, 2]]}]}', "positive polygon 1")],
+    [
+        ("{", "not JSON"),
+        ("3", "not GeoJSON"),
+        ('{"type": "FeatureCollection", "features": []}', "no areas"),
+        ('{"type": "FeatureCollection", "features": [{"type": "Feature"}]}', "feature 1"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [1, "a"]]]}', "feature 1"),
+        ('{"positive": [{"vertices": [[1, 2]]}]}', "positive polygon 1"),
+    ],
 )
 def test_bad_files_are_explained(tmp_path, text, word):
     path = tmp_path / "bad.json"

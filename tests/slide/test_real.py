@@ -22,13 +22,17 @@ def test_svs_equals_openslide(data_folder):
             assert np.array_equal(slide.read(0, y, x, 150, 180)[inside], theirs[..., :3][inside])
 
 
-def test_dicom_copy_agrees_with_the_svs(data_folder):
+def test_dicom_copy_shows_the_same_tissue_at_the_same_place_as_the_svs(data_folder):
     folder = data_folder / "slides/cmu-1-small-region-dicom"
-    with open_slide(next(folder.glob("level-0-*.dcm"))) as dicom, open_slide(data_folder / "slides/CMU-1-Small-Region.svs") as svs:
+    with (
+        open_slide(next(folder.glob("level-0-*.dcm"))) as dicom,
+        open_slide(data_folder / "slides/CMU-1-Small-Region.svs") as svs,
+    ):
         assert dicom.shape == svs.shape
         a, b = dicom.read(0, 900, 900, 300, 300).astype(int), svs.read(0, 900, 900, 300, 300).astype(int)
-        assert np.abs(a - b).mean() < 40  # another colour space, the same tissue
-        assert np.corrcoef(a[..., 1].ravel(), b[..., 1].ravel())[0, 1] > 0.9
+        # Its colours differ; brightness does not, and a shift by two pixels would show.
+        agreement = [np.corrcoef(a[8:-8, 8:-8].sum(2).ravel(), b[8 + d : 292 + d, 8:-8].sum(2).ravel())[0, 1] for d in (-2, 0, 2)]
+        assert agreement[1] == max(agreement) > 0.8
 
 
 def test_tissue_of_a_pale_fatty_lymph_node_without_its_glass_and_crosses(data_folder):
@@ -36,7 +40,7 @@ def test_tissue_of_a_pale_fatty_lymph_node_without_its_glass_and_crosses(data_fo
         tissue = find_tissue(slide)
     mask, scale = tissue.mask, tissue.scale_yx[0]
     assert 0.08 < mask.mean() < 0.20
-    assert mask[int(4400 / scale), int(1900 / scale)]  # a node
+    assert mask[int(3950 / scale), int(2000 / scale)]  # a node
     assert not mask[: int(1000 / scale)].mean() > 0.01  # crosses and the edge of the cover slip
     assert not mask[int(5800 / scale) :].mean() > 0.01
 

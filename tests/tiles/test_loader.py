@@ -86,7 +86,12 @@ def test_tile_files_from_folder_and_manifest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("name,label\nx.png,0\n", "no column named file"), ("file,label\nx.png,maybe\n", "line 2"), ("file,label\nx.png,0\n", "x.png cannot be read")]
+    ("text", "word"),
+    [
+        ("name,label\nx.png,0\n", "no column named file"),
+        ("file,label\nx.png,maybe\n", "line 2"),
+        ("file,label\nx.png,0\n", "x.png cannot be read"),
+    ],
 )
 def test_bad_manifests_are_explained(tmp_path, text, word):
     manifest = tmp_path / "manifest.csv"

@@ -27,7 +27,7 @@ def test_tissue_of_the_sample_is_the_tissue_drawn(sample):
     x = (np.arange(tissue.mask.shape[1]) + 0.5) * tissue.scale_yx[1]
     drawn = sample.plan.tissue(y, x) > 0
     overlap = (tissue.mask & drawn).sum() / (tissue.mask | drawn).sum()
-    assert overlap > 0.93
+    assert overlap > 0.88
 
 
 def test_ink_is_not_tissue(sample):

@@ -128,7 +128,9 @@ class _Bar:
             self._stage, self._shown = progress.stage, 0.0
         share = progress.fraction or 0.0
         filled = round(share * _BAR)
-        self._line = f"{progress.stage:<24} {'█' * filled}{'░' * (_BAR - filled)} {progress.done:,}/{progress.total:,} {progress.unit}"
+        self._line = (
+            f"{progress.stage:<24} {'█' * filled}{'░' * (_BAR - filled)} {progress.done:,}/{progress.total:,} {progress.unit}"
+        )
         if rate:
             self._line += f"  {rate:,.0f}/s" if rate >= 10 else f"  {rate:.1f}/s"
         if left:

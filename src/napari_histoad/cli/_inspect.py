@@ -46,7 +46,10 @@ def info(
             ("Format", opened.format),
             ("Size", f"{opened.shape[1]:,} x {opened.shape[0]:,} px (width x height)"),
             ("Resolution", mpp),
-            *[(f"Level {i}", f"{lv.shape[1]:,} x {lv.shape[0]:,}, downsample {lv.downsample:.6g}") for i, lv in enumerate(opened.levels)],
+            *[
+                (f"Level {i}", f"{lv.shape[1]:,} x {lv.shape[0]:,}, downsample {lv.downsample:.6g}")
+                for i, lv in enumerate(opened.levels)
+            ],
             ("Also in the file", ", ".join(opened.associated) or "nothing else"),
             *[(name, value) for name, value in opened.properties.items() if len(value) < 100],
         ]
@@ -84,7 +87,15 @@ def models(
 def doctor(as_json: JsonOption = False) -> None:
     """Check what this machine has, and say what is missing and how to get it."""
     checks: list[tuple[str, bool, str]] = []
-    names = {"torch": "torch", "napari": "napari", "tifffile": "tifffile", "imagecodecs": "imagecodecs", "openslide": "openslide-python", "zarr": "zarr", "qtpy": "qtpy"}
+    names = {
+        "torch": "torch",
+        "napari": "napari",
+        "tifffile": "tifffile",
+        "imagecodecs": "imagecodecs",
+        "openslide": "openslide-python",
+        "zarr": "zarr",
+        "qtpy": "qtpy",
+    }
     for module, package in names.items():
         try:
             importlib.import_module(module)

@@ -20,7 +20,9 @@ __all__ = ["map_slides"]
 def map_slides(
     slides: Annotated[list[Path], typer.Argument(help="Slides to map.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the maps, <slide>.ome.zarr each.", show_default=False)],
-    model: Annotated[Path | None, typer.Option(help="Trained detector; without one, normal is learnt from the slide itself.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Trained detector; without one, normal is learnt from the slide itself.")
+    ] = None,
     mpp: Annotated[float | None, typer.Option(help="Without a model: µm per tile pixel.")] = None,
     slide_mpp: MppOption = None,
     stride: Annotated[int | None, typer.Option(help="Step between tiles in tile pixels; default half a tile.")] = None,
@@ -40,7 +42,9 @@ def map_slides(
     outlines = read_regions(regions) if regions is not None else None
     targets = [map_path(path, out) for path in slides]
     if len(set(targets)) < len(targets):
-        raise SettingsError("two slides have the same name, their maps would overwrite each other", "map them into different folders")
+        raise SettingsError(
+            "two slides have the same name, their maps would overwrite each other", "map them into different folders"
+        )
     if model is None and not as_json:
         say("no --model: learning normal from each slide's own tissue (rare tissue stands out; an abnormal whole does not)")
     done: list[dict[str, Any]] = []

@@ -38,9 +38,7 @@ def train(
     if tile_px is not None:
         given["tile_px"] = tile_px
     sources = training_sources(slides, normal, slide_mpp)
-    job = train_job(
-        sources, out, detector=detector, mpp=mpp, device=device, seed=seed, max_tiles=max_tiles, settings=given
-    )
+    job = train_job(sources, out, detector=detector, mpp=mpp, device=device, seed=seed, max_tiles=max_tiles, settings=given)
     trained = follow(job, quiet=as_json)
     assert trained.calibration is not None
     held_out = len(trained.calibration.scores)
@@ -53,7 +51,10 @@ def train(
     }
     rows = [
         ("Detector", f"{trained.name}, {trained.settings.tile_px} px tiles at {trained.settings.mpp:g} µm/px"),
-        ("Calibrated on", f"{held_out:,} held-out normal tiles: false-positive rates down to {trained.calibration.smallest_rate:.2%}"),
+        (
+            "Calibrated on",
+            f"{held_out:,} held-out normal tiles: false-positive rates down to {trained.calibration.smallest_rate:.2%}",
+        ),
         ("Saved", out),
     ]
     emit(document, rows, as_json=as_json)

@@ -107,13 +107,17 @@ def read_header(path: str | PathLike[str]) -> BundleHeader:
     except FileNotFoundError as err:
         raise BundleError(f"there is no detector file {file}", "check the path, or train one with histoad train") from err
     except (OSError, safetensors.SafetensorError) as err:
-        raise BundleError(f"{file.name} is not a detector file ({err})", "give a .safetensors file written by histoad train") from err
+        raise BundleError(
+            f"{file.name} is not a detector file ({err})", "give a .safetensors file written by histoad train"
+        ) from err
     if _KEY not in metadata:
         raise BundleError(f"{file.name} holds tensors but no detector", "give a .safetensors file written by histoad train")
     try:
         return BundleHeader.model_validate_json(metadata[_KEY])
     except ValidationError as err:
-        raise BundleError(f"{file.name}: its header is not valid ({first_fault(err)})", "update napari-histoad, or train it again") from err
+        raise BundleError(
+            f"{file.name}: its header is not valid ({first_fault(err)})", "update napari-histoad, or train it again"
+        ) from err
 
 
 def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:

@@ -67,7 +67,8 @@ class Gaussian:
     def distance(self, features: Tensor) -> Tensor:
         """Return the squared distances (B,) of features (B, D)."""
         white = (features.float() - self.mean.to(features.device)) @ self.whiten.to(features.device)
-        return white.square().sum(1)
+        squared: Tensor = white.square().sum(dim=1)
+        return squared
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Return mean and whitening under ``prefix``."""

@@ -63,7 +63,9 @@ def create_detector(name: str, **settings: Any) -> Detector:
     try:
         return cls(cls.Settings(**settings))
     except ValidationError as err:
-        raise SettingsError(f"settings of {name}: {first_fault(err)}", f"fields are {', '.join(cls.Settings.model_fields)}") from err
+        raise SettingsError(
+            f"settings of {name}: {first_fault(err)}", f"fields are {', '.join(cls.Settings.model_fields)}"
+        ) from err
 
 
 def first_fault(err: ValidationError) -> str:

@@ -105,7 +105,7 @@ class VqVaeDetector(Detector):
             "loss": reconstruction + out.loss,
             "reconstruction": reconstruction,
             "quantisation": out.loss,
-            "perplexity": perplexity(out.index, self._network.codes),
+            "perplexity": perplexity(out.codes, self._network.codes),
         }
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
@@ -143,7 +143,7 @@ class VqVaeDetector(Detector):
     @staticmethod
     def _statistics(out: VqVaeOutput, error: Tensor) -> Tensor:
         """Return mean and deviation over the tile of latent, code distance and reconstruction error, (B, 2·66)."""
-        cells = F.adaptive_avg_pool2d(error[:, None], out.latent.shape[-2:]).sqrt()
+        cells = F.adaptive_avg_pool2d(error[:, None], (out.latent.shape[-2], out.latent.shape[-1])).sqrt()
         parts = torch.cat([out.latent, cells, _code_distance(out)[:, None].sqrt()], 1).float()
         return torch.cat([parts.mean((2, 3)), parts.std((2, 3))], 1)
 

@@ -64,7 +64,7 @@ def choose_device(name: str = "auto") -> DeviceChoice:
     if device.type == "mps":
         if not torch.backends.mps.is_available():
             raise DeviceError("Apple's GPU is not available to torch", "use --device cpu")
-        return DeviceChoice(device, False, "Apple GPU")
+        return DeviceChoice(device, bf16=False, title="Apple GPU")
     if device.type != "cpu":
         raise DeviceError(f"devices of kind {device.type!r} are not supported", "choose auto, cpu, cuda or mps")
     _keep_freed_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,6 @@ from napari_histoad.tiles import TileGrid, TileLoader, find_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from os import PathLike
 
     from numpy.typing import NDArray
 
@@ -132,13 +132,12 @@ def map_job(
         detector_settings=settings.model_dump(mode="json"),
         detector_id=fingerprint(detector),
         trained_on=list(detector.trained_on),
-        calibration_note=note or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
+        calibration_note=note
+        or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
         version=__version__,
     )
     target = map_path(slide, out)
-    result = AnomalyMap.create(
-        target, info, origins=grid.origins, tissue=tissue, calibration=detector.calibration, resume=resume
-    )
+    result = AnomalyMap.create(target, info, origins=grid.origins, tissue=tissue, calibration=detector.calibration, resume=resume)
     done = result.finished_blocks()
     todo = [block for block in range(result.block_count) if block not in done]
     finished = sum(_block_rows(block, len(grid)).size for block in done)
@@ -159,7 +158,9 @@ def map_job(
                 waiting = []
             yield Progress("Mapping", finished, len(grid), updated=updated, path=str(target))
         if len(loader.errors) > _TOO_BROKEN * len(rows):
-            raise SlideError(f"{len(loader.errors)} of {len(rows)} tiles cannot be read: {loader.errors[0].what}", loader.errors[0].remedy)
+            raise SlideError(
+                f"{len(loader.errors)} of {len(rows)} tiles cannot be read: {loader.errors[0].what}", loader.errors[0].remedy
+            )
     if not result.info.complete:
         yield Progress("Outlining", 0, 1, "steps", path=str(target))
         result.save_labels(DEFAULT_RATE)
@@ -219,18 +220,18 @@ def map_slide(
     >>> result = map_slide("case.svs", "out", model="skin.safetensors")  # doctest: +SKIP
     >>> result.regions(rate=0.01)  # doctest: +SKIP
     """
-    detector = load_detector(model) if isinstance(model, str) or hasattr(model, "__fspath__") else model
-    outlines = read_regions(regions) if isinstance(regions, str) or hasattr(regions, "__fspath__") else regions
+    detector = load_detector(model) if isinstance(model, str | PathLike) else model
+    outlines = read_regions(regions) if isinstance(regions, str | PathLike) else regions
     with open_slide(slide, slide_mpp) as opened:
         return run(
             map_job(
                 opened,
                 Path(out),
-                detector=detector,  # type: ignore[arg-type]
+                detector=detector,
                 mpp=mpp,
                 stride_px=stride_px,
                 cell_um=cell_um,
-                regions=outlines,  # type: ignore[arg-type]
+                regions=outlines,
                 device=device,
                 resume=resume,
             )

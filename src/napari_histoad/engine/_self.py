@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SELF_NOTE", "self_detector_job"]
 
-SELF_NOTE = (
-    "learnt from this slide's own tissue: rare tissue stands out, and a slide that is abnormal throughout will not"
-)
+SELF_NOTE = "learnt from this slide's own tissue: rare tissue stands out, and a slide that is abnormal throughout will not"
 _MAX_TILES, _MIN_TILES = 1500, 32
 
 

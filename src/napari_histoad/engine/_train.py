@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +20,18 @@ from napari_histoad.engine._device import DeviceChoice, choose_device
 from napari_histoad.engine._score import score_images
 from napari_histoad.errors import RegionError, TooFewTilesError, writing
 from napari_histoad.jobs import Progress, run
-from napari_histoad.regions import coverage, read_regions
+from napari_histoad.regions import Region, coverage, read_regions
 from napari_histoad.slide import open_slide
 from napari_histoad.tiles import TileGrid, TileSet, find_tissue, read_tile_files, sample_tiles
 from napari_histoad.tiles._set import list_tile_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from os import PathLike
 
     from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector
     from napari_histoad.jobs import Job
-    from napari_histoad.regions import Region
 
 __all__ = ["MIN_TILES", "TrainingSource", "fit_job", "gather_job", "train", "train_job"]
 
@@ -392,12 +391,10 @@ def train(
     --------
     >>> detector = train("case.svs", "skin.safetensors", normal="normal.geojson")  # doctest: +SKIP
     """
-    paths = [slides] if isinstance(slides, str | Path) or hasattr(slides, "__fspath__") else list(slides)
+    paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
     sources = training_sources([Path(p) for p in paths], normal, slide_mpp)
     detector_class(detector)
-    return run(
-        train_job(sources, Path(out), detector=detector, mpp=mpp, device=device, seed=seed, settings=settings)
-    )
+    return run(train_job(sources, Path(out), detector=detector, mpp=mpp, device=device, seed=seed, settings=settings))
 
 
 def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None) -> list[TrainingSource]:
@@ -410,9 +407,9 @@ def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None
     """
     if normal is None or normal == "all-tissue" or list(normal) == ["all-tissue"]:
         return [TrainingSource(path, None, slide_mpp) for path in paths]
-    given = [normal] if isinstance(normal, str | Path) or hasattr(normal, "__fspath__") else list(normal)
-    if given and hasattr(given[0], "geometry"):
-        return [TrainingSource(path, given, slide_mpp) for path in paths]
+    given = [normal] if isinstance(normal, str | PathLike) else list(normal)
+    if given and isinstance(given[0], Region):
+        return [TrainingSource(path, [r for r in given if isinstance(r, Region)], slide_mpp) for path in paths]
     if len(given) != len(paths):
         msg = f"{len(paths)} slides but {len(given)} annotation files were given"
         raise RegionError(msg, "give one annotation file per slide, in the same order, or all-tissue")
@@ -423,6 +420,8 @@ def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None
         chosen = [region for region in regions if region.is_normal] if named else regions
         if not chosen:
             names = ", ".join(sorted({region.name for region in named}))
-            raise RegionError(f"{Path(file).name} has no region classed Normal (found: {names})", "class the normal outlines as Normal")
+            raise RegionError(
+                f"{Path(file).name} has no region classed Normal (found: {names})", "class the normal outlines as Normal"
+            )
         sources.append(TrainingSource(path, chosen, slide_mpp))
     return sources

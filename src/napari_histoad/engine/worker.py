@@ -85,10 +85,29 @@ def _tissue(args: dict[str, Any]) -> Job[dict[str, Any]]:
     return {"path": args["out"], "scale_yx": list(tissue.scale_yx), "area_mm2": area}
 
 
+def _save(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    from napari_histoad.jobs import Progress
+    from napari_histoad.maps import AnomalyMap, export_geojson, export_png, write_report
+    from napari_histoad.slide import open_slide
+
+    result, rate, out = AnomalyMap.open(args["map"]), args["rate"], Path(args["out"])
+    with open_slide(args["slide"], args.get("slide_mpp")) as slide:
+        files = [out / f"{slide.name}.{kind}" for kind in ("anomalies.geojson", "overlay.png", "report.html")]
+        yield Progress("Saving", 0, 4, "files", path=str(out))
+        result.save_labels(rate)
+        yield Progress("Saving", 1, 4, "files", path=str(files[0]))
+        export_geojson(result, files[0], rate)
+        yield Progress("Saving", 2, 4, "files", path=str(files[1]))
+        export_png(result, slide, files[1], rate=rate)
+        yield Progress("Saving", 3, 4, "files", path=str(files[2]))
+        write_report([(result, slide)], files[2], rate=rate)
+    return {"files": [str(f) for f in files]}
+
+
 def _sample(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.samples import SlidePlan, sample_job
 
-    path = yield from sample_job(args["path"], SlidePlan(args["size_px"], args.get("seed", 0)))
+    path = yield from sample_job(args["path"], SlidePlan(args["size_px"]))
     return {"path": str(path)}
 
 
@@ -96,6 +115,7 @@ JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
     "train": _train,
     "map": _map,
     "tissue": _tissue,
+    "save": _save,
     "sample": _sample,
 }
 
@@ -144,7 +164,15 @@ class _Server:
 
             traceback.print_exc()
             what = f"{name} failed unexpectedly ({type(err).__name__}: {str(err)[:200]})"
-            self._send({"id": number, "event": "error", "kind": "HistoadError", "what": what, "remedy": "see the terminal for details, and please report it"})
+            self._send(
+                {
+                    "id": number,
+                    "event": "error",
+                    "kind": "HistoadError",
+                    "what": what,
+                    "remedy": "see the terminal for details, and please report it",
+                }
+            )
         finally:
             if job is not None:
                 job.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from napari_histoad.regions import Region, coverage, read_regions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from os import PathLike
 
     from numpy.typing import NDArray
 
@@ -65,7 +65,10 @@ class Evaluation:
         rows = [
             ("AUROC of tiles (95% interval)", str(self.auroc)),
             ("Average precision", str(self.average_precision)),
-            (f"At a threshold of {self.rate:.1%}", f"sensitivity {self.sensitivity:.1%}, false positives {self.false_positive_rate:.1%}, F1 {self.f1:.3f}"),
+            (
+                f"At a threshold of {self.rate:.1%}",
+                f"sensitivity {self.sensitivity:.1%}, false positives {self.false_positive_rate:.1%}, F1 {self.f1:.3f}",
+            ),
             ("Tiles", f"{self.tiles:,}, {self.anomalous_tiles:,} of them anomalous"),
         ]
         if self.lesions is not None:
@@ -106,7 +109,7 @@ def evaluate(
     RegionError
         If the outlines hold no tile of the map, or all of them.
     """
-    given = list(truth) if not isinstance(truth, str) and not hasattr(truth, "__fspath__") else read_regions(truth, downsample)  # type: ignore[arg-type]
+    given = read_regions(truth, downsample) if isinstance(truth, str | PathLike) else list(truth)
     lesions = _without_holes(given)
     scores = result.scores.astype(np.float64)
     cover = coverage(result.boxes, lesions)
@@ -193,7 +196,9 @@ def _holds_a_lesion(result: AnomalyMap, lesions: Sequence[Region]) -> NDArray[np
 def _check(labels: NDArray[np.bool_], name: str) -> None:
     if not labels.any():
         msg = f"no mapped tile of {name} lies in the known anomalies"
-        raise RegionError(msg, "check that the outlines belong to this slide and level (--truth-downsample), or map with smaller tiles")
+        raise RegionError(
+            msg, "check that the outlines belong to this slide and level (--truth-downsample), or map with smaller tiles"
+        )
     if labels.all():
         raise RegionError(f"all mapped tiles of {name} lie in the known anomalies", "map normal tissue too")
 

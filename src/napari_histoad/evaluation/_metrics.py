@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Interval", "f1", "bootstrap"]
+__all__ = ["Interval", "bootstrap", "f1"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from psygnal import Signal
 from napari_histoad.errors import HistoadError, MissingMppError, RegionError, writing
 from napari_histoad.gui.worker_client import WorkerClient, progress_of
 from napari_histoad.jobs import Eta, Progress
-from napari_histoad.maps import AnomalyMap, export_geojson, export_png, write_report
+from napari_histoad.maps import AnomalyMap
 from napari_histoad.maps._regions import label_regions, measure_regions
 from napari_histoad.regions import write_geojson
 from napari_histoad.slide import check_mpp, open_slide
@@ -81,6 +81,8 @@ class Controller:
     """Box of finest cells that changed."""
     mapped = Signal(object)
     """AnomalyMap, complete."""
+    saved = Signal(list)
+    """Paths of the files."""
     failed = Signal(str)
     """One line that says what and how to mend it."""
     busy_changed = Signal(bool)
@@ -129,13 +131,15 @@ class Controller:
         slide = self._need_slide()
         self._job, self._eta = job, Eta()
         self.client.submit(job, {"slide": str(slide.path), "slide_mpp": slide.mpp, **args})
-        self.busy_changed.emit(True)
+        self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
 
     def _need_slide(self) -> Slide:
         if self.slide is None:
             raise HistoadError("no slide is open", "drop a slide on the window, or File > Open Sample > Anomaly mapping")
         if self.slide.mpp is None:
-            raise MissingMppError(f"{self.slide.path.name} does not say how large its pixels are", "type its µm per pixel in step 1")
+            raise MissingMppError(
+                f"{self.slide.path.name} does not say how large its pixels are", "type its µm per pixel in step 1"
+            )
         return self.slide
 
     def find_tissue(self) -> None:
@@ -185,7 +189,7 @@ class Controller:
         if kind == "progress":
             self._on_progress(progress_of(event))
             return
-        self.busy_changed.emit(False)
+        self.busy_changed.emit(False)  # noqa: FBT003 - a signal takes positions
         if kind == "cancelled":
             self.cancelled.emit()
         elif kind == "died":
@@ -218,6 +222,8 @@ class Controller:
             self.trained.emit(self.model)
         elif self._job == "map":
             self.show(AnomalyMap.open(result["path"]))
+        elif self._job == "save":
+            self.saved.emit([Path(f) for f in result["files"]])
 
     # -- review
 
@@ -235,18 +241,10 @@ class Controller:
         p_values = self.map.p_values
         return Review(labels, measure_regions(self.map, labels), rate, float((p_values <= rate).mean()))
 
-    def save(self, rate: float) -> list[Path]:
-        """Write regions, picture and report beside the map, keep the threshold in it, and return the files."""
+    def save(self, rate: float) -> None:
+        """Start to write regions, picture and report beside the map, and the threshold into it; `saved` follows."""
         assert self.map is not None
-        assert self.slide is not None
-        assert self.out is not None
-        self.map.save_labels(rate)
-        name = self.slide.name
-        files = [self.out / f"{name}.anomalies.geojson", self.out / f"{name}.overlay.png", self.out / f"{name}.report.html"]
-        export_geojson(self.map, files[0], rate)
-        export_png(self.map, self.slide, files[1], rate=rate)
-        write_report([(self.map, self.slide)], files[2], rate=rate)
-        return files
+        self._submit("save", map=str(self.map.path), rate=rate, out=str(self._work_folder()))
 
 
 def _mpp_file() -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from napari.utils import Colormap, DirectLabelColormap
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_histoad.tiles import TissueMask
 
 __all__ = [
+    "NORMAL_NAME",
     "Heatmap",
     "anomaly_colormap",
     "error_layer",
@@ -38,6 +39,9 @@ __all__ = [
     "slide_layer",
     "tissue_layer",
 ]
+
+NORMAL_NAME = "Normal tissue"
+"""The layer that outlines of normal tissue are drawn in."""
 
 _MAX_HEATMAP_PX = 4096
 _FLAG_COLOUR = "#00e5ff"
@@ -51,7 +55,11 @@ def pixel_size(mpp: float | None) -> dict[str, Any]:
 def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
     """Return a slide as multiscale layer data."""
     metadata = {"histoad_slide": slide}
-    return pyramid(slide), {"name": slide.name, "multiscale": True, "rgb": True, "metadata": metadata, **pixel_size(slide.mpp)}, "image"
+    return (
+        pyramid(slide),
+        {"name": slide.name, "multiscale": True, "rgb": True, "metadata": metadata, **pixel_size(slide.mpp)},
+        "image",
+    )
 
 
 def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colour: str) -> tuple[Any, dict[str, Any], str]:
@@ -72,7 +80,7 @@ def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colou
 
 def anomaly_colormap() -> Colormap:
     """Return inferno that fades in from transparent: normal tissue stays visible under the map."""
-    colours = matplotlib.colormaps[COLORMAP](np.linspace(0.15, 1, 256))
+    colours = mpl.colormaps[COLORMAP](np.linspace(0.15, 1, 256))
     colours[:, 3] = np.clip(np.linspace(0, 2, 256), 0, 1)
     return Colormap(colours, name="anomaly")
 

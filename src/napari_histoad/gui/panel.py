@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
 from napari.layers import Image, Labels, Shapes
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import (
     QFormLayout,
@@ -27,8 +29,7 @@ from qtpy.QtWidgets import (
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
-from napari_histoad.gui.layers import Heatmap, error_layer, labels_layer, pixel_size, tissue_layer
-from napari_histoad.gui.reader import NORMAL_NAME
+from napari_histoad.gui.layers import NORMAL_NAME, Heatmap, error_layer, labels_layer, pixel_size, tissue_layer
 from napari_histoad.jobs import format_seconds
 from napari_histoad.regions import regions_from_shapes
 
@@ -55,7 +56,7 @@ _REFRESH_MS = 200
 class _Bridge(QObject):
     """Moves calls from the reading thread to the GUI's."""
 
-    called = Signal(object)
+    called = QtSignal(object)
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
@@ -81,14 +82,19 @@ class AnomalyPanel(QWidget):
         self._regions: list[Region] = []
         self._build()
         self._connect()
-        self._refresh_timer = QTimer(self)
-        self._refresh_timer.setSingleShot(True)
-        self._refresh_timer.timeout.connect(self._draw_heatmap)
-        self._review_timer = QTimer(self)
-        self._review_timer.setSingleShot(True)
-        self._review_timer.timeout.connect(self._draw_review)
-        self.controller.client.start()  # torch loads while the user looks around
+        self._refresh_timer = self._timer(self._draw_heatmap)
+        self._review_timer = self._timer(self._draw_review)
+        self._reveal_timer = self._timer(lambda: self.scroll_area.ensureWidgetVisible(self.save_button.native))
+        client = self.controller.client
+        client.start()  # torch loads while the user looks around
+        self.destroyed.connect(lambda: client.close())  # holds the client, not the widget that is gone
         self._on_layers()
+
+    def _timer(self, action: Callable[[], object]) -> QTimer:
+        timer = QTimer(self)
+        timer.setSingleShot(True)
+        timer.timeout.connect(action)
+        return timer
 
     # -- widgets
 
@@ -102,7 +108,9 @@ class AnomalyPanel(QWidget):
         self.mpp_button = PushButton(text="Set")
         self.mpp_row = _row(QLabel("µm per pixel"), self.mpp_box.native, self.mpp_button.native)
         steps.addWidget(_group("1 · Slide", self.slide_box.native, self.slide_info, self.mpp_row))
-        self.tissue_button = PushButton(text="Show tissue", tooltip="Outline what is taken for tissue; the rest is never looked at")
+        self.tissue_button = PushButton(
+            text="Show tissue", tooltip="Outline what is taken for tissue; the rest is never looked at"
+        )
         self.tissue_info = _words("")
         steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.tissue_info))
         self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
@@ -121,7 +129,7 @@ class AnomalyPanel(QWidget):
         )
         self.model_box = ComboBox(choices=[SELF], value=SELF, tooltip="What tells normal from anomalous")
         self.model_hint = _words(_SELF_HINT)
-        self.model_file = FileEdit(mode="r", filter="*.safetensors", tooltip="Open a trained detector")
+        self.model_file = FileEdit(mode=FileDialogMode.EXISTING_FILE, filter="*.safetensors", tooltip="Open a trained detector")
         self.model_file.choose_btn.text = "Open…"
         self.resume_box = CheckBox(value=True, text="Go on with an unfinished map")
         self.map_button = PushButton(text="Compute anomaly map")
@@ -141,7 +149,7 @@ class AnomalyPanel(QWidget):
         self.review_group = _group("5 · Review", self.rate_slider, self.rate_info, self.region_list, self.save_button.native)
         steps.addWidget(self.review_group)
         steps.addStretch(1)
-        self.scroll = scroll = QScrollArea()
+        self.scroll_area = scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setFrameShape(QScrollArea.Shape.NoFrame)
@@ -176,7 +184,7 @@ class AnomalyPanel(QWidget):
         self.cancel_button.changed.connect(self.controller.cancel)
         self.rate_slider.valueChanged.connect(lambda _: self._review_timer.start(_REFRESH_MS // 2))
         self.region_list.currentRowChanged.connect(self._on_region)
-        self.save_button.changed.connect(self._guarded(self._on_save))
+        self.save_button.changed.connect(self._guarded(lambda: self.controller.save(self.rate())))
         c = self.controller
         c.progressed.connect(self._on_progress)
         c.tissue_found.connect(self._on_tissue)
@@ -184,6 +192,7 @@ class AnomalyPanel(QWidget):
         c.map_started.connect(self._on_map_started)
         c.map_updated.connect(self._on_map_updated)
         c.mapped.connect(self._on_mapped)
+        c.saved.connect(self._on_saved)
         c.failed.connect(self._on_failed)
         c.busy_changed.connect(self._on_busy)
         c.cancelled.connect(lambda: show_info("Cancelled. What was finished is kept: click again to go on."))
@@ -299,7 +308,7 @@ class AnomalyPanel(QWidget):
         self._on_model()
 
     def _on_model_file(self) -> None:
-        path = Path(self.model_file.value)
+        path = Path(str(self.model_file.value))
         if path.suffix == ".safetensors" and path.is_file():
             self._offer_model(path)
 
@@ -323,7 +332,7 @@ class AnomalyPanel(QWidget):
                 self._refresh_timer.start(_REFRESH_MS)
 
     def _draw_heatmap(self) -> None:
-        if self._heat_layer in self.viewer.layers:
+        if self._heat_layer is not None and self._heat_layer in self.viewer.layers:
             self._heat_layer.refresh()
 
     def _on_mapped(self, source: AnomalyMap) -> None:
@@ -335,7 +344,7 @@ class AnomalyPanel(QWidget):
         self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, _SLIDER_STEPS + 1)
         self.rate_slider.setValue(int(np.searchsorted(self._rates, max(0.01, lowest))))
         self._draw_review()
-        QTimer.singleShot(_REFRESH_MS, lambda: self.scroll.ensureWidgetVisible(self.save_button.native))
+        self._reveal_timer.start(_REFRESH_MS)  # once the list has its height
 
     # -- 5 review
 
@@ -348,7 +357,11 @@ class AnomalyPanel(QWidget):
         if source is None or not source.info.complete:
             return
         review = self.controller.review(self.rate())
-        if self._labels is None or self._labels not in self.viewer.layers or self._labels.metadata["histoad_map"] != str(source.path):
+        if (
+            self._labels is None
+            or self._labels not in self.viewer.layers
+            or self._labels.metadata["histoad_map"] != str(source.path)
+        ):
             data, looks, _ = labels_layer(source, review.labels)
             self._labels = self._replace(Labels(data, **looks))
             self._labels.contour = 1
@@ -363,19 +376,19 @@ class AnomalyPanel(QWidget):
         self.region_list.clear()
         for number, region in enumerate(review.regions, start=1):
             m = region.measurements
-            self.region_list.addItem(f"{number}.  {m['Area mm²']:.3f} mm²   score {m.get('Mean score', 0):.3g}   p ≥ {m.get('Min p-value', 1):.2g}")
+            words = f"score {m.get('Mean score', 0):.3g}   lowest p {m.get('Min p-value', 1):.2g}"
+            self.region_list.addItem(f"{number}.  {m['Area mm²']:.3f} mm²   {words}")
 
     def _on_region(self, row: int) -> None:
         slide = self.controller.slide
         if not 0 <= row < len(self._regions) or slide is None or slide.mpp is None:
             return
         y0, x0, y1, x1 = (v * slide.mpp for v in self._regions[row].geometry.bounds)
-        self.viewer.camera.center = ((y0 + y1) / 2, (x0 + x1) / 2)
-        window = self.window().size()
-        self.viewer.camera.zoom = 0.4 * min(window.width(), window.height()) / max(y1 - y0, x1 - x0, 1.0)
+        self.viewer.scene.camera.center = ((y0 + y1) / 2, (x0 + x1) / 2)
+        window = (self.window() or self).size()
+        self.viewer.scene.camera.zoom = 0.4 * min(window.width(), window.height()) / max(y1 - y0, x1 - x0, 1.0)
 
-    def _on_save(self) -> None:
-        files = self.controller.save(self.rate())
+    def _on_saved(self, files: list[Path]) -> None:
         show_info(f"Saved in {files[0].parent}: {', '.join(f.name for f in files)}")
 
     # -- progress
@@ -421,11 +434,6 @@ class AnomalyPanel(QWidget):
         for old in [y for y in self.viewer.layers if y.name == layer.name]:
             self.viewer.layers.remove(old)
         return self.viewer.add_layer(layer)
-
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """End the background process with the panel."""
-        self.controller.client.close()
-        super().closeEvent(event)
 
 
 def _words(text: str) -> QLabel:

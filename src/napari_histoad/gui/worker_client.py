@@ -99,6 +99,7 @@ class WorkerClient:
                 self._current = None
             process.kill()
             self._on_event({"id": number, "event": "cancelled"})
+            process.wait()
             self.start()
 
         timer = threading.Timer(_GRACE_SECONDS, insist)
@@ -148,6 +149,6 @@ def progress_of(event: dict[str, Any]) -> Progress:
         unit=event["unit"],
         metrics=event["metrics"],
         preview=np.asarray(Image.open(io.BytesIO(base64.b64decode(preview)))) if preview else None,
-        updated=tuple(updated) if updated else None,  # type: ignore[arg-type]
+        updated=tuple(updated) if updated else None,
         path=event["path"],
     )

@@ -56,7 +56,9 @@ def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
     )
     writers = {".csv": pa.csv.write_csv, ".parquet": pa.parquet.write_table}
     if target.suffix not in writers:
-        raise SettingsError(f"tables are written as .csv or .parquet, not {target.suffix or 'without an ending'}", "change the name")
+        raise SettingsError(
+            f"tables are written as .csv or .parquet, not {target.suffix or 'without an ending'}", "change the name"
+        )
     with writing(target):
         writers[target.suffix](table, target)
     return len(source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def overlay(
     heat = _sample(source, (h, w))
     low, high = display_range(source)
     level = np.clip((heat - low) / (high - low), 0, 1)
-    colour = matplotlib.colormaps[COLORMAP](np.nan_to_num(level))[..., :3].astype(np.float32) * 255
+    colour = mpl.colormaps[COLORMAP](np.nan_to_num(level))[..., :3].astype(np.float32) * 255
     # Normal tissue stays as it is: the colour comes in with the score.
     alpha = np.where(np.isnan(level), 0, _OPACITY * np.clip(2 * level, 0, 1))[..., None]
     picture = Image.fromarray((base * (1 - alpha) + colour * alpha).astype(np.uint8))
@@ -84,8 +84,7 @@ def _sample(source: AnomalyMap, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return the blended scores at the pixels of a picture of the whole slide."""
     values = source.score_field()
     axes = [
-        (np.arange(n) + 0.5) * full / n / source.geometry.cell_l0
-        for n, full in zip(shape, source.info.slide_shape, strict=True)
+        (np.arange(n) + 0.5) * full / n / source.geometry.cell_l0 for n, full in zip(shape, source.info.slide_shape, strict=True)
     ]
     rows, columns = (np.minimum(a.astype(int), n - 1) for a, n in zip(axes, values.shape, strict=True))
     return values[np.ix_(rows, columns)]
@@ -98,7 +97,7 @@ def score_histogram(source: AnomalyMap, rate: float) -> Figure:
     axes = figure.add_subplot()
     scores = source.scores[~np.isnan(source.scores)]
     normals = source.calibration.scores
-    edges = np.linspace(min(scores.min(), normals.min()), np.quantile(np.r_[scores, normals], 0.998), 60)
+    edges = np.linspace(min(scores.min(), normals.min()), np.quantile(np.r_[scores, normals], 0.998), 60).tolist()
     axes.hist(normals, edges, density=True, color="#0072B2", alpha=0.55, label=f"held-out normals ({len(normals):,})")
     axes.hist(scores, edges, density=True, histtype="step", color="#D55E00", lw=1.6, label=f"this slide ({len(scores):,})")
     threshold = source.calibration.threshold(rate)

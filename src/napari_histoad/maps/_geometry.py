@@ -62,7 +62,7 @@ class MapGeometry:
 
     def scale(self, level: int) -> float:
         """Return level-0 pixels per cell of a pyramid level."""
-        return self.cell_l0 * 2**level
+        return float(self.cell_l0 * 2**level)
 
     def translate(self, level: int) -> float:
         """Return where the centre of cell 0 lies if the centre of level-0 pixel 0 lies at 0, in level-0 pixels."""

@@ -22,16 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["label_regions", "measure_regions"]
 
 
-def label_regions(
-    source: AnomalyMap, field: NDArray[np.float32], rate: float, min_area_um2: float | None
-) -> NDArray[np.uint32]:
-    """Number the connected parts of ``field > threshold(rate)``."""
+def label_regions(source: AnomalyMap, field: NDArray[np.float32], rate: float, min_area_um2: float | None) -> NDArray[np.uint32]:
+    """Return numbers of the connected parts of ``field > threshold(rate)``."""
     cell_um = source.geometry.cell_l0 * source.info.slide_mpp
     if min_area_um2 is None:
         min_area_um2 = (source.info.tile_px * source.info.mpp / 2) ** 2
     above = np.nan_to_num(field, nan=-np.inf) > source.calibration.threshold(rate)
     above = remove_small_objects(above, max_size=max(0, int(min_area_um2 / cell_um**2) - 1), connectivity=2)
-    return label(above, connectivity=2).astype(np.uint32)  # type: ignore[no-any-return]
+    numbers: NDArray[np.uint32] = label(above, connectivity=2).astype(np.uint32)
+    return numbers
 
 
 def measure_regions(source: AnomalyMap, labels: NDArray[np.uint32]) -> list[Region]:
@@ -66,7 +65,5 @@ def _outline(mask: NDArray[np.bool_], y0: int, x0: int, cell_l0: float) -> Polyg
     for ring in sorted(rings, key=lambda r: -r.area):
         area = area.symmetric_difference(ring.buffer(0))  # rings inside rings are holes, islands in holes areas
     # Index i of the padded mask is cell i − 1, whose centre lies at (i − 1 + ½) cells.
-    placed = affine_transform(
-        area.simplify(0.5), [cell_l0, 0, 0, cell_l0, (y0 - 0.5) * cell_l0, (x0 - 0.5) * cell_l0]
-    )
-    return as_area(placed, "a flagged region")  # type: ignore[return-value]
+    placed = affine_transform(area.simplify(0.5), [cell_l0, 0, 0, cell_l0, (y0 - 0.5) * cell_l0, (x0 - 0.5) * cell_l0])
+    return as_area(placed, "a flagged region")

@@ -79,7 +79,10 @@ def _describe(
         ("Calibration", info.calibration_note),
         ("Tiles", f"{len(p_values):,} of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),
         ("Tissue", f"{source.tissue.area_mm2(info.slide_mpp):.2f} mm²"),
-        ("Flagged tiles", f"{(p_values <= rate).mean():.1%} (about {rate:.1%} expected on normal tissue)" if len(p_values) else "none scored"),
+        (
+            "Flagged tiles",
+            f"{(p_values <= rate).mean():.1%} (about {rate:.1%} expected on normal tissue)" if len(p_values) else "none scored",
+        ),
         ("Flagged regions", f"{len(regions)}, {sum(r.measurements['Area mm²'] for r in regions):.2f} mm²"),
     ]
     if info.failed_tiles:

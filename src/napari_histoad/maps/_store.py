@@ -20,8 +20,9 @@ import os
 import shutil
 from collections import OrderedDict
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
@@ -109,9 +110,7 @@ class AnomalyMap:
     def __init__(self, path: Path, group: zarr.Group, info: MapInfo) -> None:
         self.path, self._group, self.info = path, group, info
         shape = (int(np.ceil(info.slide_shape[0] / info.cell_l0)), int(np.ceil(info.slide_shape[1] / info.cell_l0)))
-        self.geometry = MapGeometry(
-            shape, info.slide_shape, info.cell_l0, info.cells_per_tile, info.cells_per_step, info.step_l0
-        )
+        self.geometry = MapGeometry(shape, info.slide_shape, info.cell_l0, info.cells_per_tile, info.cells_per_step, info.step_l0)
         self.calibration = Calibration(np.asarray(group["calibration"]))
         self._blocks: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._scores: dict[int, NDArray[np.float32]] = {}
@@ -201,23 +200,26 @@ class AnomalyMap:
 
     # -- tiles
 
+    def _array(self, name: str) -> zarr.Array[Any]:
+        return cast("zarr.Array[Any]", self._group[name])
+
     def __len__(self) -> int:
         return self.info.tiles
 
     @cached_property
     def origins(self) -> NDArray[np.int64]:
         """(N, 2) int64: tile origins (y, x) in level-0 pixels."""
-        return np.asarray(self._group["tiles/origins"])
+        return np.asarray(self._array("tiles/origins"))
 
     @property
     def scores(self) -> NDArray[np.float32]:
         """(N,) float32: tile scores; NaN = not scored."""
-        return np.asarray(self._group["tiles/score"])
+        return np.asarray(self._array("tiles/score"))
 
     @property
     def p_values(self) -> NDArray[np.float32]:
         """(N,) float32: share of held-out normal tiles that score at least as high, see `Calibration`."""
-        return np.asarray(self._group["tiles/p_value"])
+        return np.asarray(self._array("tiles/p_value"))
 
     @property
     def boxes(self) -> NDArray[np.float64]:
@@ -269,9 +271,9 @@ class AnomalyMap:
             error_maps = np.broadcast_to(scores[:, None, None], (len(scores), c, c))
         error_maps = np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
         with writing(self.path):
-            self._group["tiles/error_map"][rows] = error_maps
-            self._group["tiles/p_value"][rows] = self.calibration.p_value(scores)
-            self._group["tiles/score"][rows] = scores
+            self._array("tiles/error_map")[rows] = error_maps
+            self._array("tiles/p_value")[rows] = self.calibration.p_value(scores)
+            self._array("tiles/score")[rows] = scores
             self._remember(block, error_maps)
             box = self._render_block(block)
             with (self.path / "journal").open("a") as journal:
@@ -296,13 +298,13 @@ class AnomalyMap:
     @property
     def levels(self) -> list[zarr.Array[Any]]:
         """The float32 pyramid, finest first."""
-        return [self._group[str(i)] for i in range(len(self.geometry.level_shapes()))]
+        return [self._array(str(i)) for i in range(len(self.geometry.level_shapes()))]
 
     @cached_property
     def tissue(self) -> TissueMask:
         """The tissue mask that the run used."""
-        array = self._group["tissue"]
-        scale_y, scale_x = array.attrs["scale_yx"]
+        array = self._array("tissue")
+        scale_y, scale_x = cast("tuple[float, float]", array.attrs["scale_yx"])
         return TissueMask(np.asarray(array), (float(scale_y), float(scale_x)))
 
     def _remember(self, block: int, error_maps: NDArray[np.float32]) -> None:
@@ -314,7 +316,7 @@ class AnomalyMap:
     def _error_maps(self, block: int) -> NDArray[np.float32]:
         if block not in self._blocks:
             rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
-            self._remember(block, np.asarray(self._group["tiles/error_map"][rows]))
+            self._remember(block, np.asarray(self._array("tiles/error_map")[rows]))
         return self._blocks[block]
 
     @cached_property
@@ -338,7 +340,7 @@ class AnomalyMap:
         levels = self.levels
         levels[0][y0:y1, x0:x1] = np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
         box = (y0, x0, y1, x1)
-        for finer, coarser in zip(levels[:-1], levels[1:], strict=True):
+        for finer, coarser in pairwise(levels):
             box = (box[0] // 2, box[1] // 2, -(-box[2] // 2), -(-box[3] // 2))
             coarser[box[0] : box[2], box[1] : box[3]] = _halve(
                 np.asarray(finer[box[0] * 2 : box[2] * 2, box[1] * 2 : box[3] * 2])
@@ -383,7 +385,7 @@ class AnomalyMap:
         known = self._scores.get(block)
         if known is None:
             rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
-            known = np.asarray(self._group["tiles/score"][rows])
+            known = np.asarray(self._array("tiles/score")[rows])
             if not np.isnan(known).all():  # written: it will not change again
                 self._scores[block] = known
         return known
@@ -440,9 +442,7 @@ def _write_skeleton(
         if name == "tissue":
             array.attrs["scale_yx"] = list(tissue.scale_yx)
     for name, shape in (("score", ()), ("p_value", ()), ("error_map", (c, c))):
-        group.create_array(
-            f"tiles/{name}", shape=(n, *shape), chunks=(BLOCK_TILES, *shape), dtype="float32", fill_value=np.nan
-        )
+        group.create_array(f"tiles/{name}", shape=(n, *shape), chunks=(BLOCK_TILES, *shape), dtype="float32", fill_value=np.nan)
     shape0 = (int(np.ceil(info.slide_shape[0] / info.cell_l0)), int(np.ceil(info.slide_shape[1] / info.cell_l0)))
     geometry = MapGeometry(shape0, info.slide_shape, info.cell_l0, c, info.cells_per_step, info.step_l0)
     for level, shape in enumerate(geometry.level_shapes()):

@@ -31,7 +31,7 @@ class VqVaeOutput(NamedTuple):
         Before quantisation.
     code : (B, 64, S/p, S/p)
         The nearest code, without the straight-through gradient.
-    index : (B, S/p, S/p) int64
+    codes : (B, S/p, S/p) int64
         Which code.
     loss : ()
         Codebook and commitment terms; 0 in evaluation.
@@ -40,7 +40,7 @@ class VqVaeOutput(NamedTuple):
     reconstruction: Tensor
     latent: Tensor
     code: Tensor
-    index: Tensor
+    codes: Tensor
     loss: Tensor
 
 
@@ -49,9 +49,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1)
-        )
+        self.body = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)  # type: ignore[no-any-return]
@@ -227,7 +225,7 @@ class VqVae(nn.Module):
                 code = passed.detach()
             else:
                 passed, index, _ = self.quantizer(flat)
-                code = self.quantizer.get_codes_from_indices(index)
+                code = self.quantizer.get_codes_from_indices(index)  # type: ignore[operator]
                 loss = COMMITMENT * F.mse_loss(flat, code.detach())
                 if self.kind == "vq":
                     loss = loss + F.mse_loss(code, flat.detach())

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 from shapely.geometry import Polygon, mapping, shape
-from shapely.ops import transform
 
 from napari_histoad.errors import RegionError, writing
 from napari_histoad.regions._region import Region, as_area
@@ -91,11 +90,11 @@ def write_geojson(regions: Iterable[Region], path: str | PathLike[str]) -> None:
 
 def _flipped(geometry: BaseGeometry) -> BaseGeometry:
     """Exchange x and y; files are (x, y), everything inside is (y, x)."""
-    return transform(lambda a, b: (b, a), geometry)
+    return shapely.transform(geometry, lambda points: points[:, ::-1])
 
 
 def _scaled(geometry: Any, factor: float) -> Any:
-    return transform(lambda a, b: (a * factor, b * factor), geometry)
+    return shapely.transform(geometry, lambda points: points * factor)
 
 
 def _geojson(document: Any, where: str) -> list[Region]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import shapely
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from napari_histoad.samples._plan import SlidePlan
 
 __all__ = ["draw_block"]
+
+T = TypeVar("T", bound=np.generic)
 
 _HAEMATOXYLIN = np.array([0.650, 0.704, 0.286], np.float32)  # Ruifrok & Johnston 2001, optical density of R, G, B
 _EOSIN = np.array([0.110, 0.900, 0.460], np.float32)  # pinker than theirs, as modern scanners show it
@@ -110,11 +112,12 @@ class _Canvas:
             target = self.h[a0:a1, b0:b1]
             np.maximum(target, amount * bank[k, a0 - t : a1 - t, b0 - c : b1 - c], out=target)
 
-    def at(self, field: NDArray[np.float32], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32]:
+    def at(self, field: NDArray[T], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[T]:
         """Return a field's value at points; outside the canvas the nearest."""
         rows = np.clip(y.astype(int), 0, self.shape[0] - 1)
         columns = np.clip(x.astype(int), 0, self.shape[1] - 1)
-        return field[rows, columns]
+        values: NDArray[T] = field[rows, columns]
+        return values
 
     def cells(self, size: int, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return distances to the nearest and to the second nearest jittered point (Worley 1996)."""
@@ -151,7 +154,8 @@ def draw_block(plan: SlidePlan, y0: int, x0: int, h: int, w: int) -> NDArray[np.
     light = _GLASS * np.exp(-np.float32(np.log(10)) * crop)
     iy, ix = np.arange(y0, y0 + h)[:, None], np.arange(x0, x0 + w)[None, :]
     light += 5 * (uniform(iy, ix, plan.salt("grain"))[..., None].astype(np.float32) - 0.5)
-    return np.clip(light + 0.5, 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(light + 0.5, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _draw_tissue(canvas: _Canvas, inside: NDArray[np.float32]) -> None:
@@ -165,7 +169,7 @@ def _draw_tissue(canvas: _Canvas, inside: NDArray[np.float32]) -> None:
     # Stroma: wavy collagen with gaps.
     canvas.e += 0.26 + 0.075 * fibres + 0.10 * fine + 0.05 * (canvas.noise(60, "patch") - 0.5)
     canvas.h += 0.035
-    glands = _draw_glands(canvas, fat)
+    glands = _draw_glands(canvas)
     is_fat = (fat > 0) & ~glands
     if is_fat.any():
         first, second = canvas.cells(_FAT_CELL, "fat cells")
@@ -194,7 +198,7 @@ def _draw_tissue(canvas: _Canvas, inside: NDArray[np.float32]) -> None:
     canvas.e *= alpha * (2 - tint)
 
 
-def _draw_glands(canvas: _Canvas, fat: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _draw_glands(canvas: _Canvas) -> NDArray[np.bool_]:
     """Draw glands: a pale lumen, a ring of epithelium with basal nuclei. Return where they lie."""
     plan = canvas.plan
     taken = np.zeros(canvas.shape, bool)

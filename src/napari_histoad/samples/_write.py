@@ -66,9 +66,7 @@ def _write_tiff(path: Path, plan: SlidePlan, scratch: Path) -> Iterator[Progress
     shapes = [(plan.size_px, plan.size_px)]
     while max(shapes[-1]) > _SMALLEST_LEVEL_PX:
         shapes.append((-(-shapes[-1][0] // _FACTOR), -(-shapes[-1][1] // _FACTOR)))
-    coarse = [
-        np.memmap(scratch / f"level{i}", np.uint8, "w+", shape=(*shape, 3)) for i, shape in enumerate(shapes[1:], start=1)
-    ]
+    coarse = [np.memmap(scratch / f"level{i}", np.uint8, "w+", shape=(*shape, 3)) for i, shape in enumerate(shapes[1:], start=1)]
     bands = range(0, plan.size_px, _BAND)
     with TiffBands(path) as tiff, ThreadPoolExecutor(os.cpu_count()) as pool:
         tiff.start(shapes[0], plan.mpp, first=True)
@@ -125,9 +123,8 @@ class TiffBands:
         for y in range(0, padded.shape[0], _TILE):
             for x in range(0, padded.shape[1], _TILE):
                 tile = np.ascontiguousarray(padded[y : y + _TILE, x : x + _TILE])
-                self._encoded.append(
-                    imagecodecs.jpeg8_encode(tile, level=87, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
-                )
+                encoded = imagecodecs.jpeg8_encode(tile, level=87, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
+                self._encoded.append(bytes(encoded))
 
     def finish(self) -> None:
         """Write the level at hand."""
@@ -155,4 +152,5 @@ def _shrink(band: NDArray[np.uint8]) -> NDArray[np.uint8]:
     h, w = band.shape[:2]
     padded = np.pad(band, ((0, -h % _FACTOR), (0, -w % _FACTOR), (0, 0)), mode="edge")
     blocks = padded.reshape(padded.shape[0] // _FACTOR, _FACTOR, padded.shape[1] // _FACTOR, _FACTOR, 3)
-    return (blocks.mean(axis=(1, 3), dtype=np.float32) + 0.5).astype(np.uint8)
+    small: NDArray[np.uint8] = (blocks.mean(axis=(1, 3), dtype=np.float32) + 0.5).astype(np.uint8)
+    return small

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from napari_histoad.errors import MissingMppError, SettingsError, SlideError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -155,9 +155,7 @@ class Slide(ABC):
     def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
         """Fill ``out`` (h, w, 3) from a box that lies inside the level. Called from many threads."""
 
-    def read(
-        self, level: int, y: int, x: int, h: int, w: int, out: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
+    def read(self, level: int, y: int, x: int, h: int, w: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Return a box of one level; what lies outside the level is white.
 
         Parameters
@@ -257,9 +255,7 @@ class Slide(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -75,10 +75,16 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
             return TiffSlide(file, mpp)
         except UnsupportedTiffError as err:
             reason = f"it is a TIFF, but {err}"
+            if err.hopeless:
+                raise _refused(file, reason) from err
     try:
         return OpenSlideSlide(file, mpp)
     except SlideError as err:
         if reason:
-            msg = f"{file.name} is not a slide that can be read: {reason}"
-            raise SlideError(msg, "convert it to a tiled 8-bit RGB TIFF (vips tiffsave --tile --pyramid)") from err
+            raise _refused(file, reason) from err
         raise
+
+
+def _refused(file: Path, reason: str) -> SlideError:
+    msg = f"{file.name} is not a slide that can be read: {reason}"
+    return SlideError(msg, "convert it to a tiled 8-bit RGB TIFF (vips tiffsave --tile --pyramid)")

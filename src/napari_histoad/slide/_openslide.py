@@ -96,7 +96,7 @@ class OpenSlideSlide(Slide):
 def _on_white(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode != "RGBA":
         return np.asarray(image.convert("RGB"))
-    if image.getextrema()[3] == (255, 255):
+    if image.getchannel("A").getextrema() == (255, 255):
         return np.asarray(image)[..., :3]
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     return np.asarray(Image.alpha_composite(white, image))[..., :3]

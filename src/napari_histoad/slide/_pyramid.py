@@ -59,8 +59,12 @@ def pyramid(slide: Slide, chunk_px: int = 1024) -> list[da.Array]:
         h, w = arrays[-1].shape[:2]
         arrays.append(_LevelArray(slide, (math.ceil(h / 4), math.ceil(w / 4)), None))
     return [
-        da.from_array(  # type: ignore[no-untyped-call]
-            array, chunks=(chunk_px, chunk_px, 3), name=f"{slide.name}-{id(array)}-{i}", asarray=False, meta=np.empty((0, 0, 0), np.uint8)
+        da.from_array(
+            array,
+            chunks=(chunk_px, chunk_px, 3),
+            name=f"{slide.name}-{id(array)}-{i}",
+            asarray=False,
+            meta=np.empty((0, 0, 0), np.uint8),
         )
         for i, array in enumerate(arrays)
     ]

@@ -36,7 +36,11 @@ _APERIO_FIELD = re.compile(r"\|\s*([^=|]+?)\s*=\s*([^|]*?)\s*(?=\||$)")
 
 
 class UnsupportedTiffError(Exception):
-    """The file is a TIFF, but not one that is decoded directly; another backend may read it."""
+    """The file is a TIFF, but not one that is decoded directly; unless ``hopeless``, another backend may read it."""
+
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,7 @@ class TiffSlide(Slide):
             data = self._file.read(count, level.offsets[number])
             if level.decode is None:
                 colorspace, outcolorspace = level.colorspace
-                imagecodecs.jpeg8_decode(
-                    data, tables=level.tables, colorspace=colorspace, outcolorspace=outcolorspace, out=tile
-                )
+                imagecodecs.jpeg8_decode(data, tables=level.tables, colorspace=colorspace, outcolorspace=outcolorspace, out=tile)
             else:
                 segment, _, shape = level.decode(data, number, jpegtables=level.tables)
                 if segment is None:
@@ -225,12 +227,12 @@ def _level_pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
 
 
 def _parse_level(page: tifffile.TiffPage) -> _TiledLevel:
+    if page.dtype != np.uint8 or page.samplesperpixel != 3 or page.planarconfig != _CONTIG:
+        raise UnsupportedTiffError("it is not 8-bit RGB", hopeless=page.dtype != np.uint8 or page.samplesperpixel < 3)
+    if page.photometric not in (_RGB, _YCBCR) or page.imagedepth != 1:
+        raise UnsupportedTiffError("it is not RGB", hopeless=True)
     if not page.is_tiled:
         raise UnsupportedTiffError("it is stored in strips")
-    if page.dtype != np.uint8 or page.samplesperpixel != 3 or page.planarconfig != _CONTIG:
-        raise UnsupportedTiffError("it is not 8-bit RGB")
-    if page.photometric not in (_RGB, _YCBCR) or page.imagedepth != 1:
-        raise UnsupportedTiffError("it is not RGB")
     tile = (page.tilelength, page.tilewidth)
     down, across = -(-page.imagelength // tile[0]), -(-page.imagewidth // tile[1])
     if len(page.dataoffsets) != down * across or len(page.databytecounts) != down * across:
@@ -243,9 +245,7 @@ def _parse_level(page: tifffile.TiffPage) -> _TiledLevel:
         offsets=tuple(page.dataoffsets),
         counts=tuple(page.databytecounts),
         tables=page.jpegtables,
-        colorspace=tifffile.tifffile.jpeg_decode_colorspace(
-            page.photometric, page.planarconfig, page.extrasamples, page.is_jfif
-        ),
+        colorspace=tifffile.tifffile.jpeg_decode_colorspace(page.photometric, page.planarconfig, page.extrasamples, page.is_jfif),
         decode=None if direct else page.decode,
     )
 
@@ -275,7 +275,7 @@ def _properties(page: tifffile.TiffPage, description: str) -> dict[str, str]:
             properties[name] = str(tag.value)
     if description and "|" not in description:
         properties["ImageDescription"] = description[:2000]
-    properties["Compression"] = page.compression.name
+    properties["Compression"] = tifffile.COMPRESSION(page.compression).name
     properties["Tile"] = f"{page.tilelength} x {page.tilewidth}"
     return properties
 

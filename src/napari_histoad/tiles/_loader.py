@@ -81,7 +81,7 @@ class TileLoader:
         y, x = (int(v) for v in self._grid.origins[row])
         side = self._grid.tile_l0
         try:
-            self._slide.read_scaled(y, x, side, side, out.shape[:2], out=out)  # type: ignore[arg-type]
+            self._slide.read_scaled(y, x, side, side, out.shape[:2], out=out)
         except SlideError as err:
             self.errors.append(err)
             out[:] = GLASS

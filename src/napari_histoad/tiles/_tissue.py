@@ -29,6 +29,7 @@ _MASK_UM = 8.0
 _MAX_MASK_PX = 4096
 _FAINTEST_CHROMA = 0.02
 _GREY_CHROMA = 0.15
+_INK_RED = 1.1
 _DARK_FIELD = 60
 _CLOSING_UM = 100.0
 _SPECK_UM2 = 150.0**2
@@ -135,7 +136,8 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     chroma = green - np.minimum(red, blue)
     ink = _ink(red, green, blue)
-    mask: NDArray[np.bool_] = (chroma > _chroma_threshold(chroma)) & (chroma > _GREY_CHROMA * density.mean(axis=2)) & ~ink
+    stained = (chroma > _GREY_CHROMA * density.mean(axis=2)) & (red < _INK_RED * green + 0.01)
+    mask: NDArray[np.bool_] = (chroma > _chroma_threshold(chroma)) & stained & ~ink
     radius = max(1, round(_CLOSING_UM / mpp / 2))
     mask = ndimage.binary_closing(np.pad(mask, radius), disk(radius))[radius:-radius, radius:-radius]
     mask &= ~ink
@@ -150,7 +152,7 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
 def _chroma_threshold(chroma: NDArray[np.float32]) -> float:
     """Return a threshold just above the noise of glass: Otsu alone loses pale and fat-rich tissue to dense tissue."""
     otsu = float(threshold_otsu(np.clip(chroma, 0, 0.4)))
-    glass = chroma[chroma < otsu]
+    glass = chroma[chroma <= otsu]
     median = float(np.median(glass))
     noise = 1.4826 * float(np.median(np.abs(glass - median)))
     return max(_FAINTEST_CHROMA, min(otsu, median + 6 * noise))

@@ -1,0 +1,156 @@
+"""The terminal as its users see it: words, exit codes, JSON."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_histoad.cli._app import app
+
+
+def _run(*args, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def _json(*args, code=0):
+    return json.loads(_run(*args, "--json", code=code).stdout)
+
+
+def test_help_lists_every_command():
+    words = _run("--help").stdout
+    for name in ("demo", "info", "train", "map", "score", "evaluate", "export", "report", "models", "doctor"):
+        assert f"  {name}" in words
+
+
+def test_info(sample):
+    document = _json("info", sample.path)
+    assert (document["height"], document["width"], document["mpp"]) == (2048, 2048, 0.5)
+    assert "2,048 x 2,048 px" in _run("info", sample.path).stdout
+
+
+def test_models_and_doctor(detector_file):
+    assert set(_json("models")["detectors"]) >= {"vqvae", "colour"}
+    assert _json("models", detector_file)["trained_on"] == ["sample.tif"]
+    assert {c["name"] for c in _json("doctor")["checks"]} >= {"torch", "napari", "device"}
+
+
+def test_train_map_evaluate_export_report(sample, tmp_path):
+    model, out = tmp_path / "d.safetensors", tmp_path / "out"
+    truth, normal = (sample.path.with_name(f"sample.{kind}.geojson") for kind in ("truth", "normal"))
+    settings = tmp_path / "s.yaml"
+    settings.write_text("max_steps: 10\nbatch: 4\n")
+    trained = _json(
+        "train", sample.path, "--normal", normal, "--tile-px", 64, "--settings", settings, "--out", model, "--device", "cpu"
+    )
+    assert trained["settings"]["max_steps"] == 10
+    mapped = _json("map", sample.path, "--model", model, "--out", out, "--stride", 64, "--device", "cpu")
+    assert mapped["failed"] == []
+    result = mapped["maps"][0]["map"]
+    evaluation = _json("evaluate", result, "--truth", truth, "--exclude", normal, "--rate", 0.1)
+    assert 0 <= evaluation["auroc"]["low"] <= evaluation["auroc"]["value"] <= 1
+    written = _json(
+        "export",
+        result,
+        "--geojson",
+        "--png",
+        "--csv",
+        "--parquet",
+        "--ome-tiff",
+        "--slide",
+        sample.path,
+        "--out",
+        tmp_path / "e",
+        "--rate",
+        0.1,
+    )
+    assert len(written["written"]) == 5
+    assert len(list((tmp_path / "e").iterdir())) == 5
+    _run("report", result, "--slide", sample.path, "--out", tmp_path / "r.html")
+    assert "sample.tif" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_score_and_evaluate_tiles(detector_file, tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    lines = ["file,label,group"]
+    for i in range(12):
+        image = rng.integers(0, 256, (64, 64, 3), np.uint8) if i % 2 else np.full((64, 64, 3), (220, 150, 190), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{i % 2},{i // 2}")
+    manifest, table = tmp_path / "manifest.csv", tmp_path / "scores.csv"
+    manifest.write_text("\n".join(lines))
+    _run("score", manifest, "--model", detector_file, "--out", table, "--device", "cpu")
+    assert table.read_text().splitlines()[0] == "file,score,p_value"
+    assert _json("evaluate", table, "--truth", manifest)["auroc"]["value"] == 1
+    assert "64 x 64" in _run("score", manifest, "--model", _bigger(tmp_path), "--out", table, code=2).stderr
+
+
+def _bigger(folder):
+    from napari_histoad.calibration import Calibration
+    from napari_histoad.detectors import create_detector, save_detector
+
+    detector = create_detector("colour", tile_px=128)
+    detector.calibration = Calibration.from_scores(np.arange(20.0))
+    return save_detector(detector, folder / "big.safetensors")
+
+
+def test_a_failing_slide_does_not_stop_the_others(sample, detector_file, tmp_path):
+    broken = tmp_path / "broken.svs"
+    broken.write_text("nothing")
+    args = ("map", broken, sample.path, "--model", detector_file, "--out", tmp_path / "out", "--stride", 64, "--device", "cpu")
+    document = _json(*args, code=1)
+    assert [f["slide"] for f in document["failed"]] == [str(broken)]
+    assert [m["slide"] for m in document["maps"]] == ["sample.tif"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "word"),
+    [
+        (("info", "none.svs"), 1, "no file"),
+        (("map", "none.svs", "--out", "o"), 1, "no file"),
+        (("map", "none.svs", "--out", "o", "--model", "none.safetensors"), 2, "no detector file"),
+        (("train", "none.svs", "--out", "d.safetensors", "--detector", "magic"), 2, "known are"),
+        (("train", "none.svs", "--out", "d.safetensors", "--normal", "n.geojson"), 1, "no annotation file"),
+        (("train", "none.svs", "--out", "d.safetensors", "--settings", "n.yaml"), 2, "YAML"),
+        (("evaluate", "none.ome.zarr", "--truth", "t.geojson"), 1, "no anomaly map"),
+        (("export", "none.ome.zarr"), 2, "nothing to export"),
+        (("export", "none.ome.zarr", "--png"), 1, "no anomaly map"),
+        (("map",), 2, "Missing"),
+        (("map", "a.svs", "b/a.svs", "--out", "o"), 2, "same name"),
+    ],
+)
+def test_wrong_use_is_one_line_and_a_code(tmp_path, monkeypatch, args, code, word):
+    monkeypatch.chdir(tmp_path)
+    result = _run(*args, code=code)
+    assert word in result.stderr
+    assert "Traceback" not in result.output
+    if code == 1:
+        assert sum(line.startswith("error:") for line in result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_come_as_json_too(tmp_path):
+    error = _json("info", tmp_path / "none.svs", code=1)["error"]
+    assert error["kind"] == "SlideError"
+    assert error["remedy"] == "check the path"
+
+
+def test_output_may_be_cut_by_its_reader(sample):
+    command = f"{sys.executable} -m napari_histoad info {sample.path} | head -1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "File" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_meets_its_bar(tmp_path):
+    document = _json("demo", "--out", tmp_path)
+    assert document["evaluation"]["auroc"]["value"] >= 0.95
+    assert document["colour_baseline"]["auroc"]["value"] < document["evaluation"]["auroc"]["value"]
+    assert (tmp_path / "report.html").exists()

@@ -1,0 +1,119 @@
+"""The controller without a window."""
+
+import queue
+import time
+
+import pytest
+
+from napari_histoad import open_slide
+from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError
+from napari_histoad.gui.controller import Controller
+
+
+class Driver:
+    def __init__(self):
+        self.calls = queue.Queue()
+        self.controller = Controller(self.calls.put)
+        self.seen = []
+        for name in (
+            "progressed",
+            "tissue_found",
+            "trained",
+            "map_started",
+            "map_updated",
+            "mapped",
+            "saved",
+            "failed",
+            "cancelled",
+        ):
+            getattr(self.controller, name).connect(lambda *args, name=name: self.seen.append((name, args)))
+
+    def until(self, *names, timeout=120):
+        deadline = time.monotonic() + timeout
+        while not any(n in names for n, _ in self.seen):
+            self.calls.get(timeout=max(0.1, deadline - time.monotonic()))()
+        return next(args for n, args in self.seen if n in names)
+
+
+@pytest.fixture
+def driver():
+    d = Driver()
+    yield d
+    d.controller.client.close()
+
+
+@pytest.fixture
+def own_slide(sample, tmp_path):
+    path = tmp_path / "case.tif"
+    path.write_bytes(sample.path.read_bytes())
+    return open_slide(path)
+
+
+def test_the_whole_path(driver, own_slide, sample):
+    c = driver.controller
+    c.choose_slide(own_slide)
+    c.find_tissue()
+    assert driver.until("tissue_found", "failed")[1] > 0.1
+    c.train(sample.plan.normal, detector="vqvae", settings={"tile_px": 64, "max_steps": 10, "batch": 4})
+    (model,) = driver.until("trained", "failed")
+    assert model.exists()
+    c.compute_map()
+    (result,) = driver.until("mapped", "failed")
+    assert result.info.complete
+    assert len([1 for name, _ in driver.seen if name == "map_updated"]) == result.block_count
+    strict, loose = c.review(0.02), c.review(0.5)
+    assert (strict.labels > 0).sum() <= (loose.labels > 0).sum()
+    assert strict.flagged_tiles <= loose.flagged_tiles
+    c.save(0.2)
+    (files,) = driver.until("saved", "failed")
+    assert len(files) == 3
+    assert all(f.stat().st_size > 0 for f in files)
+    assert "failed" not in dict(driver.seen)
+
+
+def test_what_is_missing_is_asked_for(driver, write_tiff, own_slide):
+    import numpy as np
+
+    c = driver.controller
+    with pytest.raises(HistoadError, match="no slide is open"):
+        c.compute_map()
+    unknown = write_tiff(np.zeros((99, 99, 3), np.uint8), "unknown.tif", mpp=None)
+    c.choose_slide(open_slide(unknown))
+    with pytest.raises(MissingMppError, match="step 1|how large"):
+        c.find_tissue()
+    with pytest.raises(SettingsError):
+        c.set_mpp(1000)
+    c.set_mpp(0.4)
+    assert c.slide.mpp == 0.4
+    c.choose_slide(own_slide)
+    with pytest.raises(RegionError, match="Outline normal tissue"):
+        c.train([], detector="vqvae", settings={})
+    again = Controller(lambda call: call())
+    again.choose_slide(open_slide(unknown))
+    assert again.slide.mpp == 0.4  # remembered
+
+
+def test_errors_of_a_job_reach_the_user_with_their_remedy(driver, write_tiff):
+    import numpy as np
+
+    driver.controller.choose_slide(open_slide(write_tiff(np.full((600, 600, 3), 240, np.uint8))))
+    driver.controller.compute_map()
+    (words,) = driver.until("failed", "mapped")
+    assert "no tissue was found" in words
+    assert "; check" in words
+    assert not driver.controller.client.busy
+
+
+def test_a_run_that_dies_can_be_taken_up_again(driver, own_slide, detector_file):
+    import psutil
+
+    c = driver.controller
+    c.choose_slide(own_slide)
+    c.model = detector_file
+    c.compute_map()
+    driver.until("map_started", "failed")
+    psutil.Process(c.client.pid).kill()
+    driver.until("failed", "mapped")
+    driver.seen.clear()
+    c.compute_map()
+    assert driver.until("mapped", "failed")[0].info.complete

@@ -1,0 +1,206 @@
+"""The real panel in a real window, from the sample slide to the finished, reviewed and saved map."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from napari.layers import Labels, Shapes
+
+from napari_histoad import AnomalyMap
+from napari_histoad.gui import reader
+from napari_histoad.gui import sample as sample_module
+from napari_histoad.gui.layers import Heatmap, slide_layer
+from napari_histoad.maps import MapGeometry
+from napari_histoad.slide import open_slide
+from napari_histoad.tiles import TileGrid
+
+SHOTS = Path(os.environ.get("HISTOAD_SCREENSHOTS", "test-out"))
+
+
+def _shot(viewer, name):
+    SHOTS.mkdir(exist_ok=True, parents=True)
+    viewer.window.screenshot(str(SHOTS / f"{name}.png"), canvas_only=False, flash=False)
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1500, 950)
+    return viewer
+
+
+@pytest.fixture
+def panel(viewer, monkeypatch, tmp_path):
+    monkeypatch.setattr(sample_module, "SAMPLE_PX", 2048)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
+    widget.controller.client.start()
+    yield widget
+    widget.controller.client.close()
+
+
+@pytest.fixture
+def words(monkeypatch):
+    said = []
+    monkeypatch.setattr("napari_histoad.gui.panel.show_error", said.append)
+    monkeypatch.setattr("napari_histoad.gui.panel.show_info", said.append)
+    monkeypatch.setattr("napari_histoad.gui.reader.show_error", said.append)
+    return said
+
+
+def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
+    assert not panel.map_button.enabled
+    viewer.open_sample("napari-histoad", "planted")
+    assert panel.slide_box.value is viewer.layers["sample"]
+    assert "0.5 µm per pixel" in panel.slide_info.text()
+    assert len(panel.normal_regions()) >= 3
+    panel.tissue_button.native.click()
+    qtbot.waitUntil(lambda: "mm²" in panel.tissue_info.text(), timeout=60_000)
+    panel.steps_box.value = 60
+    panel.train_button.native.click()
+    qtbot.waitUntil(panel.progress_row.isVisible, timeout=5_000)
+    assert not panel.map_button.enabled
+    qtbot.waitUntil(panel.preview.isVisible, timeout=60_000)
+    _shot(viewer, "training")
+    qtbot.waitUntil(lambda: "Trained" in panel.train_info.text() or bool(words), timeout=120_000)
+    assert words == []
+    assert panel.model_box.value == "sample.vqvae.safetensors"
+    panel.map_button.native.click()
+    qtbot.waitUntil(lambda: panel.review_group.isEnabled() or bool(words), timeout=120_000)
+    assert words == []
+    heat = viewer.layers["Anomaly map of sample.tif"]
+    assert np.ptp(heat.data) > 0
+    assert isinstance(viewer.layers["Flagged regions of sample.tif"], Labels)
+    flagged = []
+    for position in (0, 500, 1000):
+        panel.rate_slider.setValue(position)
+        panel._draw_review()
+        flagged.append(int((viewer.layers["Flagged regions of sample.tif"].data > 0).sum()))
+    assert flagged == sorted(flagged)
+    assert flagged[-1] > 0
+    panel.region_list.setCurrentRow(0)
+    assert viewer.scene.camera.zoom > 0
+    viewer.reset_view()
+    qtbot.wait(300)
+    _shot(viewer, "finished")
+    panel.save_button.native.click()
+    qtbot.waitUntil(lambda: bool(words), timeout=60_000)
+    assert "Saved in" in words[-1]
+    assert {p.suffix for p in panel.controller.out.iterdir()} >= {".geojson", ".png", ".html", ".zarr"}
+
+
+def test_first_click_without_training_and_cancel(viewer, panel, words, qtbot):
+    viewer.open_sample("napari-histoad", "planted")
+    panel.map_button.native.click()
+    qtbot.waitUntil(panel.progress_row.isVisible, timeout=5_000)
+    panel.cancel_button.native.click()
+    qtbot.waitUntil(lambda: not panel.progress_row.isVisible(), timeout=2_000)
+    assert "Cancelled" in words[-1]
+    panel.map_button.native.click()
+    qtbot.waitUntil(panel.review_group.isEnabled, timeout=120_000)
+    assert "own tissue" in panel.controller.map.info.calibration_note
+
+
+def test_the_background_process_ends_with_the_panel(viewer, panel, qtbot):
+    pid = panel.controller.client.pid
+    assert psutil.pid_exists(pid)
+    viewer.window.remove_dock_widget("all")
+    panel.deleteLater()
+    qtbot.waitUntil(lambda: not psutil.pid_exists(pid), timeout=10_000)
+
+
+def test_errors_are_notifications(viewer, panel, words, qtbot, tmp_path, write_tiff):
+    (tmp_path / "bad.svs").write_text("nothing")
+    viewer.open(str(tmp_path / "bad.svs"), plugin="napari-histoad")
+    assert "not a slide" in words[-1]
+    viewer.open(str(write_tiff(np.full((700, 700, 3), 240, np.uint8), "blank.tif", mpp=None)), plugin="napari-histoad")
+    assert panel.mpp_row.isVisible()
+    panel.map_button.native.click()
+    assert "µm per pixel in step 1" in words[-1] or "how large" in words[-1]
+    panel.mpp_box.value = 0.5
+    panel.mpp_button.native.click()
+    assert "0.5 µm per pixel" in panel.slide_info.text()
+    panel.train_button.native.click()
+    assert "no normal tissue is outlined" in words[-1]
+    panel.map_button.native.click()
+    qtbot.waitUntil(lambda: "no tissue was found" in words[-1], timeout=60_000)
+    assert panel.map_button.enabled
+
+
+def test_outlining_starts_a_layer_in_micrometres(viewer, panel, words, sample):
+    viewer.open(str(sample.path), plugin="napari-histoad")
+    panel.outline_button.native.click()
+    layer = viewer.layers["Normal tissue"]
+    assert isinstance(layer, Shapes)
+    assert layer.mode == "add_polygon_lasso"
+    layer.add_rectangles(np.array([[100, 200], [100, 400], [300, 400], [300, 200]]))
+    assert panel.normal_regions()[0].geometry.bounds == (100.5, 200.5, 300.5, 400.5)
+
+
+def test_outlines_drawn_in_another_scale_land_in_the_right_place(viewer, panel, words, sample):
+    viewer.open(str(sample.path), plugin="napari-histoad")
+    layer = Shapes(name="Normal tissue", ndim=2, scale=(1, 1), units=("um", "um"))
+    viewer.add_layer(layer)
+    layer.add_rectangles(np.array([[50, 100], [50, 200], [150, 200], [150, 100]]))
+    assert panel.normal_regions()[0].geometry.bounds == pytest.approx((100.5, 200.5, 300.5, 400.5))
+
+
+def test_maps_and_slides_open_by_dropping_them(viewer, sample, map_folder):
+    viewer.open([str(sample.path)], plugin="napari-histoad")
+    viewer.open(str(map_folder), plugin="napari-histoad")
+    assert [y.name for y in viewer.layers] == [
+        "sample", "Error map of sample.tif", "Anomaly map of sample.tif", "Flagged regions of sample.tif",
+    ]  # fmt: skip
+    assert reader.get_reader(str(map_folder.parent)) is None
+    assert reader.get_reader("picture.png") is None
+
+
+@pytest.mark.parametrize(("shape", "downsample"), [((2048, 2048), 1), ((1999, 1501), 4.0099), ((6401, 6401), 64.0099)])
+def test_corners_of_heatmap_and_slide_coincide(viewer, shape, downsample, write_tiff, tmp_path):
+    image = np.full((*shape, 3), 200, np.uint8)
+    with open_slide(write_tiff(image, tile=(256, 256), levels=2, compression="zlib")) as slide:
+        grid = TileGrid.cover(shape, slide.mpp, tile_px=32, mpp=slide.mpp * downsample, stride_px=16)
+        geometry = MapGeometry.of(grid, shape, 4 * slide.mpp * downsample)
+        data, looks, _ = slide_layer(slide)
+        picture = viewer.add_image(data, **looks)
+        heat = viewer.add_image(
+            np.zeros(geometry.shape, np.float32),
+            scale=(geometry.scale(0) * slide.mpp,) * 2,
+            translate=(geometry.translate(0) * slide.mpp,) * 2,
+            units=("um", "um"),
+        )
+        half_um = 0.5 * slide.mpp
+        # The first corner of both, half a pixel before their pixel 0, and the corner of a tile far inside.
+        assert np.allclose(picture.data_to_world((-0.5, -0.5)), heat.data_to_world((-0.5, -0.5)), atol=half_um)
+        origin = grid.origins[len(grid) // 2]
+        cell = geometry.tile_cells(origin[None])[0]
+        assert np.allclose(picture.data_to_world(origin - 0.5), heat.data_to_world(cell - 0.5), atol=half_um)
+
+
+def test_the_edge_of_a_heatmap_is_seen_where_the_edge_of_the_slide_is(viewer, write_tiff, map_folder, sample):
+    """On the screen: the bounding box of what the heatmap covers lies within that of the slide."""
+    result = AnomalyMap.open(map_folder)
+    with open_slide(sample.path) as slide:
+        data, looks, _ = slide_layer(slide)
+        picture = viewer.add_image(data, **looks)
+        values, looks, _ = Heatmap(result).layer()
+        heat = viewer.add_image(np.ones_like(values), **{**looks, "colormap": "green", "contrast_limits": (0, 1), "opacity": 1})
+        viewer.reset_view()
+        box = []
+        for layer in (picture, heat):
+            picture.visible, heat.visible = layer is picture, layer is heat
+            shot = viewer.screenshot(flash=False)[..., :3].max(axis=2) > 60
+            rows, columns = np.flatnonzero(shot.any(1)), np.flatnonzero(shot.any(0))
+            box.append((rows[0], columns[0], rows[-1], columns[-1]))
+        # A cell is 16 level-0 pixels and the slide a whole number of cells; one screen pixel is about 2.3.
+        assert np.abs(np.subtract(*box)).max() <= 1
+
+
+def test_reading_the_map_again_gives_the_same_picture(map_folder):
+    result = AnomalyMap.open(map_folder)
+    heat = Heatmap(result)
+    before = heat.values.copy()
+    heat.update((3, 5, 40, 60))
+    assert np.array_equal(before, heat.values)
