@@ -10,22 +10,18 @@ from napari_histoad.errors import HistoadError, MissingMppError, RegionError, Se
 from napari_histoad.gui.controller import Controller
 
 
+NAMES = (
+    *("progressed", "tissue_found", "trained", "map_started", "map_updated"),
+    *("mapped", "saved", "failed", "cancelled"),
+)
+
+
 class Driver:
     def __init__(self):
         self.calls = queue.Queue()
         self.controller = Controller(self.calls.put)
         self.seen = []
-        for name in (
-            "progressed",
-            "tissue_found",
-            "trained",
-            "map_started",
-            "map_updated",
-            "mapped",
-            "saved",
-            "failed",
-            "cancelled",
-        ):
+        for name in NAMES:
             getattr(self.controller, name).connect(lambda *args, name=name: self.seen.append((name, args)))
 
     def until(self, *names, timeout=120):
