@@ -9,7 +9,6 @@ from napari_histoad import open_slide
 from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError
 from napari_histoad.gui.controller import Controller
 
-
 NAMES = (
     *("progressed", "tissue_found", "trained", "map_started", "map_updated"),
     *("mapped", "saved", "failed", "cancelled"),
