@@ -4,8 +4,7 @@ from PIL import Image
 
 from napari_histoad import load_detector, train, write_geojson
 from napari_histoad.detectors import create_detector
-from napari_histoad.engine import TrainingSource, choose_device, fit_job, score_images, train_job
-from napari_histoad.engine._train import training_sources
+from napari_histoad.engine import TrainingSource, choose_device, fit_job, score_images, train_job, training_sources
 from napari_histoad.errors import DeviceError, MissingMppError, OutputError, RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import run
 from napari_histoad.regions import Region

@@ -58,7 +58,7 @@ def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
     assert len(panel.normal_regions()) >= 3
     panel.tissue_button.native.click()
     qtbot.waitUntil(lambda: "mm²" in panel.tissue_info.text(), timeout=60_000)
-    panel.steps_box.value = 60
+    panel.steps_box.value = 150
     panel.train_button.native.click()
     qtbot.waitUntil(panel.progress_row.isVisible, timeout=5_000)
     assert not panel.map_button.enabled
@@ -109,6 +109,7 @@ def test_the_background_process_ends_with_the_panel(viewer, panel, qtbot):
     viewer.window.remove_dock_widget("all")
     panel.deleteLater()
     qtbot.waitUntil(lambda: not psutil.pid_exists(pid), timeout=10_000)
+    viewer.add_image(np.zeros((5, 5)))  # nobody listens any more
 
 
 def test_errors_are_notifications(viewer, panel, words, qtbot, tmp_path, write_tiff):

@@ -12,8 +12,16 @@ from PIL import Image
 from napari_histoad import AnomalyMap, open_slide, read_regions
 from napari_histoad.calibration import Calibration
 from napari_histoad.errors import MapError, SettingsError
-from napari_histoad.maps import MapGeometry, MapInfo, export_geojson, export_ome_tiff, export_png, export_table, write_report
-from napari_histoad.maps._store import BLOCK_TILES
+from napari_histoad.maps import (
+    BLOCK_TILES,
+    MapGeometry,
+    MapInfo,
+    export_geojson,
+    export_ome_tiff,
+    export_png,
+    export_table,
+    write_report,
+)
 from napari_histoad.tiles import TileGrid, TissueMask
 
 

@@ -6,13 +6,14 @@ import functools
 import json
 import os
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
-from napari_histoad.jobs import Eta, Progress, format_seconds
+from napari_histoad.jobs import Eta, Progress, format_seconds, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,15 +98,8 @@ def follow(job: Job[T], *, quiet: bool = False) -> T:
     """Drive a job to its end with a progress bar, rate and time left on stderr."""
     bar = _Bar(quiet=quiet)
     try:
-        while True:
-            try:
-                progress = next(job)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            bar.show(progress)
+        return run(job, bar.show)
     finally:
-        job.close()
         bar.close()
 
 
@@ -118,8 +112,6 @@ class _Bar:
         self._eta, self._stage, self._line, self._shown = Eta(), "", "", 0.0
 
     def show(self, progress: Progress) -> None:
-        import time
-
         if self._quiet:
             return
         rate, left = self._eta.update(progress)

@@ -32,7 +32,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Learn what normal tissue looks like. An interrupted run goes on where it was."""
-    from napari_histoad.engine._train import train_job, training_sources
+    from napari_histoad.engine import train_job, training_sources
 
     given = _read_settings(settings)
     if tile_px is not None:

@@ -1,10 +1,11 @@
 """Doing it: where slides and detectors meet. Train, map, score, on the device at hand."""
 
 from napari_histoad.engine._device import DeviceChoice, choose_device
+from napari_histoad.engine._gather import TrainingSource, gather_job, training_sources
 from napari_histoad.engine._map import map_job, map_path, map_slide
 from napari_histoad.engine._score import score_files_job, score_images
 from napari_histoad.engine._self import self_detector_job
-from napari_histoad.engine._train import TrainingSource, fit_job, gather_job, train, train_job
+from napari_histoad.engine._train import fit_job, train, train_job
 
 __all__ = [
     "DeviceChoice",
@@ -20,4 +21,5 @@ __all__ = [
     "self_detector_job",
     "train",
     "train_job",
+    "training_sources",
 ]

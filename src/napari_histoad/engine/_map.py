@@ -16,8 +16,7 @@ from napari_histoad.engine._score import BATCH, score_batch
 from napari_histoad.engine._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
-from napari_histoad.maps import AnomalyMap, MapGeometry, MapInfo
-from napari_histoad.maps._store import BLOCK_TILES
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo
 from napari_histoad.regions import coverage, read_regions
 from napari_histoad.slide import open_slide
 from napari_histoad.tiles import TileGrid, TileLoader, find_tissue

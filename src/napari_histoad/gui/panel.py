@@ -6,30 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
 from napari.layers import Image, Labels, Shapes
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import (
-    QFormLayout,
-    QGroupBox,
-    QHBoxLayout,
-    QLabel,
-    QListWidget,
-    QProgressBar,
-    QScrollArea,
-    QSizePolicy,
-    QSlider,
-    QVBoxLayout,
-    QWidget,
-)
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
 from napari_histoad.gui.layers import NORMAL_NAME, Heatmap, error_layer, labels_layer, pixel_size, tissue_layer
+from napari_histoad.gui.widgets import NO_SLIDE, SELF, SELF_HINT, SLIDER_STEPS, PanelWidgets
 from napari_histoad.jobs import format_seconds
 from napari_histoad.regions import regions_from_shapes
 
@@ -47,9 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AnomalyPanel"]
 
-SELF = "Learn normal from this slide"
-_SELF_HINT = "No training: what is common on this slide counts as normal, what is rare stands out."
-_HIGHEST_RATE, _SLIDER_STEPS = 0.25, 1000
+_HIGHEST_RATE = 0.25
 _REFRESH_MS = 200
 
 
@@ -63,7 +47,7 @@ class _Bridge(QObject):
         self.called.connect(lambda function: function(), Qt.ConnectionType.QueuedConnection)
 
 
-class AnomalyPanel(QWidget):
+class AnomalyPanel(PanelWidgets):
     """*Plugins > Anomaly mapping*.
 
     Parameters
@@ -72,22 +56,30 @@ class AnomalyPanel(QWidget):
     """
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__()
         self.viewer = napari_viewer
+        super().__init__(self._slide_choices)
         self._bridge = _Bridge(self)
         self.controller = Controller(self._bridge.called.emit)
         self._heatmap: Heatmap | None = None
         self._heat_layer: Image | None = None
         self._labels: Labels | None = None
         self._regions: list[Region] = []
-        self._build()
+        self._models: dict[str, Path] = {}
+        self._rates = np.geomspace(0.01, _HIGHEST_RATE, SLIDER_STEPS + 1)
         self._connect()
         self._refresh_timer = self._timer(self._draw_heatmap)
         self._review_timer = self._timer(self._draw_review)
         self._reveal_timer = self._timer(lambda: self.scroll_area.ensureWidgetVisible(self.save_button.native))
         client = self.controller.client
         client.start()  # torch loads while the user looks around
-        self.destroyed.connect(lambda: client.close())  # holds the client, not the widget that is gone
+        watched, changed = self.viewer.layers.events, self._on_layers
+
+        def leave() -> None:  # holds what outlives the widget, not the widget
+            client.close()
+            watched.inserted.disconnect(changed)
+            watched.removed.disconnect(changed)
+
+        self.destroyed.connect(leave)
         self._on_layers()
 
     def _timer(self, action: Callable[[], object]) -> QTimer:
@@ -95,80 +87,6 @@ class AnomalyPanel(QWidget):
         timer.setSingleShot(True)
         timer.timeout.connect(action)
         return timer
-
-    # -- widgets
-
-    def _build(self) -> None:
-        body = QWidget()
-        steps = QVBoxLayout(body)
-        steps.setContentsMargins(4, 4, 4, 4)
-        self.slide_box = ComboBox(choices=self._slide_choices, nullable=True, tooltip="The slide to work on")
-        self.slide_info = _words("Drop a slide on the window, or use File > Open Sample > Anomaly mapping.")
-        self.mpp_box = FloatSpinBox(value=0.25, min=0.05, max=20, step=0.01, tooltip="µm per level-0 pixel")
-        self.mpp_button = PushButton(text="Set")
-        self.mpp_row = _row(QLabel("µm per pixel"), self.mpp_box.native, self.mpp_button.native)
-        steps.addWidget(_group("1 · Slide", self.slide_box.native, self.slide_info, self.mpp_row))
-        self.tissue_button = PushButton(
-            text="Show tissue", tooltip="Outline what is taken for tissue; the rest is never looked at"
-        )
-        self.tissue_info = _words("")
-        steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.tissue_info))
-        self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
-        self.method_box = ComboBox(choices=["vqvae", "colour"], value="vqvae", tooltip="vqvae: morphology; colour: a baseline")
-        self.steps_box = SpinBox(value=500, min=20, max=100_000, step=100, tooltip="Most training steps; stops early by itself")
-        self.train_button = PushButton(text="Train", tooltip="Learn from the outlined tissue")
-        self.train_info = _words("")
-        self.preview = QLabel()
-        self.preview.setVisible(False)
-        self.preview.setToolTip("Tiles, and below them what the network makes of them")
-        form = QFormLayout()
-        form.addRow("Method", self.method_box.native)
-        form.addRow("Steps", self.steps_box.native)
-        steps.addWidget(
-            _group("3 · Normal", self.outline_button.native, form, self.train_button.native, self.train_info, self.preview)
-        )
-        self.model_box = ComboBox(choices=[SELF], value=SELF, tooltip="What tells normal from anomalous")
-        self.model_hint = _words(_SELF_HINT)
-        self.model_file = FileEdit(mode=FileDialogMode.EXISTING_FILE, filter="*.safetensors", tooltip="Open a trained detector")
-        self.model_file.choose_btn.text = "Open…"
-        self.resume_box = CheckBox(value=True, text="Go on with an unfinished map")
-        self.map_button = PushButton(text="Compute anomaly map")
-        self.map_button.native.setStyleSheet("font-weight: bold; padding: 6px;")
-        detector = QFormLayout()
-        detector.addRow("Detector", self.model_box.native)
-        detector.addRow("File", self.model_file.native)
-        steps.addWidget(_group("4 · Map", detector, self.model_hint, self.resume_box.native, self.map_button.native))
-        self.rate_slider = QSlider(Qt.Orientation.Horizontal)
-        self.rate_slider.setRange(0, _SLIDER_STEPS)
-        self.rate_slider.setToolTip("How many normal tiles may be flagged by mistake")
-        self.rate_info = _words("Compute a map first.")
-        self.region_list = QListWidget()
-        self.region_list.setMaximumHeight(130)
-        self.region_list.setToolTip("Click to go there")
-        self.save_button = PushButton(text="Save regions, picture and report")
-        self.review_group = _group("5 · Review", self.rate_slider, self.rate_info, self.region_list, self.save_button.native)
-        steps.addWidget(self.review_group)
-        steps.addStretch(1)
-        self.scroll_area = scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
-        scroll.setWidget(body)
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(False)
-        self.progress_info = _words("")
-        self.cancel_button = PushButton(text="Cancel")
-        self.progress_row = QWidget()
-        bottom = QVBoxLayout(self.progress_row)
-        bottom.setContentsMargins(4, 0, 4, 4)
-        bottom.addWidget(self.progress_info)
-        bottom.addWidget(_row(self.progress, self.cancel_button.native))
-        self.progress_row.setVisible(False)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scroll, 1)
-        layout.addWidget(self.progress_row)
-        self.setMinimumWidth(340)
 
     def _connect(self) -> None:
         self.viewer.layers.events.inserted.connect(self._on_layers)
@@ -232,7 +150,7 @@ class AnomalyPanel(QWidget):
         self.mpp_row.setVisible(slide is not None and slide.file_mpp is None)
         self.review_group.setEnabled(self.controller.map is not None and self.controller.map.info.complete)
         if slide is None:
-            self.slide_info.setText("Drop a slide on the window, or use File > Open Sample > Anomaly mapping.")
+            self.slide_info.setText(NO_SLIDE)
             return
         h, w = slide.shape
         size = f"{w:,} × {h:,} px" + (f", {w * slide.mpp / 1000:.1f} × {h * slide.mpp / 1000:.1f} mm" if slide.mpp else "")
@@ -304,7 +222,7 @@ class AnomalyPanel(QWidget):
             self.model_box.choices = [SELF, *[c for c in self.model_box.choices if c != SELF], path.name]
         self.controller.model = path
         self.model_box.value = path.name
-        self._models = {**getattr(self, "_models", {}), path.name: path}
+        self._models[path.name] = path
         self._on_model()
 
     def _on_model_file(self) -> None:
@@ -314,8 +232,8 @@ class AnomalyPanel(QWidget):
 
     def _on_model(self, _: object = None) -> None:
         chosen = self.model_box.value
-        self.controller.model = getattr(self, "_models", {}).get(chosen)
-        self.model_hint.setText(_SELF_HINT if chosen == SELF else f"Scores are compared with held-out normal tiles of {chosen}.")
+        self.controller.model = self._models.get(chosen)
+        self.model_hint.setText(SELF_HINT if chosen == SELF else f"Scores are compared with held-out normal tiles of {chosen}.")
 
     def _on_map(self) -> None:
         self.controller.compute_map(resume=self.resume_box.value)
@@ -341,7 +259,7 @@ class AnomalyPanel(QWidget):
         self._on_map_started(source)  # once more, with the contrast of the whole
         self.review_group.setEnabled(True)
         lowest = source.calibration.smallest_rate
-        self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, _SLIDER_STEPS + 1)
+        self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
         self.rate_slider.setValue(int(np.searchsorted(self._rates, max(0.01, lowest))))
         self._draw_review()
         self._reveal_timer.start(_REFRESH_MS)  # once the list has its height
@@ -434,29 +352,3 @@ class AnomalyPanel(QWidget):
         for old in [y for y in self.viewer.layers if y.name == layer.name]:
             self.viewer.layers.remove(old)
         return self.viewer.add_layer(layer)
-
-
-def _words(text: str) -> QLabel:
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-    return label
-
-
-def _row(*widgets: QWidget) -> QWidget:
-    holder = QWidget()
-    layout = QHBoxLayout(holder)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for widget in widgets:
-        layout.addWidget(widget)
-    return holder
-
-
-def _group(title: str, *parts: Any) -> QGroupBox:
-    group = QGroupBox(title)
-    layout = QVBoxLayout(group)
-    layout.setContentsMargins(8, 8, 8, 8)
-    layout.setSpacing(6)
-    for part in parts:
-        (layout.addWidget if isinstance(part, QWidget) else layout.addLayout)(part)
-    return group

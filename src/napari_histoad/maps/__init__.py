@@ -2,10 +2,12 @@
 
 from napari_histoad.maps._exports import export_geojson, export_ome_tiff, export_png, export_table
 from napari_histoad.maps._geometry import MapGeometry
+from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
 from napari_histoad.maps._report import write_report
-from napari_histoad.maps._store import AnomalyMap, MapInfo
+from napari_histoad.maps._store import AnomalyMap
 
 __all__ = [
+    "BLOCK_TILES",
     "AnomalyMap",
     "MapGeometry",
     "MapInfo",

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import zarr
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from napari_histoad.calibration import Calibration
 from napari_histoad.errors import MapError, writing
-from napari_histoad.maps._geometry import MapGeometry
+from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, chunks_of, multiscales, write_skeleton
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
@@ -40,60 +40,9 @@ if TYPE_CHECKING:
 
     from napari_histoad.regions import Region
 
-__all__ = ["BLOCK_TILES", "AnomalyMap", "MapInfo"]
+__all__ = ["AnomalyMap"]
 
-BLOCK_TILES = 64
-_CHUNK = 256
 _CACHED_BLOCKS = 256
-_KEY = "napari_histoad"
-
-
-class MapInfo(BaseModel):
-    """Provenance: what is needed to know where a map comes from, and to repeat it.
-
-    Attributes
-    ----------
-    slide, slide_shape, slide_mpp
-        File name, level-0 (height, width), µm per level-0 pixel.
-    tile_px, stride_px, mpp, tile_l0, step_l0
-        The tile grid, see `TileGrid`.
-    cell_l0, cells_per_tile, cells_per_step
-        The cells, see `MapGeometry`.
-    detector, detector_settings, detector_id, trained_on
-        Method, settings, hash of the weights, names of the training slides.
-    calibration_note : str
-        In one sentence, what the p-values are relative to.
-    version : str
-        Of this package.
-    complete : bool
-        Whether every tile has been looked at.
-    failed_tiles : int
-        Tiles that could not be decoded; they are NaN.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: int = 1
-    slide: str
-    slide_shape: tuple[int, int]
-    slide_mpp: float
-    tile_px: int
-    stride_px: int
-    mpp: float
-    tile_l0: float
-    step_l0: int
-    cell_l0: float
-    cells_per_tile: int
-    cells_per_step: int
-    tiles: int
-    detector: str
-    detector_settings: dict[str, Any]
-    detector_id: str
-    trained_on: list[str]
-    calibration_note: str
-    version: str
-    complete: bool = False
-    failed_tiles: int = 0
 
 
 class AnomalyMap:
@@ -109,8 +58,7 @@ class AnomalyMap:
 
     def __init__(self, path: Path, group: zarr.Group, info: MapInfo) -> None:
         self.path, self._group, self.info = path, group, info
-        shape = (int(np.ceil(info.slide_shape[0] / info.cell_l0)), int(np.ceil(info.slide_shape[1] / info.cell_l0)))
-        self.geometry = MapGeometry(shape, info.slide_shape, info.cell_l0, info.cells_per_tile, info.cells_per_step, info.step_l0)
+        self.geometry = info.geometry
         self.calibration = Calibration(np.asarray(group["calibration"]))
         self._blocks: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._scores: dict[int, NDArray[np.float32]] = {}
@@ -129,7 +77,7 @@ class AnomalyMap:
         folder = Path(path)
         try:
             group = zarr.open_group(folder, mode="r+" if os.access(folder, os.W_OK) else "r")
-            info = MapInfo.model_validate(group.attrs[_KEY])
+            info = MapInfo.model_validate(group.attrs[ATTRIBUTE])
             return cls(folder, group, info)
         except (FileNotFoundError, KeyError, ValueError, ValidationError, TypeError, OSError) as err:
             if not folder.exists():
@@ -179,7 +127,7 @@ class AnomalyMap:
         with writing(folder):
             shutil.rmtree(partial, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _write_skeleton(partial, info, origins, tissue, calibration)
+            write_skeleton(partial, info, origins, tissue, calibration)
             if folder.exists():
                 shutil.rmtree(folder)
             partial.rename(folder)
@@ -290,7 +238,7 @@ class AnomalyMap:
         failed = int(np.isnan(self.scores).sum())
         self.info = self.info.model_copy(update={"complete": True, "failed_tiles": failed})
         with writing(self.path):
-            self._group.attrs[_KEY] = self.info.model_dump(mode="json")
+            self._group.attrs[ATTRIBUTE] = self.info.model_dump(mode="json")
             (self.path / "journal").unlink(missing_ok=True)
 
     # -- pyramid
@@ -420,56 +368,11 @@ class AnomalyMap:
             group.attrs["ome"] = {"version": "0.5", "labels": ["anomalous"]}
             image = group.create_group("anomalous", overwrite=True)
             shapes = self.geometry.level_shapes()
-            image.attrs["ome"] = {**_multiscales("anomalous", self.geometry, self.info.slide_mpp), "image-label": {}}
-            image.attrs[_KEY] = {"false_positive_rate": rate}
+            image.attrs["ome"] = {**multiscales("anomalous", self.geometry, self.info.slide_mpp), "image-label": {}}
+            image.attrs[ATTRIBUTE] = {"false_positive_rate": rate}
             for level, shape in enumerate(shapes):
-                array = image.create_array(str(level), shape=shape, chunks=_chunks(shape), dtype="uint32", fill_value=0)
+                array = image.create_array(str(level), shape=shape, chunks=chunks_of(shape), dtype="uint32", fill_value=0)
                 array[:] = labels[:: 2**level, :: 2**level][: shape[0], : shape[1]]
-
-
-def _write_skeleton(
-    folder: Path, info: MapInfo, origins: NDArray[np.int64], tissue: TissueMask, calibration: Calibration
-) -> None:
-    n, c = len(origins), info.cells_per_tile
-    group = zarr.create_group(folder, zarr_format=3)
-    for name, values in (
-        ("tiles/origins", origins.astype(np.int64)),
-        ("tissue", tissue.mask),
-        ("calibration", calibration.scores),
-    ):
-        array = group.create_array(name, shape=values.shape, chunks=_chunks(values.shape, 2048), dtype=values.dtype)
-        array[:] = values
-        if name == "tissue":
-            array.attrs["scale_yx"] = list(tissue.scale_yx)
-    for name, shape in (("score", ()), ("p_value", ()), ("error_map", (c, c))):
-        group.create_array(f"tiles/{name}", shape=(n, *shape), chunks=(BLOCK_TILES, *shape), dtype="float32", fill_value=np.nan)
-    shape0 = (int(np.ceil(info.slide_shape[0] / info.cell_l0)), int(np.ceil(info.slide_shape[1] / info.cell_l0)))
-    geometry = MapGeometry(shape0, info.slide_shape, info.cell_l0, c, info.cells_per_step, info.step_l0)
-    for level, shape in enumerate(geometry.level_shapes()):
-        group.create_array(
-            str(level), shape=shape, chunks=_chunks(shape), dtype="float32", fill_value=np.nan, dimension_names=("y", "x")
-        )
-    group.attrs["ome"] = _multiscales("anomaly", geometry, info.slide_mpp)
-    group.attrs[_KEY] = info.model_dump(mode="json")
-
-
-def _chunks(shape: tuple[int, ...], side: int = _CHUNK) -> tuple[int, ...]:
-    return tuple(max(1, min(side, n)) for n in shape)
-
-
-def _multiscales(name: str, geometry: MapGeometry, mpp: float) -> dict[str, Any]:
-    datasets = [
-        {
-            "path": str(level),
-            "coordinateTransformations": [
-                {"type": "scale", "scale": [geometry.scale(level) * mpp] * 2},
-                {"type": "translation", "translation": [geometry.translate(level) * mpp] * 2},
-            ],
-        }
-        for level in range(len(geometry.level_shapes()))
-    ]
-    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
-    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
 
 
 def _add(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.regions._region import Region
 
-__all__ = ["coverage", "owner"]
+__all__ = ["coverage"]
 
 
 def coverage(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.float64]:
@@ -46,12 +46,3 @@ def coverage(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[n
     area = shapely.area(shapely.intersection(parts[which], rectangles[index]))
     np.add.at(out, index, area / shapely.area(rectangles[index]))
     return np.clip(out, 0, 1)
-
-
-def owner(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.int64]:
-    """Return, for each box, which region holds its centre; −1 where none does."""
-    centres = shapely.points((boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2)
-    out = np.full(len(boxes), -1, np.int64)
-    which, index = shapely.STRtree(centres).query([region.geometry for region in regions], predicate="intersects")
-    out[index] = which
-    return out

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -96,56 +100,78 @@ def _write_tiff(path: Path, plan: SlidePlan, scratch: Path) -> Iterator[Progress
 
 
 class TiffBands:
-    """A TIFF written band by band: tifffile pulls tiles from an iterator, so each level collects its own first."""
+    """A TIFF written band by band: tifffile pulls tiles from an iterator, here in a thread that is fed band by band."""
 
     def __init__(self, path: Path) -> None:
         self._writer = tifffile.TiffWriter(path, bigtiff=True)
-        self._level: tuple[tuple[int, int], float, bool] | None = None
-        self._encoded: list[bytes] = []
+        self._tiles: queue.Queue[bytes | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def __enter__(self) -> TiffBands:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # an error on the way has been raised already
+            self.finish()
         self._writer.close()
 
     def start(self, shape: tuple[int, int], mpp: float, *, first: bool) -> None:
         """Finish the level at hand and begin the next."""
         self.finish()
-        self._level = (shape, mpp, first)
+        # Bounded: a fast painter must not fill the memory before a slow disk.
+        band_tiles = -(-shape[1] // _TILE) * (_BAND // _TILE)
+        self._tiles = queue.Queue(maxsize=2 * band_tiles)
+        self._thread = threading.Thread(target=self._write, args=(shape, mpp, first), daemon=True)
+        self._thread.start()
 
     def add(self, band: NDArray[np.uint8]) -> None:
-        """Encode the tiles of a band."""
-        import imagecodecs
-
+        """Encode the tiles of a band and hand them to the writer."""
         h, w = band.shape[:2]
         padded = np.pad(band, ((0, -h % _TILE), (0, -w % _TILE), (0, 0)), mode="edge")
         for y in range(0, padded.shape[0], _TILE):
             for x in range(0, padded.shape[1], _TILE):
                 tile = np.ascontiguousarray(padded[y : y + _TILE, x : x + _TILE])
                 encoded = imagecodecs.jpeg8_encode(tile, level=87, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
-                self._encoded.append(bytes(encoded))
+                self._put(bytes(encoded))
 
     def finish(self) -> None:
-        """Write the level at hand."""
-        if self._level is None:
-            return
-        (h, w), mpp, first = self._level
-        self._writer.write(
-            iter(self._encoded),
-            shape=(h, w, 3),
-            dtype=np.uint8,
-            tile=(_TILE, _TILE),
-            photometric="ycbcr",
-            subsampling=(1, 1),
-            compression="jpeg",
-            subfiletype=0 if first else 1,
-            resolution=(1e4 / mpp, 1e4 / mpp),
-            resolutionunit="CENTIMETER",
-            software="napari-histoad",
-            metadata=None,
-        )
-        self._encoded, self._level = [], None
+        """Wait until the level at hand is on disk."""
+        if self._thread is not None:
+            self._put(None)
+            self._thread.join()
+            self._thread = None
+            self._raise()
+
+    def _put(self, tile: bytes | None) -> None:
+        while self._thread is not None and self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._tiles.put(tile, timeout=0.5)
+                return
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _write(self, shape: tuple[int, int], mpp: float, first: bool) -> None:  # noqa: FBT001 - a thread's arguments
+        try:
+            self._writer.write(
+                iter(self._tiles.get, None),
+                shape=(*shape, 3),
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
+                photometric="ycbcr",
+                subsampling=(1, 1),
+                compression="jpeg",
+                subfiletype=0 if first else 1,
+                resolution=(1e4 / mpp, 1e4 / mpp),
+                resolutionunit="CENTIMETER",
+                software="napari-histoad",
+                metadata=None,
+            )
+        except BaseException as err:  # noqa: BLE001 - raised again in the thread that feeds this one
+            self._error = err
 
 
 def _shrink(band: NDArray[np.uint8]) -> NDArray[np.uint8]:

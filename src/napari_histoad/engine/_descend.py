@@ -1,0 +1,174 @@
+"""Gradient descent with early stop, checkpoint and live reports."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from napari_histoad.errors import TooFewTilesError, writing
+from napari_histoad.jobs import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.jobs import Job
+    from napari_histoad.tiles import TileSet
+
+__all__ = ["descend_job"]
+
+_VALIDATION = 0.15
+_CHECKS, _PATIENCE, _LEAST_GAIN = 20, 5, 0.005
+_PREVIEW_SECONDS = 2.0
+
+
+def descend_job(
+    detector: Detector,
+    tiles: TileSet,
+    choice: DeviceChoice,
+    rng: np.random.Generator,
+    seed: int,
+    checkpoint: Path | None,
+) -> Job[None]:
+    """Train a detector's network on tiles; ends with the weights that were best on tiles held out from them.
+
+    Reports come after every step; a checkpoint is written at each of the 20 checks, from which a later call with the
+    same detector, tiles and seed goes on.
+    """
+    network = detector.network
+    assert network is not None
+    try:
+        learnt, checked = tiles.split(_VALIDATION, rng)
+    except TooFewTilesError:  # one group: neighbours must do
+        order = rng.permutation(len(tiles))
+        checked, learnt = np.split(order, [max(1, int(_VALIDATION * len(tiles)))])
+    checked = checked[:128]
+    images, total = torch.from_numpy(tiles.images), detector.steps
+    batch = min(getattr(detector.settings, "batch", 16), len(learnt))
+    fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
+    optimizer = detector.optimizer()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=total + 1, pct_start=min(0.1, 50 / total)
+    )
+    every = max(1, total // _CHECKS)
+    best, best_state, stale, first = math.inf, _copy(network), 0, 0
+    key = _data_key(detector, tiles, seed)
+    saved = _load_checkpoint(checkpoint, key)
+    if saved is not None:
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        best, best_state, stale, first = saved["best"], saved["best_state"], saved["stale"], saved["step"]
+    previewed = 0.0
+    metrics: dict[str, float] = {}
+    yield Progress("Training", first, total, "steps")
+    for step in range(first, total):
+        network.train()
+        # Randomness follows from seed and step alone, so that a resumed run equals an undisturbed one.
+        picked = np.random.default_rng([seed, step]).choice(learnt, batch, replace=False)
+        with torch.random.fork_rng(devices=[]), fabric.autocast():
+            torch.manual_seed(seed * 1_000_003 + step)
+            losses = detector.losses(images[picked].to(choice.device))
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(losses["loss"])
+        fabric.clip_gradients(network, optimizer, max_norm=1.0, error_if_nonfinite=False)
+        optimizer.step()
+        schedule.step()
+        metrics |= {name: float(value.detach()) for name, value in losses.items()}
+        preview = None
+        now = time.monotonic()
+        if now - previewed > _PREVIEW_SECONDS or step + 1 == total:
+            previewed, preview = now, _preview(detector, images[checked[:4]], choice)
+        yield Progress("Training", step + 1, total, "steps", dict(metrics), preview)
+        if (step + 1) % every and step + 1 < total:
+            continue
+        current = _held_out_loss(detector, images, checked, choice)
+        metrics["held-out loss"] = current
+        stale = 0 if current < best * (1 - _LEAST_GAIN) else stale + 1
+        if current < best:
+            best, best_state = current, _copy(network)
+        _save_checkpoint(
+            checkpoint,
+            {
+                "key": key,
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "best": best,
+                "best_state": best_state,
+                "stale": stale,
+                "step": step + 1,
+            },
+        )
+        if stale >= _PATIENCE:
+            break
+    network.load_state_dict(best_state)
+    network.eval()
+    yield Progress("Training", total, total, "steps", {**metrics, "best held-out loss": best})
+
+
+def _held_out_loss(detector: Detector, images: torch.Tensor, rows: NDArray[np.int64], choice: DeviceChoice) -> float:
+    assert detector.network is not None
+    detector.network.eval()
+    values = []
+    with torch.inference_mode(), choice.autocast():
+        for i in range(0, len(rows), 16):
+            part = images[rows[i : i + 16]].to(choice.device)
+            values.append(float(detector.losses(part)["loss"]) * len(part))
+    return sum(values) / len(rows)
+
+
+def _preview(detector: Detector, images: torch.Tensor, choice: DeviceChoice) -> NDArray[np.uint8] | None:
+    """Return tiles above their reconstructions, (2·S, n·S, 3) uint8."""
+    assert detector.network is not None
+    detector.network.eval()
+    with torch.inference_mode(), choice.autocast():
+        rebuilt = detector.score(images.to(choice.device)).reconstruction
+    if rebuilt is None:
+        return None
+    below = (rebuilt.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    rows = [np.concatenate(list(part), axis=1) for part in (images.numpy(), below)]
+    return np.ascontiguousarray(np.concatenate(rows, axis=0)[::2, ::2])
+
+
+def _copy(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def _data_key(detector: Detector, tiles: TileSet, seed: int) -> str:
+    digest = hashlib.sha256(f"{detector.name} {detector.settings.model_dump_json()} {seed}".encode())
+    digest.update(tiles.images[:: max(1, len(tiles) // 16)].tobytes())
+    return digest.hexdigest()
+
+
+def _load_checkpoint(path: Path | None, key: str) -> dict[str, Any] | None:
+    if path is None or not path.exists():
+        return None
+    try:
+        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, ValueError):
+        return None  # cut short: start anew
+    return saved if saved.get("key") == key else None
+
+
+def _save_checkpoint(path: Path | None, state: dict[str, Any]) -> None:
+    if path is None:
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as handle:
+                torch.save(state, handle)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,143 @@
+"""From slides and outlines, or tile files, to normal tiles in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_histoad.errors import RegionError, TooFewTilesError
+from napari_histoad.jobs import Progress
+from napari_histoad.regions import Region, coverage, read_regions
+from napari_histoad.slide import open_slide
+from napari_histoad.tiles import TileGrid, TileSet, find_tissue, read_tile_files, sample_tiles
+from napari_histoad.tiles._set import list_tile_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_histoad.jobs import Job
+
+__all__ = ["MAX_TILES", "MIN_TILES", "TrainingSource", "gather_job", "training_sources"]
+
+MIN_TILES = 48
+MAX_TILES = 2000
+_DEFAULT_MPP = 0.5
+_WELL_FED = 256
+_MIN_COVER = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingSource:
+    """One slide, or one set of tile files, to learn normal from.
+
+    Attributes
+    ----------
+    path : Path
+        A slide, a folder of tiles, or a manifest.csv (of which only label 0 is learnt from).
+    regions : sequence of Region or None
+        Normal tissue; None takes all tissue.
+    mpp : float or None
+        Overrides what the slide says.
+    """
+
+    path: Path
+    regions: Sequence[Region] | None = None
+    mpp: float | None = None
+
+    @property
+    def is_tiles(self) -> bool:
+        """Whether this is a set of tile files rather than a slide."""
+        return self.path.is_dir() or self.path.suffix.lower() == ".csv"
+
+
+def gather_job(
+    sources: Sequence[TrainingSource], tile_px: int, mpp: float | None, *, max_tiles: int = MAX_TILES, seed: int = 0
+) -> Job[tuple[TileSet, float]]:
+    """Read the normal tiles of all sources into memory; the result is (tiles, their mpp).
+
+    Without ``mpp`` tiles are read at 0.5 µm per pixel, or at the coarsest slide's own if that is coarser.
+
+    Raises
+    ------
+    TooFewTilesError
+        If there are fewer than 48 tiles in all.
+    RegionError
+        If the outlines of a slide hold no tissue.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = mpp or _DEFAULT_MPP
+    for source in sources:
+        if mpp is None and not source.is_tiles:
+            with open_slide(source.path, source.mpp) as slide:
+                wanted = max(wanted, slide.require_mpp())
+    share = math.ceil(max_tiles / len(sources))
+    sets = []
+    for number, source in enumerate(sources):
+        yield Progress("Reading normal tiles", number, len(sources), "slides", path=str(source.path))
+        if source.is_tiles:
+            files = [file for file in list_tile_files(source.path) if not file.label]
+            files = [files[i] for i in np.sort(rng.permutation(len(files))[:share])]
+            tiles = read_tile_files(files, tile_px)
+            sets.append(TileSet(tiles.images, tiles.groups, (source.path.name,)))
+        else:
+            sets.append(_slide_tiles(source, tile_px, wanted, share, rng))
+    tiles = TileSet.concatenate(sets)
+    if len(tiles) < MIN_TILES:
+        msg = f"only {len(tiles)} normal tiles of {tile_px} px were found, {MIN_TILES} are due"
+        raise TooFewTilesError(msg, "outline more normal tissue, add slides, or use smaller tiles (--tile-px 128)")
+    yield Progress("Reading normal tiles", len(sources), len(sources), "slides")
+    return tiles, wanted
+
+
+def _slide_tiles(source: TrainingSource, tile_px: int, mpp: float, share: int, rng: np.random.Generator) -> TileSet:
+    with open_slide(source.path, source.mpp) as slide:
+        tissue = find_tissue(slide)
+        # Few tiles fit into a small outline: then they may overlap. Groups are spatial, so none leak.
+        for overlap in (1, 2, 4):
+            grid = TileGrid.cover(
+                slide.shape, slide.require_mpp(), tile_px=tile_px, mpp=mpp, stride_px=tile_px // overlap
+            ).on_tissue(tissue, _MIN_COVER)
+            if source.regions is not None:
+                grid = grid.subset(coverage(grid.boxes, source.regions) >= _MIN_COVER)
+            if len(grid) >= _WELL_FED:
+                break
+        if source.regions is not None and not len(grid):
+            side_um = tile_px * mpp
+            msg = f"the normal regions of {source.path.name} hold no tile of {side_um:.0f} µm of tissue"
+            raise RegionError(msg, "outline larger areas, on the tissue; check that the outlines belong to this slide")
+        return sample_tiles(slide, grid, share, rng)
+
+
+def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None) -> list[TrainingSource]:
+    """Pair slides with their outlines.
+
+    Raises
+    ------
+    RegionError
+        If there are not as many annotation files as slides, or a file names no normal region.
+    """
+    if normal is None or normal == "all-tissue" or list(normal) == ["all-tissue"]:
+        return [TrainingSource(path, None, slide_mpp) for path in paths]
+    given = [normal] if isinstance(normal, str | PathLike) else list(normal)
+    if given and isinstance(given[0], Region):
+        return [TrainingSource(path, [r for r in given if isinstance(r, Region)], slide_mpp) for path in paths]
+    if len(given) != len(paths):
+        msg = f"{len(paths)} slides but {len(given)} annotation files were given"
+        raise RegionError(msg, "give one annotation file per slide, in the same order, or all-tissue")
+    sources = []
+    for path, file in zip(paths, given, strict=True):
+        regions = read_regions(file)
+        named = [region for region in regions if region.name]
+        chosen = [region for region in regions if region.is_normal] if named else regions
+        if not chosen:
+            names = ", ".join(sorted({region.name for region in named}))
+            raise RegionError(
+                f"{Path(file).name} has no region classed Normal (found: {names})", "class the normal outlines as Normal"
+            )
+        sources.append(TrainingSource(path, chosen, slide_mpp))
+    return sources

@@ -1,0 +1,141 @@
+"""The widgets of the panel, laid out in the order of work. What they do is said in `panel`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from magicgui.types import FileDialogMode
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QProgressBar,
+    QScrollArea,
+    QSizePolicy,
+    QSlider,
+    QVBoxLayout,
+    QWidget,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["NO_SLIDE", "SELF", "SELF_HINT", "SLIDER_STEPS", "PanelWidgets"]
+
+NO_SLIDE = "Drop a slide on the window, or use File > Open Sample > Anomaly mapping."
+SELF = "Learn normal from this slide"
+SELF_HINT = "No training: what is common on this slide counts as normal, what is rare stands out."
+SLIDER_STEPS = 1000
+
+
+class PanelWidgets(QWidget):
+    """Five steps in a scrolling column, and a row for progress below.
+
+    Parameters
+    ----------
+    slide_choices : callable
+        Returns (name, layer) of the slides that are open.
+    """
+
+    def __init__(self, slide_choices: Callable[[object], list[tuple[str, Any]]]) -> None:
+        super().__init__()
+        body = QWidget()
+        steps = QVBoxLayout(body)
+        steps.setContentsMargins(4, 4, 4, 4)
+        self.slide_box = ComboBox(choices=slide_choices, nullable=True, tooltip="The slide to work on")
+        self.slide_info = _words(NO_SLIDE)
+        self.mpp_box = FloatSpinBox(value=0.25, min=0.05, max=20, step=0.01, tooltip="µm per level-0 pixel")
+        self.mpp_button = PushButton(text="Set")
+        self.mpp_row = _row(QLabel("µm per pixel"), self.mpp_box.native, self.mpp_button.native)
+        steps.addWidget(_group("1 · Slide", self.slide_box.native, self.slide_info, self.mpp_row))
+        self.tissue_button = PushButton(
+            text="Show tissue", tooltip="Outline what is taken for tissue; the rest is never looked at"
+        )
+        self.tissue_info = _words("")
+        steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.tissue_info))
+        self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
+        self.method_box = ComboBox(choices=["vqvae", "colour"], value="vqvae", tooltip="vqvae: morphology; colour: a baseline")
+        self.steps_box = SpinBox(value=500, min=20, max=100_000, step=100, tooltip="Most training steps; stops early by itself")
+        self.train_button = PushButton(text="Train", tooltip="Learn from the outlined tissue")
+        self.train_info = _words("")
+        self.preview = QLabel()
+        self.preview.setVisible(False)
+        self.preview.setToolTip("Tiles, and below them what the network makes of them")
+        form = QFormLayout()
+        form.addRow("Method", self.method_box.native)
+        form.addRow("Steps", self.steps_box.native)
+        steps.addWidget(
+            _group("3 · Normal", self.outline_button.native, form, self.train_button.native, self.train_info, self.preview)
+        )
+        self.model_box = ComboBox(choices=[SELF], value=SELF, tooltip="What tells normal from anomalous")
+        self.model_hint = _words(SELF_HINT)
+        self.model_file = FileEdit(mode=FileDialogMode.EXISTING_FILE, filter="*.safetensors", tooltip="Open a trained detector")
+        self.model_file.choose_btn.text = "Open…"
+        self.resume_box = CheckBox(value=True, text="Go on with an unfinished map")
+        self.map_button = PushButton(text="Compute anomaly map")
+        self.map_button.native.setStyleSheet("font-weight: bold; padding: 6px;")
+        detector = QFormLayout()
+        detector.addRow("Detector", self.model_box.native)
+        detector.addRow("File", self.model_file.native)
+        steps.addWidget(_group("4 · Map", detector, self.model_hint, self.resume_box.native, self.map_button.native))
+        self.rate_slider = QSlider(Qt.Orientation.Horizontal)
+        self.rate_slider.setRange(0, SLIDER_STEPS)
+        self.rate_slider.setToolTip("How many normal tiles may be flagged by mistake")
+        self.rate_info = _words("Compute a map first.")
+        self.region_list = QListWidget()
+        self.region_list.setMaximumHeight(130)
+        self.region_list.setToolTip("Click to go there")
+        self.save_button = PushButton(text="Save regions, picture and report")
+        self.review_group = _group("5 · Review", self.rate_slider, self.rate_info, self.region_list, self.save_button.native)
+        steps.addWidget(self.review_group)
+        steps.addStretch(1)
+        self.scroll_area = scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
+        scroll.setWidget(body)
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress_info = _words("")
+        self.cancel_button = PushButton(text="Cancel")
+        self.progress_row = QWidget()
+        bottom = QVBoxLayout(self.progress_row)
+        bottom.setContentsMargins(4, 0, 4, 4)
+        bottom.addWidget(self.progress_info)
+        bottom.addWidget(_row(self.progress, self.cancel_button.native))
+        self.progress_row.setVisible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scroll, 1)
+        layout.addWidget(self.progress_row)
+        self.setMinimumWidth(340)
+
+
+def _words(text: str) -> QLabel:
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    return label
+
+
+def _row(*widgets: QWidget) -> QWidget:
+    holder = QWidget()
+    layout = QHBoxLayout(holder)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return holder
+
+
+def _group(title: str, *parts: Any) -> QGroupBox:
+    group = QGroupBox(title)
+    layout = QVBoxLayout(group)
+    layout.setContentsMargins(8, 8, 8, 8)
+    layout.setSpacing(6)
+    for part in parts:
+        (layout.addWidget if isinstance(part, QWidget) else layout.addLayout)(part)
+    return group

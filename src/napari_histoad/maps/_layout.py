@@ -1,0 +1,128 @@
+"""Provenance of a map, and the empty OME-Zarr 0.5 group it is filled into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from pydantic import BaseModel, ConfigDict
+
+from napari_histoad.maps._geometry import MapGeometry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.calibration import Calibration
+    from napari_histoad.tiles import TissueMask
+
+__all__ = ["ATTRIBUTE", "BLOCK_TILES", "MapInfo", "chunks_of", "multiscales", "write_skeleton"]
+
+BLOCK_TILES = 64
+"""Tiles in a block, the unit of work and of writing."""
+
+ATTRIBUTE = "napari_histoad"
+"""The Zarr attribute that holds the provenance."""
+
+_CHUNK = 256
+
+
+class MapInfo(BaseModel):
+    """Provenance: what is needed to know where a map comes from, and to repeat it.
+
+    Attributes
+    ----------
+    slide, slide_shape, slide_mpp
+        File name, level-0 (height, width), µm per level-0 pixel.
+    tile_px, stride_px, mpp, tile_l0, step_l0
+        The tile grid, see `TileGrid`.
+    cell_l0, cells_per_tile, cells_per_step
+        The cells, see `MapGeometry`.
+    detector, detector_settings, detector_id, trained_on
+        Method, settings, hash of the weights, names of the training slides.
+    calibration_note : str
+        In one sentence, what the p-values are relative to.
+    version : str
+        Of this package.
+    complete : bool
+        Whether every tile has been looked at.
+    failed_tiles : int
+        Tiles that could not be decoded; they are NaN.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    slide: str
+    slide_shape: tuple[int, int]
+    slide_mpp: float
+    tile_px: int
+    stride_px: int
+    mpp: float
+    tile_l0: float
+    step_l0: int
+    cell_l0: float
+    cells_per_tile: int
+    cells_per_step: int
+    tiles: int
+    detector: str
+    detector_settings: dict[str, Any]
+    detector_id: str
+    trained_on: list[str]
+    calibration_note: str
+    version: str
+    complete: bool = False
+    failed_tiles: int = 0
+
+    @property
+    def geometry(self) -> MapGeometry:
+        """The cells of the map."""
+        shape = (int(np.ceil(self.slide_shape[0] / self.cell_l0)), int(np.ceil(self.slide_shape[1] / self.cell_l0)))
+        return MapGeometry(shape, self.slide_shape, self.cell_l0, self.cells_per_tile, self.cells_per_step, self.step_l0)
+
+
+def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tissue: TissueMask, calibration: Calibration) -> None:
+    """Write a map without results; every array is there, all scores are NaN."""
+    n, c = len(origins), info.cells_per_tile
+    group = zarr.create_group(folder, zarr_format=3)
+    for name, values in (
+        ("tiles/origins", origins.astype(np.int64)),
+        ("tissue", tissue.mask),
+        ("calibration", calibration.scores),
+    ):
+        array = group.create_array(name, shape=values.shape, chunks=chunks_of(values.shape, 2048), dtype=values.dtype)
+        array[:] = values
+        if name == "tissue":
+            array.attrs["scale_yx"] = list(tissue.scale_yx)
+    for name, shape in (("score", ()), ("p_value", ()), ("error_map", (c, c))):
+        group.create_array(f"tiles/{name}", shape=(n, *shape), chunks=(BLOCK_TILES, *shape), dtype="float32", fill_value=np.nan)
+    geometry = info.geometry
+    for level, shape in enumerate(geometry.level_shapes()):
+        group.create_array(
+            str(level), shape=shape, chunks=chunks_of(shape), dtype="float32", fill_value=np.nan, dimension_names=("y", "x")
+        )
+    group.attrs["ome"] = multiscales("anomaly", geometry, info.slide_mpp)
+    group.attrs[ATTRIBUTE] = info.model_dump(mode="json")
+
+
+def chunks_of(shape: tuple[int, ...], side: int = _CHUNK) -> tuple[int, ...]:
+    """Return the chunk shape of an array."""
+    return tuple(max(1, min(side, n)) for n in shape)
+
+
+def multiscales(name: str, geometry: MapGeometry, mpp: float) -> dict[str, Any]:
+    """Return the OME-Zarr 0.5 metadata of a pyramid in µm."""
+    datasets = [
+        {
+            "path": str(level),
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [geometry.scale(level) * mpp] * 2},
+                {"type": "translation", "translation": [geometry.translate(level) * mpp] * 2},
+            ],
+        }
+        for level in range(len(geometry.level_shapes()))
+    ]
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+    return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}
