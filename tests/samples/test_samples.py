@@ -3,7 +3,7 @@ import pytest
 
 from napari_histoad import open_slide, read_regions
 from napari_histoad.errors import OutputError, SettingsError
-from napari_histoad.samples import ANOMALY_NAMES, SlidePlan, write_sample
+from napari_histoad.samples import ANOMALY_NAMES, SlidePlan, sample_job, write_sample
 from napari_histoad.samples._draw import draw_block
 
 
@@ -67,3 +67,12 @@ def test_nothing_is_left_where_writing_fails(tmp_path):
     with pytest.raises(OutputError):
         write_sample(tmp_path / "file" / "sample.tif", 1024)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_cancelled_drawing_leaves_nothing(tmp_path):
+    job = sample_job(tmp_path / "sample.tif", SlidePlan(4096))
+    for progress in job:
+        if progress.done == 2:
+            break
+    job.close()
+    assert list(tmp_path.iterdir()) == []

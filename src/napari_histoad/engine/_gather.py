@@ -121,9 +121,9 @@ def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None
     RegionError
         If there are not as many annotation files as slides, or a file names no normal region.
     """
-    if normal is None or normal == "all-tissue" or list(normal) == ["all-tissue"]:
+    given = None if normal is None else [normal] if isinstance(normal, str | PathLike) else list(normal)
+    if given is None or given == ["all-tissue"]:
         return [TrainingSource(path, None, slide_mpp) for path in paths]
-    given = [normal] if isinstance(normal, str | PathLike) else list(normal)
     if given and isinstance(given[0], Region):
         return [TrainingSource(path, [r for r in given if isinstance(r, Region)], slide_mpp) for path in paths]
     if len(given) != len(paths):

@@ -111,10 +111,15 @@ class TiffBands:
     def __enter__(self) -> TiffBands:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # an error on the way has been raised already
-            self.finish()
-        self._writer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.finish()
+            elif self._thread is not None:  # cut short: what the writer misses is of no interest
+                self._put(None)
+                self._thread.join()
+        finally:
+            self._writer.close()
 
     def start(self, shape: tuple[int, int], mpp: float, *, first: bool) -> None:
         """Finish the level at hand and begin the next."""
@@ -134,6 +139,7 @@ class TiffBands:
                 tile = np.ascontiguousarray(padded[y : y + _TILE, x : x + _TILE])
                 encoded = imagecodecs.jpeg8_encode(tile, level=87, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
                 self._put(bytes(encoded))
+        self._raise()
 
     def finish(self) -> None:
         """Wait until the level at hand is on disk."""
@@ -148,7 +154,6 @@ class TiffBands:
             with contextlib.suppress(queue.Full):
                 self._tiles.put(tile, timeout=0.5)
                 return
-        self._raise()
 
     def _raise(self) -> None:
         if self._error is not None:
