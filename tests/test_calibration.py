@@ -49,3 +49,11 @@ def test_too_few_normals_are_refused():
 def test_impossible_rates_are_refused(rate):
     with pytest.raises(SettingsError, match="between 0 and 1"):
         Calibration.from_scores(np.arange(20)).threshold(rate)
+
+
+@pytest.mark.parametrize(("n", "rate"), [(20, 1 / 21), (99, 0.01), (5000, 0.01)])
+def test_the_default_rate_can_always_flag(n, rate):
+    calibration = Calibration.from_scores(np.arange(n))
+    assert calibration.default_rate == pytest.approx(rate)
+    assert np.isfinite(calibration.threshold(calibration.default_rate))
+    assert calibration.p_value(np.array([n + 1.0]))[0] <= calibration.default_rate

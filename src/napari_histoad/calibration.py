@@ -53,6 +53,11 @@ class Calibration:
         """The smallest false-positive rate that so many tiles can state, 1 / (n + 1)."""
         return 1 / (len(self.scores) + 1)
 
+    @property
+    def default_rate(self) -> float:
+        """1%, or the smallest rate that can be stated if that is more: below it nothing would ever be flagged."""
+        return max(0.01, self.smallest_rate)
+
     def p_value(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return (1 + number of normals that score at least as high) / (n + 1); NaN stays NaN."""
         values = np.asarray(scores, np.float32)

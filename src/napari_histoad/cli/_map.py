@@ -77,9 +77,9 @@ def map_slides(
 
 
 def _describe(result: AnomalyMap) -> dict[str, Any]:
-    p_values = result.p_values
-    flagged = float((p_values <= 0.01).mean())
-    summary = f"{len(result):,} tiles, {flagged:.1%} flagged at a 1% false-positive rate -> {result.path}"
+    rate = result.calibration.default_rate
+    flagged = float((result.p_values <= rate).mean())
+    summary = f"{len(result):,} tiles, {flagged:.1%} flagged at a {rate:.1%} false-positive rate -> {result.path}"
     if result.info.failed_tiles:
         summary += f" ({result.info.failed_tiles} tiles could not be read)"
     return {
@@ -87,6 +87,7 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
         "map": str(result.path),
         "tiles": len(result),
         "failed_tiles": result.info.failed_tiles,
+        "false_positive_rate": rate,
         "flagged_fraction": flagged,
         "summary": summary,
     }

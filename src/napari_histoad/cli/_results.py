@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "export", "report", "score"]
 
-RateOption = Annotated[float, typer.Option(help="False-positive rate of the threshold, between 0 and 1.")]
+RateOption = Annotated[
+    float | None,
+    typer.Option(help="False-positive rate of the threshold; default 0.01, or the smallest that the calibration can state."),
+]
 MapArgument = Annotated[Path, typer.Argument(help="A map, <slide>.ome.zarr.", show_default=False)]
 SlideOption = Annotated[Path | None, typer.Option("--slide", help="The slide that was mapped.")]
 
@@ -54,7 +57,7 @@ def score(
 def evaluate(
     result: Annotated[Path, typer.Argument(help="A map, or a scores.csv.", show_default=False)],
     truth: Annotated[Path, typer.Option(help="Outlines of the anomalies, or a manifest.csv with labels.", show_default=False)],
-    rate: RateOption = 0.01,
+    rate: RateOption = None,
     truth_downsample: Annotated[float, typer.Option(help="Divide the outlines' coordinates by this.")] = 1.0,
     exclude: Annotated[Path | None, typer.Option(help="Leave out tiles in these outlines, such as the training regions.")] = None,
     as_json: JsonOption = False,
@@ -65,7 +68,7 @@ def evaluate(
     from napari_histoad.regions import read_regions
 
     if result.suffix.lower() == ".csv":
-        evaluation = _evaluate_table(result, truth, rate)
+        evaluation = _evaluate_table(result, truth, 0.01 if rate is None else rate)
     else:
         left_out = read_regions(exclude) if exclude is not None else ()
         opened = AnomalyMap.open(result)
@@ -106,7 +109,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder; default beside the map.")] = None,
     slide: SlideOption = None,
     slide_mpp: MppOption = None,
-    rate: RateOption = 0.01,
+    rate: RateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a map for other programs; several kinds at once are fine."""
@@ -143,7 +146,7 @@ def report(
     results: Annotated[list[Path], typer.Argument(help="Maps.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     slide: SlideOption = None,
-    rate: RateOption = 0.01,
+    rate: RateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page with pictures, figures and flagged regions."""

@@ -27,7 +27,7 @@ __all__ = ["MAX_TILES", "MIN_TILES", "TrainingSource", "gather_job", "training_s
 MIN_TILES = 48
 MAX_TILES = 2000
 _DEFAULT_MPP = 0.5
-_WELL_FED = 256
+_WELL_FED = 1000
 _MIN_COVER = 0.5
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["map_job", "map_path", "map_slide"]
 
-DEFAULT_RATE = 0.01
 _BLOCK_SIDE = 8  # steps; 8 x 8 = one block where tissue is dense
 _TOO_BROKEN = 0.5
 
@@ -162,7 +161,7 @@ def map_job(
             )
     if not result.info.complete:
         yield Progress("Outlining", 0, 1, "steps", path=str(target))
-        result.save_labels(DEFAULT_RATE)
+        result.save_labels()
         result.finish()
         yield Progress("Outlining", 1, 1, "steps", path=str(target))
     return result

@@ -86,7 +86,7 @@ def evaluate(
     result: AnomalyMap,
     truth: str | PathLike[str] | Sequence[Region],
     *,
-    rate: float = 0.01,
+    rate: float | None = None,
     downsample: float = 1.0,
     exclude: Sequence[Region] = (),
 ) -> Evaluation:
@@ -97,8 +97,8 @@ def evaluate(
     result : AnomalyMap
     truth : path-like or sequence of Region
         Outlines of the anomalies; those classed normal (or Camelyon's ``negative``) are taken as holes.
-    rate : float
-        False-positive rate of the threshold.
+    rate : float, optional
+        False-positive rate of the threshold; default: see `Calibration.default_rate`.
     downsample : float
         Divides the coordinates of an annotation file.
     exclude : sequence of Region
@@ -110,6 +110,7 @@ def evaluate(
         If the outlines hold no tile of the map, or all of them.
     """
     given = read_regions(truth, downsample) if isinstance(truth, str | PathLike) else list(truth)
+    rate = result.calibration.default_rate if rate is None else rate
     lesions = _without_holes(given)
     scores = result.scores.astype(np.float64)
     cover = coverage(result.boxes, lesions)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["export_geojson", "export_ome_tiff", "export_png", "export_table"]
 
 
-def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float = 0.01) -> int:
+def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float | None = None) -> int:
     """Write the flagged regions as QuPath annotations and return how many there are."""
     regions = source.regions(rate)
     write_geojson(regions, path)
@@ -69,7 +69,7 @@ def export_png(
     slide: Slide,
     path: str | PathLike[str],
     *,
-    rate: float = 0.01,
+    rate: float | None = None,
     truth: Sequence[Region] = (),
     max_px: int = 2000,
 ) -> None:

@@ -38,7 +38,7 @@ def overlay(
     slide: Slide,
     *,
     max_px: int = 2000,
-    rate: float | None = 0.01,
+    rate: float | None = None,
     truth: Sequence[Region] = (),
 ) -> NDArray[np.uint8]:
     """Return the slide with the heatmap on its tissue, flagged regions outlined, truth dashed in green.
@@ -50,8 +50,8 @@ def overlay(
         The slide that was mapped.
     max_px : int
         Longer side of the picture.
-    rate : float or None
-        False-positive rate of the outlines; None draws none.
+    rate : float, optional
+        False-positive rate of the outlines; default: see `Calibration.default_rate`.
     truth : sequence of Region
         Known anomalies, drawn for comparison.
 
@@ -71,7 +71,7 @@ def overlay(
     pen = ImageDraw.Draw(picture)
     scale = h / slide.shape[0]
     width = max(1, round(max(h, w) / 700))
-    flagged = source.regions(rate) if rate is not None else []
+    flagged = source.regions(rate)
     for regions, ink in ((flagged, (0, 229, 255)), (truth, (57, 255, 20))):
         for region in regions:
             for polygon in getattr(region.geometry, "geoms", [region.geometry]):

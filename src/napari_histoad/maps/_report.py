@@ -30,7 +30,7 @@ def write_report(
     entries: Sequence[tuple[AnomalyMap, Slide | None]],
     path: str | PathLike[str],
     *,
-    rate: float = 0.01,
+    rate: float | None = None,
     truth: Mapping[str, Sequence[Region]] | None = None,
     evaluations: Mapping[str, Sequence[tuple[str, str]]] | None = None,
 ) -> None:
@@ -42,8 +42,8 @@ def write_report(
         Without its slide a map has no overlay picture.
     path : path-like
         The .html file.
-    rate : float
-        False-positive rate of the threshold.
+    rate : float, optional
+        False-positive rate of the threshold; default: of each map's calibration, see `Calibration.default_rate`.
     truth : mapping of slide name to regions, optional
         Drawn on the overlay.
     evaluations : mapping of slide name to rows (what, value), optional
@@ -59,7 +59,7 @@ def write_report(
         for source, slide in entries
     ]
     environment = Environment(loader=PackageLoader("napari_histoad.maps", "."), autoescape=select_autoescape(["html"]))
-    page = environment.get_template("report.html").render(slides=slides, rate=rate, version=__version__)
+    page = environment.get_template("report.html").render(slides=slides, version=__version__)
     with writing(path):
         Path(path).write_text(page, encoding="utf-8")
 
@@ -67,14 +67,16 @@ def write_report(
 def _describe(
     source: AnomalyMap,
     slide: Slide | None,
-    rate: float,
+    given_rate: float | None,
     truth: Sequence[Region],
     evaluation: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
     info = source.info
+    rate = source.calibration.default_rate if given_rate is None else given_rate
     p_values = source.p_values[~np.isnan(source.p_values)]
     regions = source.regions(rate)
     facts = [
+        ("Threshold", f"at a false-positive rate of {rate:.1%}"),
         ("Detector", f"{info.detector}, trained on {', '.join(info.trained_on) or 'unnamed tiles'}"),
         ("Calibration", info.calibration_note),
         ("Tiles", f"{len(p_values):,} of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),

@@ -340,28 +340,29 @@ class AnomalyMap:
 
     # -- thresholds
 
-    def flag(self, rate: float, min_area_um2: float | None = None) -> NDArray[np.uint32]:
+    def flag(self, rate: float | None = None, min_area_um2: float | None = None) -> NDArray[np.uint32]:
         """Return numbered anomalous regions, (H, W) uint32 over the finest cells; 0 is not anomalous.
 
         Parameters
         ----------
-        rate : float
-            False-positive rate: the share of normal tiles that would be flagged.
+        rate : float, optional
+            False-positive rate: the share of normal tiles that would be flagged. Default: see `Calibration.default_rate`.
         min_area_um2 : float, optional
             Smaller regions are left out; default a quarter of a tile.
         """
         from napari_histoad.maps._regions import label_regions
 
-        return label_regions(self, self.score_field(), rate, min_area_um2)
+        return label_regions(self, self.score_field(), self.calibration.default_rate if rate is None else rate, min_area_um2)
 
-    def regions(self, rate: float, min_area_um2: float | None = None) -> list[Region]:
+    def regions(self, rate: float | None = None, min_area_um2: float | None = None) -> list[Region]:
         """Return the anomalous regions as measured outlines, largest score first; see `flag`."""
         from napari_histoad.maps._regions import measure_regions
 
         return measure_regions(self, self.flag(rate, min_area_um2))
 
-    def save_labels(self, rate: float) -> None:
+    def save_labels(self, rate: float | None = None) -> None:
         """Store the numbered regions at ``rate`` as the OME-Zarr label image ``anomalous``."""
+        rate = self.calibration.default_rate if rate is None else rate
         labels = self.flag(rate)
         with writing(self.path):
             group = self._group.require_group("labels")
