@@ -22,6 +22,7 @@ __all__ = [
     "JobCancelledError",
     "MapError",
     "MissingMppError",
+    "OtherMapError",
     "OutputError",
     "RegionError",
     "SettingsError",
@@ -82,6 +83,10 @@ class BundleError(HistoadError):
 
 class MapError(HistoadError):
     """An anomaly map cannot be opened, resumed or used."""
+
+
+class OtherMapError(MapError):
+    """A map of another detector or other settings lies where the new one should go."""
 
 
 class OutputError(HistoadError):

@@ -100,3 +100,12 @@ def test_closing_leaves_no_threads(worker):
     while any("_listen" in t.name for t in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any("_listen" in t.name for t in threading.enumerate())
+
+
+def test_a_map_of_another_detector_is_set_aside_not_lost(worker, sample, detector_file, map_folder, tmp_path):
+    import shutil
+
+    shutil.copytree(map_folder, tmp_path / map_folder.name)
+    worker.submit("map", {"slide": str(sample.path), "out": str(tmp_path), "model": str(detector_file), "device": "cpu"})
+    assert _wait(worker, "result", "error")[-1]["event"] == "result"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["sample.earlier-1.ome.zarr", "sample.ome.zarr"]

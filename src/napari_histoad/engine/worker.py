@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
 import queue
@@ -26,12 +27,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from napari_histoad.errors import HistoadError, SettingsError, writing
+from napari_histoad.errors import HistoadError, OtherMapError, SettingsError, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_histoad.jobs import Job, Progress
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.slide import Slide
 
 __all__ = ["JOBS", "main"]
 
@@ -55,20 +58,33 @@ def _train(args: dict[str, Any]) -> Job[dict[str, Any]]:
 
 
 def _map(args: dict[str, Any]) -> Job[dict[str, Any]]:
-    from napari_histoad.detectors import load_detector
-    from napari_histoad.engine import map_job
+    from napari_histoad.engine import map_path
     from napari_histoad.slide import open_slide
 
     with open_slide(args["slide"], args.get("slide_mpp")) as slide:
-        result = yield from map_job(
-            slide,
-            Path(args["out"]),
-            detector=load_detector(args["model"]) if args.get("model") else None,
-            stride_px=args.get("stride_px"),
-            device=args.get("device", "auto"),
-            resume=args.get("resume", True),
-        )
+        try:
+            result = yield from _map_once(slide, args)
+        except OtherMapError:
+            # A user who chose another detector wants its map, and may want the earlier one too.
+            _set_aside(map_path(slide, Path(args["out"])))
+            result = yield from _map_once(slide, args)
     return {"path": str(result.path), "failed": result.info.failed_tiles}
+
+
+def _map_once(slide: Slide, args: dict[str, Any]) -> Job[AnomalyMap]:
+    from napari_histoad.detectors import load_detector
+    from napari_histoad.engine import map_job
+
+    detector = load_detector(args["model"]) if args.get("model") else None
+    out, device = Path(args["out"]), args.get("device", "auto")
+    return (yield from map_job(slide, out, detector=detector, stride_px=args.get("stride_px"), device=device))
+
+
+def _set_aside(folder: Path) -> None:
+    stem = folder.name.removesuffix(".ome.zarr")
+    names = (folder.with_name(f"{stem}.earlier-{n}.ome.zarr") for n in itertools.count(1))
+    with writing(folder):
+        folder.rename(next(name for name in names if not name.exists()))
 
 
 def _tissue(args: dict[str, Any]) -> Job[dict[str, Any]]:

@@ -165,11 +165,14 @@ class Controller:
         target = folder / f"{slide.name}.{detector}.safetensors"
         self._submit("train", regions=str(outlines), out=str(target), detector=detector, settings=settings)
 
-    def compute_map(self, *, resume: bool = True) -> None:
-        """Start to map the open slide with the chosen detector; `map_started`, `map_updated` and `mapped` follow."""
+    def compute_map(self) -> None:
+        """Start to map the open slide with the chosen detector; `map_started`, `map_updated` and `mapped` follow.
+
+        An unfinished map of the same detector is gone on with; one of another detector is set aside.
+        """
         folder = self._work_folder()
         self.map = None
-        self._submit("map", out=str(folder), model=str(self.model) if self.model else None, resume=resume)
+        self._submit("map", out=str(folder), model=str(self.model) if self.model else None)
 
     def cancel(self) -> None:
         """Stop the job at hand; what is finished stays on disk."""

@@ -98,7 +98,7 @@ class AnomalyPanel(PanelWidgets):
         self.train_button.changed.connect(self._guarded(self._on_train))
         self.model_file.changed.connect(self._guarded(self._on_model_file))
         self.model_box.changed.connect(self._on_model)
-        self.map_button.changed.connect(self._guarded(self._on_map))
+        self.map_button.changed.connect(self._guarded(self.controller.compute_map))
         self.cancel_button.changed.connect(self.controller.cancel)
         self.rate_slider.valueChanged.connect(lambda _: self._review_timer.start(_REFRESH_MS // 2))
         self.region_list.currentRowChanged.connect(self._on_region)
@@ -151,7 +151,13 @@ class AnomalyPanel(PanelWidgets):
         self.review_group.setEnabled(self.controller.map is not None and self.controller.map.info.complete)
         if slide is None:
             self.slide_info.setText(NO_SLIDE)
+            self.out_info.setText("")
             return
+        out = self.controller.out
+        assert out is not None
+        where = "beside the slide" if out.parent == slide.path.parent else "in your home folder"
+        self.out_info.setText(f"Results go to the folder {out.name} {where}.")
+        self.out_info.setToolTip(str(out))
         h, w = slide.shape
         size = f"{w:,} × {h:,} px" + (f", {w * slide.mpp / 1000:.1f} × {h * slide.mpp / 1000:.1f} mm" if slide.mpp else "")
         mpp = f"{slide.mpp:.4g} µm per pixel" if slide.mpp else "<b>resolution unknown: type it below</b>"
@@ -234,9 +240,6 @@ class AnomalyPanel(PanelWidgets):
         chosen = self.model_box.value
         self.controller.model = self._models.get(chosen)
         self.model_hint.setText(SELF_HINT if chosen == SELF else f"Scores are compared with held-out normal tiles of {chosen}.")
-
-    def _on_map(self) -> None:
-        self.controller.compute_map(resume=self.resume_box.value)
 
     def _on_map_started(self, source: AnomalyMap) -> None:
         self._heatmap = Heatmap(source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
+from magicgui.widgets import ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFormLayout,
@@ -75,13 +75,13 @@ class PanelWidgets(QWidget):
         self.model_hint = _words(SELF_HINT)
         self.model_file = FileEdit(mode=FileDialogMode.EXISTING_FILE, filter="*.safetensors", tooltip="Open a trained detector")
         self.model_file.choose_btn.text = "Open…"
-        self.resume_box = CheckBox(value=True, text="Go on with an unfinished map")
+        self.out_info = _words("")
         self.map_button = PushButton(text="Compute anomaly map")
         self.map_button.native.setStyleSheet("font-weight: bold; padding: 6px;")
         detector = QFormLayout()
         detector.addRow("Detector", self.model_box.native)
         detector.addRow("File", self.model_file.native)
-        steps.addWidget(_group("4 · Map", detector, self.model_hint, self.resume_box.native, self.map_button.native))
+        steps.addWidget(_group("4 · Map", detector, self.model_hint, self.out_info, self.map_button.native))
         self.rate_slider = QSlider(Qt.Orientation.Horizontal)
         self.rate_slider.setRange(0, SLIDER_STEPS)
         self.rate_slider.setToolTip("How many normal tiles may be flagged by mistake")

@@ -29,7 +29,7 @@ import zarr
 from pydantic import ValidationError
 
 from napari_histoad.calibration import Calibration
-from napari_histoad.errors import MapError, writing
+from napari_histoad.errors import MapError, OtherMapError, writing
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, chunks_of, multiscales, write_skeleton
 from napari_histoad.tiles import TissueMask
 
@@ -112,8 +112,10 @@ class AnomalyMap:
 
         Raises
         ------
+        OtherMapError
+            If the folder holds a map of other making.
         MapError
-            If the folder holds a map of other making, or something else.
+            If it holds something else.
         OutputError
             If it cannot be written.
         """
@@ -143,7 +145,7 @@ class AnomalyMap:
         different = [name for name in new if old[name] != new[name]]
         if different:
             msg = f"{folder} holds a map of other making (its {', '.join(different[:3])} differ)"
-            raise MapError(msg, "choose another folder, or start anew with --no-resume (Python: resume=False)")
+            raise OtherMapError(msg, "choose another folder, or start anew with --no-resume (Python: resume=False)")
         return there
 
     # -- tiles

@@ -275,7 +275,7 @@ def _draw_pleomorphic(canvas: _Canvas) -> None:
     canvas.e[:] = 0.25 + 0.10 * (canvas.noise(14, "cytoplasm a") - 0.5) + 0.08 * (canvas.noise(5, "cytoplasm b") - 0.5)
     canvas.h[:] = 0.045
     y, x, chance = canvas.points(31, "tumour")
-    chosen = chance < 0.74
+    chosen = chance < 0.52
     canvas.stamp("tumour", y[chosen], x[chosen], _pick(chance[chosen]), 0.62)
 
 
@@ -294,7 +294,7 @@ def _draw_foam(canvas: _Canvas) -> None:
     """Foamy macrophages: bubbles in thin walls, small nuclei pushed aside."""
     first, second = canvas.cells(_FOAM_CELL, "foam")
     wall = np.exp(-(((second - first) / 3.4) ** 2))
-    canvas.e[:] = 0.10 + 0.34 * wall + 0.03 * (canvas.noise(6, "froth") - 0.5)
+    canvas.e[:] = 0.15 + 0.24 * wall + 0.03 * (canvas.noise(6, "froth") - 0.5)
     canvas.h[:] = 0.02 + 0.05 * wall
     y, x, chance = canvas.points(_FOAM_CELL, "foam nuclei")
     chosen = chance < 0.30
