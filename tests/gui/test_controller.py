@@ -3,6 +3,7 @@
 import queue
 import time
 
+import numpy as np
 import pytest
 
 from napari_histoad import open_slide
@@ -11,7 +12,7 @@ from napari_histoad.gui.controller import Controller
 
 NAMES = (
     *("progressed", "tissue_found", "trained", "map_started", "map_updated"),
-    *("mapped", "saved", "failed", "cancelled"),
+    *("mapped", "reviewed", "saved", "failed", "cancelled"),
 )
 
 
@@ -34,7 +35,7 @@ class Driver:
 def driver():
     d = Driver()
     yield d
-    d.controller.client.close()
+    d.controller.close()
 
 
 @pytest.fixture
@@ -56,7 +57,12 @@ def test_the_whole_path(driver, own_slide, sample):
     (result,) = driver.until("mapped", "failed")
     assert result.info.complete
     assert len([1 for name, _ in driver.seen if name == "map_updated"]) == result.block_count
-    strict, loose = c.review(0.02), c.review(0.5)
+    reviews = []
+    for rate in (0.02, 0.5):
+        c.request_review(rate)
+        reviews += driver.until("reviewed", "failed")
+        driver.seen = [s for s in driver.seen if s[0] != "reviewed"]
+    strict, loose = reviews
     assert (strict.labels > 0).sum() <= (loose.labels > 0).sum()
     assert strict.flagged_tiles <= loose.flagged_tiles
     c.save(0.2)
@@ -67,8 +73,6 @@ def test_the_whole_path(driver, own_slide, sample):
 
 
 def test_what_is_missing_is_asked_for(driver, write_tiff, own_slide):
-    import numpy as np
-
     c = driver.controller
     with pytest.raises(HistoadError, match="no slide is open"):
         c.compute_map()
@@ -89,8 +93,6 @@ def test_what_is_missing_is_asked_for(driver, write_tiff, own_slide):
 
 
 def test_errors_of_a_job_reach_the_user_with_their_remedy(driver, write_tiff):
-    import numpy as np
-
     driver.controller.choose_slide(open_slide(write_tiff(np.full((600, 600, 3), 240, np.uint8))))
     driver.controller.compute_map()
     (words,) = driver.until("failed", "mapped")
@@ -112,3 +114,16 @@ def test_a_run_that_dies_can_be_taken_up_again(driver, own_slide, detector_file)
     driver.seen.clear()
     c.compute_map()
     assert driver.until("mapped", "failed")[0].info.complete
+
+
+def test_of_many_thresholds_in_a_row_the_last_is_shown(driver, map_folder):
+    from napari_histoad import AnomalyMap
+
+    c = driver.controller
+    c.show(AnomalyMap.open(map_folder))
+    rates = np.geomspace(0.02, 0.5, 40).tolist()
+    for rate in rates:
+        c.request_review(rate)
+    while not any(name == "reviewed" and args[0].rate == rates[-1] for name, args in driver.seen):
+        driver.calls.get(timeout=30)()
+    assert len([1 for name, _ in driver.seen if name == "reviewed"]) < len(rates)

@@ -38,7 +38,7 @@ def panel(viewer, monkeypatch, tmp_path):
     _, widget = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
     widget.controller.client.start()
     yield widget
-    widget.controller.client.close()
+    widget.controller.close()
 
 
 @pytest.fixture
@@ -72,11 +72,12 @@ def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
     assert words == []
     heat = viewer.layers["Anomaly map of sample.tif"]
     assert np.ptp(heat.data) > 0
+    qtbot.waitUntil(lambda: "Flagged regions of sample.tif" in viewer.layers, timeout=20_000)
     assert isinstance(viewer.layers["Flagged regions of sample.tif"], Labels)
     flagged = []
     for position in (0, 500, 1000):
         panel.rate_slider.setValue(position)
-        panel._draw_review()
+        qtbot.waitUntil(lambda: f"{panel.rate():.3g})" in panel.rate_info.text(), timeout=20_000)
         flagged.append(int((viewer.layers["Flagged regions of sample.tif"].data > 0).sum()))
     assert flagged == sorted(flagged)
     assert flagged[-1] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from napari_histoad.tiles import TissueMask
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
@@ -36,6 +39,7 @@ class Review:
 
     Attributes
     ----------
+    map : AnomalyMap
     labels : (H, W) uint32
         Numbered regions over the finest cells.
     regions : list of Region
@@ -46,7 +50,8 @@ class Review:
         Share of the slide's tiles at ``p ≤ rate``.
     """
 
-    labels: Any
+    map: AnomalyMap
+    labels: NDArray[np.uint32]
     regions: list[Region]
     rate: float
     flagged_tiles: float
@@ -81,6 +86,8 @@ class Controller:
     """Box of finest cells that changed."""
     mapped = Signal(object)
     """AnomalyMap, complete."""
+    reviewed = Signal(object)
+    """Review."""
     saved = Signal(list)
     """Paths of the files."""
     failed = Signal(str)
@@ -96,7 +103,9 @@ class Controller:
         self.map: AnomalyMap | None = None
         self.out: Path | None = None
         self._job = ""
-        self._field: Any = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="review")
+        self._asked: tuple[AnomalyMap, float] | None = None
+        self._field: tuple[AnomalyMap, NDArray[np.float32]] | None = None
         self._eta = Eta()
 
     # -- what the user chooses
@@ -232,17 +241,32 @@ class Controller:
 
     def show(self, finished: AnomalyMap) -> None:
         """Review a finished map."""
-        self.map, self._field = finished, None
+        self.map = finished
         self.mapped.emit(finished)
 
-    def review(self, rate: float) -> Review:
-        """Return the regions of the finished map at a false-positive rate."""
+    def request_review(self, rate: float) -> None:
+        """Start to outline the regions of the finished map at a false-positive rate; `reviewed` follows.
+
+        Only the last of several requests in a row is answered: a slider asks faster than a large map is outlined.
+        """
         assert self.map is not None
-        if self._field is None:  # the same for every threshold
-            self._field = self.map.score_field()
-        labels = label_regions(self.map, self._field, rate, None)
-        p_values = self.map.p_values
-        return Review(labels, measure_regions(self.map, labels), rate, float((p_values <= rate).mean()))
+        self._asked = (self.map, rate)
+        self._pool.submit(self._review, self.map, rate)
+
+    def _review(self, source: AnomalyMap, rate: float) -> None:
+        if self._asked != (source, rate):
+            return
+        if self._field is None or self._field[0] is not source:  # the same for every threshold
+            self._field = (source, source.score_field())
+        labels = label_regions(source, self._field[1], rate, None)
+        p_values = source.p_values
+        review = Review(source, labels, measure_regions(source, labels), rate, float((p_values <= rate).mean()))
+        self._call_soon(lambda: self.reviewed.emit(review))
+
+    def close(self) -> None:
+        """End the background process and the thread."""
+        self.client.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def save(self, rate: float) -> None:
         """Start to write regions, picture and report beside the map, and the threshold into it; `saved` follows."""

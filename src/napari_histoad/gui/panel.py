@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
+    from napari_histoad.gui.controller import Review
     from napari_histoad.jobs import Progress
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
@@ -63,19 +64,19 @@ class AnomalyPanel(PanelWidgets):
         self._heatmap: Heatmap | None = None
         self._heat_layer: Image | None = None
         self._labels: Labels | None = None
+        self._labelled: AnomalyMap | None = None
         self._regions: list[Region] = []
         self._models: dict[str, Path] = {}
         self._rates = np.geomspace(0.01, _HIGHEST_RATE, SLIDER_STEPS + 1)
         self._connect()
         self._refresh_timer = self._timer(self._draw_heatmap)
-        self._review_timer = self._timer(self._draw_review)
+        self._review_timer = self._timer(self._ask_review)
         self._reveal_timer = self._timer(lambda: self.scroll_area.ensureWidgetVisible(self.save_button.native))
-        client = self.controller.client
-        client.start()  # torch loads while the user looks around
-        watched, changed = self.viewer.layers.events, self._on_layers
+        self.controller.client.start()  # torch loads while the user looks around
+        controller, watched, changed = self.controller, self.viewer.layers.events, self._on_layers
 
         def leave() -> None:  # holds what outlives the widget, not the widget
-            client.close()
+            controller.close()
             watched.inserted.disconnect(changed)
             watched.removed.disconnect(changed)
 
@@ -110,6 +111,7 @@ class AnomalyPanel(PanelWidgets):
         c.map_started.connect(self._on_map_started)
         c.map_updated.connect(self._on_map_updated)
         c.mapped.connect(self._on_mapped)
+        c.reviewed.connect(self._on_reviewed)
         c.saved.connect(self._on_saved)
         c.failed.connect(self._on_failed)
         c.busy_changed.connect(self._on_busy)
@@ -264,7 +266,7 @@ class AnomalyPanel(PanelWidgets):
         lowest = source.calibration.smallest_rate
         self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
         self.rate_slider.setValue(int(np.searchsorted(self._rates, max(0.01, lowest))))
-        self._draw_review()
+        self._ask_review()
         self._reveal_timer.start(_REFRESH_MS)  # once the list has its height
 
     # -- 5 review
@@ -273,18 +275,17 @@ class AnomalyPanel(PanelWidgets):
         """Return the chosen false-positive rate."""
         return float(self._rates[self.rate_slider.value()])
 
-    def _draw_review(self) -> None:
-        source = self.controller.map
-        if source is None or not source.info.complete:
+    def _ask_review(self) -> None:
+        if self.controller.map is not None and self.controller.map.info.complete:
+            self.controller.request_review(self.rate())
+
+    def _on_reviewed(self, review: Review) -> None:
+        source = review.map
+        if source is not self.controller.map:
             return
-        review = self.controller.review(self.rate())
-        if (
-            self._labels is None
-            or self._labels not in self.viewer.layers
-            or self._labels.metadata["histoad_map"] != str(source.path)
-        ):
+        if self._labels is None or self._labels not in self.viewer.layers or self._labelled is not source:
             data, looks, _ = labels_layer(source, review.labels)
-            self._labels = self._replace(Labels(data, **looks))
+            self._labels, self._labelled = self._replace(Labels(data, **looks)), source
             self._labels.contour = 1
         else:
             self._labels.data = review.labels
