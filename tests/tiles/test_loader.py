@@ -7,7 +7,7 @@ from PIL import Image
 from napari_histoad import open_slide
 from napari_histoad.errors import SettingsError, SlideError, TooFewTilesError
 from napari_histoad.tiles import TileGrid, TileLoader, TileSet, read_tile_files, sample_tiles
-from napari_histoad.tiles._set import list_tile_files
+from napari_histoad.tiles._set import _blocks, list_tile_files
 
 
 @pytest.fixture
@@ -69,6 +69,18 @@ def test_sampled_tiles_of_one_group_are_neighbours(slide):
     tiles = sample_tiles(slide, grid, 60, np.random.default_rng(0))
     assert tiles.images.shape == (60, 20, 20, 3)
     assert 4 < len(np.unique(tiles.groups)) < 60
+
+
+def test_overlapping_tiles_of_different_groups_share_no_pixel(slide):
+    grid = TileGrid.cover(slide.shape, 0.5, tile_px=24, mpp=0.5, stride_px=6)
+    blocks, whole = _blocks(grid)
+    boxes, groups = grid.boxes[whole], blocks[whole]
+    assert len(np.unique(groups)) >= 4
+    assert whole.mean() > 0.3
+    for group in np.unique(groups):
+        mine, others = boxes[groups == group], boxes[groups != group]
+        apart = (others[:, None, :2] >= mine[None, :, 2:]) | (others[:, None, 2:] <= mine[None, :, :2])
+        assert apart.any(axis=2).all()
 
 
 def test_tile_files_from_folder_and_manifest(tmp_path):

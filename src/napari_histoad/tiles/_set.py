@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["TileFile", "TileSet", "list_tile_files", "read_tile_files", "sample_tiles"]
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
-_BLOCKS_PER_AXIS = 8
+_BLOCKS_PER_AXIS = 16
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,11 @@ class TileSet:
 def sample_tiles(slide: Slide, grid: TileGrid, max_tiles: int, rng: np.random.Generator) -> TileSet:
     """Read at most ``max_tiles`` tiles of a grid, chosen at random, into memory.
 
-    Groups are spatial blocks, about 8 x 8 over the extent of the grid.
+    Groups are spatial blocks, at most 16 x 16 over the extent of the grid. Of overlapping tiles, those that straddle a
+    block's border are left out: tiles of different groups share no pixel, so what is held out was never seen.
     """
-    index = np.arange(len(grid), dtype=np.int64)
+    blocks, whole = _blocks(grid)
+    index = np.flatnonzero(whole)
     if len(index) > max_tiles:
         index = np.sort(rng.choice(index, max_tiles, replace=False))
     images = np.empty((len(index), grid.tile_px, grid.tile_px, 3), np.uint8)
@@ -105,11 +107,18 @@ def sample_tiles(slide: Slide, grid: TileGrid, max_tiles: int, rng: np.random.Ge
         images[done : done + n] = batch.images
         good[done : done + n] = ~batch.failed
         done += n
-    origins = grid.origins[index]
-    side = max(float(np.ptp(grid.origins, axis=0).max(initial=0)) / _BLOCKS_PER_AXIS, 2 * grid.tile_l0)
-    cell = ((origins - grid.origins.min(axis=0, initial=0)) // side).astype(np.int64)
-    groups = np.unique(cell[:, 0] * 4096 + cell[:, 1], return_inverse=True)[1].astype(np.int64)
+    groups = np.unique(blocks[index], return_inverse=True)[1].astype(np.int64)
     return TileSet(images[good], groups[good], (slide.path.name,))
+
+
+def _blocks(grid: TileGrid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the spatial block of each tile, and whether the tile may be used."""
+    corner = grid.origins - grid.origins.min(axis=0, initial=0) if len(grid) else grid.origins
+    side = max(float(corner.max(initial=0)) / _BLOCKS_PER_AXIS, 2 * grid.tile_l0)
+    first, last = (corner // side).astype(np.int64), ((corner + grid.tile_l0 - 1) // side).astype(np.int64)
+    apart = grid.stride_px == grid.tile_px
+    whole = np.ones(len(grid), bool) if apart else (first == last).all(axis=1)
+    return first[:, 0] * 4096 + first[:, 1], whole
 
 
 @dataclass(frozen=True)
