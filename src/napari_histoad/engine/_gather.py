@@ -98,7 +98,7 @@ def _slide_tiles(source: TrainingSource, tile_px: int, mpp: float, share: int, r
     with open_slide(source.path, source.mpp) as slide:
         tissue = find_tissue(slide)
         # Few tiles fit into a small outline: then they may overlap. Groups are spatial, so none leak.
-        for overlap in (1, 2, 4):
+        for overlap in (1, 2, 4, 8):
             grid = TileGrid.cover(
                 slide.shape, slide.require_mpp(), tile_px=tile_px, mpp=mpp, stride_px=tile_px // overlap
             ).on_tissue(tissue, _MIN_COVER)
