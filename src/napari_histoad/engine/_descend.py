@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -164,11 +165,13 @@ def _save_checkpoint(path: Path | None, state: dict[str, Any]) -> None:
     if path is None:
         return
     partial = path.with_name(f".{path.name}.partial")
+    # In memory first: on a full disk torch's own file writer raises a RuntimeError over the OSError.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as handle:
-                torch.save(state, handle)
+            partial.write_bytes(buffer.getbuffer())
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

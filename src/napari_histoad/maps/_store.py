@@ -120,7 +120,9 @@ class AnomalyMap:
             If it cannot be written.
         """
         folder = Path(path)
-        if folder.exists() and (resume or not (folder / "zarr.json").exists()):
+        with writing(folder):
+            exists = folder.exists()
+        if exists and (resume or not (folder / "zarr.json").exists()):
             there = cls._resumable(folder, info)
             if there is not None:
                 return there

@@ -59,7 +59,8 @@ def sample_job(path: str | PathLike[str], plan: SlidePlan) -> Job[Path]:
             yield from _write_tiff(partial, plan, Path(scratch))
             partial.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only medium; what matters has been raised already
+            partial.unlink()
     if plan.planted:
         write_geojson(plan.planted, target.with_name(f"{target.stem}.truth.geojson"))
     write_geojson(plan.normal, target.with_name(f"{target.stem}.normal.geojson"))
@@ -70,9 +71,10 @@ def _write_tiff(path: Path, plan: SlidePlan, scratch: Path) -> Iterator[Progress
     shapes = [(plan.size_px, plan.size_px)]
     while max(shapes[-1]) > _SMALLEST_LEVEL_PX:
         shapes.append((-(-shapes[-1][0] // _FACTOR), -(-shapes[-1][1] // _FACTOR)))
-    coarse = [np.memmap(scratch / f"level{i}", np.uint8, "w+", shape=(*shape, 3)) for i, shape in enumerate(shapes[1:], start=1)]
     bands = range(0, plan.size_px, _BAND)
-    with TiffBands(path) as tiff, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with TiffBands(path) as tiff, ThreadPoolExecutor(os.cpu_count()) as pool, contextlib.ExitStack() as files:
+        # Plain files, not mapped ones: on a full disk a mapped page kills the process instead of raising.
+        coarse = [files.enter_context((scratch / f"level{i}").open("w+b")) for i in range(1, len(shapes))]
         tiff.start(shapes[0], plan.mpp, first=True)
         for number, y0 in enumerate(bands):
             yield Progress("Drawing the sample slide", number, len(bands), "bands")
@@ -84,18 +86,17 @@ def _write_tiff(path: Path, plan: SlidePlan, scratch: Path) -> Iterator[Progress
             band = np.concatenate(list(pool.map(draw, range(0, plan.size_px, _BAND))), axis=1)
             tiff.add(band)
             if coarse:
-                small = _shrink(band)
-                coarse[0][y0 // _FACTOR : y0 // _FACTOR + len(small)] = small
-        for index, level in enumerate(coarse):
-            tiff.start(level.shape[:2], plan.mpp * _FACTOR ** (index + 1), first=False)
-            for y0 in range(0, len(level), _BAND):
-                band = np.asarray(level[y0 : y0 + _BAND])
+                coarse[0].write(_shrink(band).data)
+        for index, (level, (height, width)) in enumerate(zip(coarse, shapes[1:], strict=True), start=1):
+            tiff.start((height, width), plan.mpp * _FACTOR**index, first=False)
+            level.seek(0)
+            for y0 in range(0, height, _BAND):
+                rows = min(_BAND, height - y0)
+                band = np.frombuffer(level.read(rows * width * 3), np.uint8).reshape(rows, width, 3)
                 tiff.add(band)
-                if index + 1 < len(coarse):
-                    small = _shrink(band)
-                    coarse[index + 1][y0 // _FACTOR : y0 // _FACTOR + len(small)] = small
+                if index < len(coarse):
+                    coarse[index].write(_shrink(band).data)
         tiff.finish()
-    del coarse
     yield Progress("Drawing the sample slide", len(bands), len(bands), "bands")
 
 

@@ -1,0 +1,92 @@
+"""Real faults of the file system: a disk that is full, a folder that may not be written to."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from napari_histoad import AnomalyMap, load_detector, map_slide, open_slide, save_detector, train, write_geojson, write_sample
+from napari_histoad.engine import map_job
+from napari_histoad.errors import OutputError
+from napari_histoad.jobs import run
+from napari_histoad.maps import export_geojson, export_png, write_report
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and mounts")
+
+
+def mount(folder, options):
+    folder.mkdir()
+    try:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip(f"mounting a small disk needs more rights: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A folder that may not be written to. The superuser may write anywhere, except on a read-only disk."""
+    folder = tmp_path / "locked"
+    if os.geteuid() == 0:
+        mount(folder, "ro")
+        yield folder
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+    else:
+        folder.mkdir(mode=0o555)
+        yield folder
+        folder.chmod(0o755)
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A disk of 400 kB."""
+    folder = tmp_path / "disk"
+    mount(folder, "size=400k")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_folder_without_permission_is_one_line(locked, sample, detector_file, map_folder):
+    detector, anomaly_map = load_detector(detector_file), AnomalyMap.open(map_folder)
+    slide = open_slide(sample.path)
+    writers = {
+        "map": lambda: run(map_job(slide, locked, detector=detector, device="cpu")),
+        "bundle": lambda: save_detector(detector, locked / "d.safetensors"),
+        "regions": lambda: write_geojson(sample.plan.normal, locked / "r.geojson"),
+        "sample": lambda: write_sample(locked / "s.tif", 1024),
+        "geojson": lambda: export_geojson(anomaly_map, locked / "a.geojson"),
+        "png": lambda: export_png(anomaly_map, slide, locked / "a.png"),
+        "report": lambda: write_report([(anomaly_map, slide)], locked / "a.html"),
+    }
+    for name, write in writers.items():
+        with pytest.raises(OutputError) as caught:
+            write()
+        assert re.search("may write to|read-only", str(caught.value)), name
+        assert "\n" not in str(caught.value), name
+    assert not list(locked.iterdir())
+
+
+def test_a_map_on_a_full_disk_goes_on_once_there_is_room(full_disk, sample, detector_file, map_folder):
+    (full_disk / "ballast").write_bytes(bytes(330_000))
+    with pytest.raises(OutputError, match="disk is full"):
+        map_slide(sample.path, full_disk / "out", model=detector_file, stride_px=64, device="cpu")
+    (full_disk / "ballast").unlink()
+    result = map_slide(sample.path, full_disk / "out", model=detector_file, stride_px=64, device="cpu")
+    before = {p.relative_to(map_folder): p.read_bytes() for p in map_folder.rglob("*") if p.is_file()}
+    after = {p.relative_to(result.path): p.read_bytes() for p in result.path.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_nothing_half_written_is_left_on_a_full_disk(full_disk, sample, detector_file):
+    with pytest.raises(OutputError, match="disk is full"):
+        write_sample(full_disk / "s.tif", 2048)
+    detector = load_detector(detector_file)
+    with pytest.raises(OutputError, match="disk is full"):
+        save_detector(detector, full_disk / "d.safetensors")
+    with pytest.raises(OutputError, match="disk is full"):
+        train(sample.path, full_disk / "t.safetensors", normal=sample.plan.normal, tile_px=64, max_steps=12, device="cpu")
+    assert not [p for p in full_disk.iterdir() if "checkpoint" not in p.name]
