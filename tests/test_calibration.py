@@ -57,3 +57,19 @@ def test_the_default_rate_can_always_flag(n, rate):
     assert calibration.default_rate == pytest.approx(rate)
     assert np.isfinite(calibration.threshold(calibration.default_rate))
     assert calibration.p_value(np.array([n + 1.0]))[0] <= calibration.default_rate
+
+
+def test_a_few_anomalies_do_not_set_a_robust_threshold():
+    rng = np.random.default_rng(0)
+    normals, anomalies = rng.gamma(8, 1, 400), rng.uniform(300, 400, 40)
+    mixed = np.concatenate([normals, anomalies])
+    plain, robust = (Calibration.from_scores(mixed, robust=r) for r in (False, True))
+    assert (plain.p_value(anomalies) <= 0.01).mean() < 0.1
+    assert (robust.p_value(anomalies) <= 0.01).all()
+    assert (robust.p_value(normals) <= 0.01).mean() <= 0.01
+
+
+@given(scores)
+def test_robust_calibration_keeps_three_quarters(normals):
+    calibration = Calibration.from_scores(np.tile(np.abs(normals), 4), robust=True)
+    assert len(calibration.scores) >= 3 * len(normals)

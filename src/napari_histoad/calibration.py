@@ -39,10 +39,24 @@ class Calibration:
     scores: NDArray[np.float32]
 
     @classmethod
-    def from_scores(cls, scores: ArrayLike) -> Calibration:
-        """Return the calibration of unsorted scores; NaN are dropped."""
+    def from_scores(cls, scores: ArrayLike, *, robust: bool = False) -> Calibration:
+        """Return the calibration of unsorted scores; NaN are dropped.
+
+        Parameters
+        ----------
+        scores : (n,) array-like
+            Not negative if ``robust``.
+        robust : bool
+            Some tiles may be anomalies: leave out what lies beyond the upper outer fence of the logarithms, the third
+            quartile plus three interquartile ranges (Tukey 1977). Otherwise anomalies raise the threshold above
+            themselves. Error rates are approximate then.
+        """
         values = np.asarray(scores, np.float32).ravel()
         values = np.sort(values[np.isfinite(values)])
+        if robust and len(values):
+            logs = np.log(np.maximum(values, np.finfo(np.float32).tiny))
+            low, high = np.quantile(logs, [0.25, 0.75])
+            values = values[logs <= high + 3 * (high - low)]
         if len(values) < MIN_CALIBRATION_TILES:
             msg = f"only {len(values)} held-out normal tiles are left to calibrate on, {MIN_CALIBRATION_TILES} are due"
             raise TooFewTilesError(msg, "outline more normal tissue")

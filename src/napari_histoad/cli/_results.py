@@ -37,7 +37,7 @@ def score(
     """Score tiles that are files."""
     from napari_histoad.detectors import load_detector
     from napari_histoad.engine import score_files_job
-    from napari_histoad.tiles._set import list_tile_files
+    from napari_histoad.tiles import list_tile_files
 
     detector = load_detector(model)
     assert detector.calibration is not None
@@ -80,7 +80,7 @@ def _evaluate_table(scores: Path, truth: Path, rate: float) -> Evaluation:
     import numpy as np
 
     from napari_histoad.evaluation import evaluate_scores
-    from napari_histoad.tiles._set import list_tile_files
+    from napari_histoad.tiles import list_tile_files
 
     files = {file.name: file for file in list_tile_files(truth)}
     try:

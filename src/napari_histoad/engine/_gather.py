@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,9 @@ import numpy as np
 
 from napari_histoad.errors import RegionError, TooFewTilesError
 from napari_histoad.jobs import Progress
-from napari_histoad.regions import Region, coverage, read_regions
+from napari_histoad.regions import Region, read_regions
 from napari_histoad.slide import open_slide
-from napari_histoad.tiles import TileGrid, TileSet, find_tissue, read_tile_files, sample_tiles
-from napari_histoad.tiles._set import list_tile_files
+from napari_histoad.tiles import TileSet, find_tissue, list_tile_files, read_tile_files, sample_tiles, training_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +26,8 @@ __all__ = ["MAX_TILES", "MIN_TILES", "TrainingSource", "gather_job", "training_s
 MIN_TILES = 48
 MAX_TILES = 2000
 _DEFAULT_MPP = 0.5
-_WELL_FED = 1000
-_MIN_COVER = 0.5
+# With a quarter held out, two groups at least calibrate.
+_ENOUGH_GROUPS = 8
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ def gather_job(
 ) -> Job[tuple[TileSet, float]]:
     """Read the normal tiles of all sources into memory; the result is (tiles, their mpp).
 
+    Tiles are grouped by slide if there are 8 or more, else by outline if there are 8 or more, else by spatial block.
     Without ``mpp`` tiles are read at 0.5 µm per pixel, or at the coarsest slide's own if that is coarser.
 
     Raises
@@ -75,7 +75,7 @@ def gather_job(
         if mpp is None and not source.is_tiles:
             with open_slide(source.path, source.mpp) as slide:
                 wanted = max(wanted, slide.require_mpp())
-    share = math.ceil(max_tiles / len(sources))
+    share, unit = math.ceil(max_tiles / len(sources)), _held_together(sources)
     sets = []
     for number, source in enumerate(sources):
         yield Progress("Reading normal tiles", number, len(sources), "slides", path=str(source.path))
@@ -85,7 +85,7 @@ def gather_job(
             tiles = read_tile_files(files, tile_px)
             sets.append(TileSet(tiles.images, tiles.groups, (source.path.name,)))
         else:
-            sets.append(_slide_tiles(source, tile_px, wanted, share, rng))
+            sets.append(_slide_tiles(source, tile_px, wanted, share, unit, rng))
     tiles = TileSet.concatenate(sets)
     if len(tiles) < MIN_TILES:
         msg = f"only {len(tiles)} normal tiles of {tile_px} px were found, {MIN_TILES} are due"
@@ -94,23 +94,23 @@ def gather_job(
     return tiles, wanted
 
 
-def _slide_tiles(source: TrainingSource, tile_px: int, mpp: float, share: int, rng: np.random.Generator) -> TileSet:
+def _held_together(sources: Sequence[TrainingSource]) -> str:
+    """Return what is never split between training and calibration: the largest unit of which there are enough."""
+    if len(sources) >= _ENOUGH_GROUPS:
+        return "slide"
+    regions = sum(len(source.regions or ()) for source in sources)
+    return "region" if regions >= _ENOUGH_GROUPS and all(source.regions is not None for source in sources) else "block"
+
+
+def _slide_tiles(source: TrainingSource, tile_px: int, mpp: float, share: int, unit: str, rng: np.random.Generator) -> TileSet:
     with open_slide(source.path, source.mpp) as slide:
-        tissue = find_tissue(slide)
-        # Few tiles fit into a small outline: then they may overlap. Groups are spatial, so none leak.
-        for overlap in (1, 2, 4, 8):
-            grid = TileGrid.cover(
-                slide.shape, slide.require_mpp(), tile_px=tile_px, mpp=mpp, stride_px=tile_px // overlap
-            ).on_tissue(tissue, _MIN_COVER)
-            if source.regions is not None:
-                grid = grid.subset(coverage(grid.boxes, source.regions) >= _MIN_COVER)
-            if len(grid) >= _WELL_FED:
-                break
+        grid = training_grid(slide, find_tissue(slide), tile_px=tile_px, mpp=mpp, regions=source.regions)
         if source.regions is not None and not len(grid):
             side_um = tile_px * mpp
             msg = f"the normal regions of {source.path.name} hold no tile of {side_um:.0f} µm of tissue"
             raise RegionError(msg, "outline larger areas, on the tissue; check that the outlines belong to this slide")
-        return sample_tiles(slide, grid, share, rng)
+        tiles = sample_tiles(slide, grid, share, rng, source.regions if unit == "region" else None)
+    return replace(tiles, groups=np.zeros_like(tiles.groups)) if unit == "slide" else tiles
 
 
 def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None) -> list[TrainingSource]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.detectors import Detector
     from napari_histoad.jobs import Job
-    from napari_histoad.tiles._set import TileFile
+    from napari_histoad.tiles import TileFile
 
 __all__ = ["BATCH", "score_batch", "score_files_job", "score_images"]
 

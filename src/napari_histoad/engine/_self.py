@@ -12,7 +12,7 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._score import score_images
 from napari_histoad.errors import TooFewTilesError
 from napari_histoad.jobs import Progress
-from napari_histoad.tiles import TileGrid, find_tissue, sample_tiles
+from napari_histoad.tiles import find_tissue, sample_tiles, training_grid
 
 if TYPE_CHECKING:
     from napari_histoad.detectors import Detector
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["SELF_NOTE", "self_detector_job"]
 
 SELF_NOTE = "learnt from this slide's own tissue: rare tissue stands out, and a slide that is abnormal throughout will not"
-_MAX_TILES, _MIN_TILES = 1500, 32
+_MAX_TILES, _MIN_TILES = 1000, 32
 
 
 def self_detector_job(slide: Slide, *, mpp: float | None = None, device: str = "auto", seed: int = 0) -> Job[Detector]:
     """Fit the starter model's features to the bulk of the slide's own tissue; no training loop.
 
     A robust Gaussian of the encoder's tile statistics is fitted to three quarters of the tiles, in spatial blocks,
-    and calibrated on the remaining blocks.
+    and calibrated on the bulk of the remaining blocks: what is anomalous there must not set the threshold.
 
     Raises
     ------
@@ -46,11 +46,7 @@ def self_detector_job(slide: Slide, *, mpp: float | None = None, device: str = "
     choice = choose_device(device)
     side = detector.settings.tile_px
     yield Progress("Learning normal from this slide", 0, 3, "steps")
-    for overlap in (1, 2, 4):
-        grid = TileGrid.cover(slide.shape, slide_mpp, tile_px=side, mpp=wanted, stride_px=side // overlap)
-        grid = grid.on_tissue(tissue, 0.5)
-        if len(grid) >= _MIN_TILES * 8:
-            break
+    grid = training_grid(slide, tissue, tile_px=side, mpp=wanted)
     if len(grid) < _MIN_TILES:
         msg = f"{slide.path.name} holds {len(grid)} tiles of tissue, too few to learn what is normal on it"
         raise TooFewTilesError(msg, "train a detector on other slides, or use a finer --mpp")
@@ -62,7 +58,8 @@ def self_detector_job(slide: Slide, *, mpp: float | None = None, device: str = "
     with choice.autocast():
         detector.fit(tiles.images[kept], robust=True)
     yield Progress("Learning normal from this slide", 2, 3, "steps")
-    detector.calibration = Calibration.from_scores(score_images(detector, tiles.images[held_out], device))
+    scores = score_images(detector, tiles.images[held_out], device)
+    detector.calibration = Calibration.from_scores(scores, robust=True)
     detector.trained_on = (slide.path.name,)
     yield Progress("Learning normal from this slide", 3, 3, "steps")
     return detector

@@ -4,18 +4,23 @@
 `TileSet` holds training tiles in memory.
 """
 
+from napari_histoad.tiles._files import TileFile, list_tile_files, read_tile_files
 from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileBatch, TileLoader
-from napari_histoad.tiles._set import TileSet, read_tile_files, sample_tiles
+from napari_histoad.tiles._sample import sample_tiles, training_grid
+from napari_histoad.tiles._set import TileSet
 from napari_histoad.tiles._tissue import TissueMask, find_tissue
 
 __all__ = [
     "TileBatch",
+    "TileFile",
     "TileGrid",
     "TileLoader",
     "TileSet",
     "TissueMask",
     "find_tissue",
+    "list_tile_files",
     "read_tile_files",
     "sample_tiles",
+    "training_grid",
 ]

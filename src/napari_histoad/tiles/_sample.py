@@ -1,0 +1,111 @@
+"""From a slide's tissue and outlines to training tiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from napari_histoad.regions import coverage
+from napari_histoad.tiles._grid import TileGrid
+from napari_histoad.tiles._loader import TileLoader
+from napari_histoad.tiles._set import TileSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles._tissue import TissueMask
+
+__all__ = ["sample_tiles", "training_grid"]
+
+_BLOCKS_PER_AXIS = 16
+_WELL_FED = 1000
+_MIN_COVER = 0.5
+
+
+def training_grid(
+    slide: Slide, tissue: TissueMask, *, tile_px: int, mpp: float, regions: Sequence[Region] | None = None
+) -> TileGrid:
+    """Return the tiles to learn from: those that a map scores, and half inside the outlines where there are any.
+
+    Tiles on the edge of the tissue belong to them: a detector that never saw one calls every edge anomalous.
+    Few tiles fit into a small outline or a small piece of tissue; then they overlap, up to eight-fold per axis.
+
+    Parameters
+    ----------
+    slide : Slide
+    tissue : TissueMask
+    tile_px : int
+        Side of a tile in pixels.
+    mpp : float
+        µm per tile pixel.
+    regions : sequence of Region, optional
+        Default: all tissue.
+    """
+    for overlap in (1, 2, 4, 8):
+        grid = TileGrid.cover(slide.shape, slide.require_mpp(), tile_px=tile_px, mpp=mpp, stride_px=tile_px // overlap)
+        grid = grid.on_tissue(tissue)
+        if regions is not None:
+            grid = grid.subset(coverage(grid.boxes, regions) >= _MIN_COVER)
+        if len(grid) >= _WELL_FED:
+            break
+    return grid
+
+
+def sample_tiles(
+    slide: Slide, grid: TileGrid, max_tiles: int, rng: np.random.Generator, regions: Sequence[Region] | None = None
+) -> TileSet:
+    """Read at most ``max_tiles`` tiles of a grid, chosen at random, into memory.
+
+    Tiles of different groups share no pixel: of overlapping tiles, those that reach into another group are left out.
+    What is held out was never seen.
+
+    Parameters
+    ----------
+    slide : Slide
+    grid : TileGrid
+    max_tiles : int
+    rng : Generator
+        Decides which tiles.
+    regions : sequence of Region, optional
+        Each is a group. Default: groups are spatial blocks, at most 16 x 16 over the extent of the grid.
+    """
+    groups, usable = _blocks(grid) if regions is None else _by_region(grid, regions)
+    index = np.flatnonzero(usable)
+    if len(index) > max_tiles:
+        index = np.sort(rng.choice(index, max_tiles, replace=False))
+    images = np.empty((len(index), grid.tile_px, grid.tile_px, 3), np.uint8)
+    good = np.ones(len(index), bool)
+    done = 0
+    for batch in TileLoader(slide, grid, index=index):
+        n = len(batch.index)
+        images[done : done + n] = batch.images
+        good[done : done + n] = ~batch.failed
+        done += n
+    numbers = np.unique(groups[index], return_inverse=True)[1].astype(np.int64)
+    return TileSet(images[good], numbers[good], (slide.path.name,))
+
+
+def _blocks(grid: TileGrid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the spatial block of each tile, and whether the tile may be used."""
+    corner = grid.origins - grid.origins.min(axis=0, initial=0) if len(grid) else grid.origins
+    side = max(float(corner.max(initial=0)) / _BLOCKS_PER_AXIS, 2 * grid.tile_l0)
+    first, last = (corner // side).astype(np.int64), ((corner + grid.tile_l0 - 1) // side).astype(np.int64)
+    apart = grid.stride_px == grid.tile_px
+    whole = np.ones(len(grid), bool) if apart else (first == last).all(axis=1)
+    return first[:, 0] * 4096 + first[:, 1], whole
+
+
+def _by_region(grid: TileGrid, regions: Sequence[Region]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the region that covers most of each tile, and whether the tile may be used."""
+    groups = np.stack([coverage(grid.boxes, [region]) for region in regions]).argmax(axis=0)
+    # Neighbours without overlap still share up to a pixel where a tile is no whole number of level-0 pixels.
+    pairs = cKDTree(grid.origins).query_pairs(grid.tile_l0 - 1, p=np.inf, output_type="ndarray")
+    usable = np.ones(len(grid), bool)
+    usable[pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]], 1]] = False
+    return groups, usable
