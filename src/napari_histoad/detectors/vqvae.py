@@ -45,6 +45,9 @@ class VqVaeSettings(DetectorSettings):
         distance of latent to code, or Mahalanobis distance of the tile's latent statistics.
     max_steps, batch, learning_rate : int, int, float
         Gradient descent with Adam.
+    crop_px : int or None
+        Side of the random crops that ``conv-32`` learns from, much cheaper than whole tiles; the networks with position
+        embeddings need whole tiles. None takes half a tile for ``conv-32``, but no less than 64 px.
     reconstruction_scale : float or None
         Divides the squared error; None takes the variance of the training pixels.
     """
@@ -55,6 +58,7 @@ class VqVaeSettings(DetectorSettings):
     max_steps: int = Field(600, ge=1, le=1_000_000)
     batch: int = Field(16, ge=1, le=1024)
     learning_rate: float = Field(1e-3, gt=0, le=1)
+    crop_px: int | None = Field(None, ge=32)
     reconstruction_scale: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
@@ -62,6 +66,10 @@ class VqVaeSettings(DetectorSettings):
         patch = PRESETS[self.preset]["patch"]
         if self.tile_px % patch:
             raise ValueError(f"tile_px must be a multiple of {patch} for {self.preset}")
+        if self.crop_px is not None and (self.crop_px % patch or self.crop_px > self.tile_px):
+            raise ValueError(f"crop_px must be a multiple of {patch}, at most tile_px")
+        if self.crop_px is not None and self.preset != "conv-32" and self.crop_px != self.tile_px:
+            raise ValueError(f"{self.preset} learns from whole tiles; leave crop_px out")
         return self
 
 
@@ -77,6 +85,8 @@ class VqVaeDetector(Detector):
         super().__init__(settings)
         self._network = VqVae(tile_px=settings.tile_px, quantizer=settings.quantizer, **PRESETS[settings.preset])
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        half = max(64, settings.tile_px // 2 // 8 * 8) if settings.preset == "conv-32" else settings.tile_px
+        self._crop_px = settings.crop_px or min(half, settings.tile_px)
         self._scale = settings.reconstruction_scale or 1.0
         self._gaussian = Gaussian(2 * (CODE_DIM + 2))
 
@@ -98,7 +108,7 @@ class VqVaeDetector(Detector):
     def losses(self, images: Tensor) -> dict[str, Tensor]:
         pixels = _to_pixels(images)
         if self._network.training:
-            pixels = _augment(pixels)
+            pixels = _augment(_crop(pixels, self._crop_px))
         out = self._network(pixels)
         reconstruction = F.mse_loss(out.reconstruction, pixels) / self._scale
         return {
@@ -170,6 +180,12 @@ def _squared_error(out: VqVaeOutput, pixels: Tensor) -> Tensor:
 
 def _code_distance(out: VqVaeOutput) -> Tensor:
     return (out.latent - out.code).square().mean(1)
+
+
+def _crop(pixels: Tensor, side: int) -> Tensor:
+    """Return the same random square of every tile."""
+    y, x = (int(torch.randint(n - side + 1, ())) for n in pixels.shape[2:])
+    return pixels[:, :, y : y + side, x : x + side]
 
 
 def _augment(pixels: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ GLASS = 255
 """What lies outside the slide, or was never scanned, reads as white."""
 
 _STRIP_PX = 8_000_000
+_SQUARE = 1.05
+"""Pixels up to 5% taller than wide, or wider than tall, count as square: scanners differ by less than 1%."""
 
 
 def check_mpp(mpp: float, where: str = "mpp") -> float:
@@ -90,7 +92,9 @@ class Slide(ABC):
     mpp : float or None
         µm per level-0 pixel; None if the file does not say and none was given.
     file_mpp : float or None
-        What the file itself says, for comparison with an override.
+        What the file itself says, for comparison with an override; the geometric mean of both axes.
+    file_mpp_yx : tuple[float, float] or None
+        The same per axis.
     properties : dict[str, str]
         What the file says of itself.
     icc_profile : bytes or None
@@ -104,7 +108,7 @@ class Slide(ABC):
         path: Path,
         levels: tuple[Level, ...],
         *,
-        file_mpp: float | None,
+        file_mpp_yx: tuple[float, float] | None,
         mpp: float | None,
         properties: dict[str, str],
         icc_profile: bytes | None = None,
@@ -112,7 +116,10 @@ class Slide(ABC):
         self.path = path
         self.levels = levels
         low, high = MPP_RANGE
-        self.file_mpp = file_mpp if file_mpp is not None and low <= file_mpp <= high else None
+        plausible = file_mpp_yx is not None and low <= min(file_mpp_yx) and max(file_mpp_yx) <= high
+        self.file_mpp_yx = file_mpp_yx if plausible else None
+        square = self.file_mpp_yx is not None and max(self.file_mpp_yx) <= _SQUARE * min(self.file_mpp_yx)
+        self.file_mpp = math.sqrt(self.file_mpp_yx[0] * self.file_mpp_yx[1]) if self.file_mpp_yx and square else None
         self._given_mpp = None if mpp is None else check_mpp(mpp, path.name)
         self.mpp = self._given_mpp if self._given_mpp is not None else self.file_mpp
         self.properties = properties
@@ -137,8 +144,12 @@ class Slide(ABC):
         Raises
         ------
         MissingMppError
-            If the file does not carry it and none was given.
+            If the file does not carry it, or its pixels are not square, and none was given.
         """
+        if self.mpp is None and self.file_mpp_yx is not None:
+            y, x = self.file_mpp_yx
+            msg = f"the pixels of {self.path.name} are not square ({y:g} x {x:g} µm)"
+            raise MissingMppError(msg, f"resample it, or take them as square: --slide-mpp {math.sqrt(y * x):.3g}")
         if self.mpp is None:
             msg = f"{self.path.name} does not say how large its pixels are"
             raise MissingMppError(msg, "say it: --slide-mpp 0.25 (terminal), slide_mpp=0.25 (Python), or type it in the panel")
@@ -223,6 +234,30 @@ class Slide(ABC):
             return scaled
         out[:] = scaled
         return out
+
+    def read_at(self, mpp: float, y: float, x: float, h_px: int, w_px: int) -> NDArray[np.uint8]:
+        """Return a box at any resolution, from the best level, resampled with an area filter.
+
+        Parameters
+        ----------
+        mpp : float
+            Wanted µm per pixel; finer than the slide interpolates.
+        y, x : float
+            Top left corner in level-0 pixels.
+        h_px, w_px : int
+            Size of the result in pixels.
+
+        Returns
+        -------
+        (h_px, w_px, 3) uint8
+
+        Raises
+        ------
+        MissingMppError
+            If the slide's own resolution is not known.
+        """
+        ratio = mpp / self.require_mpp()
+        return self.read_scaled(y, x, h_px * ratio, w_px * ratio, (h_px, w_px))
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
         """Return the whole slide, at most ``max_px`` on its longer side, as (h, w, 3) uint8."""

@@ -55,7 +55,8 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
     ...     tile = slide.read(level=0, y=1024, x=2048, h=256, w=256)
     """
     from napari_histoad.slide._openslide import OpenSlideSlide
-    from napari_histoad.slide._tiff import TiffSlide, UnsupportedTiffError
+    from napari_histoad.slide._tiff import TiffSlide
+    from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
 
     file = Path(path).expanduser().resolve()
     try:
@@ -69,22 +70,16 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
         raise SlideError(f"{file} cannot be read: {err.strerror or err}", "check its permissions") from err
     if not magic:
         raise SlideError(f"{file.name} is empty", "copy it again from its source")
-    reason = ""
+    refusal: UnsupportedTiffError | None = None
     if magic in _TIFF_MAGIC:
         try:
             return TiffSlide(file, mpp)
         except UnsupportedTiffError as err:
-            reason = f"it is a TIFF, but {err}"
-            if err.hopeless:
-                raise _refused(file, reason) from err
-    try:
-        return OpenSlideSlide(file, mpp)
-    except SlideError as err:
-        if reason:
-            raise _refused(file, reason) from err
-        raise
-
-
-def _refused(file: Path, reason: str) -> SlideError:
-    msg = f"{file.name} is not a slide that can be read: {reason}"
-    return SlideError(msg, "convert it to a tiled 8-bit RGB TIFF (vips tiffsave --tile --pyramid)")
+            refusal = err
+    if refusal is None or not refusal.hopeless:
+        try:
+            return OpenSlideSlide(file, mpp)
+        except SlideError:
+            if refusal is None:
+                raise
+    raise SlideError(f"{file.name} is not a slide that can be read: {refusal}", refusal.remedy) from refusal

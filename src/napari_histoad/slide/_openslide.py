@@ -50,15 +50,12 @@ class OpenSlideSlide(Slide):
             (max(1, round(height / handle.level_dimensions[0][1] * h)), max(1, round(width / handle.level_dimensions[0][0] * w)))
             for w, h in handle.level_dimensions
         ]
-        per_axis = [
-            float(properties[name])
-            for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-            if name in properties
-        ]
+        given = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_Y, openslide.PROPERTY_NAME_MPP_X)]
+        known = [float(value) for value in given if value is not None]
         super().__init__(
             path,
             make_levels(shapes),
-            file_mpp=sum(per_axis) / len(per_axis) if per_axis else None,
+            file_mpp_yx=(known[0], known[-1]) if known else None,
             mpp=mpp,
             properties=properties,
             icc_profile=handle.color_profile.tobytes() if handle.color_profile is not None else None,

@@ -1,0 +1,333 @@
+"""Which pages of a TIFF make up the pyramid, and what the file says of itself: the vendors' rules.
+
+tifffile groups the pages into series; here one of them is chosen and its metadata are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+from xml.etree.ElementTree import ParseError
+
+import defusedxml.ElementTree
+import tifffile
+from defusedxml import DefusedXmlException
+
+from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from xml.etree.ElementTree import Element
+
+__all__ = ["TiffLayout", "check_chain", "read_layout"]
+
+_MOST_PAGES, _MOST_TAGS = 5000, 4096
+_UNIT_UM = {2: 25400.0, 3: 10000.0}
+_OME_UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "inch": 25400.0}
+_APERIO_FIELD = re.compile(r"\|\s*([^=|]+?)\s*=\s*([^|]*?)\s*(?=\||$)")
+_NDPI_FORMAT, _NDPI_FLUORESCENCE, _NDPI_MAGNIFICATION, _NDPI_PROPERTIES = 65420, 65434, 65421, 65449
+_OTHERS = {"label", "macro", "thumbnail", "map", "overview"}
+
+
+@dataclass(frozen=True)
+class TiffLayout:
+    """The pyramid and the metadata of a TIFF.
+
+    Attributes
+    ----------
+    format : str
+        For people.
+    pages : list of TiffPage
+        Finest first.
+    mpp_yx : tuple[float, float] or None
+        µm per level-0 pixel (y, x) as the file says.
+    properties : dict[str, str]
+    associated : dict[str, int]
+        Series of the label, macro and thumbnail pictures, by name.
+    """
+
+    format: str
+    pages: list[tifffile.TiffPage]
+    mpp_yx: tuple[float, float] | None
+    properties: dict[str, str] = field(default_factory=dict)
+    associated: dict[str, int] = field(default_factory=dict)
+
+
+def check_chain(path: Path) -> None:
+    """Refuse files whose list of pages is circular, endless or points nowhere, before anything walks it.
+
+    Raises
+    ------
+    ValueError
+        With the reason.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        head = handle.read(16).ljust(16, b"\0")
+        order = "<" if head[:2] == b"II" else ">"
+        big = struct.unpack(order + "H", head[2:4])[0] == 43
+        pointer, counter, entry_bytes = (order + "Q", order + "Q", 20) if big else (order + "I", order + "H", 12)
+        (offset,) = struct.unpack_from(pointer, head, 8 if big else 4)
+        if not big and offset < size and _NDPI_FORMAT in _tags_at(handle, offset, order):
+            pointer = order + "Q"  # NDPI is a classic TIFF with wide pointers between its pages
+            (offset,) = struct.unpack_from(pointer, head, 4)
+        seen: set[int] = set()
+        while offset:
+            if offset in seen:
+                raise ValueError("its list of pages is circular")
+            seen.add(offset)
+            if len(seen) > _MOST_PAGES:
+                raise ValueError(f"it lists more than {_MOST_PAGES:,} pages")
+            if offset >= size:
+                raise ValueError(f"page {len(seen)} lies past its end")
+            (count,) = _unpack(handle, offset, counter)
+            if count > _MOST_TAGS:
+                raise ValueError(f"page {len(seen)} lists {count:,} tags")
+            (offset,) = _unpack(handle, offset + struct.calcsize(counter) + count * entry_bytes, pointer)
+
+
+def _unpack(handle: BinaryIO, offset: int, form: str) -> tuple[int, ...]:
+    """Return numbers of the file; zeros past its end."""
+    handle.seek(offset)
+    size = struct.calcsize(form)
+    return struct.unpack(form, handle.read(size).ljust(size, b"\0"))
+
+
+def _tags_at(handle: BinaryIO, offset: int, order: str) -> set[int]:
+    (count,) = _unpack(handle, offset, order + "H")
+    data = handle.read(12 * count)
+    return {struct.unpack_from(order + "H", data, i)[0] for i in range(0, len(data) - 11, 12)}
+
+
+def read_layout(tif: tifffile.TiffFile) -> TiffLayout:
+    """Return the pyramid and metadata of an open TIFF.
+
+    Raises
+    ------
+    UnsupportedTiffError
+        If another backend has to read it, or none can.
+    ValueError
+        If it is broken.
+    """
+    if not tif.pages or not tif.series:
+        raise ValueError("it lists no image")
+    if tif.is_svs:
+        return _svs(tif)
+    if tif.is_ndpi:
+        return _ndpi(tif)
+    if tif.is_scn:
+        return _scn(tif)
+    if tif.is_philips:
+        return _philips(tif)
+    if tif.is_qpi:
+        return _qptiff(tif)
+    if tif.is_ome:
+        return _ome(tif)
+    return _plain(tif)
+
+
+def _plain(tif: tifffile.TiffFile) -> TiffLayout:
+    series = _largest(tif)
+    pages = _pyramid(series)
+    if len(pages) == 1:
+        # Some writers do not mark the reduced pages as such; then each is a series of its own.
+        reduced = [s.keyframe for s in tif.series if s.keyframe is not pages[0] and s.keyframe.is_tiled]
+        pages = _evenly_shrinking([pages[0], *sorted(reduced, key=lambda page: -page.imagewidth)])
+    page = pages[0]
+    properties = {} if not page.description else {"ImageDescription": page.description[:2000]}
+    return TiffLayout(
+        "tiled TIFF" if page.is_tiled else "TIFF in strips", pages, _resolution(page), properties | _properties(page)
+    )
+
+
+def _svs(tif: tifffile.TiffFile) -> TiffLayout:
+    series = next((s for s in tif.series if s.name == "Baseline"), tif.series[0])
+    page = series.keyframe
+    properties = dict(_APERIO_FIELD.findall(page.description or ""))
+    mpp = None
+    with contextlib.suppress(KeyError, ValueError):
+        mpp = float(properties["MPP"])
+    return TiffLayout(
+        "Aperio SVS",
+        _pyramid(series),
+        None if mpp is None else (mpp, mpp),
+        properties | _properties(page),
+        _named(tif, series),
+    )
+
+
+def _ndpi(tif: tifffile.TiffFile) -> TiffLayout:
+    series = next((s for s in tif.series if s.keyframe.tags.valueof(_NDPI_MAGNIFICATION, default=0) > 0), tif.series[0])
+    page = series.keyframe
+    fluorescence = str(page.tags.valueof(_NDPI_FLUORESCENCE) or "").strip()
+    if fluorescence:
+        raise UnsupportedTiffError(
+            f"it is a fluorescence scan ({fluorescence}), not a stained section in transmitted light", hopeless=True
+        )
+    text = str(page.tags.valueof(_NDPI_PROPERTIES) or "")
+    properties = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    properties["Magnification"] = f"{page.tags.valueof(_NDPI_MAGNIFICATION):g}"
+    return TiffLayout("Hamamatsu NDPI", _pyramid(series), _resolution(page), properties | _properties(page), _named(tif, series))
+
+
+def _scn(tif: tifffile.TiffFile) -> TiffLayout:
+    root = _xml(tif.pages.first.description)
+    scans, others = [], {}
+    images = [element for element in root.iter() if element.tag.endswith("}image")]
+    if len(images) != len(tif.series):
+        raise UnsupportedTiffError("its collection is not a plain one")
+    collection = next(element for element in root.iter() if element.tag.endswith("}collection"))
+    whole = (collection.get("sizeX"), collection.get("sizeY"))
+    for index, image in enumerate(images):
+        view = next(element for element in image if element.tag.endswith("}view"))
+        if (view.get("sizeX"), view.get("sizeY")) == whole:
+            others["macro"] = index
+        else:
+            scans.append((index, view))
+    if len(scans) != 1:
+        raise UnsupportedTiffError(f"it holds {len(scans)} scans on one canvas")
+    index, view = scans[0]
+    series = tif.series[index]
+    pages = _pyramid(series)
+    page = pages[0]
+    mpp = (float(view.attrib["sizeY"]) / 1000 / page.imagelength, float(view.attrib["sizeX"]) / 1000 / page.imagewidth)
+    properties = {}
+    for element in images[index].iter():
+        name = element.tag.rsplit("}", 1)[-1]
+        if name in ("objective", "creationDate", "illuminationSource") and element.text:
+            properties[name] = element.text
+        elif name == "device":
+            properties[name] = f"{element.get('model', '')} {element.get('version', '')}".strip()
+    if properties.get("illuminationSource") == "fluorescence":
+        raise _fluorescence(properties.get("objective", "no stain"))
+    return TiffLayout("Leica SCN", pages, mpp, properties | _properties(page), others)
+
+
+def _philips(tif: tifffile.TiffFile) -> TiffLayout:
+    root = _xml(tif.philips_metadata or "")
+    wanted = {"DICOM_MANUFACTURER", "DICOM_DEVICE_SERIAL_NUMBER", "DICOM_ACQUISITION_DATETIME", "PIM_DP_SCANNER_RACK_NUMBER"}
+    properties, spacing = {}, None
+    for attribute in root.iter("Attribute"):
+        name, text = attribute.get("Name", ""), (attribute.text or "").strip()
+        if name in wanted and text:
+            properties[name] = text.strip('"')
+        elif name == "DICOM_PIXEL_SPACING" and spacing is None:
+            y, x = (1000 * float(v) for v in text.replace('"', "").split()[:2])
+            spacing = (y, x)
+    series = next((s for s in tif.series if s.name == "Baseline"), tif.series[0])
+    return TiffLayout("Philips TIFF", _pyramid(series), spacing, properties | _properties(series.keyframe), _named(tif, series))
+
+
+def _qptiff(tif: tifffile.TiffFile) -> TiffLayout:
+    series = tif.series[0]
+    page = series.keyframe
+    if page.samplesperpixel < 3:
+        raise _fluorescence(f"{len(series.pages)} channels")
+    properties = {}
+    if (page.description or "").lstrip().startswith("<"):
+        root = _xml(page.description)
+        for name in ("Objective", "SlideID", "AcquisitionSoftware", "ExposureTime"):
+            element = root.find(f".//{name}")
+            if element is not None and element.text:
+                properties[name] = element.text
+    return TiffLayout(
+        "PerkinElmer QPTIFF", _pyramid(series), _resolution(page), properties | _properties(page), _named(tif, series)
+    )
+
+
+def _ome(tif: tifffile.TiffFile) -> TiffLayout:
+    images = [element for element in _xml(tif.ome_metadata or "").iter() if element.tag.endswith("}Image")]
+    coloured = [s for s in tif.series if s.keyframe.samplesperpixel >= 3]
+    if not coloured:
+        axes, shape = tif.series[0].axes, tif.series[0].shape
+        channels = dict(zip(axes, shape, strict=False)).get("C", 1)
+        raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True)
+    series = max(coloured, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
+    page, mpp = series.keyframe, None
+    if len(images) == len(tif.series):
+        pixels = next(element for element in images[tif.series.index(series)] if element.tag.endswith("}Pixels"))
+        mpp = _physical_size(pixels)
+    return TiffLayout("OME-TIFF", _pyramid(series), mpp or _resolution(page), _properties(page), _named(tif, series))
+
+
+def _physical_size(pixels: Element) -> tuple[float, float] | None:
+    sizes = []
+    for axis in "YX":
+        value, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        if value is None or unit not in _OME_UNIT_UM:
+            return None
+        sizes.append(float(value) * _OME_UNIT_UM[unit])
+    return sizes[0], sizes[1]
+
+
+# -- shared
+
+
+def _fluorescence(what: str) -> UnsupportedTiffError:
+    reason = f"it is a fluorescence scan ({what}), not a stained section in transmitted light"
+    return UnsupportedTiffError(reason, hopeless=True, remedy="use the slide's brightfield scan")
+
+
+def _largest(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    return max(tif.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth * (s.keyframe.samplesperpixel >= 3))
+
+
+def _pyramid(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
+    return _evenly_shrinking([level.keyframe for level in series.levels])
+
+
+def _evenly_shrinking(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+    """Leave out what is no level: a label or a macro that strayed into the pyramid does not shrink evenly."""
+    height, width = pages[0].imagelength, pages[0].imagewidth
+    kept = [pages[0]]
+    for page in pages[1:]:
+        ratio_y, ratio_x = height / page.imagelength, width / page.imagewidth
+        shrinks = page.imagewidth < kept[-1].imagewidth
+        even = abs(ratio_y - ratio_x) <= 0.02 * ratio_y + ratio_y / page.imagelength
+        if shrinks and even and page.samplesperpixel == pages[0].samplesperpixel:
+            kept.append(page)
+    return kept
+
+
+def _named(tif: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> dict[str, int]:
+    found = {}
+    for index, series in enumerate(tif.series):
+        name = series.name.lower().removesuffix(" image")
+        if series is not main and name in _OTHERS and series.keyframe.dtype is not None and series.keyframe.dtype.itemsize == 1:
+            found[name] = index
+    return found
+
+
+def _resolution(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    unit = page.tags.valueof("ResolutionUnit", default=0)
+    sizes = []
+    for name in ("YResolution", "XResolution"):
+        value = page.tags.valueof(name)
+        if value is None or int(unit) not in _UNIT_UM or not all(value):
+            return None
+        pixels, per = value
+        sizes.append(_UNIT_UM[int(unit)] * per / pixels)
+    return sizes[0], sizes[1]
+
+
+def _properties(page: tifffile.TiffPage) -> dict[str, str]:
+    properties = {}
+    for name in ("Make", "Model", "Software", "DateTime"):
+        value = page.tags.valueof(name)
+        if value:
+            properties[name] = str(value)
+    properties["Compression"] = tifffile.COMPRESSION(page.compression).name
+    if page.is_tiled:
+        properties["Tile"] = f"{page.tilelength} x {page.tilewidth}"
+    return properties
+
+
+def _xml(text: str) -> Element:
+    try:
+        root: Element = defusedxml.ElementTree.fromstring(text)
+    except (ParseError, DefusedXmlException) as err:
+        raise ValueError(f"its description is not valid XML ({err})") from err
+    return root

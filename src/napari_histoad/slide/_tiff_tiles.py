@@ -1,0 +1,247 @@
+"""Decoding of single tiles and strips of a TIFF, free of any file handle and bounded by what the tags declare."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image
+
+from napari_histoad.slide._base import GLASS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ["TiledLevel", "UnsupportedTiffError", "parse_level"]
+
+_RGB, _YCBCR = 2, 6
+_CONTIG, _PLANAR = 1, 2
+_ALPHA = {1: "associated", 2: "unassociated"}
+_APERIO_YCBCR = 33003
+_JPEG = {7}
+_JPEG2000 = {33003, 33004, 33005, 34712}
+_IMAGE_CODECS: dict[int, Callable[..., Any]] = {
+    50001: imagecodecs.webp_decode,
+    50002: imagecodecs.jpegxl_decode,
+    52546: imagecodecs.jpegxl_decode,
+}
+_BYTE_CODECS: dict[int, Callable[..., Any]] = {
+    5: imagecodecs.lzw_decode,
+    8: imagecodecs.zlib_decode,
+    32773: imagecodecs.packbits_decode,
+    32946: imagecodecs.zlib_decode,
+    50000: imagecodecs.zstd_decode,
+}
+_LARGEST_SEGMENT = 2**29
+_LARGEST_SIDE = 2**22
+"""No slide is wider than four million pixels (a metre at 0.25 µm)."""
+
+
+_CONVERT = "convert it to a tiled 8-bit RGB TIFF, for example: vips tiffsave IN OUT --tile --pyramid"
+
+
+class UnsupportedTiffError(Exception):
+    """The file is a TIFF, but not one that is decoded directly; unless ``hopeless``, another backend may read it."""
+
+    def __init__(self, reason: str, *, hopeless: bool = False, remedy: str = _CONVERT) -> None:
+        super().__init__(reason)
+        self.hopeless = hopeless
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class TiledLevel:
+    """One resolution: where its segments (tiles, or strips as wide tiles) lie, and how one is decoded.
+
+    Attributes
+    ----------
+    shape : tuple[int, int]
+        (height, width) in pixels.
+    tile : tuple[int, int]
+        (height, width) of a segment.
+    across : int
+        Segments per row of segments.
+    offsets, counts : (planes * down * across,) int64
+        Where each segment lies in the file, in bytes; a count of 0 was never scanned.
+    samples : int
+        3, or 4 with alpha.
+    """
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    across: int
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    samples: int
+    alpha: str | None
+    strips: bool
+    planar: bool
+    compression: int
+    predictor: int
+    tables: bytes | None
+    header: bytes | None
+    colorspace: tuple[Any, Any]
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles; a planar tile has three segments."""
+        return -(-self.shape[0] // self.tile[0]) * self.across
+
+    def segments(self, number: int) -> list[tuple[int, int]]:
+        """Return (offset, count) of the segments that make up one tile."""
+        step = self.tiles
+        numbers = range(number, len(self.offsets), step) if self.planar else (number,)
+        return [(int(self.offsets[n]), int(self.counts[n])) for n in numbers]
+
+    def decode(self, number: int, segments: list[bytes], out: NDArray[np.uint8]) -> None:
+        """Decode one tile into ``out`` (tile_h, tile_w, 3), contiguous.
+
+        Raises
+        ------
+        ValueError, RuntimeError, TypeError, OSError
+            If the bytes are not what the tags declare.
+        """
+        if self.planar:
+            for channel, data in enumerate(segments[:3]):
+                plane = self._decode(number, data, 1)
+                out[: plane.shape[0], : plane.shape[1], channel] = plane[..., 0]
+            return
+        data = segments[0]
+        if self.compression in _JPEG and self.samples == 3 and self.header is None and self._rows(number) == self.tile[0]:
+            colorspace, outcolorspace = self.colorspace
+            try:
+                imagecodecs.jpeg8_decode(data, tables=self.tables, colorspace=colorspace, outcolorspace=outcolorspace, out=out)
+            except ValueError:  # of another size than declared: some writers cut the last tiles short
+                pass
+            else:
+                return
+        tile = self._decode(number, data, self.samples)
+        target = out[: tile.shape[0], : tile.shape[1]]
+        if self.alpha is None:
+            target[:] = tile[..., :3]
+        else:
+            _on_white(tile, self.alpha, target)
+
+    def _rows(self, number: int) -> int:
+        """Return the rows of a segment: the last strip is shorter, tiles never are."""
+        top = number // self.across * self.tile[0]
+        return min(self.tile[0], self.shape[0] - top) if self.strips else self.tile[0]
+
+    def _decode(self, number: int, data: bytes, samples: int) -> NDArray[np.uint8]:
+        """Return (h, w, samples), at most the size of a segment."""
+        rows, width = self._rows(number), self.tile[1]
+        codec = _BYTE_CODECS.get(self.compression)
+        if codec is not None or self.compression == 1:
+            # One strip may hold more rows than it should; a bomb may hold any number. The buffer bounds both.
+            size = self.tile[0] * width * samples
+            raw = data[:size] if codec is None else codec(data, out=size)
+            whole = len(raw) // (width * samples)
+            if whole < rows:
+                raise ValueError(f"{len(raw):,} bytes, {rows * width * samples:,} due")
+            tile = np.frombuffer(raw, np.uint8)[: rows * width * samples].reshape(rows, width, samples)
+            return imagecodecs.delta_decode(tile, axis=-2) if self.predictor == 2 else tile
+        if self.compression in _JPEG:
+            if self.header is not None:
+                data = self.header + data + b"\xff\xd9"
+            self._check_declared(data)
+            colorspace, outcolorspace = self.colorspace
+            tile = imagecodecs.jpeg8_decode(data, tables=self.tables, colorspace=colorspace, outcolorspace=outcolorspace)
+        elif self.compression in _JPEG2000:
+            self._check_declared(data)
+            tile = imagecodecs.jpeg2k_decode(data)
+            if self.compression == _APERIO_YCBCR:
+                tile = np.asarray(Image.fromarray(tile, "YCbCr").convert("RGB"))
+        else:
+            options = {"hasalpha": True} if self.compression == 50001 and samples == 4 else {}
+            tile = np.empty((rows, width, samples), np.uint8)
+            _IMAGE_CODECS[self.compression](data, out=tile, **options)
+        if tile.ndim == 2:
+            tile = tile[..., None]
+        if tile.dtype != np.uint8 or tile.shape[2] != samples:
+            raise ValueError(f"{tile.dtype} pixels of {tile.shape[2]} samples, uint8 of {samples} due")
+        return tile[: self.tile[0], :width]
+
+    def _check_declared(self, data: bytes) -> None:
+        """Refuse a compressed image that says it is larger than its tile, before memory is spent on it."""
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+        if height > self.tile[0] or width > self.tile[1]:
+            raise ValueError(f"{height} x {width} px, {self.tile[0]} x {self.tile[1]} declared")
+
+
+def parse_level(page: tifffile.TiffPage) -> TiledLevel:
+    """Return all that decoding a page needs.
+
+    Raises
+    ------
+    UnsupportedTiffError
+        If it is not 8-bit RGB(A), or of a compression that is not decoded here.
+    ValueError
+        If its tags contradict each other.
+    """
+    samples, alpha = _check_pixels(page)
+    planar = page.planarconfig == _PLANAR
+    known = _JPEG | _JPEG2000 | set(_IMAGE_CODECS) | set(_BYTE_CODECS) | {1}
+    if page.compression not in known or page.predictor not in (1, 2) or page.fillorder != 1:
+        raise UnsupportedTiffError(f"its compression ({page.compression}, predictor {page.predictor}) is not known")
+    height, width = page.imagelength, page.imagewidth
+    tile = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
+    if min(height, width, *tile) < 1 or max(height, width, *tile) > _LARGEST_SIDE:
+        raise ValueError(f"it claims to be {height:,} x {width:,} px in pieces of {tile[0]:,} x {tile[1]:,}")
+    if tile[0] * tile[1] * samples > _LARGEST_SEGMENT:
+        kind = "tiles" if page.is_tiled else "strips"
+        raise UnsupportedTiffError(
+            f"its {kind} of {tile[0]:,} x {tile[1]:,} px are too large to be read one by one", hopeless=True
+        )
+    across = -(-width // tile[1])
+    due = -(-height // tile[0]) * across * (samples if planar else 1)
+    if len(page.dataoffsets) < due or len(page.databytecounts) < due:
+        raise ValueError(f"{len(page.dataoffsets):,} tiles listed, {due:,} due")
+    return TiledLevel(
+        shape=(height, width),
+        tile=tile,
+        across=across,
+        offsets=np.array(page.dataoffsets[:due], np.int64),
+        counts=np.array(page.databytecounts[:due], np.int64),
+        samples=samples,
+        alpha=alpha,
+        strips=not page.is_tiled,
+        planar=planar,
+        compression=int(page.compression),
+        predictor=int(page.predictor),
+        tables=page.jpegtables,
+        header=page.jpegheader,
+        colorspace=tifffile.tifffile.jpeg_decode_colorspace(page.photometric, page.planarconfig, page.extrasamples, page.is_jfif),
+    )
+
+
+def _check_pixels(page: tifffile.TiffPage) -> tuple[int, str | None]:
+    samples = page.samplesperpixel
+    if page.dtype is None or page.dtype.itemsize != 1 or page.dtype.kind != "u" or page.imagedepth != 1:
+        bits = page.bitspersample
+        raise UnsupportedTiffError(f"it has {bits} bits per sample, not 8", hopeless=True)
+    if page.photometric not in (_RGB, _YCBCR) or samples < 3:
+        raise UnsupportedTiffError("it is not RGB", hopeless=True)
+    if samples > 4 or (samples == 4 and page.planarconfig == _PLANAR):
+        raise UnsupportedTiffError(f"it has {samples} samples per pixel", hopeless=True)
+    jpeg = page.compression in _JPEG | _JPEG2000
+    if page.photometric == _YCBCR and not jpeg:
+        raise UnsupportedTiffError("it is stored as YCbCr without JPEG")
+    extra = page.extrasamples or (0,)
+    return samples, _ALPHA.get(int(extra[0])) if samples == 4 else None
+
+
+def _on_white(tile: NDArray[np.uint8], alpha: str, out: NDArray[np.uint8]) -> None:
+    """Composite (h, w, 4) on white."""
+    opacity = tile[..., 3:].astype(np.uint16)
+    glass = (GLASS - opacity).astype(np.uint16)
+    colour = tile[..., :3].astype(np.uint16)
+    if alpha == "unassociated":
+        colour = (colour * opacity + 127) // 255
+    out[:] = np.minimum(colour + glass, 255)
