@@ -63,7 +63,7 @@ class OpenSlideSlide(Slide):
         self._handle: openslide.OpenSlide | None = handle
         self._lock = threading.Lock()
         for name in handle.associated_images:
-            self._associated[name] = lambda name=name: _on_white(handle.associated_images[name])  # type: ignore[misc]
+            self._associated[name] = lambda name=name: self._read_associated(name)  # type: ignore[misc]
 
     def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
         h, w = out.shape[:2]
@@ -78,16 +78,32 @@ class OpenSlideSlide(Slide):
             # OpenSlide refuses every call after the first error; the next read needs a new handle.
             with self._lock:
                 if self._handle is handle:
-                    self._handle = openslide.OpenSlide(self.path)
+                    self._handle = _reopen(self.path)
             msg = f"{self.path.name}: level {level} cannot be decoded at y={y}, x={x} ({err})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
         out[:] = _on_white(image)
+
+    def _read_associated(self, name: str) -> NDArray[np.uint8]:
+        # A handle of its own: OpenSlide refuses every call after the first error.
+        try:
+            with openslide.OpenSlide(self.path) as handle:
+                return _on_white(handle.associated_images[name])
+        except (openslide.OpenSlideError, KeyError) as err:
+            msg = f"{self.path.name}: its {name} picture cannot be decoded ({err})"
+            raise SlideError(msg, "the slide itself may be whole all the same") from err
 
     def close(self) -> None:
         with self._lock:
             if self._handle is not None:
                 self._handle.close()
                 self._handle = None
+
+
+def _reopen(path: Path) -> openslide.OpenSlide | None:
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideError:
+        return None
 
 
 def _on_white(image: Image.Image) -> NDArray[np.uint8]:

@@ -113,7 +113,10 @@ class TiffSlide(Slide):
         self._cache.clear()
 
 
-_BROKEN = (tifffile.TiffFileError, ValueError, TypeError, LookupError, OverflowError, MemoryError, StopIteration, struct.error)
+_BROKEN = (
+    *(tifffile.TiffFileError, struct.error, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
+    *(AssertionError, MemoryError, NotImplementedError, StopIteration),
+)
 """What parsers raise on tags and bytes that make no sense."""
 
 

@@ -38,7 +38,7 @@ _BYTE_CODECS: dict[int, Callable[..., Any]] = {
     32946: imagecodecs.zlib_decode,
     50000: imagecodecs.zstd_decode,
 }
-_LARGEST_SEGMENT = 2**29
+_LARGEST_SEGMENT = 2**28
 _LARGEST_SIDE = 2**22
 """No slide is wider than four million pixels (a metre at 0.25 µm)."""
 
@@ -169,8 +169,11 @@ class TiledLevel:
 
     def _check_declared(self, data: bytes) -> None:
         """Refuse a compressed image that says it is larger than its tile, before memory is spent on it."""
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+        except Image.DecompressionBombError as err:
+            raise ValueError(str(err)) from err
         if height > self.tile[0] or width > self.tile[1]:
             raise ValueError(f"{height} x {width} px, {self.tile[0]} x {self.tile[1]} declared")
 
