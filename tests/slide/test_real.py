@@ -45,6 +45,7 @@ def test_tissue_of_a_pale_fatty_lymph_node_without_its_glass_and_crosses(data_fo
     assert not mask[int(5800 / scale) :].mean() > 0.01
 
 
-def test_fluorescence_is_not_mistaken_for_a_stain(data_folder):
+def test_fluorescence_that_passes_for_rgb_has_no_tissue(data_folder, monkeypatch):
+    monkeypatch.setattr("napari_histoad.slide._tiff_layout._NDPI_FLUORESCENCE", 1)
     with open_slide(data_folder / "slides/fluorescence-dapi.ndpi") as slide, pytest.raises(EmptyTissueError, match="brightfield"):
         find_tissue(slide)

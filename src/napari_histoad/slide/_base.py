@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from napari_histoad.errors import MissingMppError, SettingsError, SlideError
+from napari_histoad.slide._colour import GLASS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,15 +21,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GLASS", "MPP_RANGE", "Level", "Slide", "check_mpp"]
+__all__ = ["MPP_RANGE", "Level", "Slide", "check_mpp"]
 
 MPP_RANGE = (0.05, 20.0)
 """µm per pixel that a light microscope can plausibly give; what lies outside is a wrong unit or a wrong tag."""
 
-GLASS = 255
-"""What lies outside the slide, or was never scanned, reads as white."""
-
 _STRIP_PX = 8_000_000
+_LARGE_PX = 8192
 _SQUARE = 1.05
 """Pixels up to 5% taller than wide, or wider than tall, count as square: scanners differ by less than 1%."""
 
@@ -292,6 +291,13 @@ class Slide(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def advice(self) -> str:
+        """What would make work with this slide better, or nothing."""
+        if len(self.levels) == 1 and max(self.shape) > _LARGE_PX:
+            return f"it has no smaller copies of itself, so overviews are slow: histoad convert {self.path.name} makes them"
+        return ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         from napari_histoad.slide._open import open_slide

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["can_open", "open_slide"]
 
 EXTENSIONS = (
-    *(".tif", ".tiff", ".btf", ".svs", ".svslide"),
-    *(".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".dcm", ".czi"),
+    *(".tif", ".tiff", ".btf", ".tf8", ".svs", ".svslide", ".qptiff"),
+    *(".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".dcm", ".czi", ".zarr"),
 )
 """File name endings offered to napari; `open_slide` itself looks inside the file."""
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
 
 def can_open(path: str | PathLike[str]) -> bool:
@@ -34,7 +35,8 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
     Parameters
     ----------
     path : path-like
-        Tiled TIFF, BigTIFF or SVS (decoded directly), or anything that OpenSlide reads.
+        TIFF of most vendors (decoded directly), OME-Zarr, a folder of DICOM files, PNG or JPEG, or anything that
+        OpenSlide reads.
     mpp : float, optional
         µm per level-0 pixel, where the file does not say or says wrong.
 
@@ -54,24 +56,31 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
     >>> with open_slide("case.svs") as slide:  # doctest: +SKIP
     ...     tile = slide.read(level=0, y=1024, x=2048, h=256, w=256)
     """
-    from napari_histoad.slide._openslide import OpenSlideSlide
-    from napari_histoad.slide._tiff import TiffSlide
-    from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
-
     file = Path(path).expanduser().resolve()
     try:
+        if file.is_dir():
+            return _open_folder(file, mpp)
         with file.open("rb") as handle:
-            magic = handle.read(4)
-    except IsADirectoryError as err:
-        raise SlideError(f"{file} is a folder", "name a slide file inside it") from err
+            magic = handle.read(12)
     except FileNotFoundError as err:
         raise SlideError(f"there is no file {file}", "check the path") from err
     except OSError as err:
         raise SlideError(f"{file} cannot be read: {err.strerror or err}", "check its permissions") from err
     if not magic:
         raise SlideError(f"{file.name} is empty", "copy it again from its source")
+    return _open_file(file, magic, mpp)
+
+
+def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
+    from napari_histoad.slide._openslide import OpenSlideSlide
+    from napari_histoad.slide._plain import PlainSlide
+    from napari_histoad.slide._tiff import TiffSlide
+    from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
+
+    if magic.startswith(_PICTURE_MAGIC) or (magic[:4] == b"RIFF" and magic[8:12] == b"WEBP"):
+        return PlainSlide(file, mpp)
     refusal: UnsupportedTiffError | None = None
-    if magic in _TIFF_MAGIC:
+    if magic.startswith(_TIFF_MAGIC):
         try:
             return TiffSlide(file, mpp)
         except UnsupportedTiffError as err:
@@ -83,3 +92,14 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
             if refusal is None:
                 raise
     raise SlideError(f"{file.name} is not a slide that can be read: {refusal}", refusal.remedy) from refusal
+
+
+def _open_folder(folder: Path, mpp: float | None) -> Slide:
+    from napari_histoad.slide._zarr import OmeZarrSlide, is_zarr
+
+    if is_zarr(folder):
+        return OmeZarrSlide(folder, mpp)
+    instance = next(iter(sorted(folder.glob("*.dcm"))), None)
+    if instance is not None:  # the files of one DICOM slide; any of them names it
+        return _open_file(instance, b"DICM", mpp)
+    raise SlideError(f"{folder} is a folder without a slide", "name a slide file inside it")

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import openslide
-from PIL import Image
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._base import Slide, make_levels
+from napari_histoad.slide._colour import on_white
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL import Image
 
 __all__ = ["OpenSlideSlide"]
 
@@ -81,7 +82,7 @@ class OpenSlideSlide(Slide):
                     self._handle = _reopen(self.path)
             msg = f"{self.path.name}: level {level} cannot be decoded at y={y}, x={x} ({err})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
-        out[:] = _on_white(image)
+        on_white(np.asarray(image), out)
 
     def _read_associated(self, name: str) -> NDArray[np.uint8]:
         # A handle of its own: OpenSlide refuses every call after the first error.
@@ -109,7 +110,6 @@ def _reopen(path: Path) -> openslide.OpenSlide | None:
 def _on_white(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode != "RGBA":
         return np.asarray(image.convert("RGB"))
-    if image.getchannel("A").getextrema() == (255, 255):
-        return np.asarray(image)[..., :3]
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return np.asarray(Image.alpha_composite(white, image))[..., :3]
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    on_white(np.asarray(image), out)
+    return out

@@ -13,10 +13,12 @@ import numpy as np
 import tifffile
 
 from napari_histoad.errors import SlideError
-from napari_histoad.slide._base import GLASS, Slide, make_levels
-from napari_histoad.slide._file import PositionalFile, TileCache
+from napari_histoad.slide._base import make_levels
+from napari_histoad.slide._colour import GLASS
+from napari_histoad.slide._file import PositionalFile
 from napari_histoad.slide._tiff_layout import check_chain, read_layout
 from napari_histoad.slide._tiff_tiles import parse_level
+from napari_histoad.slide._tiled import TiledSlide
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["TiffSlide"]
 
 
-class TiffSlide(Slide):
+class TiffSlide(TiledSlide):
     """An 8-bit RGB TIFF in tiles or strips: plain, BigTIFF, SVS, NDPI, SCN, Philips, QPTIFF or OME-TIFF.
 
     Raises
@@ -45,7 +47,7 @@ class TiffSlide(Slide):
             check_chain(path)
             with tifffile.TiffFile(path) as tif:
                 layout = read_layout(tif)
-                self._tiled = [parse_level(page) for page in layout.pages]
+                self._pages = [parse_level(page) for page in layout.pages]
                 icc = layout.pages[0].tags.valueof(34675)
         except _BROKEN as err:
             msg = f"{path.name} is not a readable TIFF ({_first_line(err)})"
@@ -53,7 +55,8 @@ class TiffSlide(Slide):
         self.format = layout.format  # type: ignore[misc]
         super().__init__(
             path,
-            make_levels([level.shape for level in self._tiled]),
+            make_levels([level.shape for level in self._pages]),
+            [level.tile for level in self._pages],
             file_mpp_yx=layout.mpp_yx,
             mpp=mpp,
             properties=layout.properties,
@@ -61,56 +64,35 @@ class TiffSlide(Slide):
         )
         self._check_extent()
         self._file = PositionalFile(path)
-        self._cache = TileCache()
         for name, index in layout.associated.items():
             self._associated[name] = lambda index=index: _read_series(path, index)  # type: ignore[misc]
 
     def _check_extent(self) -> None:
         size = self.path.stat().st_size
-        for index, level in enumerate(self._tiled):
+        for index, level in enumerate(self._pages):
             end = int((level.offsets + level.counts).max())
             if end > size or int(level.offsets.min()) < 0 or int(level.counts.min()) < 0:
                 msg = f"{self.path.name} is cut short: level {index} ends at byte {end:,}, the file at {size:,}"
                 raise SlideError(msg, "copy the file again from its source")
 
-    def _decode(self, index: int, number: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Return one tile, (tile_h, tile_w, 3); into ``out``, contiguous, if given."""
-        level = self._tiled[index]
-        tile = np.empty((*level.tile, 3), np.uint8) if out is None else out
-        segments = level.segments(number)
+    def _decode(self, level: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
+        page = self._pages[level]
+        number = row * page.across + column
+        segments = page.segments(number)
         if any(count == 0 for _, count in segments):  # sparse: never scanned
-            tile[:] = GLASS
-            return tile
+            out[:] = GLASS
+            return
         try:
-            level.decode(number, [self._file.read(count, offset) for offset, count in segments], tile)
+            page.decode(number, [self._file.read(count, offset) for offset, count in segments], out)
         except (*_BROKEN, RuntimeError, OSError, imagecodecs.DelayedImportError) as err:
-            y, x = divmod(number, level.across)
-            kind = "strip" if level.strips else "tile"
-            msg = f"{self.path.name}: {kind} (row {y}, column {x}) of level {index} cannot be decoded ({_first_line(err)})"
+            kind = "strip" if page.strips else "tile"
+            where = f"{kind} (row {row}, column {column}) of level {level}"
+            msg = f"{self.path.name}: {where} cannot be decoded ({_first_line(err)})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
-        return tile
-
-    def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
-        info = self._tiled[level]
-        (tile_h, tile_w), (h, w) = info.tile, out.shape[:2]
-        for row in range(y // tile_h, (y + h - 1) // tile_h + 1):
-            for column in range(x // tile_w, (x + w - 1) // tile_w + 1):
-                number = row * info.across + column
-                top, left = row * tile_h - y, column * tile_w - x
-                y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + tile_h, h), min(left + tile_w, w)
-                target = out[y0:y1, x0:x1]
-                if target.shape[:2] == info.tile and target.flags.c_contiguous:
-                    self._decode(level, number, target)
-                    continue
-                tile = self._cache.get((level, number))
-                if tile is None:
-                    tile = self._decode(level, number)
-                    self._cache.put((level, number), tile)
-                target[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def close(self) -> None:
         self._file.close()
-        self._cache.clear()
+        super().close()
 
 
 _BROKEN = (

@@ -164,9 +164,7 @@ def _ndpi(tif: tifffile.TiffFile) -> TiffLayout:
     page = series.keyframe
     fluorescence = str(page.tags.valueof(_NDPI_FLUORESCENCE) or "").strip()
     if fluorescence:
-        raise UnsupportedTiffError(
-            f"it is a fluorescence scan ({fluorescence}), not a stained section in transmitted light", hopeless=True
-        )
+        raise _fluorescence(fluorescence)
     text = str(page.tags.valueof(_NDPI_PROPERTIES) or "")
     properties = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     properties["Magnification"] = f"{page.tags.valueof(_NDPI_MAGNIFICATION):g}"

@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from napari_histoad.slide._base import GLASS
+from napari_histoad.slide._colour import on_white
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ class TiledLevel:
         if self.alpha is None:
             target[:] = tile[..., :3]
         else:
-            _on_white(tile, self.alpha, target)
+            on_white(tile, target, premultiplied=self.alpha == "associated")
 
     def _rows(self, number: int) -> int:
         """Return the rows of a segment: the last strip is shorter, tiles never are."""
@@ -199,9 +199,8 @@ def parse_level(page: tifffile.TiffPage) -> TiledLevel:
         raise ValueError(f"it claims to be {height:,} x {width:,} px in pieces of {tile[0]:,} x {tile[1]:,}")
     if tile[0] * tile[1] * samples > _LARGEST_SEGMENT:
         kind = "tiles" if page.is_tiled else "strips"
-        raise UnsupportedTiffError(
-            f"its {kind} of {tile[0]:,} x {tile[1]:,} px are too large to be read one by one", hopeless=True
-        )
+        size = f"{tile[0]:,} x {tile[1]:,} px"
+        raise UnsupportedTiffError(f"its {kind} of {size} are too large to be read one by one", hopeless=True)
     across = -(-width // tile[1])
     due = -(-height // tile[0]) * across * (samples if planar else 1)
     if len(page.dataoffsets) < due or len(page.databytecounts) < due:
@@ -238,13 +237,3 @@ def _check_pixels(page: tifffile.TiffPage) -> tuple[int, str | None]:
         raise UnsupportedTiffError("it is stored as YCbCr without JPEG")
     extra = page.extrasamples or (0,)
     return samples, _ALPHA.get(int(extra[0])) if samples == 4 else None
-
-
-def _on_white(tile: NDArray[np.uint8], alpha: str, out: NDArray[np.uint8]) -> None:
-    """Composite (h, w, 4) on white."""
-    opacity = tile[..., 3:].astype(np.uint16)
-    glass = (GLASS - opacity).astype(np.uint16)
-    colour = tile[..., :3].astype(np.uint16)
-    if alpha == "unassociated":
-        colour = (colour * opacity + 127) // 255
-    out[:] = np.minimum(colour + glass, 255)

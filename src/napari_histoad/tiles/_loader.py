@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.errors import SlideError
-from napari_histoad.slide._base import GLASS
+from napari_histoad.slide._colour import GLASS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,111 @@
+"""Arrays as slides: layers that some other reader brought into napari, OME-Zarr, plain pictures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from napari_histoad.errors import SlideError
+from napari_histoad.slide._base import make_levels
+from napari_histoad.slide._colour import on_white
+from napari_histoad.slide._tiled import TiledSlide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["ArraySlide"]
+
+_TILE_PX = 1024
+
+
+class ArraySlide(TiledSlide):
+    """A slide whose pixels are arrays: NumPy, dask, zarr or anything that can be sliced.
+
+    Parameters
+    ----------
+    levels : sequence of (H, W, 3 or 4) uint8 arrays
+        Finest first; the fourth channel is opacity.
+    name : str or Path
+        What the slide is called; a path if it has one.
+    mpp_yx : tuple[float, float], optional
+        µm per level-0 pixel (y, x), if known.
+    mpp : float, optional
+        Overrides it.
+    tile : tuple[int, int]
+        Pixels (height, width) that are asked of the arrays at once: a multiple of their chunks is best.
+    properties : dict[str, str], optional
+
+    Raises
+    ------
+    SlideError
+        If the arrays are no 8-bit RGB(A) pictures.
+    """
+
+    format: ClassVar[str] = "array"
+
+    def __init__(
+        self,
+        levels: Sequence[Any],
+        name: str | Path,
+        *,
+        mpp_yx: tuple[float, float] | None = None,
+        mpp: float | None = None,
+        tile: tuple[int, int] = (_TILE_PX, _TILE_PX),
+        properties: dict[str, str] | None = None,
+    ) -> None:
+        path = Path(name)
+        for level in levels:
+            shape, dtype = tuple(level.shape), np.dtype(level.dtype)
+            if len(shape) != 3 or shape[2] not in (3, 4) or dtype != np.uint8 or 0 in shape:
+                msg = f"{path.name} is not 8-bit RGB: it is {dtype} of shape {' x '.join(str(n) for n in shape)}"
+                raise SlideError(msg, "convert it to 8-bit RGB")
+        self._arrays = list(levels)
+        super().__init__(
+            path,
+            make_levels([(int(level.shape[0]), int(level.shape[1])) for level in levels]),
+            [tile] * len(levels),
+            file_mpp_yx=mpp_yx,
+            mpp=mpp,
+            properties=properties or {},
+        )
+
+    def _decode(self, level: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
+        height, width = out.shape[:2]
+        y, x = row * height, column * width
+        try:
+            pixels = np.asarray(self._arrays[level][y : y + height, x : x + width])
+        except Exception as err:
+            msg = f"{self.path.name}: level {level} cannot be read at y={y}, x={x} ({str(err) or type(err).__name__:.160})"
+            raise SlideError(" ".join(msg.split()), "check that its source is still there and whole") from err
+        target = out[: pixels.shape[0], : pixels.shape[1]]
+        if pixels.shape[2] == 4:
+            on_white(pixels, target)
+        else:
+            target[:] = pixels
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if type(self) is not ArraySlide:
+            return super().__reduce__()
+        return _rebuild, (self._arrays, str(self.path), self.file_mpp_yx, self._given_mpp, self._tiles[0], self.properties)
+
+
+def _rebuild(
+    levels: list[Any],
+    name: str,
+    mpp_yx: tuple[float, float] | None,
+    mpp: float | None,
+    tile: tuple[int, int],
+    properties: dict[str, str],
+) -> ArraySlide:
+    return ArraySlide(levels, name, mpp_yx=mpp_yx, mpp=mpp, tile=tile, properties=properties)
+
+
+def tile_of_chunks(chunks: tuple[int, int]) -> tuple[int, int]:
+    """Return a tile of at least 512 px made of whole chunks, so that none is decoded twice."""
+    height, width = (n * max(1, math.ceil(512 / n)) if n <= 4096 else _TILE_PX for n in chunks)
+    return height, width

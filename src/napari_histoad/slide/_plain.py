@@ -1,0 +1,53 @@
+"""Plain pictures, PNG and JPEG and the like, as slides of one level."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from napari_histoad.errors import SlideError
+from napari_histoad.slide._array import ArraySlide
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["PLAIN_EXTENSIONS", "PlainSlide"]
+
+PLAIN_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+class PlainSlide(ArraySlide):
+    """A picture that is decoded whole and kept in memory.
+
+    Raises
+    ------
+    SlideError
+        If it is no picture, not RGB, or so large that a pyramidal slide should be made of it first.
+    """
+
+    format: ClassVar[str] = "picture"
+
+    def __init__(self, path: Path, mpp: float | None = None) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    kind, mode, dpi = image.format or "", image.mode, image.info.get("dpi")
+                    if mode not in ("RGB", "RGBA", "P", "CMYK"):
+                        raise SlideError(f"{path.name} is not RGB but {mode}", "convert it to 8-bit RGB")
+                    pixels = np.asarray(image.convert("RGBA" if mode == "P" and "transparency" in image.info else _RGB[mode]))
+        except UnidentifiedImageError as err:
+            raise SlideError(f"{path.name} is not a picture that can be read", "check the file") from err
+        except Image.DecompressionBombError as err:
+            msg = f"{path.name} is too large to be decoded whole ({err})"
+            raise SlideError(msg, "make a slide of it first, for example: vips tiffsave IN OUT --tile --pyramid") from err
+        except (OSError, ValueError, SyntaxError) as err:
+            raise SlideError(f"{path.name} cannot be decoded ({err})", "the file may be damaged: copy it again") from err
+        per_axis = None if not dpi or not all(dpi) else (25400.0 / float(dpi[1]), 25400.0 / float(dpi[0]))
+        super().__init__([pixels], path, mpp_yx=per_axis, mpp=mpp, properties={"Compression": kind})
+
+
+_RGB = {"RGB": "RGB", "RGBA": "RGBA", "P": "RGB", "CMYK": "RGB"}

@@ -1,0 +1,63 @@
+"""Slides that come in tiles: one tile is decoded once and kept for a while."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_histoad.slide._base import Slide
+from napari_histoad.slide._file import TileCache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.slide._base import Level
+
+__all__ = ["TiledSlide"]
+
+
+class TiledSlide(Slide):
+    """Boxes out of tiles; a subclass says how one tile is decoded.
+
+    Parameters
+    ----------
+    path, levels, **rest
+        See `Slide`.
+    tiles : list of tuple[int, int]
+        (height, width) of the tiles of each level.
+    """
+
+    def __init__(self, path: Path, levels: tuple[Level, ...], tiles: list[tuple[int, int]], **rest: Any) -> None:
+        super().__init__(path, levels, **rest)
+        self._tiles = tiles
+        self._cache = TileCache()
+
+    @abstractmethod
+    def _decode(self, level: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
+        """Fill ``out`` (tile_h, tile_w, 3), contiguous, with one tile; what lies outside the level is arbitrary."""
+
+    def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
+        (tile_h, tile_w), (h, w) = self._tiles[level], out.shape[:2]
+        across = -(-self.levels[level].shape[1] // tile_w)
+        for row in range(y // tile_h, (y + h - 1) // tile_h + 1):
+            for column in range(x // tile_w, (x + w - 1) // tile_w + 1):
+                top, left = row * tile_h - y, column * tile_w - x
+                y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + tile_h, h), min(left + tile_w, w)
+                target = out[y0:y1, x0:x1]
+                if target.shape[:2] == (tile_h, tile_w) and target.flags.c_contiguous:
+                    self._decode(level, row, column, target)
+                    continue
+                key = (level, row * across + column)
+                tile = self._cache.get(key)
+                if tile is None:
+                    tile = np.empty((tile_h, tile_w, 3), np.uint8)
+                    self._decode(level, row, column, tile)
+                    self._cache.put(key, tile)
+                target[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def close(self) -> None:
+        self._cache.clear()
