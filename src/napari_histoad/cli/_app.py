@@ -21,6 +21,7 @@ app = typer.Typer(
 for function in (
     _demo.demo,
     _inspect.info,
+    _inspect.convert,
     _train.train,
     _map.map_slides,
     _results.score,

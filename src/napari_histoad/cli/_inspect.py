@@ -1,4 +1,4 @@
-"""``histoad info``, ``models`` and ``doctor``: what is there."""
+"""``histoad info``, ``convert``, ``models`` and ``doctor``: what is there."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
-from napari_histoad.cli._console import JsonOption, MppOption, command, emit, table
+from napari_histoad.cli._console import JsonOption, MppOption, command, emit, follow, table
+from napari_histoad.errors import SettingsError
 
-__all__ = ["doctor", "info", "models"]
+__all__ = ["convert", "doctor", "info", "models"]
 
 
 @command
@@ -39,6 +40,7 @@ def info(
             "associated": list(opened.associated),
             "icc_profile": opened.icc_profile is not None,
             "properties": opened.properties,
+            "advice": opened.advice,
         }
         mpp = "unknown: pass --slide-mpp" if opened.mpp is None else f"{opened.mpp:g} µm per pixel"
         rows = [
@@ -52,8 +54,28 @@ def info(
             ],
             ("Also in the file", ", ".join(opened.associated) or "nothing else"),
             *[(name, value) for name, value in opened.properties.items() if len(value) < 100],
+            *([("Advice", opened.advice)] if opened.advice else []),
         ]
     emit(document, rows, as_json=as_json)
+
+
+@command
+def convert(
+    slide: Annotated[Path, typer.Argument(help="Any slide or picture.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The .tif to write; default: beside the slide.", show_default=False)] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="The same pixels, at about five times the size.")] = False,
+    slide_mpp: MppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a slide into a pyramidal tiled TIFF, which opens fast and everywhere."""
+    from napari_histoad.slide import convert_job, open_slide
+
+    with open_slide(slide, slide_mpp) as opened:
+        target = out or opened.path.with_name(f"{opened.name}.pyramid.tif")
+        if target.resolve() == opened.path:
+            raise SettingsError(f"{target.name} is the slide itself", "name another file with --out")
+        follow(convert_job(opened, target, lossless=lossless), quiet=as_json)
+    emit({"slide": str(slide), "copy": str(target)}, [("Copy", str(target))], as_json=as_json)
 
 
 @command

@@ -1,11 +1,24 @@
 """Pixels: whole-slide images, opened lazily and read by region.
 
-`open_slide` returns a `Slide`. Tiled TIFF and Aperio SVS are decoded directly; OpenSlide reads the rest.
+`open_slide` returns a `Slide`. TIFF of most vendors is decoded directly, OpenSlide reads the rest; `ArraySlide` makes one
+of any array, and `convert_job` a pyramidal TIFF of any slide.
 """
 
 from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import Level, Slide, check_mpp
 from napari_histoad.slide._open import can_open, open_slide
 from napari_histoad.slide._pyramid import pyramid
+from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
 
-__all__ = ["ArraySlide", "Level", "Slide", "can_open", "check_mpp", "open_slide", "pyramid"]
+__all__ = [
+    "BAND_PX",
+    "ArraySlide",
+    "Level",
+    "Slide",
+    "can_open",
+    "check_mpp",
+    "convert_job",
+    "open_slide",
+    "pyramid",
+    "pyramid_job",
+]

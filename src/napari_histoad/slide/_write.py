@@ -1,0 +1,228 @@
+"""A pyramidal tiled TIFF, written band by band: memory grows with the width of the slide only."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import imagecodecs
+import numpy as np
+import tifffile
+
+from napari_histoad.errors import writing
+from napari_histoad.jobs import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.jobs import Job
+    from napari_histoad.slide._base import Slide
+
+__all__ = ["BAND_PX", "convert_job", "pyramid_job"]
+
+BAND_PX = 1024
+_TILE, _FACTOR = 256, 4
+_SMALLEST_LEVEL_PX = 512
+_JPEG_QUALITY = 87
+
+
+def convert_job(slide: Slide, path: Path, *, lossless: bool = False) -> Job[Path]:
+    """Copy any slide into a pyramidal tiled TIFF that opens everywhere.
+
+    Parameters
+    ----------
+    slide : Slide
+        Only level 0 is read.
+    path : Path
+        The file to write; replaced when the copy is whole.
+    lossless : bool
+        Deflate instead of JPEG: about five times the size, the same pixels.
+
+    Raises
+    ------
+    SlideError
+        If a part of the slide cannot be read.
+    OutputError
+        If the file cannot be written; nothing half-written is left.
+    """
+    height, width = slide.shape
+    bands = (slide.read(0, y, 0, min(BAND_PX, height - y), width) for y in range(0, height, BAND_PX))
+    return pyramid_job(path, bands, slide.shape, slide.mpp, title="Copying the slide", lossless=lossless)
+
+
+def pyramid_job(
+    path: Path,
+    bands: Iterable[NDArray[np.uint8]],
+    shape: tuple[int, int],
+    mpp: float | None,
+    *,
+    title: str,
+    lossless: bool = False,
+) -> Job[Path]:
+    """Write bands of level 0 and the levels that follow from them by fourfold area means.
+
+    Parameters
+    ----------
+    path : Path
+        Written under another name and renamed when it is whole.
+    bands : iterable of (BAND_PX, width, 3) uint8
+        From top to bottom; the last one may be lower.
+    shape : tuple[int, int]
+        (height, width) of level 0.
+    mpp : float or None
+        µm per level-0 pixel.
+    title : str
+        What progress is called.
+    lossless : bool
+        Deflate instead of JPEG.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".histoad-") as scratch:
+            yield from _write(partial, Path(scratch), bands, shape, mpp, title, lossless=lossless)
+            partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # on a read-only medium; what matters has been raised already
+            partial.unlink()
+    return path
+
+
+def _write(
+    path: Path,
+    scratch: Path,
+    bands: Iterable[NDArray[np.uint8]],
+    shape: tuple[int, int],
+    mpp: float | None,
+    title: str,
+    *,
+    lossless: bool,
+) -> Job[None]:
+    shapes = [shape]
+    while max(shapes[-1]) > _SMALLEST_LEVEL_PX:
+        shapes.append((-(-shapes[-1][0] // _FACTOR), -(-shapes[-1][1] // _FACTOR)))
+    total = -(-shape[0] // BAND_PX)
+    with _TiffBands(path, lossless=lossless) as tiff, contextlib.ExitStack() as files:
+        # Plain files, not mapped ones: on a full disk a mapped page kills the process instead of raising.
+        coarse: list[BinaryIO] = [files.enter_context((scratch / f"{i}").open("w+b")) for i in range(1, len(shapes))]
+        tiff.start(shape, mpp, first=True)
+        yield Progress(title, 0, total, "bands")
+        for number, band in enumerate(bands, start=1):
+            tiff.add(band)
+            if coarse:
+                coarse[0].write(_shrink(band).data)
+            yield Progress(title, number, total, "bands")
+        for index, (level, (height, width)) in enumerate(zip(coarse, shapes[1:], strict=True), start=1):
+            tiff.start((height, width), None if mpp is None else mpp * _FACTOR**index, first=False)
+            level.seek(0)
+            for y in range(0, height, BAND_PX):
+                rows = min(BAND_PX, height - y)
+                band = np.frombuffer(level.read(rows * width * 3), np.uint8).reshape(rows, width, 3)
+                tiff.add(band)
+                if index < len(coarse):
+                    coarse[index].write(_shrink(band).data)
+        tiff.finish()
+
+
+class _TiffBands:
+    """A TIFF written band by band: tifffile pulls tiles from an iterator, here in a thread that is fed band by band."""
+
+    def __init__(self, path: Path, *, lossless: bool) -> None:
+        self._writer = tifffile.TiffWriter(path, bigtiff=True)
+        self._lossless = lossless
+        self._tiles: queue.Queue[bytes | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> _TiffBands:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.finish()
+            elif self._thread is not None:  # cut short: what the writer misses is of no interest
+                self._put(None)
+                self._thread.join()
+        finally:
+            self._writer.close()
+
+    def start(self, shape: tuple[int, int], mpp: float | None, *, first: bool) -> None:
+        """Finish the level at hand and begin the next."""
+        self.finish()
+        # Bounded: a fast painter must not fill the memory before a slow disk.
+        band_tiles = -(-shape[1] // _TILE) * (BAND_PX // _TILE)
+        self._tiles = queue.Queue(maxsize=2 * band_tiles)
+        self._thread = threading.Thread(target=self._write, args=(shape, mpp), kwargs={"first": first}, daemon=True)
+        self._thread.start()
+
+    def add(self, band: NDArray[np.uint8]) -> None:
+        """Encode the tiles of a band and hand them to the writer."""
+        h, w = band.shape[:2]
+        padded = np.pad(band, ((0, -h % _TILE), (0, -w % _TILE), (0, 0)), mode="edge")
+        for y in range(0, padded.shape[0], _TILE):
+            for x in range(0, padded.shape[1], _TILE):
+                self._put(self._encode(np.ascontiguousarray(padded[y : y + _TILE, x : x + _TILE])))
+        self._raise()
+
+    def _encode(self, tile: NDArray[np.uint8]) -> bytes:
+        if self._lossless:
+            return bytes(imagecodecs.zlib_encode(imagecodecs.delta_encode(tile, axis=-2), level=4))
+        return bytes(
+            imagecodecs.jpeg8_encode(tile, level=_JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
+        )
+
+    def finish(self) -> None:
+        """Wait until the level at hand is on disk."""
+        if self._thread is not None:
+            self._put(None)
+            self._thread.join()
+            self._thread = None
+            self._raise()
+
+    def _put(self, tile: bytes | None) -> None:
+        while self._thread is not None and self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._tiles.put(tile, timeout=0.5)
+                return
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _write(self, shape: tuple[int, int], mpp: float | None, *, first: bool) -> None:
+        coding: dict[str, Any] = (
+            {"photometric": "rgb", "compression": "adobe_deflate", "predictor": True}
+            if self._lossless
+            else {"photometric": "ycbcr", "subsampling": (1, 1), "compression": "jpeg"}
+        )
+        size: dict[str, Any] = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+        try:
+            self._writer.write(
+                iter(self._tiles.get, None),
+                shape=(*shape, 3),
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
+                subfiletype=0 if first else 1,
+                software="napari-histoad",
+                metadata=None,
+                **coding,
+                **size,
+            )
+        except BaseException as err:  # noqa: BLE001 - raised again in the thread that feeds this one
+            self._error = err
+
+
+def _shrink(band: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    h, w = band.shape[:2]
+    padded = np.pad(band, ((0, -h % _FACTOR), (0, -w % _FACTOR), (0, 0)), mode="edge")
+    blocks = padded.reshape(padded.shape[0] // _FACTOR, _FACTOR, padded.shape[1] // _FACTOR, _FACTOR, 3)
+    small: NDArray[np.uint8] = (blocks.mean(axis=(1, 3), dtype=np.float32) + 0.5).astype(np.uint8)
+    return small
