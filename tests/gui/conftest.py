@@ -3,9 +3,37 @@ import sys
 
 import pytest
 
+from napari_histoad.gui import sample as sample_module
+
 
 @pytest.fixture(autouse=True)
 def real_window():
     """These tests open real windows; without a display they fail and say how to get one. They are never skipped."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         pytest.fail("no display: run the tests with tox, or as python tools/with_display.py pytest tests")
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1500, 950)
+    return viewer
+
+
+@pytest.fixture
+def panel(viewer, monkeypatch, tmp_path):
+    monkeypatch.setattr(sample_module, "SAMPLE_PX", 2048)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
+    widget.controller.client.start()
+    yield widget
+    widget.controller.close()
+
+
+@pytest.fixture
+def words(monkeypatch):
+    said = []
+    monkeypatch.setattr("napari_histoad.gui.panel.show_error", said.append)
+    monkeypatch.setattr("napari_histoad.gui.panel.show_info", said.append)
+    monkeypatch.setattr("napari_histoad.gui.reader.show_error", said.append)
+    return said

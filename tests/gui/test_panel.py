@@ -10,7 +10,6 @@ from napari.layers import Labels, Shapes
 
 from napari_histoad import AnomalyMap
 from napari_histoad.gui import reader
-from napari_histoad.gui import sample as sample_module
 from napari_histoad.gui.layers import Heatmap, slide_layer
 from napari_histoad.maps import MapGeometry
 from napari_histoad.slide import open_slide
@@ -22,32 +21,6 @@ SHOTS = Path(os.environ.get("HISTOAD_SCREENSHOTS", "test-out"))
 def _shot(viewer, name):
     SHOTS.mkdir(exist_ok=True, parents=True)
     viewer.window.screenshot(str(SHOTS / f"{name}.png"), canvas_only=False, flash=False)
-
-
-@pytest.fixture
-def viewer(make_napari_viewer):
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1500, 950)
-    return viewer
-
-
-@pytest.fixture
-def panel(viewer, monkeypatch, tmp_path):
-    monkeypatch.setattr(sample_module, "SAMPLE_PX", 2048)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    _, widget = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
-    widget.controller.client.start()
-    yield widget
-    widget.controller.close()
-
-
-@pytest.fixture
-def words(monkeypatch):
-    said = []
-    monkeypatch.setattr("napari_histoad.gui.panel.show_error", said.append)
-    monkeypatch.setattr("napari_histoad.gui.panel.show_info", said.append)
-    monkeypatch.setattr("napari_histoad.gui.reader.show_error", said.append)
-    return said
 
 
 def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):

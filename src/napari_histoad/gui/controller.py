@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.maps._regions import label_regions, measure_regions
 from napari_histoad.regions import write_geojson
-from napari_histoad.slide import check_mpp, open_slide
+from napari_histoad.slide import check_mpp, convert_job, open_slide
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
@@ -58,9 +60,9 @@ class Review:
 
 
 def output_folder(slide: Slide) -> Path:
-    """Return where results of a slide go unless told otherwise: beside it, or at home if it lies on read-only media."""
+    """Return where results of a slide go unless told otherwise: beside it, or at home if it is no file or read-only."""
     beside = slide.path.parent
-    return (beside if os.access(beside, os.W_OK) else Path.home()) / "anomaly-maps"
+    return (beside if slide.on_disk and os.access(beside, os.W_OK) else Path.home()) / "anomaly-maps"
 
 
 class Controller:
@@ -90,6 +92,8 @@ class Controller:
     """Review."""
     saved = Signal(list)
     """Paths of the files."""
+    slide_copied = Signal(object)
+    """Slide, the copy on disk of one that was none."""
     failed = Signal(str)
     """One line that says what and how to mend it."""
     busy_changed = Signal(bool)
@@ -107,6 +111,12 @@ class Controller:
         self._asked: tuple[AnomalyMap, float] | None = None
         self._field: tuple[AnomalyMap, NDArray[np.float32]] | None = None
         self._eta = Eta()
+        self._copying: threading.Event | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is under way."""
+        return self._copying is not None or self.client.busy
 
     # -- what the user chooses
 
@@ -130,17 +140,52 @@ class Controller:
         assert self.slide is not None
         check_mpp(mpp, self.slide.path.name)
         out = self.out
-        self.slide = open_slide(self.slide.path, mpp)
+        self.slide = self.slide.with_mpp(mpp)
         self.out = out
-        _remember_mpp(self.slide.path, mpp)
+        if self.slide.on_disk:
+            _remember_mpp(self.slide.path, mpp)
 
     # -- jobs
 
     def _submit(self, job: str, **args: Any) -> None:
         slide = self._need_slide()
         self._job, self._eta = job, Eta()
-        self.client.submit(job, {"slide": str(slide.path), "slide_mpp": slide.mpp, **args})
+        if slide.on_disk:
+            self.client.submit(job, {"slide": str(slide.path), "slide_mpp": slide.mpp, **args})
+        else:
+            self._copying = threading.Event()
+            self._pool.submit(self._copy, slide, self._work_folder(), self._copying, job, args)
         self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
+
+    def _copy(self, slide: Slide, folder: Path, cancelled: threading.Event, job: str, args: dict[str, Any]) -> None:
+        """Write a slide that is a mere layer to disk, where the background process can read it; then start the job."""
+        name = "".join(c if c.isalnum() or c in " ._-" else "_" for c in slide.path.name).strip(" .") or "layer"
+        writer = convert_job(slide, folder / f"{name}.tif", lossless=True)
+        try:
+            for progress in writer:
+                if cancelled.is_set():
+                    writer.close()
+                    self._call_soon(lambda: self._on_copied(None, "cancelled"))
+                    return
+                self._call_soon(partial(self._on_progress, progress))
+            copy = open_slide(folder / f"{name}.tif", slide.mpp)
+        except HistoadError as err:
+            self._call_soon(partial(self._on_copied, None, str(err)))
+        else:
+            self._call_soon(lambda: self._on_copied(copy, job, args))
+
+    def _on_copied(self, copy: Slide | None, words: str, args: dict[str, Any] | None = None) -> None:
+        self._copying = None
+        if copy is not None:
+            self.slide = copy
+            self.slide_copied.emit(copy)
+            self._submit(words, **(args or {}))
+            return
+        self.busy_changed.emit(False)  # noqa: FBT003 - a signal takes positions
+        if words == "cancelled":
+            self.cancelled.emit()
+        else:
+            self.failed.emit(words)
 
     def _need_slide(self) -> Slide:
         if self.slide is None:
@@ -185,7 +230,10 @@ class Controller:
 
     def cancel(self) -> None:
         """Stop the job at hand; what is finished stays on disk."""
-        self.client.cancel()
+        if self._copying is not None:
+            self._copying.set()
+        else:
+            self.client.cancel()
 
     def _work_folder(self) -> Path:
         self._need_slide()
@@ -265,6 +313,8 @@ class Controller:
 
     def close(self) -> None:
         """End the background process and the thread."""
+        if self._copying is not None:
+            self._copying.set()
         self.client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

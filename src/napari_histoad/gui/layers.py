@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from napari.utils import Colormap, DirectLabelColormap
 
+from napari_histoad.gui.layer_slides import SLIDE_KEY
 from napari_histoad.maps._figures import COLORMAP, display_range
 from napari_histoad.regions import shapes_from_regions
 from napari_histoad.slide import pyramid
@@ -54,7 +55,7 @@ def pixel_size(mpp: float | None) -> dict[str, Any]:
 
 def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
     """Return a slide as multiscale layer data."""
-    metadata = {"histoad_slide": slide}
+    metadata = {SLIDE_KEY: slide}
     return (
         pyramid(slide),
         {"name": slide.name, "multiscale": True, "rgb": True, "metadata": metadata, **pixel_size(slide.mpp)},

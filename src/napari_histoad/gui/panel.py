@@ -14,6 +14,7 @@ from qtpy.QtGui import QImage, QPixmap
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
+from napari_histoad.gui.layer_slides import SLIDE_KEY, can_be_slide, slide_of_layer
 from napari_histoad.gui.layers import NORMAL_NAME, Heatmap, error_layer, labels_layer, pixel_size, tissue_layer
 from napari_histoad.gui.widgets import NO_SLIDE, SELF, SELF_HINT, SLIDER_STEPS, PanelWidgets
 from napari_histoad.jobs import format_seconds
@@ -113,6 +114,7 @@ class AnomalyPanel(PanelWidgets):
         c.mapped.connect(self._on_mapped)
         c.reviewed.connect(self._on_reviewed)
         c.saved.connect(self._on_saved)
+        c.slide_copied.connect(self._on_slide_copied)
         c.failed.connect(self._on_failed)
         c.busy_changed.connect(self._on_busy)
         c.cancelled.connect(lambda: show_info("Cancelled. What was finished is kept: click again to go on."))
@@ -131,7 +133,7 @@ class AnomalyPanel(PanelWidgets):
     # -- 1 slide
 
     def _slide_choices(self, _: object = None) -> list[tuple[str, Layer]]:
-        return [(layer.name, layer) for layer in self.viewer.layers if "histoad_slide" in layer.metadata]
+        return [(layer.name, layer) for layer in self.viewer.layers if can_be_slide(layer)]
 
     def _on_layers(self, _: object = None) -> None:
         before = self.slide_box.value
@@ -142,13 +144,29 @@ class AnomalyPanel(PanelWidgets):
             self._on_slide()
 
     def _on_slide(self, _: object = None) -> None:
-        layer = self.slide_box.value
-        self.controller.choose_slide(None if layer is None else layer.metadata["histoad_slide"])
+        layer, slide = self.slide_box.value, None
+        try:
+            slide = None if layer is None else slide_of_layer(layer)
+        except HistoadError as err:
+            self._on_failed(str(err))
+        self.controller.choose_slide(slide)
+        self._place(layer, self.controller.slide)
         self._show_slide(self.controller.slide)
+
+    def _place(self, layer: Layer | None, slide: Slide | None) -> None:
+        """Show a layer in µm, as heatmap and outlines are: another reader may have left it in pixels."""
+        if layer is None or slide is None or slide.mpp is None:
+            return
+        looks = pixel_size(slide.mpp)
+        if not np.allclose(layer.scale[-2:], looks["scale"]) or [str(u) for u in layer.units[-2:]] != ["micrometer"] * 2:
+            leading = layer.ndim - 2
+            layer.scale = (*layer.scale[:leading], *looks["scale"])
+            layer.units = (*layer.units[:leading], *looks["units"])
+            self.viewer.reset_view()
 
     def _show_slide(self, slide: Slide | None) -> None:
         for widget in (self.tissue_button, self.outline_button, self.train_button, self.map_button, self.method_box):
-            widget.enabled = slide is not None and not self.controller.client.busy
+            widget.enabled = slide is not None and not self.controller.busy
         self.mpp_row.setVisible(slide is not None and slide.file_mpp is None)
         self.review_group.setEnabled(self.controller.map is not None and self.controller.map.info.complete)
         if slide is None:
@@ -164,6 +182,12 @@ class AnomalyPanel(PanelWidgets):
         size = f"{w:,} × {h:,} px" + (f", {w * slide.mpp / 1000:.1f} × {h * slide.mpp / 1000:.1f} mm" if slide.mpp else "")
         mpp = f"{slide.mpp:.4g} µm per pixel" if slide.mpp else "<b>resolution unknown: type it below</b>"
         self.slide_info.setText(f"{slide.format}<br>{size}<br>{mpp}")
+        self.slide_info.setToolTip("\n".join(f"{name}: {value}" for name, value in slide.properties.items() if len(value) < 100))
+
+    def _on_slide_copied(self, slide: Slide) -> None:
+        if self.slide_box.value is not None:
+            self.slide_box.value.metadata[SLIDE_KEY] = slide
+        self._show_slide(slide)
 
     def _on_mpp(self) -> None:
         layer = self.slide_box.value
@@ -172,11 +196,9 @@ class AnomalyPanel(PanelWidgets):
         self.controller.set_mpp(self.mpp_box.value)
         slide = self.controller.slide
         assert slide is not None
-        layer.metadata["histoad_slide"] = slide
-        looks = pixel_size(slide.mpp)
-        layer.scale, layer.units = looks["scale"], looks["units"]
+        layer.metadata[SLIDE_KEY] = slide
+        self._place(layer, slide)
         self._show_slide(slide)
-        self.viewer.reset_view()
 
     # -- 2 tissue
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,9 +15,11 @@ from napari_histoad.slide._colour import on_white
 from napari_histoad.slide._tiled import TiledSlide
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from napari_histoad.slide._base import Slide
 
 __all__ = ["ArraySlide"]
 
@@ -47,6 +50,7 @@ class ArraySlide(TiledSlide):
     """
 
     format: ClassVar[str] = "array"
+    on_disk: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -88,21 +92,15 @@ class ArraySlide(TiledSlide):
         else:
             target[:] = pixels
 
+    def with_mpp(self, mpp: float) -> Slide:
+        return super().with_mpp(mpp) if self.on_disk else self._maker()(mpp=mpp)
+
+    def _maker(self) -> Callable[..., ArraySlide]:
+        options: dict[str, Any] = {"mpp_yx": self.file_mpp_yx, "tile": self._tiles[0], "properties": self.properties}
+        return partial(ArraySlide, self._arrays, str(self.path), **options)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        if type(self) is not ArraySlide:
-            return super().__reduce__()
-        return _rebuild, (self._arrays, str(self.path), self.file_mpp_yx, self._given_mpp, self._tiles[0], self.properties)
-
-
-def _rebuild(
-    levels: list[Any],
-    name: str,
-    mpp_yx: tuple[float, float] | None,
-    mpp: float | None,
-    tile: tuple[int, int],
-    properties: dict[str, str],
-) -> ArraySlide:
-    return ArraySlide(levels, name, mpp_yx=mpp_yx, mpp=mpp, tile=tile, properties=properties)
+        return super().__reduce__() if self.on_disk else (partial(self._maker(), mpp=self._given_mpp), ())
 
 
 def tile_of_chunks(chunks: tuple[int, int]) -> tuple[int, int]:

@@ -282,6 +282,15 @@ class Slide(ABC):
 
     # -- life
 
+    on_disk: ClassVar[bool] = True
+    """Whether `path` is a file that other processes can open."""
+
+    def with_mpp(self, mpp: float) -> Slide:
+        """Return the same slide with another resolution in µm per level-0 pixel."""
+        from napari_histoad.slide._open import open_slide
+
+        return open_slide(self.path, mpp)
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the file. Closing twice is fine; reading afterwards is an error."""

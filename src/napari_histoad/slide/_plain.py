@@ -29,6 +29,7 @@ class PlainSlide(ArraySlide):
     """
 
     format: ClassVar[str] = "picture"
+    on_disk: ClassVar[bool] = True
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         try:

@@ -174,7 +174,7 @@ class _TiffBands:
 
     def _encode(self, tile: NDArray[np.uint8]) -> bytes:
         if self._lossless:
-            return bytes(imagecodecs.zlib_encode(imagecodecs.delta_encode(tile, axis=-2), level=4))
+            return bytes(imagecodecs.zlib_encode(imagecodecs.delta_encode(tile, axis=-2).tobytes(), level=4))
         return bytes(
             imagecodecs.jpeg8_encode(tile, level=_JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
         )

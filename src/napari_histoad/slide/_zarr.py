@@ -38,6 +38,7 @@ class OmeZarrSlide(ArraySlide):
     """
 
     format: ClassVar[str] = "OME-Zarr"
+    on_disk: ClassVar[bool] = True
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         try:

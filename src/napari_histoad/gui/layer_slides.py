@@ -1,0 +1,94 @@
+"""Any RGB image layer as a slide, whoever opened it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+
+from napari_histoad.errors import HistoadError, SlideError
+from napari_histoad.slide import ArraySlide, can_open, open_slide
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+    from napari_histoad.slide import Slide
+
+__all__ = ["SLIDE_KEY", "can_be_slide", "slide_of_layer"]
+
+SLIDE_KEY = "histoad_slide"
+"""Where a layer's metadata hold its slide."""
+
+
+def can_be_slide(layer: Layer) -> bool:
+    """Return whether a layer may be worked on: one that we opened, or any RGB image."""
+    return SLIDE_KEY in layer.metadata or (isinstance(layer, Image) and bool(layer.rgb))
+
+
+def slide_of_layer(layer: Layer) -> Slide:
+    """Return the slide behind a layer; built at first, kept with the layer.
+
+    The file it came from is opened where that is possible, else the layer's arrays are the slide.
+
+    Raises
+    ------
+    SlideError
+        If the layer is no plain 8-bit RGB picture, or lies askew.
+    """
+    known = layer.metadata.get(SLIDE_KEY)
+    if known is None:
+        known = layer.metadata[SLIDE_KEY] = _from_file(layer) or _from_arrays(layer)
+    slide: Slide = known
+    return slide
+
+
+def _from_file(layer: Layer) -> Slide | None:
+    path = layer.source.path
+    if path is None or not Path(path).exists() or not can_open(path):
+        return None
+    try:
+        slide = open_slide(path)
+    except HistoadError:
+        return None
+    if slide.shape != tuple(_levels(layer)[0].shape[:2]):
+        return None
+    mpp_yx = _mpp_yx(layer)
+    if slide.mpp is None and mpp_yx is not None and math.isclose(*mpp_yx, rel_tol=1e-3):
+        return slide.with_mpp(mpp_yx[0])
+    return slide
+
+
+def _from_arrays(layer: Layer) -> Slide:
+    arrays = [_plane(level, layer.name) for level in _levels(layer)]
+    turned = not np.allclose(layer.affine.affine_matrix, np.eye(layer.ndim + 1)) or np.any(layer.rotate != np.eye(layer.ndim))
+    if turned or np.any(np.asarray(layer.translate)[-2:] != 0):
+        raise SlideError(
+            f"the layer {layer.name} is shifted or turned", "reset its translate, rotate and affine, or open its file"
+        )
+    return ArraySlide(arrays, layer.name, mpp_yx=_mpp_yx(layer))
+
+
+def _levels(layer: Layer) -> list[Any]:
+    return list(layer.data) if layer.multiscale else [layer.data]
+
+
+def _plane(array: Any, name: str) -> Any:
+    """Return the (H, W, C) of an array whose leading axes are empty."""
+    extra = array.ndim - 3
+    if any(n != 1 for n in array.shape[:extra]):
+        raise SlideError(f"the layer {name} is a stack of {array.shape[:extra]} pictures", "choose a single plane of it")
+    return array[(0,) * extra] if extra > 0 else array
+
+
+def _mpp_yx(layer: Layer) -> tuple[float, float] | None:
+    """Return µm per pixel (y, x), or None if the layer's units are no lengths."""
+    sizes = []
+    for factor, unit in zip(layer.scale[-2:], layer.units[-2:], strict=True):
+        quantity = float(factor) * unit
+        if not quantity.check("[length]"):
+            return None
+        sizes.append(float(quantity.to("micrometer").magnitude))
+    return sizes[0], sizes[1]
