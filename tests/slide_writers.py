@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 - descriptions as the vendors write them
 
+import struct
+
 import imagecodecs
 import numpy as np
 import tifffile
@@ -188,3 +190,25 @@ def write_ome_tiff(path, image, mpp=0.25, compression="zlib", **options):
             tif.write(part, subfiletype=1, **shared)
             part = half(part)
     return path
+
+
+def linear_profile(space=b"RGB "):
+    """An ICC v2 profile of sRGB's primaries without its gamma curve."""
+
+    def xyz(*values):
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    tags = {
+        b"wtpt": xyz(0.9642, 1.0, 0.8249),
+        b"rXYZ": xyz(0.4360, 0.2225, 0.0139),
+        b"gXYZ": xyz(0.3851, 0.7169, 0.0971),
+        b"bXYZ": xyz(0.1431, 0.0606, 0.7141),
+        **{name: b"curv\0\0\0\0" + struct.pack(">I", 0) for name in (b"rTRC", b"gTRC", b"bTRC")},
+    }
+    table, data, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for name, value in tags.items():
+        table += name + struct.pack(">II", at + len(data), len(value))
+        data += value
+    head = struct.pack(">I4sI4s4s4s12s4s", at + len(data), b"lcms", 0x02100000, b"scnr", space, b"XYZ ", bytes(12), b"acsp")
+    head = head.ljust(68, b"\0") + struct.pack(">iii", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + table + data

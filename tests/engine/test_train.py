@@ -131,3 +131,31 @@ def test_devices_that_are_not_there(name, word):
 def test_tiles_of_another_size_are_refused(detector_file):
     with pytest.raises(SettingsError, match="tiles of 64x64 px, these are 32x32x3"):
         score_images(load_detector(detector_file), np.zeros((2, 32, 32, 3), np.uint8), "cpu")
+
+
+def test_a_detector_trained_in_srgb_maps_in_srgb(sample, tmp_path):
+    """A slide with a profile scores as its converted copy without one does."""
+    import tifffile
+    from slide_writers import linear_profile
+
+    from napari_histoad import map_slide, open_slide
+
+    with open_slide(sample.path) as slide:
+        pixels = slide.read(0, 500, 500, 900, 900)
+    options = {
+        "tile": (128, 128),
+        "photometric": "rgb",
+        "resolution": (2e4, 2e4),
+        "resolutionunit": "CENTIMETER",
+        "metadata": None,
+    }
+    tifffile.imwrite(tmp_path / "scanned.tif", pixels, iccprofile=linear_profile(), **options)
+    with open_slide(tmp_path / "scanned.tif", srgb=True) as slide:
+        tifffile.imwrite(tmp_path / "converted.tif", slide.read(0, 0, 0, 900, 900), **options)
+    scores = {}
+    for name, srgb in (("scanned", True), ("converted", False), ("scanned", False)):
+        model = tmp_path / f"{name}-{srgb}.safetensors"
+        train(tmp_path / f"{name}.tif", model, detector="colour", tile_px=64, srgb=srgb, device="cpu")
+        scores[name, srgb] = map_slide(tmp_path / f"{name}.tif", tmp_path / f"{name}-{srgb}", model=model, device="cpu").scores
+    assert np.allclose(scores["scanned", True], scores["converted", False], rtol=1e-5)
+    assert not np.allclose(scores["scanned", True], scores["scanned", False], rtol=1e-2)

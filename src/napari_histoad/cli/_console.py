@@ -27,7 +27,14 @@ T = TypeVar("T")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-MppOption = Annotated[float | None, typer.Option("--slide-mpp", help="µm per level-0 pixel, where the slide does not say.")]
+MppOption = Annotated[
+    str | None,
+    typer.Option(
+        "--slide-mpp",
+        metavar="MPP|CSV",
+        help="µm per level-0 pixel, where the slide does not say; for many slides a csv with the columns slide, mpp.",
+    ),
+]
 
 WRONG_USE = (SettingsError, BundleError, DeviceError)
 _BAR = 28

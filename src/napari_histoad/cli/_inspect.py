@@ -26,9 +26,9 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show format, size, levels, resolution and what else a slide says of itself."""
-    from napari_histoad.slide import open_slide
+    from napari_histoad.slide import GivenMpp, open_slide
 
-    with open_slide(slide, slide_mpp) as opened:
+    with open_slide(slide, GivenMpp(slide_mpp).of(slide)) as opened:
         document = {
             "path": str(opened.path),
             "format": opened.format,
@@ -68,9 +68,9 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a slide into a pyramidal tiled TIFF, which opens fast and everywhere."""
-    from napari_histoad.slide import convert_job, open_slide
+    from napari_histoad.slide import GivenMpp, convert_job, open_slide
 
-    with open_slide(slide, slide_mpp) as opened:
+    with open_slide(slide, GivenMpp(slide_mpp).of(slide)) as opened:
         target = out or opened.path.with_name(f"{opened.name}.pyramid.tif")
         if target.resolve() == opened.path:
             raise SettingsError(f"{target.name} is the slide itself", "name another file with --out")

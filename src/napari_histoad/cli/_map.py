@@ -36,8 +36,9 @@ def map_slides(
     from napari_histoad.detectors import load_detector
     from napari_histoad.engine import map_job, map_path
     from napari_histoad.regions import read_regions
-    from napari_histoad.slide import open_slide
+    from napari_histoad.slide import GivenMpp, open_slide
 
+    given_mpp = GivenMpp(slide_mpp)
     detector = load_detector(model) if model is not None else None
     outlines = read_regions(regions) if regions is not None else None
     targets = [map_path(path, out) for path in slides]
@@ -51,7 +52,7 @@ def map_slides(
     failed: list[dict[str, str]] = []
     for path in slides:
         try:
-            with open_slide(path, slide_mpp) as slide:
+            with open_slide(path, given_mpp.of(path)) as slide:
                 job = map_job(
                     slide,
                     out,

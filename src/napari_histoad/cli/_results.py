@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow
+from napari_histoad.cli._console import DeviceOption, JsonOption, command, emit, follow
 from napari_histoad.errors import SettingsError, writing
 
 if TYPE_CHECKING:
@@ -108,7 +108,6 @@ def export(
     ome_tiff: Annotated[bool, typer.Option("--ome-tiff", help="The map as a pyramidal float image.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder; default beside the map.")] = None,
     slide: SlideOption = None,
-    slide_mpp: MppOption = None,
     rate: RateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -129,7 +128,7 @@ def export(
         return folder / f"{stem}.{ending}"
 
     if png:
-        with _slide_of(result, opened.info.slide, slide, slide_mpp or opened.info.slide_mpp) as pixels:
+        with _slide_of(result, opened.info.slide, slide, opened.info.slide_mpp) as pixels:
             maps.export_png(opened, pixels, target("overlay.png"), rate=rate)
     if geojson:
         maps.export_geojson(opened, target("anomalies.geojson"), rate)

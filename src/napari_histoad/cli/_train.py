@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,9 @@ def train(
     mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default 0.5, or the slide's own if coarser.")] = None,
     slide_mpp: MppOption = None,
     tile_px: Annotated[int | None, typer.Option(help="Side of a tile in pixels.")] = None,
+    srgb: Annotated[
+        bool, typer.Option("--srgb", help="Convert colours by the slides' ICC profiles, here and in later maps.")
+    ] = False,
     settings: Annotated[Path | None, typer.Option(help="YAML file with settings of the method.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same device: same detector.")] = 0,
     max_tiles: Annotated[int, typer.Option(help="Most tiles to learn from, over all slides.", min=48)] = 2000,
@@ -33,11 +37,15 @@ def train(
 ) -> None:
     """Learn what normal tissue looks like. An interrupted run goes on where it was."""
     from napari_histoad.engine import train_job, training_sources
+    from napari_histoad.slide import GivenMpp
 
     given = _read_settings(settings)
     if tile_px is not None:
         given["tile_px"] = tile_px
-    sources = training_sources(slides, normal, slide_mpp)
+    if srgb:
+        given["srgb"] = True
+    given_mpp = GivenMpp(slide_mpp)
+    sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None)]
     job = train_job(sources, out, detector=detector, mpp=mpp, device=device, seed=seed, max_tiles=max_tiles, settings=given)
     trained = follow(job, quiet=as_json)
     assert trained.calibration is not None

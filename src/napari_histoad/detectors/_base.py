@@ -28,12 +28,15 @@ class DetectorSettings(BaseModel):
         Side of a tile in pixels.
     mpp : float
         µm per tile pixel.
+    srgb : bool
+        Whether slides that embed a colour profile are converted to sRGB, in training and in mapping alike.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tile_px: int = Field(256, ge=32, le=1024, multiple_of=8)
     mpp: float = Field(0.5, ge=0.05, le=20)
+    srgb: bool = False
 
 
 @dataclass(frozen=True)

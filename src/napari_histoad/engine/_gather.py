@@ -55,7 +55,13 @@ class TrainingSource:
 
 
 def gather_job(
-    sources: Sequence[TrainingSource], tile_px: int, mpp: float | None, *, max_tiles: int = MAX_TILES, seed: int = 0
+    sources: Sequence[TrainingSource],
+    tile_px: int,
+    mpp: float | None,
+    *,
+    max_tiles: int = MAX_TILES,
+    srgb: bool = False,
+    seed: int = 0,
 ) -> Job[tuple[TileSet, float]]:
     """Read the normal tiles of all sources into memory; the result is (tiles, their mpp).
 
@@ -85,7 +91,7 @@ def gather_job(
             tiles = read_tile_files(files, tile_px)
             sets.append(TileSet(tiles.images, tiles.groups, (source.path.name,)))
         else:
-            sets.append(_slide_tiles(source, tile_px, wanted, share, unit, rng))
+            sets.append(_slide_tiles(source, tile_px, wanted, share, unit, rng, srgb=srgb))
     tiles = TileSet.concatenate(sets)
     if len(tiles) < MIN_TILES:
         msg = f"only {len(tiles)} normal tiles of {tile_px} px were found, {MIN_TILES} are due"
@@ -102,8 +108,10 @@ def _held_together(sources: Sequence[TrainingSource]) -> str:
     return "region" if regions >= _ENOUGH_GROUPS and all(source.regions is not None for source in sources) else "block"
 
 
-def _slide_tiles(source: TrainingSource, tile_px: int, mpp: float, share: int, unit: str, rng: np.random.Generator) -> TileSet:
-    with open_slide(source.path, source.mpp) as slide:
+def _slide_tiles(
+    source: TrainingSource, tile_px: int, mpp: float, share: int, unit: str, rng: np.random.Generator, *, srgb: bool
+) -> TileSet:
+    with open_slide(source.path, source.mpp, srgb=srgb) as slide:
         grid = training_grid(slide, find_tissue(slide), tile_px=tile_px, mpp=mpp, regions=source.regions)
         if source.regions is not None and not len(grid):
             side_um = tile_px * mpp

@@ -93,6 +93,7 @@ def map_job(
     if detector.calibration is None:
         raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
     settings = detector.settings
+    slide = slide.in_srgb(settings.srgb)
     yield Progress("Finding tissue", 0, 1, "slides")
     tissue = find_tissue(slide)
     yield Progress("Finding tissue", 1, 1, "slides")

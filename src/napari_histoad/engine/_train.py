@@ -96,7 +96,8 @@ def train_job(
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir():
             raise IsADirectoryError(21, "the name is taken by a folder")
-    tiles, tile_mpp = yield from gather_job(sources, draft.settings.tile_px, mpp, max_tiles=max_tiles, seed=seed)
+    wanted = draft.settings
+    tiles, tile_mpp = yield from gather_job(sources, wanted.tile_px, mpp, max_tiles=max_tiles, srgb=wanted.srgb, seed=seed)
     torch.manual_seed(seed)
     trained = create_detector(detector, **given, mpp=tile_mpp)
     checkpoint = out.with_name(f".{out.name}.checkpoint")

@@ -107,7 +107,7 @@ def _save(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.slide import open_slide
 
     result, rate, out = AnomalyMap.open(args["map"]), args["rate"], Path(args["out"])
-    with open_slide(args["slide"], args.get("slide_mpp")) as slide:
+    with open_slide(args["slide"], args.get("slide_mpp"), srgb=True) as slide:
         files = [out / f"{slide.name}.{kind}" for kind in ("anomalies.geojson", "overlay.png", "report.html")]
         yield Progress("Saving", 0, 4, "files", path=str(out))
         result.save_labels(rate)

@@ -217,6 +217,8 @@ class Controller:
         outlines = folder / f"{slide.name}.normal.geojson"
         write_geojson(regions, outlines)
         target = folder / f"{slide.name}.{detector}.safetensors"
+        # What is learnt is what is seen: slides with a colour profile are shown in sRGB.
+        settings = {**settings, "srgb": slide.icc_profile is not None}
         self._submit("train", regions=str(outlines), out=str(target), detector=detector, settings=settings)
 
     def compute_map(self) -> None:

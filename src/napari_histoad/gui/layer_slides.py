@@ -50,7 +50,7 @@ def _from_file(layer: Layer) -> Slide | None:
     if path is None or not Path(path).exists() or not can_open(path):
         return None
     try:
-        slide = open_slide(path)
+        slide = open_slide(path, srgb=True)
     except HistoadError:
         return None
     if slide.shape != tuple(_levels(layer)[0].shape[:2]):

@@ -38,7 +38,7 @@ def _read(path: str | Sequence[str]) -> list[Any]:
 
                 layers += heatmap_layers(AnomalyMap.open(name))
             else:
-                layers.append(slide_layer(open_slide(name)))
+                layers.append(slide_layer(open_slide(name, srgb=True)))
         except HistoadError as err:
             show_error(str(err))
     return layers or [(None,)]

@@ -6,6 +6,7 @@ of any array, and `convert_job` a pyramidal TIFF of any slide.
 
 from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import Level, Slide, check_mpp
+from napari_histoad.slide._mpp import GivenMpp
 from napari_histoad.slide._open import can_open, open_slide
 from napari_histoad.slide._pyramid import pyramid
 from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
@@ -13,6 +14,7 @@ from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
 __all__ = [
     "BAND_PX",
     "ArraySlide",
+    "GivenMpp",
     "Level",
     "Slide",
     "can_open",

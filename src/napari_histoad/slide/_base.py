@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from napari_histoad.errors import MissingMppError, SettingsError, SlideError
-from napari_histoad.slide._colour import GLASS
+from napari_histoad.slide._colour import GLASS, ToSrgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,7 +99,9 @@ class Slide(ABC):
     properties : dict[str, str]
         What the file says of itself.
     icc_profile : bytes or None
-        The embedded colour profile.
+        The embedded colour profile, if it is one of RGB colours.
+    srgb : bool
+        Whether pixels are converted to sRGB by that profile as they are read; without one nothing is converted.
     """
 
     format: ClassVar[str]
@@ -122,7 +126,13 @@ class Slide(ABC):
         self._given_mpp = None if mpp is None else check_mpp(mpp, path.name)
         self.mpp = self._given_mpp if self._given_mpp is not None else self.file_mpp
         self.properties = properties
-        self.icc_profile = icc_profile
+        self.icc_profile: bytes | None = None
+        self.srgb = False
+        self._to_srgb: ToSrgb | None = None
+        if icc_profile:
+            with contextlib.suppress(ValueError):
+                self._to_srgb = ToSrgb(icc_profile)
+                self.icc_profile = icc_profile
         self._associated: dict[str, Callable[[], NDArray[np.uint8]]] = {}
 
     # -- geometry
@@ -196,14 +206,19 @@ class Slide(ABC):
         height, width = self.levels[level].shape
         y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
         if (y0, x0, y1, x1) == (y, x, y + h, x + w):
-            self._read_inside(level, y, x, out)
+            self._read_colours(level, y, x, out)
             return out
         out[:] = GLASS
         if y1 > y0 and x1 > x0:
             inside = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
-            self._read_inside(level, y0, x0, inside)
+            self._read_colours(level, y0, x0, inside)
             out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
         return out
+
+    def _read_colours(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
+        self._read_inside(level, y, x, out)
+        if self.srgb and self._to_srgb is not None:
+            self._to_srgb(out)
 
     def read_scaled(
         self, y: float, x: float, h: float, w: float, shape: tuple[int, int], out: NDArray[np.uint8] | None = None
@@ -289,7 +304,15 @@ class Slide(ABC):
         """Return the same slide with another resolution in µm per level-0 pixel."""
         from napari_histoad.slide._open import open_slide
 
-        return open_slide(self.path, mpp)
+        return open_slide(self.path, mpp, srgb=self.srgb)
+
+    def in_srgb(self, srgb: bool) -> Slide:  # noqa: FBT001 - the name says it
+        """Return the slide with its colours converted to sRGB, or as the scanner saw them."""
+        if srgb == self.srgb or self._to_srgb is None:
+            return self
+        from napari_histoad.slide._open import open_slide
+
+        return open_slide(self.path, self._given_mpp, srgb=srgb)
 
     @abstractmethod
     def close(self) -> None:
@@ -311,7 +334,7 @@ class Slide(ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         from napari_histoad.slide._open import open_slide
 
-        return open_slide, (str(self.path), self._given_mpp)
+        return partial(open_slide, srgb=self.srgb), (str(self.path), self._given_mpp)
 
     def __repr__(self) -> str:
         mpp = "mpp unknown" if self.mpp is None else f"{self.mpp:g} µm/px"

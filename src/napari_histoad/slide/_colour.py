@@ -1,15 +1,18 @@
-"""Pixels as they are looked at: on white."""
+"""Pixels as they are looked at: on white, in sRGB."""
 
 from __future__ import annotations
 
+import io
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageCms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["GLASS", "on_white"]
+__all__ = ["GLASS", "ToSrgb", "on_white"]
 
 GLASS = 255
 """What lies outside the slide, or was never scanned, reads as white."""
@@ -31,3 +34,41 @@ def on_white(rgba: NDArray[np.uint8], out: NDArray[np.uint8], *, premultiplied: 
     if not premultiplied:
         colour = (colour * opacity + 127) // 255
     out[:] = np.minimum(colour + (255 - opacity), 255)
+
+
+class ToSrgb:
+    """From the colours of a scanner to sRGB, by its ICC profile and in the profile's own rendering intent.
+
+    Parameters
+    ----------
+    profile : bytes
+        An ICC profile of RGB colours.
+
+    Raises
+    ------
+    ValueError
+        If it is no such profile.
+    """
+
+    def __init__(self, profile: bytes) -> None:
+        self._profile = profile
+        self._of_thread = threading.local()  # a transform keeps a cache that threads must not share
+        self._build()
+
+    def _build(self) -> ImageCms.ImageCmsTransform:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(self._profile))
+            if source.profile.xcolor_space.strip() != "RGB":
+                raise ValueError(f"a profile of {source.profile.xcolor_space.strip()} colours")
+            intent = ImageCms.Intent(ImageCms.getDefaultIntent(source))
+            transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB", intent)
+        except (OSError, TypeError, ImageCms.PyCMSError) as err:
+            raise ValueError(f"not an ICC profile ({err})") from err
+        self._of_thread.transform = transform
+        return transform
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> None:
+        """Convert (h, w, 3) uint8 in place."""
+        if pixels.size:
+            transform = getattr(self._of_thread, "transform", None) or self._build()
+            pixels[:] = np.asarray(ImageCms.applyTransform(Image.fromarray(pixels), transform))

@@ -29,7 +29,7 @@ def can_open(path: str | PathLike[str]) -> bool:
     return Path(path).suffix.lower() in EXTENSIONS
 
 
-def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
+def open_slide(path: str | PathLike[str], mpp: float | None = None, *, srgb: bool = False) -> Slide:
     """Open a whole-slide image; pixels are read later, on demand.
 
     Parameters
@@ -39,6 +39,8 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
         OpenSlide reads.
     mpp : float, optional
         µm per level-0 pixel, where the file does not say or says wrong.
+    srgb : bool
+        Convert colours to sRGB by the embedded ICC profile, if there is one.
 
     Returns
     -------
@@ -56,7 +58,12 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None) -> Slide:
     >>> with open_slide("case.svs") as slide:  # doctest: +SKIP
     ...     tile = slide.read(level=0, y=1024, x=2048, h=256, w=256)
     """
-    file = Path(path).expanduser().resolve()
+    slide = _open(Path(path).expanduser().resolve(), mpp)
+    slide.srgb = srgb and slide.icc_profile is not None
+    return slide
+
+
+def _open(file: Path, mpp: float | None) -> Slide:
     try:
         if file.is_dir():
             return _open_folder(file, mpp)
