@@ -3,13 +3,15 @@
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from napari.layers import Image
 from PIL import Image as Picture
-from slide_writers import half, picture
+from slide_writers import half, picture, write_svs
 
 from napari_histoad import open_slide
 from napari_histoad.errors import SlideError
 from napari_histoad.gui.layer_slides import can_be_slide, slide_of_layer
+from napari_histoad.gui.reader import get_reader
 
 IMAGE = picture(300, 420)
 
@@ -77,3 +79,33 @@ def test_a_picture_that_napari_opened_is_mapped(panel, viewer, words, qtbot, tmp
         assert slide.mpp == pytest.approx(0.5)
     heat = viewer.layers["Anomaly map of photo.tif"]
     assert np.allclose(heat.extent.world[1] / layer.extent.world[1], 1, atol=0.05)
+
+
+def test_label_and_macro_are_shown_beside_the_slide(viewer, panel, words, tmp_path):
+    viewer.open(str(write_svs(tmp_path / "case.svs", IMAGE)), plugin="napari-histoad")
+    assert panel.pictures_button.native.isVisibleTo(panel)
+    panel.pictures_button.native.click()
+    assert words == []
+    slide_layer = viewer.layers["case"]
+    for name in ("Label of case", "Macro of case", "Thumbnail of case"):
+        layer = viewer.layers[name]
+        assert layer.extent.world[1][1] < slide_layer.extent.world[0][1]
+        assert not can_be_slide(layer)
+    assert panel.slide_box.value is slide_layer
+
+
+def test_an_ome_zarr_is_dropped_and_what_is_none_is_left_to_others(viewer, tmp_path):
+    group = zarr.open_group(tmp_path / "grey.zarr", mode="w")
+    group.create_array("0", data=IMAGE[..., 0])
+    assert get_reader(str(tmp_path / "grey.zarr")) is None
+    group = zarr.open_group(tmp_path / "case.zarr", mode="w")
+    group.create_array("0", data=IMAGE, chunks=(64, 64, 3))
+    axes = [{"name": "y", "unit": "micrometer"}, {"name": "x", "unit": "micrometer"}, {"name": "c"}]
+    scale = [{"type": "scale", "scale": [0.5, 0.5, 1]}]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}],
+    }
+    (layer,) = viewer.open(str(tmp_path / "case.zarr"), plugin="napari-histoad")
+    assert tuple(layer.scale) == (0.5, 0.5)
+    assert slide_of_layer(layer).format == "OME-Zarr"

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide import Slide
 
-__all__ = ["SLIDE_KEY", "can_be_slide", "slide_of_layer"]
+__all__ = ["BESIDE_KEY", "SLIDE_KEY", "can_be_slide", "slide_of_layer"]
 
 SLIDE_KEY = "histoad_slide"
 """Where a layer's metadata hold its slide."""
 
+BESIDE_KEY = "histoad_beside"
+"""Marks the layers that are shown beside a slide and are none themselves."""
+
 
 def can_be_slide(layer: Layer) -> bool:
     """Return whether a layer may be worked on: one that we opened, or any RGB image."""
-    return SLIDE_KEY in layer.metadata or (isinstance(layer, Image) and bool(layer.rgb))
+    return SLIDE_KEY in layer.metadata or (isinstance(layer, Image) and bool(layer.rgb) and BESIDE_KEY not in layer.metadata)
 
 
 def slide_of_layer(layer: Layer) -> Slide:

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from napari.utils import Colormap, DirectLabelColormap
 
-from napari_histoad.gui.layer_slides import SLIDE_KEY
+from napari_histoad.gui.layer_slides import BESIDE_KEY, SLIDE_KEY
 from napari_histoad.maps._figures import COLORMAP, display_range
 from napari_histoad.regions import shapes_from_regions
 from napari_histoad.slide import pyramid
@@ -32,6 +32,7 @@ __all__ = [
     "NORMAL_NAME",
     "Heatmap",
     "anomaly_colormap",
+    "associated_layers",
     "error_layer",
     "heatmap_layers",
     "labels_layer",
@@ -61,6 +62,26 @@ def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
         {"name": slide.name, "multiscale": True, "rgb": True, "metadata": metadata, **pixel_size(slide.mpp)},
         "image",
     )
+
+
+def associated_layers(slide: Slide) -> list[tuple[Any, dict[str, Any], str]]:
+    """Return label, macro and the like as image layers in a column left of the slide, each a third of its height at most."""
+    side = slide.mpp or 1.0
+    height, layers, top = slide.shape[0] * side, [], 0.0
+    for name, read in slide.associated.items():
+        pixels = read()
+        scale = height / 3 / max(pixels.shape[:2])
+        looks = {
+            "name": f"{name.capitalize()} of {slide.name}",
+            "rgb": True,
+            "metadata": {BESIDE_KEY: True},
+            **pixel_size(slide.mpp),
+            "scale": (scale, scale),
+            "translate": (top, -scale * pixels.shape[1] - 0.02 * height),
+        }
+        layers.append((pixels, looks, "image"))
+        top += scale * pixels.shape[0] + 0.02 * height
+    return layers
 
 
 def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colour: str) -> tuple[Any, dict[str, Any], str]:

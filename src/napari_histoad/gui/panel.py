@@ -15,7 +15,7 @@ from qtpy.QtGui import QImage, QPixmap
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
 from napari_histoad.gui.layer_slides import SLIDE_KEY, can_be_slide, slide_of_layer
-from napari_histoad.gui.layers import NORMAL_NAME, Heatmap, error_layer, labels_layer, pixel_size, tissue_layer
+from napari_histoad.gui.layers import NORMAL_NAME, Heatmap, associated_layers, error_layer, labels_layer, pixel_size, tissue_layer
 from napari_histoad.gui.widgets import NO_SLIDE, SELF, SELF_HINT, SLIDER_STEPS, PanelWidgets
 from napari_histoad.jobs import format_seconds
 from napari_histoad.regions import regions_from_shapes
@@ -95,6 +95,7 @@ class AnomalyPanel(PanelWidgets):
         self.viewer.layers.events.removed.connect(self._on_layers)
         self.slide_box.changed.connect(self._on_slide)
         self.mpp_button.changed.connect(self._guarded(self._on_mpp))
+        self.pictures_button.changed.connect(self._guarded(self._on_pictures))
         self.tissue_button.changed.connect(self._guarded(self.controller.find_tissue))
         self.outline_button.changed.connect(self._guarded(self._on_outline))
         self.train_button.changed.connect(self._guarded(self._on_train))
@@ -168,6 +169,7 @@ class AnomalyPanel(PanelWidgets):
         for widget in (self.tissue_button, self.outline_button, self.train_button, self.map_button, self.method_box):
             widget.enabled = slide is not None and not self.controller.busy
         self.mpp_row.setVisible(slide is not None and slide.file_mpp is None)
+        self.pictures_button.native.setVisible(slide is not None and bool(slide.associated))
         self.review_group.setEnabled(self.controller.map is not None and self.controller.map.info.complete)
         if slide is None:
             self.slide_info.setText(NO_SLIDE)
@@ -183,6 +185,12 @@ class AnomalyPanel(PanelWidgets):
         mpp = f"{slide.mpp:.4g} µm per pixel" if slide.mpp else "<b>resolution unknown: type it below</b>"
         self.slide_info.setText(f"{slide.format}<br>{size}<br>{mpp}")
         self.slide_info.setToolTip("\n".join(f"{name}: {value}" for name, value in slide.properties.items() if len(value) < 100))
+
+    def _on_pictures(self) -> None:
+        slide = self.controller.slide
+        for data, looks, _ in [] if slide is None else associated_layers(slide):
+            self._replace(Image(data, **looks))
+        self.viewer.reset_view()
 
     def _on_slide_copied(self, slide: Slide) -> None:
         if self.slide_box.value is not None:

@@ -20,13 +20,23 @@ __all__ = ["get_reader"]
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[Any]] | None:
     """Return a reader if the paths look like slides or anomaly maps, else None."""
     paths = [path] if isinstance(path, str) else list(path)
-    if paths and all(_is_map(Path(p)) or (Path(p).is_file() and can_open(p)) for p in paths):
-        return _read
-    return None
+    return _read if paths and all(_is_map(Path(p)) or _is_slide(Path(p)) for p in paths) else None
 
 
 def _is_map(path: Path) -> bool:
     return path.name.endswith(".ome.zarr") and (path / "tiles").is_dir() and (path / "calibration").is_dir()
+
+
+def _is_slide(path: Path) -> bool:
+    if not can_open(path) or not path.exists():
+        return False
+    if path.is_file():
+        return True
+    try:  # many an OME-Zarr is no RGB picture: those are left to other readers
+        open_slide(path).close()
+    except HistoadError:
+        return False
+    return True
 
 
 def _read(path: str | Sequence[str]) -> list[Any]:

@@ -50,8 +50,11 @@ class PanelWidgets(QWidget):
         self.slide_info = _words(NO_SLIDE)
         self.mpp_box = FloatSpinBox(value=0.25, min=0.05, max=20, step=0.01, tooltip="µm per level-0 pixel")
         self.mpp_button = PushButton(text="Set")
+        self.pictures_button = PushButton(
+            text="Show label and macro", tooltip="The other pictures in the file; a label may name the patient"
+        )
         self.mpp_row = _row(QLabel("µm per pixel"), self.mpp_box.native, self.mpp_button.native)
-        steps.addWidget(_group("1 · Slide", self.slide_box.native, self.slide_info, self.mpp_row))
+        steps.addWidget(_group("1 · Slide", self.slide_box.native, self.slide_info, self.pictures_button.native, self.mpp_row))
         self.tissue_button = PushButton(
             text="Show tissue", tooltip="Outline what is taken for tissue; the rest is never looked at"
         )
