@@ -215,3 +215,45 @@ def test_grey_and_deep_tiffs_are_refused_with_a_reason(tmp_path):
     tifffile.imwrite(path, np.zeros((64, 64), np.uint16), tile=(16, 16))
     with pytest.raises(SlideError, match="8-bit RGB"):
         open_slide(path)
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.7, 1.0, 3.3])
+def test_any_resolution_shows_the_same_place(tmp_path, mpp):
+    """A landmark lies where its level-0 coordinates say, whatever the level it is read from."""
+    image = np.full((800, 800, 3), 200, np.uint8)
+    image[300:460, 400:520] = 20
+    path = tmp_path / "slide.tif"
+    with tifffile.TiffWriter(path) as tif:
+        for step in (1, 2, 4):
+            small = image.reshape(800 // step, step, 800 // step, step, 3).mean((1, 3)).astype(np.uint8)
+            options = {"resolution": (2e4 / step, 2e4 / step), "resolutionunit": "CENTIMETER", "metadata": None}
+            tif.write(small, tile=(64, 64), photometric="rgb", subfiletype=int(step > 1), **options)
+    with open_slide(path) as slide:
+        side = round(600 * 0.5 / mpp)
+        box = slide.read_at(mpp, 100, 100, side, side)
+        assert box.shape == (side, side, 3)
+        dark = np.argwhere(box[..., 0] < 110) * mpp / 0.5 + 100
+        assert np.abs(dark.min(0) - (300, 400)).max() <= 1.2 * mpp / 0.5
+        assert np.abs(dark.max(0) + mpp / 0.5 - (460, 520)).max() <= 1.2 * mpp / 0.5
+
+
+def test_pixels_that_are_not_square_are_told(tmp_path):
+    path = tmp_path / "slide.tif"
+    options = {"tile": (16, 16), "photometric": "rgb", "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, _picture(64, 64), resolution=(2e4, 1e4), **options)
+    with open_slide(path) as slide:
+        assert slide.file_mpp_yx == pytest.approx((1.0, 0.5))
+        with pytest.raises(MissingMppError, match=r"not square \(1 x 0.5"):
+            slide.require_mpp()
+    with open_slide(path, mpp=0.7) as slide:
+        assert slide.require_mpp() == 0.7
+    tifffile.imwrite(path, _picture(64, 64), resolution=(2e4, 1.98e4), **options)
+    with open_slide(path) as slide:
+        assert slide.mpp == pytest.approx(0.5025, rel=1e-3)
+
+
+def test_a_large_slide_without_levels_comes_with_advice(tmp_path):
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, shape=(9000, 64, 3), dtype=np.uint8, tile=(256, 256), photometric="rgb", metadata=None)
+    with open_slide(path) as slide:
+        assert "histoad convert slide.tif" in slide.advice

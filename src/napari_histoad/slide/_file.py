@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["PositionalFile", "TileCache"]
 
 _CACHE_BYTES = 128 * 2**20
+_SPARE_TILES = 4
 
 
 class PositionalFile:
@@ -38,8 +43,24 @@ class PositionalFile:
             return os.read(self._fd, count)
 
 
+class _Entry:
+    """One tile: who decodes it holds ``decoding``, others wait for that."""
+
+    __slots__ = ("decoding", "failed", "pixels", "users")
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self.pixels = pixels
+        self.users = 1
+        self.failed = False
+        self.decoding = threading.Lock()
+        self.decoding.acquire()
+
+
 class TileCache:
-    """Recently decoded tiles, bounded in bytes."""
+    """Recently decoded tiles, bounded in bytes; no tile is decoded by two threads at once.
+
+    The memory of tiles that are let go is used again: fresh pages would cost as much as decoding does.
+    """
 
     def __init__(self, capacity: int = _CACHE_BYTES) -> None:
         self._capacity = capacity
@@ -47,32 +68,80 @@ class TileCache:
         _CACHES.add(self)
 
     def _reset(self) -> None:
-        self._tiles: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
+        self._free: dict[tuple[int, int], list[NDArray[np.uint8]]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int]) -> NDArray[np.uint8] | None:
-        """Return the tile (level, number) if it is at hand."""
-        with self._lock:
-            tile = self._tiles.get(key)
-            if tile is not None:
-                self._tiles.move_to_end(key)
-            return tile
+    @contextmanager
+    def tile(
+        self, key: tuple[int, int], shape: tuple[int, int], decode: Callable[[NDArray[np.uint8]], None]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Lend the tile (level, number); if it is not at hand ``decode`` fills it.
 
-    def put(self, key: tuple[int, int], tile: NDArray[np.uint8]) -> None:
-        """Keep a tile, and let go of those not asked for the longest."""
+        Parameters
+        ----------
+        key : tuple[int, int]
+        shape : tuple[int, int]
+            (height, width) of the tile.
+        decode : callable
+            Fills the (h, w, 3) array that it is given, or raises.
+        """
+        entry, mine = self._lease(key, shape)
+        try:
+            if mine:
+                try:
+                    decode(entry.pixels)
+                except BaseException:
+                    entry.failed = True
+                    raise
+                finally:
+                    entry.decoding.release()
+            else:
+                with entry.decoding:
+                    pass
+                if entry.failed:  # for whoever tried first; with the same error for this one
+                    decode(entry.pixels.copy())
+            yield entry.pixels
+        finally:
+            with self._lock:
+                entry.users -= 1
+                if entry.failed and self._entries.get(key) is entry:
+                    del self._entries[key]
+                    self._bytes -= entry.pixels.nbytes
+
+    def _lease(self, key: tuple[int, int], shape: tuple[int, int]) -> tuple[_Entry, bool]:
         with self._lock:
-            if key in self._tiles:
+            entry = self._entries.get(key)
+            if entry is not None and not entry.failed:
+                self._entries.move_to_end(key)
+                entry.users += 1
+                return entry, False
+            spare = self._free.get(shape)
+            entry = _Entry(spare.pop() if spare else np.empty((*shape, 3), np.uint8))
+            self._entries[key] = entry
+            self._bytes += entry.pixels.nbytes
+            self._shrink()
+            return entry, True
+
+    def _shrink(self) -> None:
+        """Let go of the tiles not asked for the longest; those lent out stay."""
+        if self._bytes <= self._capacity:
+            return
+        for key in [key for key, entry in itertools.islice(self._entries.items(), 64) if entry.users == 0]:
+            pixels = self._entries.pop(key).pixels
+            self._bytes -= pixels.nbytes
+            spare = self._free.setdefault((pixels.shape[0], pixels.shape[1]), [])
+            if len(spare) < _SPARE_TILES:
+                spare.append(pixels)
+            if self._bytes <= self._capacity:
                 return
-            self._tiles[key] = tile
-            self._bytes += tile.nbytes
-            while self._bytes > self._capacity and len(self._tiles) > 1:
-                self._bytes -= self._tiles.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
         """Let go of all tiles."""
         with self._lock:
-            self._tiles.clear()
+            self._entries.clear()
+            self._free.clear()
             self._bytes = 0
 
 

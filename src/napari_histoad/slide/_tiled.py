@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from napari_histoad.slide._base import Slide
 from napari_histoad.slide._file import TileCache
@@ -13,6 +12,7 @@ from napari_histoad.slide._file import TileCache
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from napari_histoad.slide._base import Level
@@ -52,12 +52,8 @@ class TiledSlide(Slide):
                     self._decode(level, row, column, target)
                     continue
                 key = (level, row * across + column)
-                tile = self._cache.get(key)
-                if tile is None:
-                    tile = np.empty((tile_h, tile_w, 3), np.uint8)
-                    self._decode(level, row, column, tile)
-                    self._cache.put(key, tile)
-                target[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+                with self._cache.tile(key, (tile_h, tile_w), partial(self._decode, level, row, column)) as tile:
+                    target[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def close(self) -> None:
         self._cache.clear()

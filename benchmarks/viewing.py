@@ -1,0 +1,105 @@
+"""How a huge slide feels in napari: time to open it, to the first frame, and the longest stall while panning.
+
+    python tools/with_display.py python benchmarks/viewing.py [--side 100000] [--slide SLIDE]
+
+Without a slide, a pyramidal JPEG TIFF of SIDE² pixels is written from crops of the sample slide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import imagecodecs
+import napari
+import numpy as np
+import tifffile
+from qtpy.QtWidgets import QApplication
+
+from napari_histoad.samples import SlidePlan
+from napari_histoad.samples._draw import draw_block
+from napari_histoad.slide import open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TILE = 256
+
+
+def write_slide(path: Path, side: int) -> Path:
+    block = draw_block(SlidePlan(8192), 3000, 3000, 2048, 2048)
+    crops = [block[y : y + _TILE, x : x + _TILE] for y in range(0, 2048, _TILE) for x in range(0, 2048, _TILE)]
+    encoded = [bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(crop), level=75, outcolorspace="YCBCR")) for crop in crops]
+    rng = np.random.default_rng(0)
+
+    def tiles(count: int) -> Iterator[bytes]:
+        for _ in range(count):
+            yield encoded[int(rng.integers(len(encoded)))]
+
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        level = side
+        while True:
+            across = -(-level // _TILE)
+            tif.write(
+                tiles(across**2),
+                shape=(level, level, 3),
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
+                photometric="ycbcr",
+                compression="jpeg",
+                subfiletype=int(level < side),
+                resolution=(2e4 * level / side, 2e4 * level / side),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
+            if level <= 1024:
+                return path
+            level = -(-level // 4)
+
+
+def stalls(viewer: napari.Viewer, zoom: float, steps: int, side_um: float) -> list[float]:
+    """Return how long the window did not answer at each step of a pan, in milliseconds."""
+    viewer.scene.camera.zoom = zoom
+    times = []
+    for step in range(steps):
+        started = time.perf_counter()
+        viewer.scene.camera.center = (side_um * 0.4, side_um * (0.3 + 0.0005 * step * 4 / max(zoom, 0.02)))
+        QApplication.processEvents()
+        times.append(1000 * (time.perf_counter() - started))
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slide", type=Path)
+    parser.add_argument("--side", type=int, default=100_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = options.slide or write_slide(Path(scratch) / "huge.tif", options.side)
+        started = time.perf_counter()
+        open_slide(path).close()
+        print(f"first open      {1000 * (time.perf_counter() - started):.0f} ms, imports of the backends included")
+        started = time.perf_counter()
+        slide = open_slide(path)
+        print(f"open            {1000 * (time.perf_counter() - started):.0f} ms, {slide.shape[1]:,} x {slide.shape[0]:,} px")
+        viewer = napari.Viewer()
+        viewer.window.resize(1500, 950)
+        QApplication.processEvents()
+        started = time.perf_counter()
+        viewer.open(str(path), plugin="napari-histoad")
+        QApplication.processEvents()
+        viewer.screenshot(canvas_only=True, flash=False)
+        print(f"first frame     {1000 * (time.perf_counter() - started):.0f} ms")
+        side_um = slide.shape[0] * (slide.mpp or 1.0)
+        fit = viewer.scene.camera.zoom
+        for name, zoom in (("overview", fit), ("middle", fit * 16), ("full resolution", 1 / (slide.mpp or 1.0))):
+            times = np.array(stalls(viewer, zoom, 40, side_um))
+            print(f"pan, {name:<16} longest {times.max():.0f} ms, median {np.median(times):.0f} ms")
+        viewer.close()
+
+
+if __name__ == "__main__":
+    main()

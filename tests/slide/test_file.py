@@ -1,0 +1,139 @@
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+
+from napari_histoad import open_slide
+from napari_histoad.slide._file import PositionalFile, TileCache
+
+TILE = (8, 8)
+
+
+def fill(value, pixels):
+    pixels[:] = value
+
+
+def bytes_held(cache):
+    return sum(entry.pixels.nbytes for entry in cache._entries.values())
+
+
+def test_a_tile_is_decoded_once_and_kept():
+    cache, calls = TileCache(), []
+
+    def decode(pixels):
+        calls.append(1)
+        pixels[:] = 7
+
+    for _ in range(3):
+        with cache.tile((0, 1), TILE, decode) as pixels:
+            assert (pixels == 7).all()
+    assert len(calls) == 1
+
+
+def test_threads_wait_for_the_one_that_decodes():
+    cache, calls = TileCache(), []
+
+    def decode(pixels):
+        calls.append(1)
+        time.sleep(0.05)
+        pixels[:] = 5
+
+    def use(_):
+        with cache.tile((0, 0), TILE, decode) as pixels:
+            return int(pixels.min())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(use, range(16))) == [5] * 16
+    assert len(calls) == 1
+
+
+def test_the_cache_is_bounded_and_tiles_in_use_are_never_overwritten():
+    cache = TileCache(capacity=10 * 8 * 8 * 3)
+    stop = threading.Event()
+
+    def hold():
+        with cache.tile((9, 9), TILE, partial(fill, 99)) as pixels:
+            stop.wait()
+            return int(pixels.min()), int(pixels.max())
+
+    def work(seed):
+        for number in np.random.default_rng(seed).integers(0, 60, 500):
+            with cache.tile((0, int(number)), TILE, partial(fill, int(number))) as pixels:
+                assert (pixels == number).all()
+
+    with ThreadPoolExecutor(5) as pool:
+        held = pool.submit(hold)
+        list(pool.map(work, range(4)))
+        stop.set()
+        assert held.result() == (99, 99)
+    assert bytes_held(cache) <= 15 * 8 * 8 * 3
+
+
+def test_a_failed_tile_is_tried_again():
+    cache = TileCache()
+
+    def fail(pixels):
+        raise ValueError("broken")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken"), cache.tile((0, 0), TILE, fail):
+            pass
+    with cache.tile((0, 0), TILE, partial(fill, 3)) as pixels:
+        assert (pixels == 3).all()
+    assert bytes_held(cache) == 8 * 8 * 3
+
+
+def test_reading_after_closing_is_an_error(tmp_path):
+    (tmp_path / "f").write_bytes(b"0123456789")
+    file = PositionalFile(tmp_path / "f")
+    assert file.read(4, 3) == b"3456"
+    file.close()
+    file.close()
+    with pytest.raises(OSError, match="closed"):
+        file.read(1, 0)
+
+
+def test_unicode_names_and_read_only_files(write_tiff):
+    image = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
+    path = write_tiff(image, "Präparat 7 – 切片.tif")
+    path.chmod(0o444)
+    with open_slide(str(path)) as slide:
+        assert slide.name == "Präparat 7 – 切片"
+        assert np.array_equal(slide.read(0, 0, 0, 80, 80), image)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_reads_while_the_parent_does(write_tiff):
+    """Whatever locks are held at the moment of the fork, the child reads on."""
+    image = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    with open_slide(write_tiff(image)) as slide:
+        stop = threading.Event()
+
+        def busy():
+            while not stop.is_set():
+                slide.read(0, 10, 10, 300, 300)
+
+        thread = threading.Thread(target=busy)
+        thread.start()
+        try:
+            children = []
+            for _ in range(10):
+                child = os.fork()
+                if child == 0:
+                    same = np.array_equal(slide.read(0, 33, 44, 200, 150), image[33:233, 44:194])
+                    os._exit(0 if same else 1)
+                children.append(child)
+            deadline = time.monotonic() + 60
+            for child in children:
+                while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+                    assert time.monotonic() < deadline, "a child hangs"
+                    time.sleep(0.01)
+                assert done[1] == 0
+        finally:
+            stop.set()
+            thread.join()
