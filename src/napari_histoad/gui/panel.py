@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Labels, Shapes
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtCore import QObject, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QImage, QPixmap
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
 from napari_histoad.gui.layer_slides import SLIDE_KEY, can_be_slide, slide_of_layer
-from napari_histoad.gui.layers import NORMAL_NAME, Heatmap, associated_layers, error_layer, labels_layer, pixel_size, tissue_layer
-from napari_histoad.gui.widgets import NO_SLIDE, SELF, SELF_HINT, SLIDER_STEPS, PanelWidgets
-from napari_histoad.jobs import format_seconds
+from napari_histoad.gui.layers import NORMAL_NAME, associated_layers, pixel_size, tissue_layer
+from napari_histoad.gui.review import MapReview
+from napari_histoad.gui.widgets import NO_SLIDE, SELF, SELF_HINT, PanelWidgets, metric_words, progress_words
 from napari_histoad.regions import regions_from_shapes
 
 if TYPE_CHECKING:
@@ -26,17 +26,12 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-    from napari_histoad.gui.controller import Review
     from napari_histoad.jobs import Progress
-    from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
 __all__ = ["AnomalyPanel"]
-
-_HIGHEST_RATE = 0.25
-_REFRESH_MS = 200
 
 
 class _Bridge(QObject):
@@ -62,17 +57,9 @@ class AnomalyPanel(PanelWidgets):
         super().__init__(self._slide_choices)
         self._bridge = _Bridge(self)
         self.controller = Controller(self._bridge.called.emit)
-        self._heatmap: Heatmap | None = None
-        self._heat_layer: Image | None = None
-        self._labels: Labels | None = None
-        self._labelled: AnomalyMap | None = None
-        self._regions: list[Region] = []
         self._models: dict[str, Path] = {}
-        self._rates = np.geomspace(0.01, _HIGHEST_RATE, SLIDER_STEPS + 1)
+        self.review = MapReview(self, napari_viewer, self.controller, self._replace)
         self._connect()
-        self._refresh_timer = self._timer(self._draw_heatmap)
-        self._review_timer = self._timer(self._ask_review)
-        self._reveal_timer = self._timer(lambda: self.scroll_area.ensureWidgetVisible(self.save_button.native))
         self.controller.client.start()  # torch loads while the user looks around
         controller, watched, changed = self.controller, self.viewer.layers.events, self._on_layers
 
@@ -83,12 +70,6 @@ class AnomalyPanel(PanelWidgets):
 
         self.destroyed.connect(leave)
         self._on_layers()
-
-    def _timer(self, action: Callable[[], object]) -> QTimer:
-        timer = QTimer(self)
-        timer.setSingleShot(True)
-        timer.timeout.connect(action)
-        return timer
 
     def _connect(self) -> None:
         self.viewer.layers.events.inserted.connect(self._on_layers)
@@ -103,17 +84,11 @@ class AnomalyPanel(PanelWidgets):
         self.model_box.changed.connect(self._on_model)
         self.map_button.changed.connect(self._guarded(self.controller.compute_map))
         self.cancel_button.changed.connect(self.controller.cancel)
-        self.rate_slider.valueChanged.connect(lambda _: self._review_timer.start(_REFRESH_MS // 2))
-        self.region_list.currentRowChanged.connect(self._on_region)
         self.save_button.changed.connect(self._guarded(lambda: self.controller.save(self.rate())))
         c = self.controller
         c.progressed.connect(self._on_progress)
         c.tissue_found.connect(self._on_tissue)
         c.trained.connect(self._on_trained)
-        c.map_started.connect(self._on_map_started)
-        c.map_updated.connect(self._on_map_updated)
-        c.mapped.connect(self._on_mapped)
-        c.reviewed.connect(self._on_reviewed)
         c.saved.connect(self._on_saved)
         c.slide_copied.connect(self._on_slide_copied)
         c.failed.connect(self._on_failed)
@@ -273,72 +248,11 @@ class AnomalyPanel(PanelWidgets):
         self.controller.model = self._models.get(chosen)
         self.model_hint.setText(SELF_HINT if chosen == SELF else f"Scores are compared with held-out normal tiles of {chosen}.")
 
-    def _on_map_started(self, source: AnomalyMap) -> None:
-        self._heatmap = Heatmap(source)
-        data, looks, _ = self._heatmap.layer()
-        self._heat_layer = self._replace(Image(data, **looks))
-
-    def _on_map_updated(self, box: tuple[int, int, int, int]) -> None:
-        if self._heatmap is not None:
-            self._heatmap.update(box)
-            if not self._refresh_timer.isActive():
-                self._refresh_timer.start(_REFRESH_MS)
-
-    def _draw_heatmap(self) -> None:
-        if self._heat_layer is not None and self._heat_layer in self.viewer.layers:
-            self._heat_layer.refresh()
-
-    def _on_mapped(self, source: AnomalyMap) -> None:
-        data, looks, _ = error_layer(source)
-        self._replace(Image(data, **looks))
-        self._on_map_started(source)  # once more, with the contrast of the whole
-        self.review_group.setEnabled(True)
-        lowest = source.calibration.smallest_rate
-        self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
-        self.rate_slider.setValue(int(np.searchsorted(self._rates, max(0.01, lowest))))
-        self._ask_review()
-        self._reveal_timer.start(_REFRESH_MS)  # once the list has its height
-
     # -- 5 review
 
     def rate(self) -> float:
         """Return the chosen false-positive rate."""
-        return float(self._rates[self.rate_slider.value()])
-
-    def _ask_review(self) -> None:
-        if self.controller.map is not None and self.controller.map.info.complete:
-            self.controller.request_review(self.rate())
-
-    def _on_reviewed(self, review: Review) -> None:
-        source = review.map
-        if source is not self.controller.map:
-            return
-        if self._labels is None or self._labels not in self.viewer.layers or self._labelled is not source:
-            data, looks, _ = labels_layer(source, review.labels)
-            self._labels, self._labelled = self._replace(Labels(data, **looks)), source
-            self._labels.contour = 1
-        else:
-            self._labels.data = review.labels
-        self._regions = review.regions
-        area = sum(r.measurements["Area mm²"] for r in review.regions)
-        self.rate_info.setText(
-            f"Flag what at most <b>{review.rate:.2%}</b> of normal tiles exceed (p ≤ {review.rate:.3g}).<br>"
-            f"{len(review.regions)} regions, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
-        )
-        self.region_list.clear()
-        for number, region in enumerate(review.regions, start=1):
-            m = region.measurements
-            words = f"score {m.get('Mean score', 0):.3g}   lowest p {m.get('Min p-value', 1):.2g}"
-            self.region_list.addItem(f"{number}.  {m['Area mm²']:.3f} mm²   {words}")
-
-    def _on_region(self, row: int) -> None:
-        slide = self.controller.slide
-        if not 0 <= row < len(self._regions) or slide is None or slide.mpp is None:
-            return
-        y0, x0, y1, x1 = (v * slide.mpp for v in self._regions[row].geometry.bounds)
-        self.viewer.scene.camera.center = ((y0 + y1) / 2, (x0 + x1) / 2)
-        window = (self.window() or self).size()
-        self.viewer.scene.camera.zoom = 0.4 * min(window.width(), window.height()) / max(y1 - y0, x1 - x0, 1.0)
+        return self.review.rate()
 
     def _on_saved(self, files: list[Path]) -> None:
         show_info(f"Saved in {files[0].parent}: {', '.join(f.name for f in files)}")
@@ -348,16 +262,9 @@ class AnomalyPanel(PanelWidgets):
     def _on_progress(self, progress: Progress, rate: float, left: float | None) -> None:
         self.progress.setRange(0, progress.total)
         self.progress.setValue(progress.done)
-        words = f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
-        if rate:
-            words += f" · {rate:.0f}/s" if rate >= 10 else f" · {rate:.1f}/s"
-        if left is not None:
-            words += f" · {format_seconds(left)} left"
-        self.progress_info.setText(words)
+        self.progress_info.setText(progress_words(progress, rate, left))
         if progress.stage == "Training" and progress.metrics:
-            names = {"reconstruction": "loss", "held-out loss": "held-out", "perplexity": "perplexity"}
-            shown = [f"{title} {progress.metrics[key]:.3g}" for key, title in names.items() if key in progress.metrics]
-            self.train_info.setText(" · ".join(shown))
+            self.train_info.setText(metric_words(progress.metrics))
         if progress.preview is not None:
             self._show_preview(progress.preview)
 

@@ -21,10 +21,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_histoad.jobs import format_seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NO_SLIDE", "SELF", "SELF_HINT", "SLIDER_STEPS", "PanelWidgets"]
+    from napari_histoad.jobs import Progress
+
+__all__ = ["NO_SLIDE", "SELF", "SELF_HINT", "SLIDER_STEPS", "PanelWidgets", "metric_words", "progress_words"]
 
 NO_SLIDE = "Drop a slide on the window, or use File > Open Sample > Anomaly mapping."
 SELF = "Learn normal from this slide"
@@ -116,6 +120,22 @@ class PanelWidgets(QWidget):
         layout.addWidget(scroll, 1)
         layout.addWidget(self.progress_row)
         self.setMinimumWidth(340)
+
+
+def progress_words(progress: Progress, rate: float, left: float | None) -> str:
+    """Return what is done, how fast, and how long it will take."""
+    words = f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
+    if rate:
+        words += f" · {rate:.0f}/s" if rate >= 10 else f" · {rate:.1f}/s"
+    if left is not None:
+        words += f" · {format_seconds(left)} left"
+    return words
+
+
+def metric_words(metrics: dict[str, float]) -> str:
+    """Return the losses of a training step in a line."""
+    names = {"reconstruction": "loss", "held-out loss": "held-out", "perplexity": "perplexity"}
+    return " · ".join(f"{title} {metrics[key]:.3g}" for key, title in names.items() if key in metrics)
 
 
 def _words(text: str) -> QLabel:

@@ -1,0 +1,133 @@
+"""The map in the window: the heatmap that fills in, the threshold, the list of flagged regions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from qtpy.QtCore import QTimer
+
+from napari_histoad.gui.layers import Heatmap, error_layer, labels_layer
+from napari_histoad.gui.widgets import SLIDER_STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.viewer import Viewer
+
+    from napari_histoad.gui.controller import Controller, Review
+    from napari_histoad.gui.widgets import PanelWidgets
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.regions import Region
+
+__all__ = ["MapReview"]
+
+_HIGHEST_RATE = 0.25
+_REFRESH_MS = 200
+
+
+class MapReview:
+    """Draws what the controller reports of a map, and asks it for regions when the threshold moves.
+
+    Parameters
+    ----------
+    panel : PanelWidgets
+    viewer : napari.Viewer
+    controller : Controller
+    replace : callable
+        Puts a layer in the place of the one of the same name.
+    """
+
+    def __init__(self, panel: PanelWidgets, viewer: Viewer, controller: Controller, replace: Callable[[Any], Any]) -> None:
+        self._panel, self._viewer, self._controller, self._replace = panel, viewer, controller, replace
+        self._heatmap: Heatmap | None = None
+        self._heat_layer: Image | None = None
+        self._labels: Labels | None = None
+        self._labelled: AnomalyMap | None = None
+        self._regions: list[Region] = []
+        self._rates = np.geomspace(0.01, _HIGHEST_RATE, SLIDER_STEPS + 1)
+        self._refresh_timer = self._timer(self._draw_heatmap)
+        self._ask_timer = self._timer(self._ask)
+        self._reveal_timer = self._timer(lambda: panel.scroll_area.ensureWidgetVisible(panel.save_button.native))
+        panel.rate_slider.valueChanged.connect(lambda _: self._ask_timer.start(_REFRESH_MS // 2))
+        panel.region_list.currentRowChanged.connect(self._on_region)
+        controller.map_started.connect(self._on_map_started)
+        controller.map_updated.connect(self._on_map_updated)
+        controller.mapped.connect(self._on_mapped)
+        controller.reviewed.connect(self._on_reviewed)
+
+    def _timer(self, action: Callable[[], object]) -> QTimer:
+        timer = QTimer(self._panel)
+        timer.setSingleShot(True)
+        timer.timeout.connect(action)
+        return timer
+
+    # -- the heatmap
+
+    def _on_map_started(self, source: AnomalyMap) -> None:
+        self._heatmap = Heatmap(source)
+        data, looks, _ = self._heatmap.layer()
+        self._heat_layer = self._replace(Image(data, **looks))
+
+    def _on_map_updated(self, box: tuple[int, int, int, int]) -> None:
+        if self._heatmap is not None:
+            self._heatmap.update(box)
+            if not self._refresh_timer.isActive():
+                self._refresh_timer.start(_REFRESH_MS)
+
+    def _draw_heatmap(self) -> None:
+        if self._heat_layer is not None and self._heat_layer in self._viewer.layers:
+            self._heat_layer.refresh()
+
+    def _on_mapped(self, source: AnomalyMap) -> None:
+        data, looks, _ = error_layer(source)
+        self._replace(Image(data, **looks))
+        self._on_map_started(source)  # once more, with the contrast of the whole
+        self._panel.review_group.setEnabled(True)
+        lowest = source.calibration.smallest_rate
+        self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
+        self._panel.rate_slider.setValue(int(np.searchsorted(self._rates, max(0.01, lowest))))
+        self._ask()
+        self._reveal_timer.start(_REFRESH_MS)  # once the list has its height
+
+    # -- threshold and regions
+
+    def rate(self) -> float:
+        """Return the chosen false-positive rate."""
+        return float(self._rates[self._panel.rate_slider.value()])
+
+    def _ask(self) -> None:
+        if self._controller.map is not None and self._controller.map.info.complete:
+            self._controller.request_review(self.rate())
+
+    def _on_reviewed(self, review: Review) -> None:
+        source = review.map
+        if source is not self._controller.map:
+            return
+        if self._labels is None or self._labels not in self._viewer.layers or self._labelled is not source:
+            data, looks, _ = labels_layer(source, review.labels)
+            self._labels, self._labelled = self._replace(Labels(data, **looks)), source
+            self._labels.contour = 1
+        else:
+            self._labels.data = review.labels
+        self._regions = review.regions
+        area = sum(r.measurements["Area mm²"] for r in review.regions)
+        self._panel.rate_info.setText(
+            f"Flag what at most <b>{review.rate:.2%}</b> of normal tiles exceed (p ≤ {review.rate:.3g}).<br>"
+            f"{len(review.regions)} regions, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
+        )
+        self._panel.region_list.clear()
+        for number, region in enumerate(review.regions, start=1):
+            m = region.measurements
+            words = f"score {m.get('Mean score', 0):.3g}   lowest p {m.get('Min p-value', 1):.2g}"
+            self._panel.region_list.addItem(f"{number}.  {m['Area mm²']:.3f} mm²   {words}")
+
+    def _on_region(self, row: int) -> None:
+        slide = self._controller.slide
+        if not 0 <= row < len(self._regions) or slide is None or slide.mpp is None:
+            return
+        y0, x0, y1, x1 = (v * slide.mpp for v in self._regions[row].geometry.bounds)
+        self._viewer.scene.camera.center = ((y0 + y1) / 2, (x0 + x1) / 2)
+        window = (self._panel.window() or self._panel).size()
+        self._viewer.scene.camera.zoom = 0.4 * min(window.width(), window.height()) / max(y1 - y0, x1 - x0, 1.0)
