@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from napari_histoad.errors import TooFewTilesError, writing
+from napari_histoad.errors import writing
 from napari_histoad.jobs import Progress
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["descend_job"]
 
 _VALIDATION = 0.15
+_ENOUGH_GROUPS = 16
 _CHECKS, _PATIENCE, _LEAST_GAIN = 20, 5, 0.005
 _PREVIEW_SECONDS = 2.0
 
@@ -47,11 +48,7 @@ def descend_job(
     """
     network = detector.network
     assert network is not None
-    try:
-        learnt, checked = tiles.split(_VALIDATION, rng)
-    except TooFewTilesError:  # one group: neighbours must do
-        order = rng.permutation(len(tiles))
-        checked, learnt = np.split(order, [max(1, int(_VALIDATION * len(tiles)))])
+    learnt, checked = _split(tiles, rng)
     checked = checked[:128]
     images, total = torch.from_numpy(tiles.images), detector.steps
     batch = min(getattr(detector.settings, "batch", 16), len(learnt))
@@ -115,6 +112,19 @@ def descend_job(
     network.load_state_dict(best_state)
     network.eval()
     yield Progress("Training", total, total, "steps", {**metrics, "best held-out loss": best})
+
+
+def _split(tiles: TileSet, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (tiles to learn from, tiles to check on).
+
+    A single outline may hold a kind of tissue that no other has, fat say: checked on that, training would stop at the
+    first step and keep a network that knows nothing. With few groups neighbours must do; the calibration is kept apart.
+    """
+    if len(np.unique(tiles.groups)) >= _ENOUGH_GROUPS:
+        return tiles.split(_VALIDATION, rng)
+    order = rng.permutation(len(tiles))
+    checked, learnt = np.split(order, [max(1, int(_VALIDATION * len(tiles)))])
+    return learnt, checked
 
 
 def _held_out_loss(detector: Detector, images: torch.Tensor, rows: NDArray[np.int64], choice: DeviceChoice) -> float:
