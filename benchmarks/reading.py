@@ -4,7 +4,7 @@
 
 SLIDE is a TIFF or SVS in JPEG tiles. The bound is the raw loop: positional read and jpeg8_decode of every tile into one
 buffer, nothing else. OpenSlide, and cuCIM where it is installed, read the same boxes with one handle per thread. Every
-reader is timed in turn and the median of the rounds counts.
+reader is timed in turn; rates and ratios are medians over the rounds.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PositionalFile", "TileCache"]
 
-_CACHE_BYTES = 128 * 2**20
+_CACHE_BYTES = 64 * 2**20
 _SPARE_TILES = 4
 
 
@@ -75,8 +75,8 @@ class TileCache:
 
     @contextmanager
     def tile(
-        self, key: tuple[int, int], shape: tuple[int, int], decode: Callable[[NDArray[np.uint8]], None]
-    ) -> Iterator[NDArray[np.uint8]]:
+        self, key: tuple[int, int], shape: tuple[int, int], decode: Callable[[NDArray[np.uint8]], None], *, wait: bool = True
+    ) -> Iterator[NDArray[np.uint8] | None]:
         """Lend the tile (level, number); if it is not at hand ``decode`` fills it.
 
         Parameters
@@ -86,6 +86,8 @@ class TileCache:
             (height, width) of the tile.
         decode : callable
             Fills the (h, w, 3) array that it is given, or raises.
+        wait : bool
+            Whether to wait while another thread decodes the tile; otherwise None is lent then.
         """
         entry, mine = self._lease(key, shape)
         try:
@@ -97,9 +99,11 @@ class TileCache:
                     raise
                 finally:
                     entry.decoding.release()
+            elif not entry.decoding.acquire(blocking=wait):
+                yield None
+                return
             else:
-                with entry.decoding:
-                    pass
+                entry.decoding.release()
                 if entry.failed:  # for whoever tried first; with the same error for this one
                     decode(entry.pixels.copy())
             yield entry.pixels

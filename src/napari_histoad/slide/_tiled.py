@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +44,22 @@ class TiledSlide(Slide):
     def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
         (tile_h, tile_w), (h, w) = self._tiles[level], out.shape[:2]
         across = -(-self.levels[level].shape[1] // tile_w)
-        for row in range(y // tile_h, (y + h - 1) // tile_h + 1):
-            for column in range(x // tile_w, (x + w - 1) // tile_w + 1):
-                top, left = row * tile_h - y, column * tile_w - x
-                y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + tile_h, h), min(left + tile_w, w)
-                target = out[y0:y1, x0:x1]
-                if target.shape[:2] == (tile_h, tile_w) and target.flags.c_contiguous:
-                    self._decode(level, row, column, target)
-                    continue
-                key = (level, row * across + column)
-                with self._cache.tile(key, (tile_h, tile_w), partial(self._decode, level, row, column)) as tile:
+        rows = range(y // tile_h, (y + h - 1) // tile_h + 1)
+        columns = range(x // tile_w, (x + w - 1) // tile_w + 1)
+        todo = deque((row, column, False) for row in rows for column in columns)
+        while todo:
+            row, column, last = todo.popleft()
+            top, left = row * tile_h - y, column * tile_w - x
+            y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + tile_h, h), min(left + tile_w, w)
+            target = out[y0:y1, x0:x1]
+            if target.shape[:2] == (tile_h, tile_w) and target.flags.c_contiguous:
+                self._decode(level, row, column, target)
+                continue
+            key, decode = (level, row * across + column), partial(self._decode, level, row, column)
+            with self._cache.tile(key, (tile_h, tile_w), decode, wait=last) as tile:
+                if tile is None:  # another thread is at it: the others first
+                    todo.append((row, column, True))
+                else:
                     target[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def close(self) -> None:
