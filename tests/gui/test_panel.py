@@ -10,7 +10,8 @@ from napari.layers import Labels, Shapes
 
 from napari_histoad import AnomalyMap
 from napari_histoad.gui import reader
-from napari_histoad.gui.layers import Heatmap, slide_layer
+from napari_histoad.gui.layers import Heatmap
+from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.maps import MapGeometry
 from napari_histoad.slide import open_slide
 from napari_histoad.tiles import TileGrid

@@ -1,4 +1,4 @@
-"""Slides, outlines and maps as napari layers: geometry and looks, no window.
+"""Outlines and maps as napari layers: geometry and looks, no window.
 
 Layers of a slide with known resolution are in µm. napari puts the centre of pixel 0 at 0, so a layer of coarser
 pixels is shifted by half a coarse pixel less half a fine one.
@@ -13,10 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from napari.utils import Colormap, DirectLabelColormap
 
-from napari_histoad.gui.layer_slides import BESIDE_KEY, SLIDE_KEY
+from napari_histoad.gui.slide_layers import pixel_size
 from napari_histoad.maps._figures import COLORMAP, display_range
 from napari_histoad.regions import shapes_from_regions
-from napari_histoad.slide import pyramid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,20 +24,16 @@ if TYPE_CHECKING:
 
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
-    from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
 __all__ = [
     "NORMAL_NAME",
     "Heatmap",
     "anomaly_colormap",
-    "associated_layers",
     "error_layer",
     "heatmap_layers",
     "labels_layer",
-    "pixel_size",
     "regions_layer",
-    "slide_layer",
     "tissue_layer",
 ]
 
@@ -47,41 +42,6 @@ NORMAL_NAME = "Normal tissue"
 
 _MAX_HEATMAP_PX = 4096
 _FLAG_COLOUR = "#00e5ff"
-
-
-def pixel_size(mpp: float | None) -> dict[str, Any]:
-    """Return ``scale`` and ``units`` of a layer in level-0 pixels."""
-    return {"scale": (1.0, 1.0)} if mpp is None else {"scale": (mpp, mpp), "units": ("um", "um")}
-
-
-def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
-    """Return a slide as multiscale layer data."""
-    metadata = {SLIDE_KEY: slide}
-    return (
-        pyramid(slide),
-        {"name": slide.name, "multiscale": True, "rgb": True, "metadata": metadata, **pixel_size(slide.mpp)},
-        "image",
-    )
-
-
-def associated_layers(slide: Slide) -> list[tuple[Any, dict[str, Any], str]]:
-    """Return label, macro and the like as image layers in a column left of the slide, each a third of its height at most."""
-    side = slide.mpp or 1.0
-    height, layers, top = slide.shape[0] * side, [], 0.0
-    for name, read in slide.associated.items():
-        pixels = read()
-        scale = height / 3 / max(pixels.shape[:2])
-        looks = {
-            "name": f"{name.capitalize()} of {slide.name}",
-            "rgb": True,
-            "metadata": {BESIDE_KEY: True},
-            **pixel_size(slide.mpp),
-            "scale": (scale, scale),
-            "translate": (top, -scale * pixels.shape[1] - 0.02 * height),
-        }
-        layers.append((pixels, looks, "image"))
-        top += scale * pixels.shape[0] + 0.02 * height
-    return layers
 
 
 def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colour: str) -> tuple[Any, dict[str, Any], str]:

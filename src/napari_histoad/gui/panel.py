@@ -14,9 +14,9 @@ from qtpy.QtGui import QImage, QPixmap
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
-from napari_histoad.gui.layer_slides import SLIDE_KEY, can_be_slide, slide_of_layer
-from napari_histoad.gui.layers import NORMAL_NAME, associated_layers, pixel_size, tissue_layer
+from napari_histoad.gui.layers import NORMAL_NAME, tissue_layer
 from napari_histoad.gui.review import MapReview
+from napari_histoad.gui.slide_layers import SLIDE_KEY, associated_layers, can_be_slide, pixel_size, slide_of_layer
 from napari_histoad.gui.widgets import NO_SLIDE, SELF, SELF_HINT, PanelWidgets, metric_words, progress_words
 from napari_histoad.regions import regions_from_shapes
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari.utils.notifications import show_error
 
 from napari_histoad.errors import HistoadError
-from napari_histoad.gui.layers import heatmap_layers, slide_layer
+from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.slide import can_open, open_slide
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def _read(path: str | Sequence[str]) -> list[Any]:
     for name in [path] if isinstance(path, str) else path:
         try:
             if _is_map(Path(name)):
+                from napari_histoad.gui.layers import heatmap_layers
                 from napari_histoad.maps import AnomalyMap
 
                 layers += heatmap_layers(AnomalyMap.open(name))

@@ -11,7 +11,8 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QProgressDialog
 
 from napari_histoad.errors import HistoadError, JobCancelledError
-from napari_histoad.gui.layers import NORMAL_NAME, regions_layer, slide_layer
+from napari_histoad.gui.layers import NORMAL_NAME, regions_layer
+from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.gui.worker_client import WorkerClient
 from napari_histoad.samples import SlidePlan
 from napari_histoad.slide import open_slide

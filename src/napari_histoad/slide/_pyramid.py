@@ -37,7 +37,7 @@ class _LevelArray:
         return self._slide.read_scaled(*box, (y1 - y0, x1 - x0))[..., key[2]]
 
 
-def pyramid(slide: Slide, chunk_px: int = 1024) -> list[da.Array]:
+def pyramid(slide: Slide, chunk_px: int = 512) -> list[da.Array]:
     """Return the slide as lazy arrays, finest first, in equal chunks on every level.
 
     Where the file ends at a large level, coarser ones are added that are computed when looked at, so that a

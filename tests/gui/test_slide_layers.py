@@ -10,8 +10,8 @@ from slide_writers import half, picture, write_svs
 
 from napari_histoad import open_slide
 from napari_histoad.errors import SlideError
-from napari_histoad.gui.layer_slides import can_be_slide, slide_of_layer
 from napari_histoad.gui.reader import get_reader
+from napari_histoad.gui.slide_layers import can_be_slide, slide_of_layer
 
 IMAGE = picture(300, 420)
 

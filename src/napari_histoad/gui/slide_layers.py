@@ -1,4 +1,7 @@
-"""Any RGB image layer as a slide, whoever opened it."""
+"""Slides as napari layers, and any RGB layer, whoever opened it, as a slide.
+
+Only what opening a slide needs is imported here: the first frame waits for it.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,55 @@ import numpy as np
 from napari.layers import Image
 
 from napari_histoad.errors import HistoadError, SlideError
-from napari_histoad.slide import ArraySlide, can_open, open_slide
+from napari_histoad.slide import ArraySlide, can_open, open_slide, pyramid
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_histoad.slide import Slide
 
-__all__ = ["BESIDE_KEY", "SLIDE_KEY", "can_be_slide", "slide_of_layer"]
+__all__ = ["SLIDE_KEY", "associated_layers", "can_be_slide", "pixel_size", "slide_layer", "slide_of_layer"]
 
 SLIDE_KEY = "histoad_slide"
 """Where a layer's metadata hold its slide."""
 
 BESIDE_KEY = "histoad_beside"
 """Marks the layers that are shown beside a slide and are none themselves."""
+
+
+def pixel_size(mpp: float | None) -> dict[str, Any]:
+    """Return ``scale`` and ``units`` of a layer in level-0 pixels."""
+    return {"scale": (1.0, 1.0)} if mpp is None else {"scale": (mpp, mpp), "units": ("um", "um")}
+
+
+def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
+    """Return a slide as multiscale layer data."""
+    metadata = {SLIDE_KEY: slide}
+    return (
+        pyramid(slide),
+        {"name": slide.name, "multiscale": True, "rgb": True, "metadata": metadata, **pixel_size(slide.mpp)},
+        "image",
+    )
+
+
+def associated_layers(slide: Slide) -> list[tuple[Any, dict[str, Any], str]]:
+    """Return label, macro and the like as image layers in a column left of the slide, each a third of its height at most."""
+    side = slide.mpp or 1.0
+    height, layers, top = slide.shape[0] * side, [], 0.0
+    for name, read in slide.associated.items():
+        pixels = read()
+        scale = height / 3 / max(pixels.shape[:2])
+        looks = {
+            "name": f"{name.capitalize()} of {slide.name}",
+            "rgb": True,
+            "metadata": {BESIDE_KEY: True},
+            **pixel_size(slide.mpp),
+            "scale": (scale, scale),
+            "translate": (top, -scale * pixels.shape[1] - 0.02 * height),
+        }
+        layers.append((pixels, looks, "image"))
+        top += scale * pixels.shape[0] + 0.02 * height
+    return layers
 
 
 def can_be_slide(layer: Layer) -> bool:
