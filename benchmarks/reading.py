@@ -1,10 +1,10 @@
 """How fast pixels are read, as ratios to the decoder itself in one run.
 
-    python benchmarks/reading.py SLIDE [--threads 1 2] [--megapixels 120] [--repeat 3]
+    python benchmarks/reading.py [SLIDE] [--threads 1 2] [--megapixels 120] [--repeat 3]
 
-SLIDE is a TIFF or SVS in JPEG tiles. The bound is the raw loop: positional read and jpeg8_decode of every tile into one
-buffer, nothing else. OpenSlide, and cuCIM where it is installed, read the same boxes with one handle per thread. Every
-reader is timed in turn; rates and ratios are medians over the rounds.
+SLIDE is a TIFF or SVS in JPEG tiles; without one the sample slide is drawn. The bound is the raw loop: positional read and
+jpeg8_decode of every tile into one buffer, nothing else. OpenSlide, and cuCIM where it is installed, read the same boxes
+with one handle per thread. Every reader is timed in turn; rates and ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import argparse
 import itertools
 import os
 import statistics
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import imagecodecs
@@ -23,6 +25,7 @@ import openslide
 import tifffile
 
 from napari_histoad import open_slide
+from napari_histoad.samples import write_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,15 +111,22 @@ def cases(shape: tuple[int, int], tile: int, megapixels: float) -> Iterator[tupl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slide")
+    parser.add_argument("slide", nargs="?")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--megapixels", type=float, default=120)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
-    with tifffile.TiffFile(options.slide) as tif:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = options.slide or str(write_sample(Path(scratch) / "sample.tif"))
+        compare(path, options.threads, options.megapixels, options.repeat)
+
+
+def compare(path: str, threads_wanted: list[int], megapixels: float, repeat: int) -> None:
+    """Print the table of one slide."""
+    with tifffile.TiffFile(path) as tif:
         page = tif.pages.first
         if not page.is_tiled or page.compression != 7:
-            raise SystemExit(f"{options.slide} is not in JPEG tiles")
+            raise SystemExit(f"{path} is not in JPEG tiles")
         shape, tile = page.shape[:2], page.tilewidth
     readers = {"raw loop": raw_reader, "ours": our_reader, "OpenSlide": openslide_reader}
     try:
@@ -126,13 +136,13 @@ def main() -> None:
     except ImportError:
         print("cuCIM is not installed")
     print(f"{'':<20}{'threads':>8}" + "".join(f"{name:>12}" for name in readers) + f"{'of raw':>9}{'x OpenSlide':>13}   (MP/s)")
-    for (name, boxes), threads in itertools.product(cases(shape, tile, options.megapixels), options.threads):
+    for (name, boxes), threads in itertools.product(cases(shape, tile, megapixels), threads_wanted):
         # The raw loop knows tiles only: it decodes the pixels of the same number of aligned boxes.
         aligned = [(y - y % tile, x - x % tile, size) for y, x, size in boxes]
         rates: dict[str, list[float]] = {reader: [] for reader in readers}
-        for _ in range(options.repeat):
+        for _ in range(repeat):
             for reader, make in readers.items():
-                rates[reader].append(timed(make, options.slide, aligned if make is raw_reader else boxes, threads))
+                rates[reader].append(timed(make, path, aligned if make is raw_reader else boxes, threads))
         middle = {reader: statistics.median(values) for reader, values in rates.items()}
         row = "".join(f"{middle[reader]:>12.0f}" for reader in readers)
         print(
