@@ -137,3 +137,28 @@ def test_a_forked_child_reads_while_the_parent_does(write_tiff):
         finally:
             stop.set()
             thread.join()
+
+
+def test_a_thread_that_waited_for_a_failed_tile_gets_its_own():
+    """A read that fails once, as network disks do, must neither hand out garbage nor count the tile twice."""
+    cache, failing = TileCache(), threading.Event()
+
+    def fail_once(pixels):
+        failing.set()
+        time.sleep(0.1)
+        raise OSError("gone for a moment")
+
+    def first():
+        with pytest.raises(OSError, match="moment"), cache.tile((0, 0), TILE, fail_once):
+            pass
+
+    def second():
+        failing.wait()
+        with cache.tile((0, 0), TILE, partial(fill, 4)) as pixels:
+            return int(pixels.min()), int(pixels.max())
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.submit(first), pool.submit(second)
+        one.result()
+        assert two.result() == (4, 4)
+    assert cache._bytes == bytes_held(cache)

@@ -90,6 +90,7 @@ class TileCache:
             Whether to wait while another thread decodes the tile; otherwise None is lent then.
         """
         entry, mine = self._lease(key, shape)
+        lent = entry.pixels
         try:
             if mine:
                 try:
@@ -104,9 +105,10 @@ class TileCache:
                 return
             else:
                 entry.decoding.release()
-                if entry.failed:  # for whoever tried first; with the same error for this one
-                    decode(entry.pixels.copy())
-            yield entry.pixels
+                if entry.failed:  # for whoever tried first; this one tries for itself
+                    lent = np.empty_like(entry.pixels)
+                    decode(lent)
+            yield lent
         finally:
             with self._lock:
                 entry.users -= 1
@@ -121,6 +123,8 @@ class TileCache:
                 self._entries.move_to_end(key)
                 entry.users += 1
                 return entry, False
+            if entry is not None:
+                self._bytes -= entry.pixels.nbytes
             spare = self._free.get(shape)
             entry = _Entry(spare.pop() if spare else np.empty((*shape, 3), np.uint8))
             self._entries[key] = entry

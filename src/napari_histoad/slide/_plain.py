@@ -14,9 +14,7 @@ from napari_histoad.slide._array import ArraySlide
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PLAIN_EXTENSIONS", "PlainSlide"]
-
-PLAIN_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+__all__ = ["PlainSlide"]
 
 
 class PlainSlide(ArraySlide):
@@ -39,7 +37,8 @@ class PlainSlide(ArraySlide):
                     kind, mode, dpi = image.format or "", image.mode, image.info.get("dpi")
                     if mode not in ("RGB", "RGBA", "P", "CMYK"):
                         raise SlideError(f"{path.name} is not RGB but {mode}", "convert it to 8-bit RGB")
-                    pixels = np.asarray(image.convert("RGBA" if mode == "P" and "transparency" in image.info else _RGB[mode]))
+                    opacity = mode == "RGBA" or "transparency" in image.info
+                    pixels = np.asarray(image.convert("RGBA" if opacity else "RGB"))
         except UnidentifiedImageError as err:
             raise SlideError(f"{path.name} is not a picture that can be read", "check the file") from err
         except Image.DecompressionBombError as err:
@@ -49,6 +48,3 @@ class PlainSlide(ArraySlide):
             raise SlideError(f"{path.name} cannot be decoded ({err})", "the file may be damaged: copy it again") from err
         per_axis = None if not dpi or not all(dpi) else (25400.0 / float(dpi[1]), 25400.0 / float(dpi[0]))
         super().__init__([pixels], path, mpp_yx=per_axis, mpp=mpp, properties={"Compression": kind})
-
-
-_RGB = {"RGB": "RGB", "RGBA": "RGBA", "P": "RGB", "CMYK": "RGB"}

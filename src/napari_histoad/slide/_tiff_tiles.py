@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["TiledLevel", "UnsupportedTiffError", "parse_level"]
 
 _RGB, _YCBCR = 2, 6
-_CONTIG, _PLANAR = 1, 2
+_PLANAR = 2
 _ALPHA = {1: "associated", 2: "unassociated"}
 _APERIO_YCBCR = 33003
 _JPEG = {7}
