@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from napari_histoad import open_slide
 from napari_histoad.errors import MissingMppError, SettingsError, SlideError
@@ -257,3 +258,62 @@ def test_a_large_slide_without_levels_comes_with_advice(tmp_path):
     tifffile.imwrite(path, shape=(9000, 64, 3), dtype=np.uint8, tile=(256, 256), photometric="rgb", metadata=None)
     with open_slide(path) as slide:
         assert "histoad convert slide.tif" in slide.advice
+
+
+# -- JPEG tiles in reduced size
+
+
+def _smooth(h, w, seed=0):
+    """A picture as smooth as tissue: JPEG keeps it to a grey level or two."""
+    noise = np.random.default_rng(seed).normal(0, 1, (h // 16 + 2, w // 16 + 2, 3))
+    big = ndimage.zoom(noise, (16, 16, 1), order=3)[:h, :w]
+    return np.clip(160 + 40 * big, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("stored", ["ycbcr", "rgb"])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_tiles_decoded_in_reduced_size_look_like_shrunk_ones(tmp_path, stored, factor):
+    image = _smooth(515, 770)
+    options = {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 95}}
+    if stored == "rgb":  # as Aperio scanners write them
+        options["compressionargs"] |= {"outcolorspace": "rgb"}
+        options["photometric"] = "rgb"
+    else:
+        options |= {"photometric": "ycbcr", "subsampling": (2, 2)}
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(128, 128), metadata=None, **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert len(slide.levels) == 1  # what is decoded in reduced size is no level of the file
+        whole = slide.read(0, 0, 0, 512, 768)
+        side = 256 // factor
+        for y, x in ((0, 0), (256, 512), (16.0, 40.0)):
+            got = slide.read_scaled(y, x, 256, 256, (side, side)).astype(int)
+            cut = whole[round(y) : round(y) + 256, round(x) : round(x) + 256]
+            expected = cut.reshape(side, factor, side, factor, 3).mean(axis=(1, 3))
+            assert abs(got - expected).mean() < 3, (y, x)
+        outside = slide.read_scaled(480, 700, 256, 256, (side, side))
+        assert (outside[-1] == 255).all()
+
+
+def test_a_level_of_the_file_is_preferred_to_decoding_in_reduced_size(tmp_path):
+    fine, coarse = _smooth(512, 512), np.full((128, 128, 3), 90, np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        options = {"tile": (64, 64), "photometric": "rgb", "compression": "jpeg", "metadata": None}
+        tif.write(fine, **options)
+        tif.write(coarse, subfiletype=1, **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert abs(slide.read_scaled(0, 0, 512, 512, (128, 128)).astype(int) - 90).max() <= 1
+        half = slide.read_scaled(0, 0, 512, 512, (256, 256)).astype(int)
+        assert abs(half - fine.reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))).mean() < 4
+
+
+def test_a_damaged_tile_is_named_in_reduced_size_too(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", _smooth(256, 256), tile=(128, 128), photometric="rgb", compression="jpeg", metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        offset, count = tif.pages.first.dataoffsets[3], tif.pages.first.databytecounts[3]
+    with (tmp_path / "a.tif").open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(count))
+    with open_slide(tmp_path / "a.tif") as slide:
+        slide.read_scaled(0, 0, 128, 128, (64, 64))
+        with pytest.raises(SlideError, match="row 1, column 1"):
+            slide.read_scaled(128, 128, 128, 128, (64, 64))

@@ -76,6 +76,12 @@ def make_levels(shapes: list[tuple[int, int]]) -> tuple[Level, ...]:
     return tuple(Level(shape, (height / shape[0], width / shape[1])) for shape in shapes)
 
 
+def _coarsest(levels: tuple[Level, ...], downsample: float) -> int:
+    """Return the coarsest level that is at least as fine as ``downsample`` (2% tolerance)."""
+    fits = [i for i, level in enumerate(levels) if level.downsample <= downsample * 1.02]
+    return max(fits, default=0, key=lambda i: levels[i].downsample)
+
+
 class Slide(ABC):
     """A whole-slide image: geometry at once, pixels on demand.
 
@@ -134,6 +140,8 @@ class Slide(ABC):
                 self._to_srgb = ToSrgb(icc_profile)
                 self.icc_profile = icc_profile
         self._associated: dict[str, Callable[[], NDArray[np.uint8]]] = {}
+        self._sources = levels
+        """The levels, and behind them what a backend decodes in reduced size at less cost than decoding and shrinking."""
 
     # -- geometry
 
@@ -166,14 +174,13 @@ class Slide(ABC):
 
     def best_level(self, downsample: float) -> int:
         """Return the coarsest level that is at least as fine as ``downsample`` (2% tolerance)."""
-        fits = [i for i, level in enumerate(self.levels) if level.downsample <= downsample * 1.02]
-        return max(fits, default=0, key=lambda i: self.levels[i].downsample)
+        return _coarsest(self.levels, downsample)
 
     # -- pixels
 
     @abstractmethod
-    def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
-        """Fill ``out`` (h, w, 3) from a box that lies inside the level. Called from many threads."""
+    def _read_inside(self, source: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
+        """Fill ``out`` (h, w, 3) from a box that lies inside the level or other source. Called from many threads."""
 
     def read(self, level: int, y: int, x: int, h: int, w: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Return a box of one level; what lies outside the level is white.
@@ -201,22 +208,25 @@ class Slide(ABC):
         if not 0 <= level < len(self.levels):
             msg = f"{self.path.name} has no level {level}"
             raise SlideError(msg, f"choose 0 to {len(self.levels) - 1}")
+        return self._read(level, y, x, h, w, out)
+
+    def _read(self, source: int, y: int, x: int, h: int, w: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         if out is None:
             out = np.empty((h, w, 3), np.uint8)
-        height, width = self.levels[level].shape
+        height, width = self._sources[source].shape
         y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
         if (y0, x0, y1, x1) == (y, x, y + h, x + w):
-            self._read_colours(level, y, x, out)
+            self._read_colours(source, y, x, out)
             return out
         out[:] = GLASS
         if y1 > y0 and x1 > x0:
             inside = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
-            self._read_colours(level, y0, x0, inside)
+            self._read_colours(source, y0, x0, inside)
             out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
         return out
 
-    def _read_colours(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
-        self._read_inside(level, y, x, out)
+    def _read_colours(self, source: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
+        self._read_inside(source, y, x, out)
         if self.srgb and self._to_srgb is not None:
             self._to_srgb(out)
 
@@ -224,6 +234,9 @@ class Slide(ABC):
         self, y: float, x: float, h: float, w: float, shape: tuple[int, int], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
         """Return a level-0 box resampled to ``shape`` with an area filter, from the best level.
+
+        Where a level is missing, JPEG tiles are decoded in half, quarter or eighth size, which filters as well and
+        costs less.
 
         Parameters
         ----------
@@ -234,16 +247,16 @@ class Slide(ABC):
         out : (*shape, 3) uint8, optional
             Filled and returned instead of a new array.
         """
-        index = self.best_level(min(h / shape[0], w / shape[1]))
-        ds_y, ds_x = self.levels[index].downsample_yx
+        source = _coarsest(self._sources, min(h / shape[0], w / shape[1]))
+        ds_y, ds_x = self._sources[source].downsample_yx
         top, left, bottom, right = y / ds_y, x / ds_x, (y + h) / ds_y, (x + w) / ds_x
         if abs(bottom - top - shape[0]) < 0.5 and abs(right - left - shape[1]) < 0.5:
             # The level has the wanted resolution: no resampling, at most half a pixel of that level off.
-            return self.read(index, round(top), round(left), *shape, out=out)
+            return self._read(source, round(top), round(left), *shape, out=out)
         y0, x0 = math.floor(top), math.floor(left)
-        source = self.read(index, y0, x0, math.ceil(bottom) - y0, math.ceil(right) - x0)
-        box = (left - x0, top - y0, min(right - x0, source.shape[1]), min(bottom - y0, source.shape[0]))
-        scaled = np.asarray(Image.fromarray(source).resize(shape[::-1], Image.Resampling.BOX, box=box))
+        pixels = self._read(source, y0, x0, math.ceil(bottom) - y0, math.ceil(right) - x0)
+        box = (left - x0, top - y0, min(right - x0, pixels.shape[1]), min(bottom - y0, pixels.shape[0]))
+        scaled = np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BOX, box=box))
         if out is None:
             return scaled
         out[:] = scaled

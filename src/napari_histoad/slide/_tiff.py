@@ -5,6 +5,7 @@ The tags are parsed once; after that a tile is one positional read and one decod
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +14,7 @@ import numpy as np
 import tifffile
 
 from napari_histoad.errors import SlideError
-from napari_histoad.slide._base import make_levels
+from napari_histoad.slide._base import Level, make_levels
 from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._file import PositionalFile
 from napari_histoad.slide._tiff_layout import check_chain, read_layout
@@ -63,6 +64,7 @@ class TiffSlide(TiledSlide):
             icc_profile=bytes(icc) if icc else None,
         )
         self._check_extent()
+        self._add_reduced()
         self._file = PositionalFile(path)
         for name, index in layout.associated.items():
             self._associated[name] = lambda index=index: _read_series(path, index)  # type: ignore[misc]
@@ -75,7 +77,21 @@ class TiffSlide(TiledSlide):
                 msg = f"{self.path.name} is cut short: level {index} ends at byte {end:,}, the file at {size:,}"
                 raise SlideError(msg, "copy the file again from its source")
 
-    def _decode(self, level: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
+    def _add_reduced(self) -> None:
+        """Offer JPEG tiles in half, quarter and eighth size where the file has no level between."""
+        self._reduced: list[tuple[int, int]] = []
+        for index, (level, page) in enumerate(zip(self.levels, self._pages, strict=True)):
+            coarser = self.levels[index + 1].downsample if index + 1 < len(self.levels) else math.inf
+            for factor in (2, 4, 8):
+                if page.can_reduce(factor) and level.downsample * factor < 0.9 * coarser:
+                    shape = (-(-level.shape[0] // factor), -(-level.shape[1] // factor))
+                    downsample = (level.downsample_yx[0] * factor, level.downsample_yx[1] * factor)
+                    self._sources += (Level(shape, downsample),)
+                    self._tiles.append((page.tile[0] // factor, page.tile[1] // factor))
+                    self._reduced.append((index, factor))
+
+    def _decode(self, source: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
+        level, factor = (source, 1) if source < len(self.levels) else self._reduced[source - len(self.levels)]
         page = self._pages[level]
         number = row * page.across + column
         segments = page.segments(number)
@@ -83,7 +99,11 @@ class TiffSlide(TiledSlide):
             out[:] = GLASS
             return
         try:
-            page.decode(number, [self._file.read(count, offset) for offset, count in segments], out)
+            data = [self._file.read(count, offset) for offset, count in segments]
+            if factor == 1:
+                page.decode(number, data, out)
+            else:
+                page.decode_reduced(number, data[0], factor, out)
         except (*_BROKEN, RuntimeError, OSError, imagecodecs.DelayedImportError) as err:
             kind = "strip" if page.strips else "tile"
             where = f"{kind} (row {row}, column {column}) of level {level}"

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import imagecodecs
 import numpy as np
+import simplejpeg
 import tifffile
 from PIL import Image
 
-from napari_histoad.slide._colour import on_white
+from napari_histoad.slide._colour import GLASS, on_white
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,9 @@ _BYTE_CODECS: dict[int, Callable[..., Any]] = {
     32946: imagecodecs.zlib_decode,
     50000: imagecodecs.zstd_decode,
 }
+_ADOBE_NAME = b"Adobe\0"
+_ADOBE_RGB = b"\xff\xee\0\x0e" + _ADOBE_NAME + b"\x64\0\0\0\0\0"
+"""The APP14 segment of a JPEG whose components are RGB (Adobe technical note 5116, 18)."""
 _LARGEST_SEGMENT = 2**28
 _LARGEST_SIDE = 2**22
 """No slide is wider than four million pixels (a metre at 0.25 µm)."""
@@ -127,6 +131,43 @@ class TiledLevel:
             target[:] = tile[..., :3]
         else:
             on_white(tile, target, premultiplied=self.alpha == "associated")
+
+    def can_reduce(self, factor: int) -> bool:
+        """Return whether tiles can be decoded in 1/2, 1/4 or 1/8 size: plain JPEG tiles of whole blocks."""
+        whole = self.tile[0] % 8 == 0 and self.tile[1] % 8 == 0
+        jpeg = self.compression in _JPEG and self.samples == 3 and self.header is None
+        return factor in (2, 4, 8) and whole and jpeg and not self.planar and not self.strips
+
+    def decode_reduced(self, number: int, data: bytes, factor: int, out: NDArray[np.uint8]) -> None:
+        """Decode one tile in reduced size into ``out`` (tile_h // factor, tile_w // factor, 3), contiguous.
+
+        The inverse cosine transform of fewer coefficients is a low-pass filter of its own, and cheaper than the whole one.
+        """
+        try:
+            small = simplejpeg.decode_jpeg(
+                self._stand_alone(data), "RGB", min_height=out.shape[0], min_width=out.shape[1], min_factor=factor, buffer=out
+            )
+        except ValueError:  # of another size than declared, or damaged: the usual way finds out
+            small = None
+        if small is not None and small.shape == out.shape:
+            return
+        tile = np.full((*self.tile, 3), GLASS, np.uint8)
+        self.decode(number, [data], tile)
+        out[:] = np.asarray(Image.fromarray(tile).reduce(factor))
+
+    def _stand_alone(self, data: bytes) -> bytes:
+        """Return a JPEG with its tables in it, and marked as RGB if it is: TIFF keeps both elsewhere.
+
+        Raises
+        ------
+        ValueError
+            If it carries a mark of its own, which would prevail.
+        """
+        tables = self.tables[2:-2] if self.tables else b""
+        if _ADOBE_NAME in tables or _ADOBE_NAME in data[:1024]:
+            raise ValueError("it is marked already")
+        mark = b"" if self.colorspace[0] is None else _ADOBE_RGB
+        return data[:2] + mark + tables + data[2:]
 
     def _rows(self, number: int) -> int:
         """Return the rows of a segment: the last strip is shorter, tiles never are."""

@@ -38,12 +38,12 @@ class TiledSlide(Slide):
         self._cache = TileCache()
 
     @abstractmethod
-    def _decode(self, level: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
+    def _decode(self, source: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
         """Fill ``out`` (tile_h, tile_w, 3), contiguous, with one tile; what lies outside the level is arbitrary."""
 
-    def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
-        (tile_h, tile_w), (h, w) = self._tiles[level], out.shape[:2]
-        across = -(-self.levels[level].shape[1] // tile_w)
+    def _read_inside(self, source: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
+        (tile_h, tile_w), (h, w) = self._tiles[source], out.shape[:2]
+        across = -(-self._sources[source].shape[1] // tile_w)
         rows = range(y // tile_h, (y + h - 1) // tile_h + 1)
         columns = range(x // tile_w, (x + w - 1) // tile_w + 1)
         todo = deque((row, column, False) for row in rows for column in columns)
@@ -53,9 +53,9 @@ class TiledSlide(Slide):
             y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + tile_h, h), min(left + tile_w, w)
             target = out[y0:y1, x0:x1]
             if target.shape[:2] == (tile_h, tile_w) and target.flags.c_contiguous:
-                self._decode(level, row, column, target)
+                self._decode(source, row, column, target)
                 continue
-            key, decode = (level, row * across + column), partial(self._decode, level, row, column)
+            key, decode = (source, row * across + column), partial(self._decode, source, row, column)
             with self._cache.tile(key, (tile_h, tile_w), decode, wait=last) as tile:
                 if tile is None:  # another thread is at it: the others first
                     todo.append((row, column, True))
