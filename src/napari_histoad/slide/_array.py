@@ -103,6 +103,42 @@ class ArraySlide(TiledSlide):
         return super().__reduce__() if self.on_disk else (partial(self._maker(), mpp=self._given_mpp), ())
 
 
+class Planes:
+    """An array seen as (H, W, C), whatever the order of its axes.
+
+    Parameters
+    ----------
+    array : zarr array or NumPy array
+    axes : str
+        One letter per axis: y, x, c for channels; others must be of length one.
+
+    Raises
+    ------
+    SlideError
+        If it holds more than one picture.
+    """
+
+    def __init__(self, array: Any, axes: str) -> None:
+        self._array, self._axes = array, axes
+        size = dict(zip(axes, array.shape, strict=True))
+        extra = [axis for axis in axes if axis not in "cyx" and size[axis] != 1]
+        if extra:
+            names = {"t": "time points", "z": "focal planes"}
+            raise SlideError(f"it holds {size[extra[0]]} {names.get(extra[0], extra[0])}, not one picture", "save a single plane")
+        self.shape = (int(size["y"]), int(size["x"]), int(size.get("c", 1)))
+        self.dtype = np.dtype(array.dtype)
+        chunk = dict(zip(axes, getattr(array, "chunks", array.shape), strict=True))
+        self.chunks = (int(chunk["y"]), int(chunk["x"]))
+
+    def __getitem__(self, box: tuple[slice, slice]) -> NDArray[Any]:
+        index = tuple(box["yx".index(a)] if a in "yx" else slice(None) if a == "c" else 0 for a in self._axes)
+        pixels = np.asarray(self._array[index])
+        left = [axis for axis in self._axes if axis in "cyx"]
+        if "c" not in left:
+            pixels, left = pixels[..., None], [*left, "c"]
+        return np.ascontiguousarray(np.transpose(pixels, [left.index(axis) for axis in "yxc"]))
+
+
 def tile_of_chunks(chunks: tuple[int, int]) -> tuple[int, int]:
     """Return a tile of at least 512 px made of whole chunks, so that none is decoded twice."""
     height, width = (n * max(1, math.ceil(512 / n)) if n <= 4096 else _TILE_PX for n in chunks)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from napari_histoad.errors import SlideError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from napari_histoad.slide._base import Slide
@@ -29,7 +30,14 @@ def can_open(path: str | PathLike[str]) -> bool:
     return Path(path).suffix.lower() in EXTENSIONS
 
 
-def open_slide(path: str | PathLike[str], mpp: float | None = None, *, srgb: bool = False) -> Slide:
+def open_slide(
+    path: str | PathLike[str],
+    mpp: float | None = None,
+    *,
+    srgb: bool = False,
+    channels: Sequence[int] | None = None,
+    white: int | None = None,
+) -> Slide:
     """Open a whole-slide image; pixels are read later, on demand.
 
     Parameters
@@ -41,6 +49,10 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None, *, srgb: boo
         µm per level-0 pixel, where the file does not say or says wrong.
     srgb : bool
         Convert colours to sRGB by the embedded ICC profile, if there is one.
+    channels : sequence of int, optional
+        One channel or three of a picture that is not 8-bit RGB, see `ChannelSlide`.
+    white : int, optional
+        With ``channels``: the intensity that becomes 255.
 
     Returns
     -------
@@ -58,15 +70,27 @@ def open_slide(path: str | PathLike[str], mpp: float | None = None, *, srgb: boo
     >>> with open_slide("case.svs") as slide:  # doctest: +SKIP
     ...     tile = slide.read(level=0, y=1024, x=2048, h=256, w=256)
     """
-    slide = _open(Path(path).expanduser().resolve(), mpp)
+    file = Path(path).expanduser().resolve()
+    if channels is not None:
+        from napari_histoad.slide._channels import ChannelSlide
+
+        _look(file)
+        return ChannelSlide(file, channels, white=white, mpp=mpp)
+    slide = _open(file, mpp)
     slide.srgb = srgb and slide.icc_profile is not None
     return slide
 
 
 def _open(file: Path, mpp: float | None) -> Slide:
+    magic = _look(file)
+    return _open_folder(file, mpp) if magic is None else _open_file(file, magic, mpp)
+
+
+def _look(file: Path) -> bytes | None:
+    """Return the first bytes of a file, None for a folder."""
     try:
         if file.is_dir():
-            return _open_folder(file, mpp)
+            return None
         with file.open("rb") as handle:
             magic = handle.read(12)
     except FileNotFoundError as err:
@@ -75,7 +99,7 @@ def _open(file: Path, mpp: float | None) -> Slide:
         raise SlideError(f"{file} cannot be read: {err.strerror or err}", "check its permissions") from err
     if not magic:
         raise SlideError(f"{file.name} is empty", "copy it again from its source")
-    return _open_file(file, magic, mpp)
+    return magic
 
 
 def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._array import ArraySlide
+from napari_histoad.slide._tiff_tiles import CHOOSE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ class PlainSlide(ArraySlide):
                 with Image.open(path) as image:
                     kind, mode, dpi = image.format or "", image.mode, image.info.get("dpi")
                     if mode not in ("RGB", "RGBA", "P", "CMYK"):
-                        raise SlideError(f"{path.name} is not RGB but {mode}", "convert it to 8-bit RGB")
+                        raise SlideError(f"{path.name} is not RGB but {mode}", CHOOSE)
                     opacity = mode == "RGBA" or "transparency" in image.info
                     pixels = np.asarray(image.convert("RGBA" if opacity else "RGB"))
         except UnidentifiedImageError as err:

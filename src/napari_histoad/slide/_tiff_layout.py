@@ -16,7 +16,7 @@ import defusedxml.ElementTree
 import tifffile
 from defusedxml import DefusedXmlException
 
-from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
+from napari_histoad.slide._tiff_tiles import CHOOSE, UnsupportedTiffError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -237,18 +237,13 @@ def _qptiff(tif: tifffile.TiffFile) -> TiffLayout:
 
 
 def _ome(tif: tifffile.TiffFile) -> TiffLayout:
-    images = [element for element in _xml(tif.ome_metadata or "").iter() if element.tag.endswith("}Image")]
     coloured = [s for s in tif.series if s.keyframe.samplesperpixel >= 3]
     if not coloured:
         axes, shape = tif.series[0].axes, tif.series[0].shape
         channels = dict(zip(axes, shape, strict=False)).get("C", 1)
-        raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True)
+        raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True, remedy=CHOOSE)
     series = max(coloured, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
-    page, mpp = series.keyframe, None
-    if len(images) == len(tif.series):
-        pixels = next(element for element in images[tif.series.index(series)] if element.tag.endswith("}Pixels"))
-        mpp = _physical_size(pixels)
-    return TiffLayout("OME-TIFF", _pyramid(series), mpp or _resolution(page), _properties(page), _named(tif, series))
+    return TiffLayout("OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(series.keyframe), _named(tif, series))
 
 
 def _physical_size(pixels: Element) -> tuple[float, float] | None:
@@ -261,12 +256,22 @@ def _physical_size(pixels: Element) -> tuple[float, float] | None:
     return sizes[0], sizes[1]
 
 
+def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
+    """Return µm per pixel (y, x) of a series, from OME metadata or the TIFF's resolution."""
+    if tif.is_ome:
+        images = [element for element in _xml(tif.ome_metadata or "").iter() if element.tag.endswith("}Image")]
+        if len(images) == len(tif.series):
+            pixels = next(element for element in images[tif.series.index(series)] if element.tag.endswith("}Pixels"))
+            return _physical_size(pixels) or _resolution(series.keyframe)
+    return _resolution(series.keyframe)
+
+
 # -- shared
 
 
 def _fluorescence(what: str) -> UnsupportedTiffError:
     reason = f"it is a fluorescence scan ({what}), not a stained section in transmitted light"
-    return UnsupportedTiffError(reason, hopeless=True, remedy="use the slide's brightfield scan")
+    return UnsupportedTiffError(reason, hopeless=True, remedy=f"use the slide's brightfield scan, or {CHOOSE}")
 
 
 def _largest(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:

@@ -50,6 +50,9 @@ _LARGEST_SIDE = 2**22
 _CONVERT = "convert it to a tiled 8-bit RGB TIFF, for example: vips tiffsave IN OUT --tile --pyramid"
 
 
+CHOOSE = "choose one channel or three: histoad convert IN --channels 0 makes a slide of them"
+
+
 class UnsupportedTiffError(Exception):
     """The file is a TIFF, but not one that is decoded directly; unless ``hopeless``, another backend may read it."""
 
@@ -268,11 +271,11 @@ def _check_pixels(page: tifffile.TiffPage) -> tuple[int, str | None]:
     samples = page.samplesperpixel
     if page.dtype is None or page.dtype.itemsize != 1 or page.dtype.kind != "u" or page.imagedepth != 1:
         bits = page.bitspersample
-        raise UnsupportedTiffError(f"it has {bits} bits per sample, not 8", hopeless=True)
+        raise UnsupportedTiffError(f"it has {bits} bits per sample, not 8", hopeless=True, remedy=CHOOSE)
     if page.photometric not in (_RGB, _YCBCR) or samples < 3:
-        raise UnsupportedTiffError("it is not RGB", hopeless=True)
+        raise UnsupportedTiffError("it is not RGB", hopeless=True, remedy=CHOOSE)
     if samples > 4 or (samples == 4 and page.planarconfig == _PLANAR):
-        raise UnsupportedTiffError(f"it has {samples} samples per pixel", hopeless=True)
+        raise UnsupportedTiffError(f"it has {samples} samples per pixel", hopeless=True, remedy=CHOOSE)
     jpeg = page.compression in _JPEG | _JPEG2000
     if page.photometric == _YCBCR and not jpeg:
         raise UnsupportedTiffError("it is stored as YCbCr without JPEG")

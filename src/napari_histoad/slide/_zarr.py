@@ -11,14 +11,12 @@ import numpy as np
 import zarr
 
 from napari_histoad.errors import SlideError
-from napari_histoad.slide._array import ArraySlide, tile_of_chunks
+from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-__all__ = ["OmeZarrSlide", "is_zarr"]
+__all__ = ["OmeZarrSlide", "is_zarr", "read_multiscales"]
 
 _UNIT_UM = {"meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3}
 
@@ -41,49 +39,40 @@ class OmeZarrSlide(ArraySlide):
     on_disk: ClassVar[bool] = True
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
-        try:
-            group = zarr.open_group(path, mode="r")
-            attributes: dict[str, Any] = dict(group.attrs)
-            if "bioformats2raw.layout" in attributes.get("ome", attributes):
-                group = zarr.open_group(path / "0", mode="r")  # a collection: its first picture is the slide
-                attributes = dict(group.attrs)
-            ome = attributes.get("ome", attributes)
-            scales = ome["multiscales"][0]
-            axes = "".join(axis["name"] for axis in scales["axes"])
-            levels = [_Picture(cast("zarr.Array[Any]", group[dataset["path"]]), axes) for dataset in scales["datasets"]]
-            mpp_yx = _mpp(scales)
-        except SlideError:
-            raise
-        except (KeyError, IndexError, TypeError, ValueError, OSError, AttributeError) as err:
-            msg = f"{path.name} is not an OME-Zarr slide ({str(err).splitlines()[0] if str(err) else type(err).__name__})"
-            raise SlideError(msg, "name the folder that holds the multiscales metadata") from err
-        version = str(ome.get("version") or scales.get("version") or "0.4")
-        properties = {"OME-Zarr version": version, "Name": str(scales.get("name") or path.stem)}
-        super().__init__(levels, path, mpp_yx=mpp_yx, mpp=mpp, tile=tile_of_chunks(levels[0].chunks), properties=properties)
+        planes, mpp_yx, about = read_multiscales(path)
+        channels, dtype = planes[0].shape[2], planes[0].dtype
+        if dtype != np.uint8 or channels not in (3, 4):
+            msg = f"{path.name} holds {channels} channels of {dtype}, not 8-bit RGB"
+            raise SlideError(msg, f"choose among them: histoad convert {path.name} --channels 0")
+        super().__init__(planes, path, mpp_yx=mpp_yx, mpp=mpp, tile=tile_of_chunks(planes[0].chunks), properties=about)
 
 
-class _Picture:
-    """A zarr array seen as (H, W, C), whatever the order of its axes."""
+def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | None, dict[str, str]]:
+    """Return the levels of an OME-Zarr picture, µm per pixel (y, x), and what it says of itself.
 
-    def __init__(self, array: zarr.Array[Any], axes: str) -> None:
-        self._array, self._axes = array, axes
-        size = dict(zip(axes, array.shape, strict=True))
-        extra = [axis for axis in axes if axis not in "cyx" and size[axis] != 1]
-        if extra:
-            names = {"t": "time points", "z": "focal planes"}
-            raise SlideError(f"it holds {size[extra[0]]} {names.get(extra[0], extra[0])}, not one picture", "save a single plane")
-        channels = size.get("c", 1)
-        if array.dtype != np.uint8 or channels not in (3, 4):
-            raise SlideError(f"it holds {channels} channels of {array.dtype}, not 8-bit RGB", "convert it to 8-bit RGB")
-        self.shape, self.dtype = (size["y"], size["x"], channels), array.dtype
-        chunk = dict(zip(axes, array.chunks, strict=True))
-        self.chunks = (chunk["y"], chunk["x"])
-
-    def __getitem__(self, box: tuple[slice, slice]) -> NDArray[np.uint8]:
-        index = tuple(box["yx".index(a)] if a in "yx" else slice(None) if a == "c" else 0 for a in self._axes)
-        pixels = np.asarray(self._array[index])
-        left = [axis for axis in self._axes if axis in "cyx"]
-        return np.ascontiguousarray(np.transpose(pixels, [left.index(axis) for axis in "yxc"]))
+    Raises
+    ------
+    SlideError
+        If it is no single picture.
+    """
+    try:
+        group = zarr.open_group(path, mode="r")
+        attributes: dict[str, Any] = dict(group.attrs)
+        if "bioformats2raw.layout" in attributes.get("ome", attributes):
+            group = zarr.open_group(path / "0", mode="r")  # a collection: its first picture is the slide
+            attributes = dict(group.attrs)
+        ome = attributes.get("ome", attributes)
+        scales = ome["multiscales"][0]
+        axes = "".join(axis["name"] for axis in scales["axes"])
+        levels = [Planes(cast("zarr.Array[Any]", group[dataset["path"]]), axes) for dataset in scales["datasets"]]
+        mpp_yx = _mpp(scales)
+    except SlideError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, OSError, AttributeError) as err:
+        msg = f"{path.name} is not an OME-Zarr slide ({str(err).splitlines()[0] if str(err) else type(err).__name__})"
+        raise SlideError(msg, "name the folder that holds the multiscales metadata") from err
+    version = str(ome.get("version") or scales.get("version") or "0.4")
+    return levels, mpp_yx, {"OME-Zarr version": version, "Name": str(scales.get("name") or path.stem)}
 
 
 def _mpp(scales: dict[str, Any]) -> tuple[float, float] | None:

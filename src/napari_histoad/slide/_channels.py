@@ -1,0 +1,160 @@
+"""Grey, 16-bit and fluorescence pictures as slides: one or three of their channels are seen as RGB."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+import tifffile
+import zarr
+from PIL import Image
+
+from napari_histoad.errors import SettingsError, SlideError
+from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
+from napari_histoad.slide._tiff_layout import check_chain, stated_mpp
+from napari_histoad.slide._zarr import is_zarr, read_multiscales
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["ChannelSlide"]
+
+_CAMERA_BITS = (8, 10, 12, 14, 16)
+_DARK = 0.25
+_PROBE_PX = 4_000_000
+
+
+class ChannelSlide(ArraySlide):
+    """Chosen channels of a TIFF, OME-TIFF, OME-Zarr or picture of 8 or 16 bits, as 8-bit RGB.
+
+    Intensities are divided by one white for the whole slide, so that they stay comparable within it and between slides
+    of one camera. Where most of the picture is dark, as in fluorescence, it is turned into its negative: glass is white
+    for all that follows.
+
+    Parameters
+    ----------
+    path : Path
+    channels : sequence of int
+        One channel, seen as grey, or three, seen as red, green and blue; 0 is the first.
+    white : int, optional
+        Intensity that becomes 255. Default: what the file says of its camera's bits, else the fewest of 8, 10, 12, 14
+        or 16 bits that hold the brightest pixel of the coarsest level.
+    mpp : float, optional
+
+    Raises
+    ------
+    SlideError
+        If it is none of these, or has no such channel.
+    SettingsError
+        If neither one nor three channels are chosen.
+    """
+
+    format: ClassVar[str] = "channels"
+    on_disk: ClassVar[bool] = True
+
+    def __init__(self, path: Path, channels: Sequence[int], *, white: int | None = None, mpp: float | None = None) -> None:
+        self._chosen, self._given_white = tuple(channels), white
+        if len(self._chosen) not in (1, 3):
+            raise SettingsError(
+                f"{len(self._chosen)} channels are chosen", "choose one, seen as grey, or three, as red, green, blue"
+            )
+        try:
+            planes, mpp_yx, camera_white = _read_planes(path)
+        except (*_BROKEN, OSError, RuntimeError) as err:
+            reason = (str(err).strip().splitlines() or [type(err).__name__])[0][:160]
+            raise SlideError(f"{path.name}: its channels cannot be read ({reason})", "check the file") from err
+        count, dtype = planes[0].shape[2], planes[0].dtype
+        if not 0 <= min(self._chosen) <= max(self._chosen) < count:
+            raise SlideError(f"{path.name} has no channel {max(self._chosen)}", f"choose among 0 to {count - 1}")
+        if dtype not in (np.uint8, np.uint16):
+            raise SlideError(f"{path.name} holds pixels of {dtype}", "convert them to 8 or 16 bits")
+        probe = _probe(planes[-1])[..., list(self._chosen)]
+        self._white = white or camera_white or (255 if dtype == np.uint8 else _camera_white(int(probe.max(initial=0))))
+        self._negative = bool(np.median(probe) < _DARK * self._white)
+        levels = [_Chosen(p, self._chosen, self._white, negative=self._negative) for p in planes]
+        properties = {
+            "Channels": ", ".join(str(c) for c in self._chosen) + f" of {count}",
+            "White": str(self._white),
+            "Negative": "yes" if self._negative else "no",
+        }
+        super().__init__(levels, path, mpp_yx=mpp_yx, mpp=mpp, tile=tile_of_chunks(planes[0].chunks), properties=properties)
+
+    def with_mpp(self, mpp: float) -> ChannelSlide:
+        return ChannelSlide(self.path, self._chosen, white=self._given_white, mpp=mpp)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(ChannelSlide, white=self._given_white, mpp=self._given_mpp), (self.path, self._chosen)
+
+
+class _Chosen:
+    """Planes seen as 8-bit RGB."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, planes: Planes, channels: tuple[int, ...], white: int, *, negative: bool) -> None:
+        self._planes = planes
+        self._channels = channels * 3 if len(channels) == 1 else channels
+        table = np.minimum(np.arange(np.iinfo(planes.dtype).max + 1) * (255.0 / white), 255).round().astype(np.uint8)
+        self._table = 255 - table if negative else table
+        self.shape = (*planes.shape[:2], 3)
+
+    def __getitem__(self, box: tuple[slice, slice]) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = self._table[self._planes[box][..., list(self._channels)]]
+        return pixels
+
+
+def _read_planes(path: Path) -> tuple[list[Planes], tuple[float, float] | None, int | None]:
+    """Return the levels with all their channels, µm per pixel (y, x), and the camera's white if the file says."""
+    if path.is_dir():
+        if not is_zarr(path):
+            raise ValueError("it is a folder without an OME-Zarr")
+        planes, mpp_yx, _ = read_multiscales(path)
+        return planes, mpp_yx, None
+    try:
+        check_chain(path)
+        tif = tifffile.TiffFile(path)
+    except _BROKEN:
+        with Image.open(path) as image:
+            pixels = np.asarray(image if image.mode in ("L", "RGB", "I;16") else image.convert("RGB"))
+        return [Planes(pixels, "yxc"[: pixels.ndim])], None, None
+    # The file stays open as long as the arrays: they read from it.
+    series = max(tif.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
+    axes = _named(series.axes)
+    levels = [zarr.open_array(series.aszarr(level=i), mode="r") for i in range(len(series.levels))]
+    bits = tifffile.xml2dict(tif.ome_metadata) if tif.ome_metadata else {}
+    return [Planes(level, axes) for level in levels], stated_mpp(tif, series), _significant(bits)
+
+
+def _named(axes: str) -> str:
+    """Return tifffile's axes as ours; pages that nobody named are channels."""
+    named = axes.lower().replace("s", "c")
+    return named if "c" in named else named.replace("q", "c").replace("i", "c")
+
+
+def _significant(ome: dict[str, Any]) -> int | None:
+    image = ome.get("OME", {}).get("Image", {})
+    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    bits = pixels.get("SignificantBits")
+    return None if bits is None else 2 ** int(bits) - 1
+
+
+def _probe(planes: Planes) -> NDArray[Any]:
+    """Return pixels of all parts of a level, few enough to be kept."""
+    height, width, _ = planes.shape
+    rows = max(1, min(height, _PROBE_PX // width))
+    step = max(1, height // 8)
+    if rows == height:
+        return planes[slice(0, height), slice(0, width)].reshape(-1, planes.shape[2])
+    bands = [planes[slice(y, min(y + max(1, rows // 8), height)), slice(0, width)] for y in range(0, height, step)]
+    return np.concatenate([band.reshape(-1, planes.shape[2]) for band in bands])
+
+
+def _camera_white(brightest: int) -> int:
+    return cast("int", next(2**bits - 1 for bits in _CAMERA_BITS if brightest < 2**bits))
+
+
+_BROKEN = (tifffile.TiffFileError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)

@@ -1,0 +1,140 @@
+"""Grey, 16-bit and fluorescence pictures: refused by name, readable when channels are chosen."""
+
+import pickle
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from PIL import Image
+from typer.testing import CliRunner
+
+from napari_histoad import open_slide
+from napari_histoad.cli._app import app
+from napari_histoad.errors import SettingsError, SlideError
+
+
+def _grey16(h, w, most=4000):
+    """A 12-bit camera's picture of a bright background with darker spots."""
+    y, x = np.mgrid[:h, :w]
+    return (most - 2000 * ((y // 16 + x // 16) % 3 == 0)).astype(np.uint16)
+
+
+def test_a_grey_16_bit_tiff_is_refused_with_the_way_out(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", _grey16(90, 70), tile=(32, 32))
+    with pytest.raises(SlideError, match="--channels 0"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_one_channel_is_grey_and_scaled_by_the_cameras_bits(tmp_path):
+    image = _grey16(90, 70)
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(32, 32), resolution=(20000, 20000), resolutionunit="CENTIMETER")
+    with open_slide(tmp_path / "a.tif", channels=[0]) as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert slide.properties["White"] == "4095"
+        pixels = slide.read(0, 5, 7, 64, 60)
+    expected = np.round(image[5:69, 7:67] * (255 / 4095)).astype(np.uint8)
+    assert np.array_equal(pixels, np.stack([expected] * 3, axis=-1))
+
+
+def test_fluorescence_is_turned_into_its_negative(tmp_path):
+    stack = np.zeros((4, 80, 100), np.uint16)
+    stack[1, 10:20, 10:20] = 60000
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "CYX", "PhysicalSizeX": 0.4, "PhysicalSizeY": 0.4})
+    with open_slide(tmp_path / "a.ome.tif", channels=[1]) as slide:
+        pixels = slide.read(0, 0, 0, 80, 100)
+        assert slide.mpp == pytest.approx(0.4)
+    assert (pixels[30:] == 255).all()
+    assert (pixels[12, 12] == round(255 - 60000 * 255 / 65535)).all()
+
+
+def test_three_channels_are_red_green_blue_in_the_order_given(tmp_path):
+    stack = np.stack([np.full((40, 50), v, np.uint8) for v in (200, 150, 250, 100)])
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    with open_slide(tmp_path / "a.tif", channels=[2, 0, 3]) as slide:
+        assert slide.read(0, 0, 0, 1, 1).tolist() == [[[250, 200, 100]]]
+
+
+def test_white_can_be_given(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((40, 50), 900, np.uint16))
+    with open_slide(tmp_path / "a.tif", channels=[0], white=1000) as slide:
+        assert (slide.read(0, 0, 0, 4, 4) == round(900 * 255 / 1000)).all()
+
+
+def test_the_bits_that_ome_metadata_state_decide(tmp_path):
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.full((40, 50), 900, np.uint16), metadata={"axes": "YX", "SignificantBits": 14})
+    with open_slide(tmp_path / "a.ome.tif", channels=[0]) as slide:
+        assert slide.properties["White"] == str(2**14 - 1)
+
+
+def test_channels_of_an_ome_zarr_and_of_a_picture(tmp_path):
+    group = zarr.create_group(tmp_path / "a.ome.zarr", zarr_format=3)
+    data = np.stack([np.full((64, 80), v, np.uint16) for v in (10000, 60000)])
+    group.create_array("0", data=data, chunks=(1, 32, 32))
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
+    scale = [{"type": "scale", "scale": [1, 0.5, 0.5]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    with pytest.raises(SlideError, match="2 channels of uint16"):
+        open_slide(tmp_path / "a.ome.zarr")
+    with open_slide(tmp_path / "a.ome.zarr", channels=[1]) as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert (slide.read(0, 0, 0, 9, 9) == round(60000 * 255 / 65535)).all()
+    Image.fromarray(np.full((30, 40), 180, np.uint8)).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png", channels=[0]) as slide:
+        assert (slide.read(0, 0, 0, 30, 40) == 180).all()
+
+
+def test_channels_are_kept_when_a_slide_is_pickled_or_given_another_mpp(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", _grey16(90, 70))
+    with open_slide(tmp_path / "a.tif", 0.5, channels=[0], white=5000) as slide:
+        copy = pickle.loads(pickle.dumps(slide))
+        assert copy.mpp == 0.5
+        assert np.array_equal(copy.read(0, 0, 0, 90, 70), slide.read(0, 0, 0, 90, 70))
+        assert np.array_equal(slide.with_mpp(0.25).read(0, 0, 0, 9, 9), slide.read(0, 0, 0, 9, 9))
+
+
+@pytest.mark.parametrize("channels", [[], [0, 1], [0, 1, 2, 3]])
+def test_neither_one_nor_three_channels_are_refused(tmp_path, channels):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 40, 50), np.uint8), photometric="minisblack")
+    with pytest.raises(SettingsError, match="one.*three"):
+        open_slide(tmp_path / "a.tif", channels=channels)
+
+
+def test_a_channel_that_is_not_there_is_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 40, 50), np.uint8), photometric="minisblack")
+    with pytest.raises(SlideError, match="no channel 7"):
+        open_slide(tmp_path / "a.tif", channels=[7])
+
+
+def test_float_pixels_and_focal_planes_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "f.tif", np.zeros((40, 50), np.float32))
+    with pytest.raises(SlideError, match="float32"):
+        open_slide(tmp_path / "f.tif", channels=[0])
+    tifffile.imwrite(tmp_path / "z.ome.tif", np.zeros((4, 40, 50), np.uint8), metadata={"axes": "ZYX"})
+    with pytest.raises(SlideError, match="4 focal planes"):
+        open_slide(tmp_path / "z.ome.tif", channels=[0])
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"nothing of the kind")
+    with pytest.raises(SlideError, match=r"a\.tif"):
+        open_slide(tmp_path / "a.tif", channels=[0])
+
+
+def test_convert_makes_a_slide_of_chosen_channels(tmp_path):
+    image = _grey16(700, 900)
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(128, 128), resolution=(20000, 20000), resolutionunit="CENTIMETER")
+    result = CliRunner().invoke(app, ["convert", str(tmp_path / "a.tif"), "--channels", "0", "--lossless"])
+    assert result.exit_code == 0, result.output
+    with open_slide(tmp_path / "a.pyramid.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert np.array_equal(slide.read(0, 0, 0, 700, 900)[..., 1], np.round(image * (255 / 4095)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("options", [["--channels", "red"], ["--white", "9"]])
+def test_convert_refuses_what_makes_no_sense(tmp_path, options):
+    tifffile.imwrite(tmp_path / "a.tif", _grey16(64, 64))
+    result = CliRunner().invoke(app, ["convert", str(tmp_path / "a.tif"), *options])
+    assert result.exit_code == 2
+    assert "--channels" in result.stderr
