@@ -62,7 +62,7 @@ def info(
 @command
 def convert(
     slide: Annotated[Path, typer.Argument(help="Any slide or picture.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="The .tif to write; default: beside the slide.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The .tif to write; default: beside it.", show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="The same pixels, at about five times the size.")] = False,
     channels: Annotated[
         str | None, typer.Option(help="Of a grey, 16-bit or fluorescence picture: one channel or three, for example 2,1,0.")
@@ -74,13 +74,14 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a slide into a pyramidal tiled TIFF, which opens fast and everywhere."""
-    from napari_histoad.slide import GivenMpp, convert_job, open_slide
+    from napari_histoad.slide import GivenMpp, convert_job, is_remote, open_slide
 
     chosen = None if channels is None else _numbers(channels)
     if white is not None and chosen is None:
         raise SettingsError("--white needs --channels", "choose one channel or three: --channels 0")
     with open_slide(slide, GivenMpp(slide_mpp).of(slide), channels=chosen, white=white) as opened:
-        target = out or opened.path.with_name(f"{opened.name}.pyramid.tif")
+        name = f"{opened.name}.pyramid.tif"
+        target = out or (Path(name) if is_remote(opened.path) else opened.path.with_name(name))
         if target.resolve() == opened.path:
             raise SettingsError(f"{target.name} is the slide itself", "name another file with --out")
         follow(convert_job(opened, target, lossless=lossless), quiet=as_json)

@@ -21,7 +21,7 @@ from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.maps._regions import label_regions, measure_regions
 from napari_histoad.regions import write_geojson
-from napari_histoad.slide import check_mpp, convert_job, open_slide
+from napari_histoad.slide import check_mpp, convert_job, is_remote, open_slide
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
@@ -60,9 +60,10 @@ class Review:
 
 
 def output_folder(slide: Slide) -> Path:
-    """Return where results of a slide go unless told otherwise: beside it, or at home if it is no file or read-only."""
+    """Return where results of a slide go unless told otherwise: beside it, or at home where nothing can be written there."""
     beside = slide.path.parent
-    return (beside if slide.on_disk and os.access(beside, os.W_OK) else Path.home()) / "anomaly-maps"
+    local = slide.on_disk and not is_remote(slide.path)
+    return (beside if local and os.access(beside, os.W_OK) else Path.home()) / "anomaly-maps"
 
 
 class Controller:

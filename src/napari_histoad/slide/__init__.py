@@ -9,6 +9,7 @@ from napari_histoad.slide._base import Level, Slide, check_mpp
 from napari_histoad.slide._mpp import GivenMpp
 from napari_histoad.slide._open import can_open, open_slide
 from napari_histoad.slide._pyramid import pyramid
+from napari_histoad.slide._remote import is_remote
 from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "can_open",
     "check_mpp",
     "convert_job",
+    "is_remote",
     "open_slide",
     "pyramid",
     "pyramid_job",

@@ -115,7 +115,8 @@ def _read_planes(path: Path) -> tuple[list[Planes], tuple[float, float] | None, 
         planes, mpp_yx, _ = read_multiscales(path)
         return planes, mpp_yx, None
     try:
-        check_chain(path)
+        with path.open("rb") as handle:
+            check_chain(handle)
         tif = tifffile.TiffFile(path)
     except _BROKEN:
         with Image.open(path) as image:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_histoad.errors import SlideError
+from napari_histoad.slide._remote import is_remote, locate, open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +44,8 @@ def open_slide(
     Parameters
     ----------
     path : path-like
-        TIFF of most vendors (decoded directly), OME-Zarr, a folder of DICOM files, PNG or JPEG, or anything that
-        OpenSlide reads.
+        TIFF of most vendors (decoded directly), a file or an URL; OME-Zarr, a folder of DICOM files, PNG or JPEG, or
+        anything that OpenSlide reads.
     mpp : float, optional
         µm per level-0 pixel, where the file does not say or says wrong.
     srgb : bool
@@ -70,11 +71,13 @@ def open_slide(
     >>> with open_slide("case.svs") as slide:  # doctest: +SKIP
     ...     tile = slide.read(level=0, y=1024, x=2048, h=256, w=256)
     """
-    file = Path(path).expanduser().resolve()
+    file = locate(path)
     if channels is not None:
         from napari_histoad.slide._channels import ChannelSlide
 
         _look(file)
+        if is_remote(file):
+            raise SlideError(f"channels of {file.name} cannot be read over the network", "copy it to this machine")
         return ChannelSlide(file, channels, white=white, mpp=mpp)
     slide = _open(file, mpp)
     slide.srgb = srgb and slide.icc_profile is not None
@@ -89,9 +92,9 @@ def _open(file: Path, mpp: float | None) -> Slide:
 def _look(file: Path) -> bytes | None:
     """Return the first bytes of a file, None for a folder."""
     try:
-        if file.is_dir():
+        if not is_remote(file) and file.is_dir():
             return None
-        with file.open("rb") as handle:
+        with open_binary(file) as handle:
             magic = handle.read(12)
     except FileNotFoundError as err:
         raise SlideError(f"there is no file {file}", "check the path") from err
@@ -108,6 +111,8 @@ def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
     from napari_histoad.slide._tiff import TiffSlide
     from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
 
+    if is_remote(file) and not magic.startswith(_TIFF_MAGIC):
+        raise SlideError(f"{file.name} is not a TIFF, and only those are read over the network", "copy it to this machine")
     if magic.startswith(_PICTURE_MAGIC) or (magic[:4] == b"RIFF" and magic[8:12] == b"WEBP"):
         return PlainSlide(file, mpp)
     refusal: UnsupportedTiffError | None = None
@@ -116,7 +121,7 @@ def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
             return TiffSlide(file, mpp)
         except UnsupportedTiffError as err:
             refusal = err
-    if refusal is None or not refusal.hopeless:
+    if refusal is None or not (refusal.hopeless or is_remote(file)):
         try:
             return OpenSlideSlide(file, mpp)
         except SlideError:

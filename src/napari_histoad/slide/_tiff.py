@@ -6,6 +6,7 @@ The tags are parsed once; after that a tile is one positional read and one decod
 from __future__ import annotations
 
 import math
+import os
 import struct
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +18,7 @@ from napari_histoad.errors import SlideError
 from napari_histoad.slide._base import Level, make_levels
 from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._file import PositionalFile
+from napari_histoad.slide._remote import RemoteFile, is_remote, open_binary
 from napari_histoad.slide._tiff_layout import check_chain, read_layout
 from napari_histoad.slide._tiff_tiles import parse_level
 from napari_histoad.slide._tiled import TiledSlide
@@ -45,14 +47,19 @@ class TiffSlide(TiledSlide):
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         try:
-            check_chain(path)
-            with tifffile.TiffFile(path) as tif:
+            with open_binary(path) as handle:
+                check_chain(handle)
+                self._size = handle.seek(0, os.SEEK_END)
+                handle.seek(0)
+                tif = tifffile.TiffFile(handle)
                 layout = read_layout(tif)
                 self._pages = [parse_level(page) for page in layout.pages]
                 icc = layout.pages[0].tags.valueof(34675)
         except _BROKEN as err:
             msg = f"{path.name} is not a readable TIFF ({_first_line(err)})"
             raise SlideError(msg, "the file may be cut short or damaged: copy it again from its source") from err
+        except OSError as err:
+            raise SlideError(f"{path.name} cannot be read ({_first_line(err)})", "check the disk or the network") from err
         self.format = layout.format  # type: ignore[misc]
         super().__init__(
             path,
@@ -65,16 +72,15 @@ class TiffSlide(TiledSlide):
         )
         self._check_extent()
         self._add_reduced()
-        self._file = PositionalFile(path)
+        self._file = RemoteFile(path) if is_remote(path) else PositionalFile(path)
         for name, index in layout.associated.items():
             self._associated[name] = lambda index=index: _read_series(path, index)  # type: ignore[misc]
 
     def _check_extent(self) -> None:
-        size = self.path.stat().st_size
         for index, level in enumerate(self._pages):
             end = int((level.offsets + level.counts).max())
-            if end > size or int(level.offsets.min()) < 0 or int(level.counts.min()) < 0:
-                msg = f"{self.path.name} is cut short: level {index} ends at byte {end:,}, the file at {size:,}"
+            if end > self._size or int(level.offsets.min()) < 0 or int(level.counts.min()) < 0:
+                msg = f"{self.path.name} is cut short: level {index} ends at byte {end:,}, the file at {self._size:,}"
                 raise SlideError(msg, "copy the file again from its source")
 
     def _add_reduced(self) -> None:
@@ -124,9 +130,8 @@ _BROKEN = (
 
 def _read_series(path: Path, index: int) -> NDArray[np.uint8]:
     try:
-        with tifffile.TiffFile(path) as tif:
-            page = tif.series[index].keyframe
-            image = page.asarray()
+        with open_binary(path) as handle:
+            image = tifffile.TiffFile(handle).series[index].keyframe.asarray()
     except (*_BROKEN, RuntimeError, OSError) as err:
         msg = f"{path.name}: a picture beside the slide cannot be decoded ({_first_line(err)})"
         raise SlideError(msg, "the slide itself may be whole all the same") from err

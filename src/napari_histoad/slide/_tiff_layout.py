@@ -6,6 +6,7 @@ tifffile groups the pages into series; here one of them is chosen and its metada
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import struct
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from defusedxml import DefusedXmlException
 from napari_histoad.slide._tiff_tiles import CHOOSE, UnsupportedTiffError
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from xml.etree.ElementTree import Element
 
 __all__ = ["TiffLayout", "check_chain", "read_layout"]
@@ -56,7 +56,7 @@ class TiffLayout:
     associated: dict[str, int] = field(default_factory=dict)
 
 
-def check_chain(path: Path) -> None:
+def check_chain(handle: BinaryIO) -> None:
     """Refuse files whose list of pages is circular, endless or points nowhere, before anything walks it.
 
     Raises
@@ -64,29 +64,29 @@ def check_chain(path: Path) -> None:
     ValueError
         With the reason.
     """
-    size = path.stat().st_size
-    with path.open("rb") as handle:
-        head = handle.read(16).ljust(16, b"\0")
-        order = "<" if head[:2] == b"II" else ">"
-        big = struct.unpack(order + "H", head[2:4])[0] == 43
-        pointer, counter, entry_bytes = (order + "Q", order + "Q", 20) if big else (order + "I", order + "H", 12)
-        (offset,) = struct.unpack_from(pointer, head, 8 if big else 4)
-        if not big and offset < size and _NDPI_FORMAT in _tags_at(handle, offset, order):
-            pointer = order + "Q"  # NDPI is a classic TIFF with wide pointers between its pages
-            (offset,) = struct.unpack_from(pointer, head, 4)
-        seen: set[int] = set()
-        while offset:
-            if offset in seen:
-                raise ValueError("its list of pages is circular")
-            seen.add(offset)
-            if len(seen) > _MOST_PAGES:
-                raise ValueError(f"it lists more than {_MOST_PAGES:,} pages")
-            if offset >= size:
-                raise ValueError(f"page {len(seen)} lies past its end")
-            (count,) = _unpack(handle, offset, counter)
-            if count > _MOST_TAGS:
-                raise ValueError(f"page {len(seen)} lists {count:,} tags")
-            (offset,) = _unpack(handle, offset + struct.calcsize(counter) + count * entry_bytes, pointer)
+    size = handle.seek(0, os.SEEK_END)
+    handle.seek(0)
+    head = handle.read(16).ljust(16, b"\0")
+    order = "<" if head[:2] == b"II" else ">"
+    big = struct.unpack(order + "H", head[2:4])[0] == 43
+    pointer, counter, entry_bytes = (order + "Q", order + "Q", 20) if big else (order + "I", order + "H", 12)
+    (offset,) = struct.unpack_from(pointer, head, 8 if big else 4)
+    if not big and offset < size and _NDPI_FORMAT in _tags_at(handle, offset, order):
+        pointer = order + "Q"  # NDPI is a classic TIFF with wide pointers between its pages
+        (offset,) = struct.unpack_from(pointer, head, 4)
+    seen: set[int] = set()
+    while offset:
+        if offset in seen:
+            raise ValueError("its list of pages is circular")
+        seen.add(offset)
+        if len(seen) > _MOST_PAGES:
+            raise ValueError(f"it lists more than {_MOST_PAGES:,} pages")
+        if offset >= size:
+            raise ValueError(f"page {len(seen)} lies past its end")
+        (count,) = _unpack(handle, offset, counter)
+        if count > _MOST_TAGS:
+            raise ValueError(f"page {len(seen)} lists {count:,} tags")
+        (offset,) = _unpack(handle, offset + struct.calcsize(counter) + count * entry_bytes, pointer)
 
 
 def _unpack(handle: BinaryIO, offset: int, form: str) -> tuple[int, ...]:
