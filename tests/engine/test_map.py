@@ -1,8 +1,8 @@
-import os
-import signal
+import contextlib
 import subprocess
 import sys
 import time
+from random import Random
 
 import numpy as np
 import pytest
@@ -40,8 +40,10 @@ def test_progress_counts_tiles_and_names_what_changed(sample, detector_file, tmp
     mapping = [e for e in events if e.stage == "Mapping"]
     assert [e.done for e in mapping] == sorted(e.done for e in mapping)
     assert mapping[-1].done == mapping[-1].total == len(result)
-    boxes = [e.updated for e in mapping if e.updated is not None]
-    assert len(boxes) == result.block_count
+    seen = np.zeros(result.geometry.shape, bool)
+    for y0, x0, y1, x1 in (e.updated for e in mapping if e.updated is not None):
+        seen[y0:y1, x0:x1] = True
+    assert seen[~np.isnan(np.asarray(result.levels[0]))].all()
     assert result.info.complete
     assert not np.isnan(result.scores).any()
 
@@ -65,33 +67,57 @@ def test_a_cancelled_map_goes_on_and_ends_in_the_same_bytes(sample, detector_fil
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
 
 
-def test_a_killed_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "napari_histoad",
-        "map",
-        str(sample.path),
-        "--model",
-        str(detector_file),
-        "--out",
-        str(tmp_path),
-    ]
-    command += ["--stride", "64", "--device", "cpu"]
-    journal = tmp_path / map_folder.name / "journal"
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while (
-        not (journal.exists() and len(journal.read_text().split()) >= 2)
-        and time.monotonic() < deadline
-        and process.poll() is None
-    ):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
-    process.wait()
-    assert not AnomalyMap.open(tmp_path / map_folder.name).info.complete
+def _kill_and_resume(sample, out, detector_file, kills, seed):
+    """Map in a process that is killed at random moments, then once to the end; return how many kills came in time."""
+    random, in_time = Random(seed), 0
+    command = [sys.executable, "-m", "napari_histoad", "map", str(sample.path), "--model", str(detector_file)]
+    command += ["--out", str(out), "--stride", "64", "--device", "cpu"]
+    folder = out / "sample.ome.zarr"
+    for _ in range(kills):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        before = _written(folder)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and _written(folder) == before and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.4))
+        if process.poll() is None:
+            process.kill()
+            in_time += 1
+        process.wait()
     assert subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    return in_time
+
+
+def _written(folder):
+    """Return what tells that a run has begun to write: the number of chunks, and how long the journal is."""
+    journal = folder / "journal"
+    with contextlib.suppress(OSError):
+        return sum(1 for _ in folder.rglob("c/*")), journal.stat().st_size if journal.exists() else 0
+    return 0, 0
+
+
+def test_a_killed_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
+    assert _kill_and_resume(sample, tmp_path, detector_file, kills=2, seed=0) > 0
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+
+
+@pytest.mark.slow
+def test_a_map_killed_twenty_times_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
+    in_time = sum(_kill_and_resume(sample, tmp_path / f"{i}", detector_file, kills=4, seed=i) for i in range(7))
+    assert in_time >= 20
+    for i in range(7):
+        assert _bytes(tmp_path / f"{i}" / map_folder.name) == _bytes(map_folder)
+
+
+def test_a_second_run_on_the_same_map_is_refused(sample, detector_file, tmp_path):
+    job = _job(sample, tmp_path, detector_file)
+    for progress in job:
+        if progress.stage == "Mapping" and progress.done:
+            break
+    with pytest.raises(MapError, match="another run is writing"):
+        run(_job(sample, tmp_path, detector_file))
+    job.close()
+    assert run(_job(sample, tmp_path, detector_file)).info.complete
 
 
 def test_without_a_detector_normal_is_learnt_from_the_slide(sample, tmp_path):

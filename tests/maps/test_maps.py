@@ -7,48 +7,21 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from map_makers import bytes_of, fill, fill_evenly, make_map
 from PIL import Image
 
 from napari_histoad import AnomalyMap, open_slide, read_regions
-from napari_histoad.calibration import Calibration
 from napari_histoad.errors import MapError, SettingsError
 from napari_histoad.maps import (
     BLOCK_TILES,
     MapGeometry,
-    MapInfo,
     export_geojson,
     export_ome_tiff,
     export_png,
     export_table,
     write_report,
 )
-from napari_histoad.tiles import TileGrid, TissueMask
-
-
-def _make(folder, shape=(2000, 1700), tile_px=64, stride_px=32, slide_mpp=0.5, mpp=0.5, resume=True, cell_um=8.0):
-    grid = TileGrid.cover(shape, slide_mpp, tile_px=tile_px, mpp=mpp, stride_px=stride_px)
-    geometry = MapGeometry.of(grid, shape, cell_um)
-    info = MapInfo(
-        slide="a.tif", slide_shape=shape, slide_mpp=slide_mpp, tile_px=tile_px, stride_px=stride_px, mpp=grid.mpp,
-        tile_l0=grid.tile_l0, step_l0=geometry.step_l0, cell_l0=geometry.cell_l0, cells_per_tile=geometry.cells_per_tile,
-        cells_per_step=geometry.cells_per_step, tiles=len(grid), detector="colour", detector_settings={}, detector_id="x",
-        trained_on=["t"], calibration_note="n", version="0",
-    )  # fmt: skip
-    tissue = TissueMask(np.ones((20, 17), bool), (shape[0] / 20, shape[1] / 17))
-    calibration = Calibration.from_scores(np.linspace(0, 1, 99))
-    return AnomalyMap.create(folder, info, origins=grid.origins, tissue=tissue, calibration=calibration, resume=resume)
-
-
-def _fill(result, blocks, seed=0):
-    for block in blocks:
-        n = min(BLOCK_TILES, len(result) - block * BLOCK_TILES)
-        rng = np.random.default_rng([seed, block])
-        c = result.geometry.cells_per_tile
-        result.write_block(block, rng.random(n, dtype=np.float32), rng.random((n, c, c), dtype=np.float32))
-
-
-def _bytes(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+from napari_histoad.tiles import TileGrid
 
 
 @given(st.sampled_from([32, 64, 96]), st.integers(1, 4), st.floats(1.0, 4.0099), st.floats(2, 40))
@@ -77,37 +50,37 @@ def test_corners_of_map_and_slide_coincide(downsample):
 
 
 def test_any_order_and_any_cut_end_in_the_same_bytes(tmp_path):
-    straight = _make(tmp_path / "a.ome.zarr")
+    straight = make_map(tmp_path / "a.ome.zarr")
     n = straight.block_count
     assert n > 20
-    _fill(straight, range(n))
+    fill(straight, range(n))
     straight.save_labels(0.05)
     straight.finish()
-    cut = _make(tmp_path / "b.ome.zarr")
-    _fill(cut, [5, 2, 7])
+    cut = make_map(tmp_path / "b.ome.zarr")
+    fill(cut, [5, 2, 7])
     with (cut.path / "journal").open("a") as journal:
         journal.write("11")  # cut short while writing
-    cut = _make(tmp_path / "b.ome.zarr")  # another process goes on
+    cut = make_map(tmp_path / "b.ome.zarr")  # another process goes on
     assert cut.finished_blocks() == {5, 2, 7}
-    _fill(cut, [b for b in range(n) if b not in (5, 2, 7)][::-1])
+    fill(cut, [b for b in range(n) if b not in (5, 2, 7)][::-1])
     cut.save_labels(0.05)
     cut.finish()
-    assert _bytes(straight.path) == _bytes(cut.path)
+    assert bytes_of(straight.path) == bytes_of(cut.path)
 
 
 def test_unfinished_maps_cannot_be_finished(tmp_path):
-    result = _make(tmp_path / "a.ome.zarr")
-    _fill(result, [0])
+    result = make_map(tmp_path / "a.ome.zarr")
+    fill(result, [0])
     with pytest.raises(MapError, match="blocks are missing"):
         result.finish()
 
 
 def test_a_map_of_other_making_is_refused_or_replaced(tmp_path):
     folder = tmp_path / "a.ome.zarr"
-    _fill(_make(folder), [0])
+    fill(make_map(folder), [0])
     with pytest.raises(MapError, match="stride_px.*--no-resume"):
-        _make(folder, stride_px=64)
-    assert _make(folder, stride_px=64, resume=False).finished_blocks() == set()
+        make_map(folder, stride_px=64)
+    assert make_map(folder, stride_px=64, resume=False).finished_blocks() == set()
 
 
 def test_a_folder_that_is_no_map_is_never_deleted(tmp_path):
@@ -116,15 +89,13 @@ def test_a_folder_that_is_no_map_is_never_deleted(tmp_path):
     (folder / "chapter1.tex").write_text("years of work")
     for resume in (True, False):
         with pytest.raises(MapError, match="not an anomaly map"):
-            _make(folder, resume=resume)
+            make_map(folder, resume=resume)
     assert (folder / "chapter1.tex").exists()
 
 
 def test_uniform_tiles_blend_without_seams(tmp_path):
-    result = _make(tmp_path / "a.ome.zarr")
-    for block in range(result.block_count):
-        n = min(BLOCK_TILES, len(result) - block * BLOCK_TILES)
-        result.write_block(block, np.full(n, 0.7, np.float32), None)
+    result = make_map(tmp_path / "a.ome.zarr")
+    fill_evenly(result, lambda n: np.full(n, 0.7))
     for level in result.levels:
         values = np.asarray(level)
         assert not np.isnan(values).any()
@@ -133,26 +104,24 @@ def test_uniform_tiles_blend_without_seams(tmp_path):
 
 
 def test_coarser_levels_are_means_of_finer_ones(tmp_path):
-    result = _make(tmp_path / "a.ome.zarr", shape=(5000, 4700))
-    _fill(result, range(result.block_count))
+    result = make_map(tmp_path / "a.ome.zarr", shape=(5000, 4700))
+    fill(result, range(result.block_count))
     fine, coarse = (np.asarray(result.levels[i]) for i in (0, 1))
     h, w = fine.shape[0] // 2 * 2, fine.shape[1] // 2 * 2
     assert coarse[: h // 2, : w // 2] == pytest.approx(fine[:h, :w].reshape(h // 2, 2, w // 2, 2).mean((1, 3)), rel=1e-5)
 
 
 def test_boxes_of_the_score_field_equal_the_whole(tmp_path):
-    result = _make(tmp_path / "a.ome.zarr")
-    _fill(result, range(0, result.block_count, 2))
+    result = make_map(tmp_path / "a.ome.zarr")
+    fill(result, range(0, result.block_count, 2))
     whole = result.score_field()
     assert np.array_equal(whole[20:70, 30:100], result.score_field((20, 30, 70, 100)), equal_nan=True)
     assert np.isnan(whole).any()
 
 
 def test_tiles_that_could_not_be_read_stay_nan(tmp_path):
-    result = _make(tmp_path / "a.ome.zarr")
-    for block in range(result.block_count):
-        n = min(BLOCK_TILES, len(result) - block * BLOCK_TILES)
-        result.write_block(block, np.where(np.arange(n) == 3, np.nan, 0.5).astype(np.float32), None)
+    result = make_map(tmp_path / "a.ome.zarr")
+    fill_evenly(result, lambda n: np.where(np.arange(n) == 3, np.nan, 0.5))
     result.finish()
     assert result.info.failed_tiles == result.block_count - (len(result) % BLOCK_TILES in (1, 2, 3))
     assert np.isnan(result.p_values[3])
@@ -176,7 +145,7 @@ def test_the_map_is_ome_zarr_with_its_geometry(map_folder):
 def test_nothing_is_scored_off_the_tissue(map_folder):
     result = AnomalyMap.open(map_folder)
     scored = ~np.isnan(np.asarray(result.levels[0]))
-    on_tissue = result._tissue_cells(0, 0, *result.geometry.shape)
+    on_tissue = result.tissue_cells(0, 0, *result.geometry.shape)
     assert not (scored & ~on_tissue).any()
     assert scored.sum() > 0.9 * on_tissue.sum()
 

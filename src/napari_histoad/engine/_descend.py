@@ -175,13 +175,14 @@ def _save_checkpoint(path: Path | None, state: dict[str, Any]) -> None:
     if path is None:
         return
     partial = path.with_name(f".{path.name}.partial")
-    # In memory first: on a full disk torch's own file writer raises a RuntimeError over the OSError.
+    # In memory first: on a full disk torch's own file writer raises a RuntimeError over the OSError. Copied out of the
+    # buffer, not lent: Python 3.12.1 crashes when it collects a lent one as garbage.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(buffer.getbuffer())
+            partial.write_bytes(buffer.getvalue())
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

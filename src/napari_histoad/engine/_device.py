@@ -34,6 +34,11 @@ class DeviceChoice:
     title: str
 
     @property
+    def batch(self) -> int:
+        """Tiles scored at once: fixed by the kind of device, because the last digits of scores depend on it."""
+        return 64 if self.device.type == "cuda" else 16
+
+    @property
     def precision(self) -> Literal["bf16-mixed", "32-true"]:
         """Lightning Fabric's name of the precision."""
         return "bf16-mixed" if self.bf16 else "32-true"

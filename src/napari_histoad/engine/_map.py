@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,25 +12,29 @@ import numpy as np
 from napari_histoad import __version__
 from napari_histoad.detectors import load_detector
 from napari_histoad.detectors._bundle import fingerprint
+from napari_histoad.engine._blocks import score_blocks, tiles_in
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine._score import BATCH, score_batch
 from napari_histoad.engine._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
-from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo
+from napari_histoad.maps import AnomalyMap, MapGeometry, MapInfo, MapWriter, hold_map
 from napari_histoad.regions import coverage, read_regions
 from napari_histoad.slide import open_slide
-from napari_histoad.tiles import TileGrid, TileLoader, find_tissue
+from napari_histoad.tiles import TileGrid, find_tissue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from napari_histoad.calibration import Calibration
     from napari_histoad.detectors import Detector
+    from napari_histoad.engine._blocks import BlockScores
+    from napari_histoad.engine._cluster import Cluster
     from napari_histoad.jobs import Job
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TissueMask
 
 __all__ = ["map_job", "map_path", "map_slide"]
 
@@ -55,6 +60,8 @@ def map_job(
     device: str = "auto",
     resume: bool = True,
     seed: int = 0,
+    tissue: TissueMask | None = None,
+    cluster: Cluster | None = None,
 ) -> Job[AnomalyMap]:
     """Map one slide into the folder ``out``; the result is the finished map.
 
@@ -78,25 +85,76 @@ def map_job(
         Go on with an unfinished map of the same making; False starts anew.
     seed : int
         Without a detector: decides which tiles are learnt from.
+    tissue : TissueMask, optional
+        Found beforehand; default: found here.
+    cluster : Cluster, optional
+        Score the blocks on its workers instead of here.
 
     Raises
     ------
     HistoadError
         With the reason and the remedy.
     """
-    slide_mpp = slide.require_mpp()
+    slide.require_mpp()
     choice = choose_device(device)
     note = ""
     if detector is None:
         detector = yield from self_detector_job(slide, mpp=mpp, device=device, seed=seed)
         note = SELF_NOTE
+    plan = yield from _plan(slide, detector, note, tissue, stride_px, cell_um, regions)
+    target = map_path(slide, out)
+    with hold_map(target):
+        result = AnomalyMap.create(
+            target, plan.info, origins=plan.grid.origins, tissue=plan.tissue, calibration=plan.calibration, resume=resume
+        )
+        done = result.finished_blocks()
+        todo = [block for block in range(result.block_count) if block not in done]
+        finished = tiles_in(done, len(plan.grid))
+        yield Progress("Mapping", finished, len(plan.grid), path=str(target))
+        if todo:
+            if cluster is None:
+                detector.to(choice.device)
+                cells = plan.info.cells_per_tile
+                computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells)
+            else:
+                computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device)
+            yield from _write(result, computed, finished, tiles_in(todo, len(plan.grid)))
+        if not result.info.complete:
+            yield Progress("Outlining", 0, 1, "steps", path=str(target))
+            result.save_labels()
+            result.finish()
+            yield Progress("Outlining", 1, 1, "steps", path=str(target))
+    return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is mapped, and how it is recorded."""
+
+    slide: Slide
+    grid: TileGrid
+    tissue: TissueMask
+    calibration: Calibration
+    info: MapInfo
+
+
+def _plan(
+    slide: Slide,
+    detector: Detector,
+    note: str,
+    tissue: TissueMask | None,
+    stride_px: int | None,
+    cell_um: float,
+    regions: Sequence[Region] | None,
+) -> Job[_Plan]:
     if detector.calibration is None:
         raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
-    settings = detector.settings
+    settings, slide_mpp = detector.settings, slide.require_mpp()
     slide = slide.in_srgb(settings.srgb)
-    yield Progress("Finding tissue", 0, 1, "slides")
-    tissue = find_tissue(slide)
-    yield Progress("Finding tissue", 1, 1, "slides")
+    if tissue is None:
+        yield Progress("Finding tissue", 0, 1, "slides")
+        tissue = find_tissue(slide)
+        yield Progress("Finding tissue", 1, 1, "slides")
     grid = TileGrid.cover(
         slide.shape,
         slide_mpp,
@@ -113,7 +171,6 @@ def map_job(
     if not len(grid):
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
     grid = grid.subset(_work_order(grid, geometry))
-    detector.to(choice.device)
     info = MapInfo(
         slide=slide.path.name,
         slide_shape=slide.shape,
@@ -135,37 +192,7 @@ def map_job(
         or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
         version=__version__,
     )
-    target = map_path(slide, out)
-    result = AnomalyMap.create(target, info, origins=grid.origins, tissue=tissue, calibration=detector.calibration, resume=resume)
-    done = result.finished_blocks()
-    todo = [block for block in range(result.block_count) if block not in done]
-    finished = sum(_block_rows(block, len(grid)).size for block in done)
-    yield Progress("Mapping", finished, len(grid), path=str(target))
-    if todo:
-        rows = np.concatenate([_block_rows(block, len(grid)) for block in todo])
-        # Batches never straddle blocks: the bytes of a block do not depend on which others were done before.
-        loader = TileLoader(slide, grid, batch=BATCH, index=rows)
-        waiting: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = []
-        for batch in loader:
-            scores, maps = score_batch(detector, batch.images, choice, geometry.cells_per_tile)
-            waiting.append((np.where(batch.failed, np.float32(np.nan), scores), maps))
-            finished += len(batch.index)
-            block = int(batch.index[0]) // BLOCK_TILES
-            updated = None
-            if batch.index[-1] == _block_rows(block, len(grid))[-1]:
-                updated = result.write_block(block, *_join(waiting))
-                waiting = []
-            yield Progress("Mapping", finished, len(grid), updated=updated, path=str(target))
-        if len(loader.errors) > _TOO_BROKEN * len(rows):
-            raise SlideError(
-                f"{len(loader.errors)} of {len(rows)} tiles cannot be read: {loader.errors[0].what}", loader.errors[0].remedy
-            )
-    if not result.info.complete:
-        yield Progress("Outlining", 0, 1, "steps", path=str(target))
-        result.save_labels()
-        result.finish()
-        yield Progress("Outlining", 1, 1, "steps", path=str(target))
-    return result
+    return _Plan(slide, grid, tissue, detector.calibration, info)
 
 
 def _work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
@@ -174,15 +201,23 @@ def _work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
     return np.lexsort((x, y, x // _BLOCK_SIDE, y // _BLOCK_SIDE))
 
 
-def _block_rows(block: int, tiles: int) -> NDArray[np.int64]:
-    return np.arange(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, tiles), dtype=np.int64)
-
-
-def _join(
-    parts: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]],
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    maps = [m for _, m in parts if m is not None]
-    return np.concatenate([s for s, _ in parts]), np.concatenate(maps) if maps else None
+def _write(result: AnomalyMap, computed: Iterable[BlockScores], finished: int, due: int) -> Job[None]:
+    """Write blocks as they are computed; too many tiles that cannot be read end the run."""
+    errors: list[SlideError] = []
+    path = str(result.path)
+    with MapWriter(result) as writer:
+        for part in computed:
+            finished += part.tiles
+            errors += part.errors
+            if part.block is not None and part.scores is not None:
+                writer.add(part.block, part.scores, part.error_maps)
+            elif part.block is not None:
+                writer.adopt(part.block)
+            yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
+        writer.drain()
+        yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
+    if len(errors) > _TOO_BROKEN * due:
+        raise SlideError(f"{len(errors)} of {due} tiles cannot be read: {errors[0].what}", errors[0].remedy)
 
 
 def map_slide(

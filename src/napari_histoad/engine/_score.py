@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,41 +18,45 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from napari_histoad.detectors import Detector
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import TileFile
 
-__all__ = ["BATCH", "score_batch", "score_files_job", "score_images"]
-
-BATCH = 16
+__all__ = ["Launched", "collect", "launch", "score_batch", "score_files_job", "score_images"]
 
 
-def score_batch(
-    detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Score one batch on the device.
+@dataclass(frozen=True)
+class Launched:
+    """A batch whose scores the device may still be computing."""
+
+    detector: Detector
+    images: NDArray[np.uint8]
+    choice: DeviceChoice
+    cells: int | None
+    scores: Tensor | None
+    """None: the batch did not fit into memory."""
+    error_maps: Tensor | None
+
+
+def launch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None) -> Launched:
+    """Hand one batch to the device and return at once, if the device works by itself.
 
     Parameters
     ----------
     detector : Detector
         Already on the device.
     images : (B, H, W, 3) uint8
+        To be kept as they are until `collect`.
     choice : DeviceChoice
     cells : int, optional
         Pool error maps to this many cells down and across; None drops them.
-
-    Returns
-    -------
-    scores : (B,) float32
-    error_maps : (B, cells, cells) float32 or None
 
     Raises
     ------
     SettingsError
         If the tiles are of another size than the detector's.
-    DeviceError
-        If not even one tile fits into memory.
     """
     side = detector.settings.tile_px
     if images.shape[1:] != (side, side, 3):
@@ -63,24 +68,52 @@ def score_batch(
             result = detector.score(torch.from_numpy(images).to(choice.device, non_blocking=True))
             maps = None
             if cells is not None and result.error_map is not None:
-                maps = F.adaptive_avg_pool2d(result.error_map.float()[:, None], cells)[:, 0].cpu().numpy()
-            return result.score.float().cpu().numpy(), maps
-    except torch.OutOfMemoryError as err:
-        if len(images) == 1:
-            raise DeviceError("a single tile does not fit into the device's memory", "use --device cpu") from err
+                maps = F.adaptive_avg_pool2d(result.error_map.float()[:, None], cells)[:, 0]
+            return Launched(detector, images, choice, cells, result.score.float(), maps)
+    except torch.OutOfMemoryError:
+        return Launched(detector, images, choice, cells, None, None)
+
+
+def collect(launched: Launched) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Wait for a batch and return its scores; one that did not fit into memory is scored in halves.
+
+    Returns
+    -------
+    scores : (B,) float32
+    error_maps : (B, cells, cells) float32 or None
+
+    Raises
+    ------
+    DeviceError
+        If not even one tile fits into memory.
+    """
+    if launched.scores is not None:
+        maps = None if launched.error_maps is None else launched.error_maps.cpu().numpy()
+        return launched.scores.cpu().numpy(), maps
+    images, choice = launched.images, launched.choice
+    if len(images) == 1:
+        raise DeviceError("a single tile does not fit into the device's memory", "use --device cpu")
     if choice.device.type == "cuda":
         torch.cuda.empty_cache()
     half = len(images) // 2
-    first, second = score_batch(detector, images[:half], choice, cells), score_batch(detector, images[half:], choice, cells)
-    joined = None if first[1] is None or second[1] is None else np.concatenate([first[1], second[1]])
-    return np.concatenate([first[0], second[0]]), joined
+    parts = [score_batch(launched.detector, part, choice, launched.cells) for part in (images[:half], images[half:])]
+    joined = [m for _, m in parts if m is not None]
+    return np.concatenate([s for s, _ in parts]), np.concatenate(joined) if joined else None
+
+
+def score_batch(
+    detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Score one batch on the device and wait for it, see `launch` and `collect`."""
+    return collect(launch(detector, images, choice, cells))
 
 
 def score_images(detector: Detector, images: NDArray[np.uint8], device: str = "auto") -> NDArray[np.float32]:
     """Return the scores (N,) float32 of tiles (N, H, W, 3) uint8 in memory."""
     choice = choose_device(device)
     detector.to(choice.device)
-    parts = [score_batch(detector, images[i : i + BATCH], choice)[0] for i in range(0, len(images), BATCH)]
+    step = choice.batch
+    parts = [score_batch(detector, images[i : i + step], choice)[0] for i in range(0, len(images), step)]
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
@@ -97,9 +130,9 @@ def score_files_job(
     choice = choose_device(device)
     detector.to(choice.device)
     scores = []
-    for i in range(0, len(files), BATCH):
+    for i in range(0, len(files), choice.batch):
         yield Progress("Scoring", i, len(files))
-        tiles = read_tile_files(files[i : i + BATCH], detector.settings.tile_px, resize=resize)
+        tiles = read_tile_files(files[i : i + choice.batch], detector.settings.tile_px, resize=resize)
         scores.append(score_batch(detector, tiles.images, choice)[0])
     yield Progress("Scoring", len(files), len(files))
     return np.concatenate(scores)

@@ -19,7 +19,7 @@ from napari_histoad.errors import HistoadError, MissingMppError, RegionError, wr
 from napari_histoad.gui.worker_client import WorkerClient, progress_of
 from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import AnomalyMap
-from napari_histoad.maps._regions import label_regions, measure_regions
+from napari_histoad.maps._regions import measure_regions
 from napari_histoad.regions import write_geojson
 from napari_histoad.slide import check_mpp, convert_job, is_remote, open_slide
 from napari_histoad.tiles import TissueMask
@@ -309,7 +309,7 @@ class Controller:
             return
         if self._field is None or self._field[0] is not source:  # the same for every threshold
             self._field = (source, source.score_field())
-        labels = label_regions(source, self._field[1], rate, None)
+        labels = source.flag(rate, field=self._field[1])
         p_values = source.p_values
         review = Review(source, labels, measure_regions(source, labels), rate, float((p_values <= rate).mean()))
         self._call_soon(lambda: self.reviewed.emit(review))

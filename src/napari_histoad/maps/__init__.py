@@ -5,15 +5,18 @@ from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
 from napari_histoad.maps._report import write_report
 from napari_histoad.maps._store import AnomalyMap
+from napari_histoad.maps._writer import MapWriter, hold_map
 
 __all__ = [
     "BLOCK_TILES",
     "AnomalyMap",
     "MapGeometry",
     "MapInfo",
+    "MapWriter",
     "export_geojson",
     "export_ome_tiff",
     "export_png",
     "export_table",
+    "hold_map",
     "write_report",
 ]

@@ -8,8 +8,7 @@ import numpy as np
 from scipy import ndimage
 from shapely.affinity import affine_transform
 from shapely.geometry import Polygon
-from skimage.measure import find_contours, label
-from skimage.morphology import remove_small_objects
+from skimage.measure import find_contours
 
 from napari_histoad.regions import Region
 from napari_histoad.regions._region import as_area
@@ -22,15 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["label_regions", "measure_regions"]
 
 
-def label_regions(source: AnomalyMap, field: NDArray[np.float32], rate: float, min_area_um2: float | None) -> NDArray[np.uint32]:
-    """Return numbers of the connected parts of ``field > threshold(rate)``."""
-    cell_um = source.geometry.cell_l0 * source.info.slide_mpp
-    if min_area_um2 is None:
-        min_area_um2 = (source.info.tile_px * source.info.mpp / 2) ** 2
-    above = np.nan_to_num(field, nan=-np.inf) > source.calibration.threshold(rate)
-    above = remove_small_objects(above, max_size=max(0, int(min_area_um2 / cell_um**2) - 1), connectivity=2)
-    numbers: NDArray[np.uint32] = label(above, connectivity=2).astype(np.uint32)
-    return numbers
+def label_regions(above: NDArray[np.bool_], min_cells: int) -> NDArray[np.uint32]:
+    """Return numbers of the connected parts, of ``min_cells`` or more, from top to bottom; corners connect.
+
+    Parts are numbered in place: the map of a whole slide has tens of millions of cells.
+    """
+    numbers = np.empty(above.shape, np.uint32)
+    found = ndimage.label(above, np.ones((3, 3)), output=numbers)
+    keep = np.bincount(numbers.ravel(), minlength=found + 1) >= max(1, min_cells)
+    keep[0] = False
+    renumbered = np.where(keep, np.cumsum(keep), 0).astype(np.uint32)
+    return np.take(renumbered, numbers, out=numbers, mode="clip")
 
 
 def measure_regions(source: AnomalyMap, labels: NDArray[np.uint32]) -> list[Region]:

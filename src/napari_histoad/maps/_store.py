@@ -10,17 +10,15 @@
       calibration       scores of held-out normal tiles
       journal           finished blocks, one per line; gone when the map is complete
 
-A block is a fixed set of tiles. Its chunks are written first, the journal last, each atomically: a killed run redoes
-at most the block at hand, and what it writes does not depend on where it was cut.
+A block is a fixed set of tiles. Its chunks are written first, the journal last, each atomically, see `MapWriter`: a killed
+run redoes what is not in the journal, and what it writes does not depend on where it was cut.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections import OrderedDict
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +28,9 @@ from pydantic import ValidationError
 
 from napari_histoad.calibration import Calibration
 from napari_histoad.errors import MapError, OtherMapError, writing
+from napari_histoad.maps._blend import add_tile
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, chunks_of, multiscales, write_skeleton
+from napari_histoad.maps._writer import on_medium
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AnomalyMap"]
 
-_CACHED_BLOCKS = 256
+_BAND_CELLS = 512
 
 
 class AnomalyMap:
@@ -60,7 +60,6 @@ class AnomalyMap:
         self.path, self._group, self.info = path, group, info
         self.geometry = info.geometry
         self.calibration = Calibration(np.asarray(group["calibration"]))
-        self._blocks: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._scores: dict[int, NDArray[np.float32]] = {}
 
     # -- life
@@ -194,45 +193,40 @@ class AnomalyMap:
         # What follows the last newline was cut short by a crash.
         return {int(line) for line in lines[:-1] if line.isdigit()}
 
-    def write_block(
-        self, block: int, scores: NDArray[np.float32], error_maps: NDArray[np.float32] | None
-    ) -> tuple[int, int, int, int]:
-        """Store one block and bring the pyramid up to date.
+    def error_cells(self, scores: NDArray[np.float32], error_maps: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Return what is stored of error maps (B, c, c): NaN where there is no score, the score where there is no map."""
+        c = self.geometry.cells_per_tile
+        if error_maps is None:
+            error_maps = np.broadcast_to(scores[:, None, None], (len(scores), c, c))
+        return np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
 
-        Parameters
-        ----------
-        block : int
-        scores : (B,) float32
-            NaN where a tile could not be decoded.
-        error_maps : (B, c, c) float32 or None
-            Error maps pooled to cells; None fills each tile with its score.
-
-        Returns
-        -------
-        tuple[int, int, int, int]
-            The box (y0, x0, y1, x1) of finest cells that changed.
+    def write_tiles(self, block: int, scores: NDArray[np.float32], error_maps: NDArray[np.float32] | None) -> None:
+        """Store the tiles of one block; `MapWriter` must adopt it afterwards. Processes may store different blocks at once.
 
         Raises
         ------
         OutputError
             If it cannot be written.
         """
-        rows = slice(block * BLOCK_TILES, block * BLOCK_TILES + len(scores))
-        c = self.geometry.cells_per_tile
-        if error_maps is None:
-            error_maps = np.broadcast_to(scores[:, None, None], (len(scores), c, c))
-        error_maps = np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
         with writing(self.path):
-            self._array("tiles/error_map")[rows] = error_maps
-            self._array("tiles/p_value")[rows] = self.calibration.p_value(scores)
-            self._array("tiles/score")[rows] = scores
-            self._remember(block, error_maps)
-            box = self._render_block(block)
-            with (self.path / "journal").open("a") as journal:
-                journal.write(f"{block}\n")
-                journal.flush()
-                os.fsync(journal.fileno())
-        return box
+            self.write_rows(block * BLOCK_TILES, scores, self.error_cells(scores, error_maps))
+
+    def write_rows(self, first: int, scores: NDArray[np.float32], error_maps: NDArray[np.float32]) -> None:
+        """Store the tiles of whole blocks from row ``first`` on."""
+        rows = slice(first, first + len(scores))
+        self._array("tiles/error_map")[rows] = error_maps
+        self._array("tiles/p_value")[rows] = self.calibration.p_value(scores)
+        self._array("tiles/score")[rows] = scores
+
+    def tile_files(self, block: int) -> list[Path]:
+        """Return the files that `write_tiles` writes."""
+        tiles = self.path / "tiles"
+        return [tiles / "error_map" / "c" / f"{block}" / "0" / "0", *(tiles / n / "c" / f"{block}" for n in ("p_value", "score"))]
+
+    def error_maps(self, block: int) -> NDArray[np.float32]:
+        """Return the error maps of a block as stored, (B, c, c) float32; NaN = not scored."""
+        rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
+        return np.asarray(self._array("tiles/error_map")[rows])
 
     def finish(self) -> None:
         """Mark the map as complete."""
@@ -243,6 +237,7 @@ class AnomalyMap:
         self.info = self.info.model_copy(update={"complete": True, "failed_tiles": failed})
         with writing(self.path):
             self._group.attrs[ATTRIBUTE] = self.info.model_dump(mode="json")
+            on_medium([self.path / "zarr.json", *(f for f in (self.path / "labels").rglob("*") if f.is_file())])
             (self.path / "journal").unlink(missing_ok=True)
 
     # -- pyramid
@@ -259,47 +254,12 @@ class AnomalyMap:
         scale_y, scale_x = cast("tuple[float, float]", array.attrs["scale_yx"])
         return TissueMask(np.asarray(array), (float(scale_y), float(scale_x)))
 
-    def _remember(self, block: int, error_maps: NDArray[np.float32]) -> None:
-        self._blocks[block] = error_maps
-        self._blocks.move_to_end(block)
-        while len(self._blocks) > _CACHED_BLOCKS:
-            self._blocks.popitem(last=False)
-
-    def _error_maps(self, block: int) -> NDArray[np.float32]:
-        if block not in self._blocks:
-            rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
-            self._remember(block, np.asarray(self._array("tiles/error_map")[rows]))
-        return self._blocks[block]
-
     @cached_property
     def _cells(self) -> NDArray[np.int64]:
         return self.geometry.tile_cells(self.origins)
 
-    def _render_block(self, block: int) -> tuple[int, int, int, int]:
-        c, (height, width) = self.geometry.cells_per_tile, self.geometry.shape
-        own = self._cells[block * BLOCK_TILES : (block + 1) * BLOCK_TILES]
-        y0, x0 = (int(v) for v in own.min(axis=0))
-        y1, x1 = (int(v) for v in np.minimum(own.max(axis=0) + c, (height, width)))
-        near = (self._cells < (y1, x1)).all(axis=1) & (self._cells + c > (y0, x0)).all(axis=1)
-        total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
-        window = self.geometry.window()
-        for row in np.flatnonzero(near).tolist():
-            values = self._error_maps(row // BLOCK_TILES)[row % BLOCK_TILES]
-            if np.isnan(values[0, 0]):
-                continue  # not yet scored, or not decodable
-            _add(total, weight, values, window, int(self._cells[row, 0]) - y0, int(self._cells[row, 1]) - x0)
-        seen = (weight > 0) & self._tissue_cells(y0, x0, y1, x1)
-        levels = self.levels
-        levels[0][y0:y1, x0:x1] = np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
-        box = (y0, x0, y1, x1)
-        for finer, coarser in pairwise(levels):
-            box = (box[0] // 2, box[1] // 2, -(-box[2] // 2), -(-box[3] // 2))
-            coarser[box[0] : box[2], box[1] : box[3]] = _halve(
-                np.asarray(finer[box[0] * 2 : box[2] * 2, box[1] * 2 : box[3] * 2])
-            )
-        return y0, x0, y1, x1
-
-    def _tissue_cells(self, y0: int, x0: int, y1: int, x1: int) -> NDArray[np.bool_]:
+    def tissue_cells(self, y0: int, x0: int, y1: int, x1: int) -> NDArray[np.bool_]:
+        """Return which cells of a box are tissue."""
         mask, (scale_y, scale_x) = self.tissue.mask, self.tissue.scale_yx
         rows = np.minimum(((np.arange(y0, y1) + 0.5) * self.geometry.cell_l0 / scale_y).astype(int), mask.shape[0] - 1)
         columns = np.minimum(((np.arange(x0, x1) + 0.5) * self.geometry.cell_l0 / scale_x).astype(int), mask.shape[1] - 1)
@@ -329,8 +289,8 @@ class AnomalyMap:
         for row, (y, x) in zip(near.tolist(), self._cells[near].tolist(), strict=True):
             score = self._block_scores(row // BLOCK_TILES)[row % BLOCK_TILES]
             if not np.isnan(score):
-                _add(total, weight, np.broadcast_to(score, (c, c)), window, y - y0, x - x0)
-        seen = (weight > 0) & self._tissue_cells(y0, x0, y1, x1)
+                add_tile(total, weight, np.broadcast_to(score, (c, c)), window, y - y0, x - x0)
+        seen = (weight > 0) & self.tissue_cells(y0, x0, y1, x1)
         return np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
 
     def _block_scores(self, block: int) -> NDArray[np.float32]:
@@ -344,7 +304,9 @@ class AnomalyMap:
 
     # -- thresholds
 
-    def flag(self, rate: float | None = None, min_area_um2: float | None = None) -> NDArray[np.uint32]:
+    def flag(
+        self, rate: float | None = None, min_area_um2: float | None = None, *, field: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint32]:
         """Return numbered anomalous regions, (H, W) uint32 over the finest cells; 0 is not anomalous.
 
         Parameters
@@ -353,10 +315,21 @@ class AnomalyMap:
             False-positive rate: the share of normal tiles that would be flagged. Default: see `Calibration.default_rate`.
         min_area_um2 : float, optional
             Smaller regions are left out; default a quarter of a tile.
+        field : (H, W) float32, optional
+            The `score_field`, if it is at hand; else it is computed in bands.
         """
         from napari_histoad.maps._regions import label_regions
 
-        return label_regions(self, self.score_field(), self.calibration.default_rate if rate is None else rate, min_area_um2)
+        threshold = self.calibration.threshold(self.calibration.default_rate if rate is None else rate)
+        height, width = self.geometry.shape
+        above = np.zeros((height, width), np.bool_)
+        for y in range(0, height, _BAND_CELLS):
+            rows = slice(y, min(y + _BAND_CELLS, height))
+            band = self.score_field((rows.start, 0, rows.stop, width)) if field is None else field[rows]
+            above[rows] = band > threshold  # NaN is not
+        if min_area_um2 is None:
+            min_area_um2 = (self.info.tile_px * self.info.mpp / 2) ** 2
+        return label_regions(above, int(min_area_um2 / (self.geometry.cell_l0 * self.info.slide_mpp) ** 2))
 
     def regions(self, rate: float | None = None, min_area_um2: float | None = None) -> list[Region]:
         """Return the anomalous regions as measured outlines, largest score first; see `flag`."""
@@ -378,29 +351,3 @@ class AnomalyMap:
             for level, shape in enumerate(shapes):
                 array = image.create_array(str(level), shape=shape, chunks=chunks_of(shape), dtype="uint32", fill_value=0)
                 array[:] = labels[:: 2**level, :: 2**level][: shape[0], : shape[1]]
-
-
-def _add(
-    total: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    values: NDArray[np.float32],
-    window: NDArray[np.float32],
-    y: int,
-    x: int,
-) -> None:
-    """Add a tile's cells, weighted, at (y, x); what lies outside is cut off."""
-    c = len(window)
-    a0, b0, a1, b1 = max(y, 0), max(x, 0), min(y + c, total.shape[0]), min(x + c, total.shape[1])
-    w = window[a0 - y : a1 - y, b0 - x : b1 - x]
-    total[a0:a1, b0:b1] += w * values[a0 - y : a1 - y, b0 - x : b1 - x]
-    weight[a0:a1, b0:b1] += w
-
-
-def _halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return means over 2 × 2 cells that ignore NaN; an odd last row or column stands alone."""
-    h, w = values.shape
-    padded = np.pad(values, ((0, h % 2), (0, w % 2)), constant_values=np.nan)
-    blocks = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2)
-    count = (~np.isnan(blocks)).sum(axis=(1, 3))
-    total = np.nansum(blocks, axis=(1, 3), dtype=np.float32)
-    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)

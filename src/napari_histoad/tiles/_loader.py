@@ -33,7 +33,7 @@ class TileBatch:
     Attributes
     ----------
     images : (B, H, W, 3) uint8
-        Valid until the next batch is asked for: buffers are used again.
+        Valid until the next batch is asked for, see ``keep``: buffers are used again.
     index : (B,) int64
         Rows of the grid.
     failed : (B,) bool
@@ -58,6 +58,10 @@ class TileLoader:
         Which tiles, in which order; default all.
     threads : int, optional
         Decoding threads; default the number of cores.
+    pinned : bool
+        Decode into page-locked memory, from which a GPU copies by itself.
+    keep : int
+        How many batches stay valid after the next has been asked for.
     """
 
     def __init__(
@@ -68,7 +72,10 @@ class TileLoader:
         batch: int = 16,
         index: NDArray[np.int64] | None = None,
         threads: int | None = None,
+        pinned: bool = False,
+        keep: int = 0,
     ) -> None:
+        self._pinned, self._keep = pinned, keep
         self._slide, self._grid, self._batch = slide, grid, batch
         self._index = np.arange(len(grid), dtype=np.int64) if index is None else index
         self._threads = threads or os.cpu_count() or 1
@@ -88,10 +95,19 @@ class TileLoader:
             return False
         return True
 
+    def _buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        if not self._pinned:
+            return np.empty(shape, np.uint8)
+        import torch
+
+        memory: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+        return memory
+
     def __iter__(self) -> Iterator[TileBatch]:
         side = self._grid.tile_px
         parts = [self._index[i : i + self._batch] for i in range(0, len(self._index), self._batch)]
-        free = [np.empty((self._batch, side, side, 3), np.uint8) for _ in range(min(_AHEAD + 1, len(parts)))]
+        free = [self._buffer((self._batch, side, side, 3)) for _ in range(min(_AHEAD + 1 + self._keep, len(parts)))]
+        lent: deque[NDArray[np.uint8]] = deque()
         waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[bool]]]] = deque()
         todo = iter(parts)
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
@@ -106,6 +122,8 @@ class TileLoader:
                 part, buffer, jobs = waiting.popleft()
                 failed = np.array([not job.result() for job in jobs])
                 yield TileBatch(buffer[: len(part)], part, failed)
-                free.append(buffer)
+                lent.append(buffer)
+                if len(lent) > self._keep:
+                    free.append(lent.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

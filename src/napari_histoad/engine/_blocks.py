@@ -1,0 +1,135 @@
+"""Scores of blocks of tiles: decoding of the next ones overlaps computing of this one.
+
+A block is scored in batches of its own, of a size that only depends on the kind of device: what comes out does not
+depend on which other blocks are scored before, after or elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_histoad.engine._score import collect, launch
+from napari_histoad.maps import BLOCK_TILES
+from napari_histoad.tiles import TileLoader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.engine._score import Launched
+    from napari_histoad.errors import SlideError
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TileBatch, TileGrid
+
+__all__ = ["BlockScores", "block_rows", "score_blocks", "tiles_in"]
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """What was computed last.
+
+    Attributes
+    ----------
+    tiles : int
+        Tiles scored since the last report.
+    block : int or None
+        The block that is finished by them, if one is.
+    scores : (B,) float32 or None
+        Of that block; NaN where a tile could not be decoded. None: they have been written already.
+    error_maps : (B, cells, cells) float32 or None
+    errors : list of SlideError
+        Why tiles could not be decoded, since the last report.
+    """
+
+    tiles: int
+    block: int | None
+    scores: NDArray[np.float32] | None
+    error_maps: NDArray[np.float32] | None
+    errors: list[SlideError]
+
+
+def block_rows(block: int, tiles: int) -> NDArray[np.int64]:
+    """Return the rows of a grid of so many tiles that make up a block."""
+    return np.arange(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, tiles), dtype=np.int64)
+
+
+def tiles_in(blocks: Sequence[int] | set[int], tiles: int) -> int:
+    """Return how many tiles there are in some blocks."""
+    return sum(len(block_rows(block, tiles)) for block in blocks)
+
+
+def score_blocks(
+    slide: Slide,
+    grid: TileGrid,
+    blocks: Sequence[int],
+    detector: Detector,
+    choice: DeviceChoice,
+    cells: int,
+    *,
+    threads: int | None = None,
+) -> Iterator[BlockScores]:
+    """Decode and score blocks, one report per batch.
+
+    Parameters
+    ----------
+    slide : Slide
+    grid : TileGrid
+        All tiles of the map in the order of work.
+    blocks : sequence of int
+    detector : Detector
+        On the device.
+    choice : DeviceChoice
+    cells : int
+        Pool error maps to this many cells down and across.
+    threads : int, optional
+        Decoding threads; default the number of cores.
+    """
+    rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
+    # On a GPU the next batch is launched before the results of the last one are fetched: the device never waits.
+    pipelined = choice.device.type == "cuda"
+    loader = TileLoader(
+        slide, grid, batch=choice.batch, index=rows, threads=threads, pinned=pipelined, keep=1 if pipelined else 0
+    )
+    collector = _Collector(loader, len(grid))
+    under_way: deque[tuple[TileBatch, Launched]] = deque()
+    for batch in loader:
+        under_way.append((batch, launch(detector, batch.images, choice, cells)))
+        if len(under_way) > pipelined:
+            yield collector.take(*under_way.popleft())
+    while under_way:
+        yield collector.take(*under_way.popleft())
+
+
+class _Collector:
+    """Joins batches to blocks; batches never straddle blocks because blocks are whole batches."""
+
+    def __init__(self, loader: TileLoader, tiles: int) -> None:
+        self._loader, self._tiles = loader, tiles
+        self._parts: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = []
+        self._errors_seen = 0
+
+    def take(self, batch: TileBatch, launched: Launched) -> BlockScores:
+        scores, maps = collect(launched)
+        self._parts.append((np.where(batch.failed, np.float32(np.nan), scores), maps))
+        errors = self._loader.errors[self._errors_seen :]
+        self._errors_seen += len(errors)
+        block = int(batch.index[0]) // BLOCK_TILES
+        if batch.index[-1] != block_rows(block, self._tiles)[-1]:
+            return BlockScores(len(batch.index), None, None, None, errors)
+        joined, joined_maps = _join(self._parts)
+        self._parts = []
+        return BlockScores(len(batch.index), block, joined, joined_maps, errors)
+
+
+def _join(
+    parts: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    maps = [m for _, m in parts if m is not None]
+    return np.concatenate([s for s, _ in parts]), np.concatenate(maps) if maps else None

@@ -1,0 +1,229 @@
+"""Blocks of tiles on the workers of a dask.distributed cluster.
+
+The client finds the tissue, makes the empty map, and keeps its journal and pyramid. Workers load the detector once, open
+the slide once, and write the tiles of their blocks themselves; the blocks of a worker that dies go to another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import tempfile
+import time
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from napari_histoad import __version__
+from napari_histoad.detectors import load_detector, save_detector
+from napari_histoad.engine._blocks import BlockScores, block_rows, score_blocks
+from napari_histoad.engine._device import choose_device
+from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
+from napari_histoad.maps import AnomalyMap
+from napari_histoad.maps._writer import on_medium
+from napari_histoad.slide import open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TileGrid
+
+__all__ = ["Cluster"]
+
+_BLOCKS_PER_TASK = 4
+"""Enough that decoding overlaps computing within a task, few enough that little is lost with a worker."""
+_CONNECT_S, _WORKERS_S, _ALONE_S = 10, 30, 120
+
+
+class Cluster:
+    """A running dask.distributed scheduler and its workers; a context manager.
+
+    Workers must see the slides and the folder of results under the same paths as this process.
+
+    Parameters
+    ----------
+    address : str
+        Of the scheduler, such as ``tcp://host:8786``.
+
+    Raises
+    ------
+    SettingsError
+        If nothing answers there, it has no worker, or the workers run another version of this package.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            from distributed import Client
+        except ImportError as err:
+            remedy = 'install it here and on the workers: pip install "napari-histoad[cluster]"'
+            raise SettingsError("dask.distributed is not installed", remedy) from err
+        try:
+            self._client: Any = cast("Any", Client)(address, timeout=_CONNECT_S, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as err:
+            msg = f"no scheduler answers at {address}"
+            raise SettingsError(msg, "start one with: dask scheduler; its first lines say its address") from err
+        try:
+            self._client.wait_for_workers(1, timeout=_WORKERS_S)
+            versions = set(self._client.run(_version).values())
+        except TimeoutError as err:
+            self._client.close()
+            remedy = f"start some: dask worker {address} --nworkers 2 --nthreads 1"
+            raise SettingsError(f"the scheduler at {address} has no workers", remedy) from err
+        except Exception as err:
+            self._client.close()
+            raise SettingsError(f"the workers at {address} cannot run this package ({err})", "install it there too") from err
+        if versions != {__version__}:
+            self._client.close()
+            msg = f"the workers run napari-histoad {', '.join(sorted(versions))}, this is {__version__}"
+            raise SettingsError(msg, "install the same version everywhere")
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are now."""
+        return len(self._client.scheduler_info(n_workers=-1)["workers"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._client.close()
+
+    def blocks(
+        self, slide: Slide, grid: TileGrid, blocks: Sequence[int], detector: Detector, target: Path, device: str
+    ) -> Iterator[BlockScores]:
+        """Score blocks and have them written into the map ``target``; reports as `score_blocks` gives them, without scores.
+
+        Raises
+        ------
+        WorkerError
+            If workers die again and again, or none is left for two minutes.
+        HistoadError
+            What a worker met.
+        """
+        tasks = _tasks(slide, grid, blocks, target, device)
+        bundle = self._client.scatter(_bytes_of(detector), broadcast=True, hash=True)
+        finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        futures = [self._client.submit(_work, bundle, task, pure=False) for task in tasks]
+        try:
+            for future in futures:
+                future.add_done_callback(finished.put)
+            due, alone_since = len(futures), time.monotonic()
+            while due:
+                try:
+                    future = finished.get(timeout=0.5)
+                except queue.Empty:
+                    if self.workers:
+                        alone_since = time.monotonic()
+                    elif time.monotonic() - alone_since > _ALONE_S:
+                        raise WorkerError(
+                            "no worker is left", "start some; the same command goes on where this one ended"
+                        ) from None
+                    yield BlockScores(0, None, None, None, [])
+                    continue
+                due -= 1
+                yield from _results(future)
+        finally:
+            self._client.cancel(futures)
+
+
+def _results(future: Any) -> Iterator[BlockScores]:
+    from distributed import KilledWorker
+
+    try:
+        done = future.result()
+    except HistoadError:
+        raise
+    except KilledWorker as err:
+        msg = f"workers died one after the other on the same tiles ({err.last_worker.address} last)"
+        raise WorkerError(msg, "look into the workers' logs: memory is the usual reason") from err
+    except Exception as err:
+        raise WorkerError(f"a worker failed ({type(err).__name__}: {err})", "look into the workers' logs") from err
+    for block, tiles, errors in done:
+        yield BlockScores(tiles, block, None, None, [SlideError(*error) for error in errors])
+
+
+def _tasks(slide: Slide, grid: TileGrid, blocks: Sequence[int], target: Path, device: str) -> list[dict[str, Any]]:
+    """Return what workers are told: plain values, and only the tiles of their own blocks."""
+    tasks = []
+    for start in range(0, len(blocks), _BLOCKS_PER_TASK):
+        mine = list(blocks[start : start + _BLOCKS_PER_TASK])
+        parts = {block: replace(grid, origins=grid.origins[block_rows(block, len(grid))]) for block in mine}
+        tasks.append(
+            {
+                "slide": str(slide.path),
+                "mpp": slide.require_mpp(),
+                "srgb": slide.srgb,
+                "target": str(target.resolve()),
+                "device": device,
+                "grids": parts,
+            }
+        )
+    return tasks
+
+
+def _bytes_of(detector: Detector) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        return save_detector(detector, Path(scratch) / "detector.safetensors").read_bytes()
+
+
+# -- on the workers
+
+
+def _version() -> str:
+    return __version__
+
+
+_detectors: dict[tuple[str, str], tuple[Detector, DeviceChoice]] = {}
+
+
+def _detector(bundle: bytes, device: str) -> tuple[Detector, DeviceChoice]:
+    """Return the detector on its device; the last one stays loaded."""
+    key = (hashlib.sha256(bundle).hexdigest(), device)
+    known = _detectors.get(key)
+    if known is None:
+        choice = choose_device(device)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "detector.safetensors"
+            file.write_bytes(bundle)
+            detector = load_detector(file)
+        detector.to(choice.device)
+        _detectors.clear()
+        known = _detectors[key] = (detector, choice)
+    return known
+
+
+@lru_cache(maxsize=2)
+def _slide(path: str, mpp: float, srgb: bool) -> Slide:  # noqa: FBT001 - as a cache key
+    return open_slide(path, mpp, srgb=srgb)
+
+
+def _work(bundle: bytes, task: dict[str, Any]) -> list[tuple[int, int, list[tuple[str, str]]]]:
+    """Score blocks and write their tiles; return (block, tiles, errors) of each."""
+    from distributed import get_worker
+
+    detector, choice = _detector(bundle, task["device"])
+    slide, target = _slide(task["slide"], task["mpp"], task["srgb"]), AnomalyMap.open(task["target"])
+    numbers = list(task["grids"])
+    # The blocks of this task are numbered from 0; all but the last one of a map are whole, so the rows agree.
+    grids = [task["grids"][number] for number in numbers]
+    grid = replace(grids[0], origins=np.concatenate([g.origins for g in grids]))
+    done: list[tuple[int, int, list[tuple[str, str]]]] = []
+    errors: list[tuple[str, str]] = []
+    threads = get_worker().state.nthreads
+    for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile, threads=threads):
+        errors += [(err.what, err.remedy) for err in part.errors]
+        if part.block is not None and part.scores is not None:
+            block = numbers[part.block]
+            target.write_tiles(block, part.scores, part.error_maps)
+            on_medium(target.tile_files(block))
+            done.append((block, len(part.scores), errors))
+            errors = []
+    return done

@@ -1,0 +1,335 @@
+"""The one writer of a map: blocks come in as they are computed and go to disk in a thread of their own.
+
+A few times a second what has come in is written together: the tiles' rows, then the pyramid, then, when all of that is
+known to be on the medium, the journal. A run that is killed, or a machine that loses power, costs what came in since.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import OrderedDict
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from napari_histoad.errors import MapError, writing
+from napari_histoad.maps._blend import add_tile
+from napari_histoad.maps._layout import BLOCK_TILES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    import zarr
+    from numpy.typing import NDArray
+
+    from napari_histoad.maps._store import AnomalyMap
+
+    Box = tuple[int, int, int, int]
+
+__all__ = ["MapWriter", "hold_map", "on_medium"]
+
+_INTERVAL_S = 0.4
+_WAITING_BLOCKS = 128
+_CACHED_BYTES = 64 * 2**20
+
+
+@contextmanager
+def hold_map(folder: Path) -> Iterator[None]:
+    """Keep other runs from writing the same map; the hold ends with the process, however that ends.
+
+    Raises
+    ------
+    MapError
+        If another run holds it.
+    OutputError
+        If its folder cannot be written.
+    """
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as err:
+            msg = f"another run is writing {folder}"
+            raise MapError(msg, "wait for it or stop it, or choose another folder") from err
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def on_medium(paths: Iterable[Path]) -> None:
+    """Wait until files, and their names in their folders, are on the medium and not only in the system's memory."""
+    folders = set()
+    for path in paths:
+        with suppress(FileNotFoundError):  # a chunk without a value is not written
+            _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            folders.add(path.parent)
+    if os.name != "nt":  # Windows has no such thing as a folder on the medium
+        for folder in folders:
+            _sync(folder, os.O_RDONLY)
+
+
+def _sync(path: Path, mode: int) -> None:
+    handle = os.open(path, mode)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class MapWriter:
+    """Writes the blocks of one map; a context manager.
+
+    Leaving it, also by an exception, writes what has come in. Errors of the thread are raised by the next call.
+
+    Parameters
+    ----------
+    target : AnomalyMap
+        Held by `hold_map`.
+    """
+
+    def __init__(self, target: AnomalyMap) -> None:
+        self._map = target
+        self._queue: queue.Queue[tuple[int, bool] | None] = queue.Queue(_WAITING_BLOCKS)
+        self._results: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
+        self._canvases = [_Canvas(level) for level in target.levels]
+        cells = target.geometry.tile_cells(target.origins)
+        self._cells = cells
+        starts = np.arange(0, len(cells), BLOCK_TILES)
+        self._first, self._last = np.minimum.reduceat(cells, starts), np.maximum.reduceat(cells, starts)
+        self._box: Box | None = None
+        self._lock = threading.Lock()
+        self._hurry = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve, name="map-writer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._stop()
+        if kind is None:
+            self._raise()
+
+    def add(self, block: int, scores: NDArray[np.float32], error_maps: NDArray[np.float32] | None) -> None:
+        """Take a finished block.
+
+        Parameters
+        ----------
+        block : int
+        scores : (B,) float32
+            NaN where a tile could not be decoded.
+        error_maps : (B, c, c) float32 or None
+            Error maps pooled to cells; None fills each tile with its score.
+        """
+        with self._lock:
+            self._results[block] = (scores, self._map.error_cells(scores, error_maps))
+        self._put((block, True))
+
+    def adopt(self, block: int) -> None:
+        """Take a block whose tiles another process has written and put on its medium, see `AnomalyMap.write_tiles`."""
+        self._put((block, False))
+
+    def written(self) -> Box | None:
+        """Return the box (y0, x0, y1, x1) of finest cells that changed on disk since the last call."""
+        self._raise()
+        with self._lock:
+            box, self._box = self._box, None
+        return box
+
+    def drain(self) -> None:
+        """Wait until all that came in is stored."""
+        self._stop()
+        self._raise()
+
+    def _put(self, item: tuple[int, bool]) -> None:
+        while True:
+            self._raise()
+            with suppress(queue.Full):
+                self._queue.put(item, timeout=0.5)
+                return
+
+    def _stop(self) -> None:
+        self._hurry.set()
+        while self._thread.is_alive():
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=0.5)
+                break
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _serve(self) -> None:
+        try:
+            last = False
+            while not last:
+                items = [self._queue.get()]
+                started = time.monotonic()
+                with suppress(queue.Empty):
+                    while True:
+                        items.append(self._queue.get_nowait())
+                last = None in items
+                blocks = [item for item in items if item is not None]
+                if blocks:
+                    with writing(self._map.path):
+                        self._store(blocks)
+                if not last:
+                    self._hurry.wait(max(0.0, _INTERVAL_S - (time.monotonic() - started)))
+        except Exception as err:  # noqa: BLE001 - raised again in the thread that feeds this one
+            self._error = err
+
+    def _store(self, blocks: list[tuple[int, bool]]) -> None:
+        files = self._store_tiles(sorted(block for block, own in blocks if own))
+        for block, own in blocks:
+            if not own:
+                self._recent.pop(block, None)  # it may have been looked at before it was written
+        box: Box | None = None
+        for block, _ in blocks:
+            box = _union(box, self._render(block))
+        for level, canvas in enumerate(self._canvases):
+            files += [self._map.path / str(level) / "c" / name for name in canvas.save()]
+        on_medium(files)
+        with (self._map.path / "journal").open("a") as journal:
+            journal.write("".join(f"{block}\n" for block, _ in blocks))
+            journal.flush()
+            os.fsync(journal.fileno())
+        with self._lock:
+            self._box = _union(self._box, box)
+
+    def _store_tiles(self, blocks: list[int]) -> list[Path]:
+        """Write the rows of blocks, neighbours in one go: each call of zarr costs as much as several chunks."""
+        with self._lock:
+            results = {block: self._results.pop(block) for block in blocks}
+        files: list[Path] = []
+        for start, stop in _runs(blocks):
+            scores = np.concatenate([results[b][0] for b in range(start, stop)])
+            maps = np.concatenate([results[b][1] for b in range(start, stop)])
+            self._map.write_rows(start * BLOCK_TILES, scores, maps)
+            for block in range(start, stop):
+                files += self._map.tile_files(block)
+                self._remember(block, results[block][1])
+        return files
+
+    # -- pyramid
+
+    def _remember(self, block: int, error_maps: NDArray[np.float32]) -> None:
+        self._recent[block] = error_maps
+        self._recent.move_to_end(block)
+        most = max(16, _CACHED_BYTES // max(1, error_maps.nbytes))
+        while len(self._recent) > most:
+            self._recent.popitem(last=False)
+
+    def _error_maps(self, block: int) -> NDArray[np.float32]:
+        if block not in self._recent:
+            self._remember(block, self._map.error_maps(block))
+        return self._recent[block]
+
+    def _render(self, block: int) -> Box:
+        c, (height, width) = self._map.geometry.cells_per_tile, self._map.geometry.shape
+        y0, x0 = (int(v) for v in self._first[block])
+        y1, x1 = (int(v) for v in np.minimum(self._last[block] + c, (height, width)))
+        total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
+        window = self._map.geometry.window()
+        near = (self._first < (y1, x1)).all(axis=1) & (self._last + c > (y0, x0)).all(axis=1)
+        for other in np.flatnonzero(near).tolist():
+            cells, values = self._cells[other * BLOCK_TILES : (other + 1) * BLOCK_TILES], self._error_maps(other)
+            touching = (cells < (y1, x1)).all(axis=1) & (cells + c > (y0, x0)).all(axis=1) & ~np.isnan(values[:, 0, 0])
+            for row in np.flatnonzero(touching).tolist():  # NaN: not yet scored, or not decodable
+                add_tile(total, weight, values[row], window, int(cells[row, 0]) - y0, int(cells[row, 1]) - x0)
+        seen = (weight > 0) & self._map.tissue_cells(y0, x0, y1, x1)
+        box = (y0, x0, y1, x1)
+        self._canvases[0].put(box, np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan)))
+        for finer, coarser in pairwise(self._canvases):
+            box = (box[0] // 2, box[1] // 2, -(-box[2] // 2), -(-box[3] // 2))
+            coarser.put(box, _halve(finer.get((box[0] * 2, box[1] * 2, box[2] * 2, box[3] * 2))))
+        return y0, x0, y1, x1
+
+
+class _Canvas:
+    """One level of the pyramid: whole chunks in memory, bounded, written when they have changed."""
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self._array = array
+        self._side: tuple[int, int] = (array.chunks[0], array.chunks[1])
+        self._chunks: OrderedDict[tuple[int, int], NDArray[np.float32]] = OrderedDict()
+        self._changed: set[tuple[int, int]] = set()
+
+    def get(self, box: Box) -> NDArray[np.float32]:
+        """Return cells; the box may reach over the end, where it is cut."""
+        y0, x0, y1, x1 = *box[:2], min(box[2], self._array.shape[0]), min(box[3], self._array.shape[1])
+        out = np.empty((y1 - y0, x1 - x0), np.float32)
+        for key, inside, outside in self._parts((y0, x0, y1, x1)):
+            out[outside] = self._chunk(key)[inside]
+        return out
+
+    def put(self, box: Box, values: NDArray[np.float32]) -> None:
+        """Set cells."""
+        for key, inside, outside in self._parts(box):
+            self._chunk(key)[inside] = values[outside]
+            self._changed.add(key)
+
+    def save(self) -> list[str]:
+        """Write what has changed; return the names of the chunks."""
+        saved = sorted(self._changed)
+        for key in saved:
+            self._array[self._region(key)] = self._chunks[key]
+        self._changed.clear()
+        most = max(4, _CACHED_BYTES // (4 * self._side[0] * self._side[1]))
+        while len(self._chunks) > most:
+            self._chunks.popitem(last=False)
+        return [f"{row}/{column}" for row, column in saved]
+
+    def _region(self, key: tuple[int, int]) -> tuple[slice, slice]:
+        (row, column), (h, w), (height, width) = key, self._side, self._array.shape
+        return slice(row * h, min((row + 1) * h, height)), slice(column * w, min((column + 1) * w, width))
+
+    def _chunk(self, key: tuple[int, int]) -> NDArray[np.float32]:
+        if key not in self._chunks:
+            self._chunks[key] = np.array(self._array[self._region(key)], np.float32)
+        self._chunks.move_to_end(key)
+        return self._chunks[key]
+
+    def _parts(self, box: Box) -> Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]:
+        (y0, x0, y1, x1), (h, w) = box, self._side
+        for row in range(y0 // h, -(-y1 // h)):
+            for column in range(x0 // w, -(-x1 // w)):
+                a0, b0, a1, b1 = max(y0, row * h), max(x0, column * w), min(y1, (row + 1) * h), min(x1, (column + 1) * w)
+                inside = (slice(a0 - row * h, a1 - row * h), slice(b0 - column * w, b1 - column * w))
+                yield (row, column), inside, (slice(a0 - y0, a1 - y0), slice(b0 - x0, b1 - x0))
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return (start, stop) of what is consecutive in sorted numbers."""
+    parts = np.split(np.array(numbers, np.int64), np.flatnonzero(np.diff(numbers) != 1) + 1)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
+
+
+def _union(a: Box | None, b: Box | None) -> Box | None:
+    if a is None or b is None:
+        return a or b
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def _halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return means over 2 × 2 cells that ignore NaN; an odd last row or column stands alone."""
+    h, w = values.shape
+    padded = np.pad(values, ((0, h % 2), (0, w % 2)), constant_values=np.nan)
+    blocks = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2)
+    count = (~np.isnan(blocks)).sum(axis=(1, 3))
+    total = np.nansum(blocks, axis=(1, 3), dtype=np.float32)
+    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)

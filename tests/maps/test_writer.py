@@ -1,0 +1,100 @@
+"""Nothing finished is lost, nothing is written by two, and what is written does not depend on how it came."""
+
+import subprocess
+import sys
+import textwrap
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from map_makers import block_values, bytes_of, fill, make_map
+
+from napari_histoad.errors import MapError, OutputError
+from napari_histoad.maps import MapWriter, hold_map
+from napari_histoad.maps._writer import _runs
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_runs_are_the_consecutive_stretches(numbers):
+    runs = list(_runs(sorted(numbers)))
+    assert sorted(n for start, stop in runs for n in range(start, stop)) == sorted(numbers)
+    assert all(b - a > 0 for a, b in runs)
+    assert all(runs[i][1] < runs[i + 1][0] for i in range(len(runs) - 1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, seed):
+    random, folder = Random(seed), tmp_path
+    straight = make_map(folder / "a.ome.zarr")
+    fill(straight, range(straight.block_count))
+    mixed = make_map(folder / "b.ome.zarr")
+    order = list(range(mixed.block_count))
+    random.shuffle(order)
+    cut = random.randrange(len(order))
+    for part in (order[:cut], order[cut:]):
+        with MapWriter(mixed) as writer:
+            for block in part:
+                if random.random() < 0.5:
+                    writer.add(block, *block_values(mixed, block))
+                else:  # as a worker of a cluster does it
+                    mixed.write_tiles(block, *block_values(mixed, block))
+                    writer.adopt(block)
+        mixed = make_map(folder / "b.ome.zarr")
+    a, b = bytes_of(straight.path), bytes_of(mixed.path)
+    assert set(a) == set(b)
+    assert {name for name in a if a[name] != b[name]} <= {next(n for n in a if n.name == "journal")}
+    assert mixed.finished_blocks() == straight.finished_blocks()
+
+
+def test_what_came_in_before_an_exception_is_kept(tmp_path):
+    result = make_map(tmp_path / "a.ome.zarr")
+    with pytest.raises(KeyError), MapWriter(result) as writer:  # noqa: PT012 - what comes before counts
+        writer.add(3, *block_values(result, 3))
+        writer.add(4, *block_values(result, 4))
+        raise KeyError
+    assert result.finished_blocks() == {3, 4}
+    assert np.array_equal(result.scores[3 * 64 : 4 * 64], block_values(result, 3)[0])
+
+
+def test_changes_are_reported_when_they_are_on_disk(tmp_path):
+    result = make_map(tmp_path / "a.ome.zarr")
+    with MapWriter(result) as writer:
+        assert writer.written() is None
+        writer.add(0, *block_values(result, 0))
+        writer.drain()
+        y0, x0, y1, x1 = writer.written()
+        assert not np.isnan(np.asarray(result.levels[0])[y0:y1, x0:x1]).all()
+        assert writer.written() is None
+
+
+def test_an_error_of_the_disk_reaches_who_feeds_the_writer(tmp_path):
+    result = make_map(tmp_path / "a.ome.zarr")
+    (result.path / "journal").mkdir()  # cannot be appended to
+    with pytest.raises(OutputError, match="cannot write"), MapWriter(result) as writer:  # noqa: PT012 - whichever call meets it
+        writer.add(0, *block_values(result, 0))
+        writer.drain()
+
+
+def test_two_runs_cannot_write_one_map(tmp_path):
+    folder = tmp_path / "case.ome.zarr"
+    code = """
+        import sys, time
+        from pathlib import Path
+        from napari_histoad.maps import hold_map
+        with hold_map(Path(sys.argv[1])):
+            print("held", flush=True)
+            time.sleep(60)
+    """
+    other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(MapError, match="another run is writing"), hold_map(folder):
+            pass
+    finally:
+        other.kill()  # a run that dies holds nothing any more
+        other.wait()
+        other.stdout.close()
+    with hold_map(folder):
+        pass
