@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.jobs import Job
 
-__all__ = ["DeviceOption", "JsonOption", "MppOption", "command", "emit", "fail", "follow", "say", "table"]
+__all__ = ["WRONG_USE", "DeviceOption", "JsonOption", "MppOption", "command", "emit", "fail", "follow", "say", "table"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow, say
-from napari_histoad.errors import HistoadError, SettingsError
+from napari_histoad.cli._console import WRONG_USE, DeviceOption, JsonOption, MppOption, command, emit, follow, say
+from napari_histoad.errors import HistoadError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from napari_histoad.engine._cluster import Cluster
     from napari_histoad.maps import AnomalyMap
 
 __all__ = ["map_slides"]
@@ -18,7 +22,10 @@ __all__ = ["map_slides"]
 
 @command
 def map_slides(
-    slides: Annotated[list[Path], typer.Argument(help="Slides to map.", show_default=False)],
+    slides: Annotated[
+        list[Path],
+        typer.Argument(help="Slides, or a csv with the column slide and, as needed, mpp, model, regions.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the maps, <slide>.ome.zarr each.", show_default=False)],
     model: Annotated[
         Path | None, typer.Option(help="Trained detector; without one, normal is learnt from the slide itself.")
@@ -29,52 +36,47 @@ def map_slides(
     cell_um: Annotated[float, typer.Option(help="Side of a map cell in µm.", min=0.5)] = 8.0,
     regions: Annotated[Path | None, typer.Option(help="Map only inside these outlines.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an unfinished map, or start anew.")] = True,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask.distributed scheduler, tcp://host:8786: its workers do the work.")
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Map how far each piece of tissue is from normal. Goes on after a slide that fails; exit code 1 tells of it."""
-    from napari_histoad.detectors import load_detector
-    from napari_histoad.engine import map_job, map_path
-    from napari_histoad.regions import read_regions
-    from napari_histoad.slide import GivenMpp, open_slide
+    from napari_histoad.engine import CohortSlide, cohort_job, read_cohort
+    from napari_histoad.slide import GivenMpp
 
-    given_mpp = GivenMpp(slide_mpp)
-    detector = load_detector(model) if model is not None else None
-    outlines = read_regions(regions) if regions is not None else None
-    targets = [map_path(path, out) for path in slides]
-    if len(set(targets)) < len(targets):
-        raise SettingsError(
-            "two slides have the same name, their maps would overwrite each other", "map them into different folders"
+    given = GivenMpp(slide_mpp)
+    listed = [s for path in slides for s in (read_cohort(path) if path.suffix.lower() == ".csv" else [CohortSlide(path)])]
+    cohort = [CohortSlide(s.path, s.mpp or given.of(s.path), s.model or model, s.regions or regions) for s in listed]
+    if not as_json and any(slide.model is None for slide in cohort):
+        say("no model: learning normal from each slide's own tissue (rare tissue stands out; an abnormal whole does not)")
+
+    def tell(slide: CohortSlide, outcome: AnomalyMap | HistoadError) -> None:
+        if isinstance(outcome, HistoadError):
+            say(f"error: {outcome}" if len(cohort) == 1 else f"error: {slide.path.name}: {outcome}")
+
+    with _cluster(scheduler) as cluster:
+        job = cohort_job(
+            cohort, out, cluster=cluster, on_slide=tell, mpp=mpp, stride_px=stride, cell_um=cell_um, device=device, resume=resume
         )
-    if model is None and not as_json:
-        say("no --model: learning normal from each slide's own tissue (rare tissue stands out; an abnormal whole does not)")
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    for path in slides:
-        try:
-            with open_slide(path, given_mpp.of(path)) as slide:
-                job = map_job(
-                    slide,
-                    out,
-                    detector=detector,
-                    mpp=mpp,
-                    stride_px=stride,
-                    cell_um=cell_um,
-                    regions=outlines,
-                    device=device,
-                    resume=resume,
-                )
-                done.append(_describe(follow(job, quiet=as_json)))
-        except HistoadError as err:
-            failed.append({"slide": str(path), "what": err.what, "remedy": err.remedy})
-            say(f"error: {err}")
-            if len(slides) == 1 and isinstance(err, SettingsError):
-                raise typer.Exit(2) from err
+        result = follow(job, quiet=as_json)
+    done = [_describe(finished) for finished in result.maps]
+    failed = [{"slide": str(path), "what": err.what, "remedy": err.remedy} for path, err in result.failures]
     rows = [(entry["slide"], entry["summary"]) for entry in done]
     rows += [(Path(entry["slide"]).name, f"FAILED: {entry['what']}") for entry in failed]
     emit({"maps": done, "failed": failed}, rows, as_json=as_json)
     if failed:
-        raise typer.Exit(1)
+        wrong_use = len(cohort) == 1 and isinstance(result.failures[0][1], WRONG_USE)
+        raise typer.Exit(2 if wrong_use else 1)
+
+
+def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
+    if scheduler is None:
+        return nullcontext()
+    from napari_histoad.engine._cluster import Cluster
+
+    return Cluster(scheduler)
 
 
 def _describe(result: AnomalyMap) -> dict[str, Any]:

@@ -1,21 +1,27 @@
 """Doing it: where slides and detectors meet. Train, map, score, on the device at hand."""
 
+from napari_histoad.engine._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
 from napari_histoad.engine._device import DeviceChoice, choose_device
 from napari_histoad.engine._gather import TrainingSource, gather_job, training_sources
-from napari_histoad.engine._map import map_job, map_path, map_slide
+from napari_histoad.engine._map import MapOptions, map_job, map_path, map_slide
 from napari_histoad.engine._score import score_files_job, score_images
 from napari_histoad.engine._self import self_detector_job
 from napari_histoad.engine._train import fit_job, train, train_job
 
 __all__ = [
+    "CohortResult",
+    "CohortSlide",
     "DeviceChoice",
+    "MapOptions",
     "TrainingSource",
     "choose_device",
+    "cohort_job",
     "fit_job",
     "gather_job",
     "map_job",
     "map_path",
     "map_slide",
+    "read_cohort",
     "score_files_job",
     "score_images",
     "self_detector_job",

@@ -34,6 +34,11 @@ class DeviceChoice:
     title: str
 
     @property
+    def name(self) -> str:
+        """What `choose_device` takes: ``cpu``, ``cuda:0``, …."""
+        return str(self.device)
+
+    @property
     def batch(self) -> int:
         """Tiles scored at once: fixed by the kind of device, because the last digits of scores depend on it."""
         return 64 if self.device.type == "cuda" else 16

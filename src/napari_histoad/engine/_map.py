@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from napari_histoad.tiles import TileGrid, find_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Unpack
 
     from numpy.typing import NDArray
 
@@ -36,10 +37,21 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["map_job", "map_path", "map_slide"]
+__all__ = ["MapOptions", "map_job", "map_path", "map_slide"]
 
 _BLOCK_SIDE = 8  # steps; 8 x 8 = one block where tissue is dense
 _TOO_BROKEN = 0.5
+
+
+class MapOptions(TypedDict, total=False):
+    """How to map, the same for one slide and for many; see `map_job`."""
+
+    mpp: float | None
+    stride_px: int | None
+    cell_um: float
+    device: str
+    resume: bool
+    seed: int
 
 
 def map_path(slide: Slide | Path, out: Path) -> Path:
@@ -96,12 +108,16 @@ def map_job(
         With the reason and the remedy.
     """
     slide.require_mpp()
-    choice = choose_device(device)
+    choice = choose_device(device if cluster is None else "auto")  # a GPU that is asked for is the workers'
     note = ""
+    if tissue is None:
+        yield Progress("Finding tissue", 0, 1, "slides")
+        tissue = find_tissue(slide if detector is None else slide.in_srgb(detector.settings.srgb))
+        yield Progress("Finding tissue", 1, 1, "slides")
     if detector is None:
-        detector = yield from self_detector_job(slide, mpp=mpp, device=device, seed=seed)
+        detector = yield from self_detector_job(slide, tissue, mpp=mpp, device=choice.name, seed=seed)
         note = SELF_NOTE
-    plan = yield from _plan(slide, detector, note, tissue, stride_px, cell_um, regions)
+    plan = _plan(slide, detector, note, tissue, stride_px, cell_um, regions)
     target = map_path(slide, out)
     with hold_map(target):
         result = AnomalyMap.create(
@@ -142,19 +158,15 @@ def _plan(
     slide: Slide,
     detector: Detector,
     note: str,
-    tissue: TissueMask | None,
+    tissue: TissueMask,
     stride_px: int | None,
     cell_um: float,
     regions: Sequence[Region] | None,
-) -> Job[_Plan]:
+) -> _Plan:
     if detector.calibration is None:
         raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
     settings, slide_mpp = detector.settings, slide.require_mpp()
     slide = slide.in_srgb(settings.srgb)
-    if tissue is None:
-        yield Progress("Finding tissue", 0, 1, "slides")
-        tissue = find_tissue(slide)
-        yield Progress("Finding tissue", 1, 1, "slides")
     grid = TileGrid.cover(
         slide.shape,
         slide_mpp,
@@ -227,17 +239,14 @@ def map_slide(
     model: str | PathLike[str] | Detector | None = None,
     slide_mpp: float | None = None,
     regions: str | PathLike[str] | Sequence[Region] | None = None,
-    mpp: float | None = None,
-    stride_px: int | None = None,
-    cell_um: float = 8.0,
-    device: str = "auto",
-    resume: bool = True,
+    **options: Unpack[MapOptions],
 ) -> AnomalyMap:
     """Map a slide and return its `AnomalyMap`, ``<out>/<slide>.ome.zarr``.
 
     Parameters
     ----------
     slide : path-like
+        A file, or the URL of a TIFF.
     out : path-like
         Folder of results.
     model : path-like or Detector, optional
@@ -246,8 +255,8 @@ def map_slide(
         µm per level-0 pixel, where the slide does not say.
     regions : path-like or sequence of Region, optional
         Map only there.
-    mpp, stride_px, cell_um, device, resume
-        See `map_job`.
+    **options
+        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``resume``, ``seed``: see `map_job`.
 
     Examples
     --------
@@ -257,16 +266,4 @@ def map_slide(
     detector = load_detector(model) if isinstance(model, str | PathLike) else model
     outlines = read_regions(regions) if isinstance(regions, str | PathLike) else regions
     with open_slide(slide, slide_mpp) as opened:
-        return run(
-            map_job(
-                opened,
-                Path(out),
-                detector=detector,
-                mpp=mpp,
-                stride_px=stride_px,
-                cell_um=cell_um,
-                regions=outlines,
-                device=device,
-                resume=resume,
-            )
-        )
+        return run(map_job(opened, Path(out), detector=detector, regions=outlines, **options))

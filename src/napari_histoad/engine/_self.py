@@ -12,12 +12,13 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._score import score_images
 from napari_histoad.errors import TooFewTilesError
 from napari_histoad.jobs import Progress
-from napari_histoad.tiles import find_tissue, sample_tiles, training_grid
+from napari_histoad.tiles import sample_tiles, training_grid
 
 if TYPE_CHECKING:
     from napari_histoad.detectors import Detector
     from napari_histoad.jobs import Job
     from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TissueMask
 
 __all__ = ["SELF_NOTE", "self_detector_job"]
 
@@ -25,7 +26,9 @@ SELF_NOTE = "learnt from this slide's own tissue: rare tissue stands out, and a 
 _MAX_TILES, _MIN_TILES = 1000, 32
 
 
-def self_detector_job(slide: Slide, *, mpp: float | None = None, device: str = "auto", seed: int = 0) -> Job[Detector]:
+def self_detector_job(
+    slide: Slide, tissue: TissueMask, *, mpp: float | None = None, device: str = "auto", seed: int = 0
+) -> Job[Detector]:
     """Fit the starter model's features to the bulk of the slide's own tissue; no training loop.
 
     A robust Gaussian of the encoder's tile statistics is fitted to three quarters of the tiles, in spatial blocks,
@@ -37,9 +40,6 @@ def self_detector_job(slide: Slide, *, mpp: float | None = None, device: str = "
         If the slide holds fewer than 32 tiles of tissue.
     """
     slide_mpp = slide.require_mpp()
-    yield Progress("Finding tissue", 0, 1, "slides")
-    tissue = find_tissue(slide)
-    yield Progress("Finding tissue", 1, 1, "slides")
     starter = starter_path()
     wanted = max(mpp or 0.5, slide_mpp)
     detector = load_detector(starter, error="mahalanobis", mpp=wanted)

@@ -1,0 +1,265 @@
+"""Many slides: which ones, one after the other or spread over a cluster, and going on after one that fails."""
+
+from __future__ import annotations
+
+import csv
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_histoad.detectors import load_detector, read_header
+from napari_histoad.engine._map import map_job, map_path
+from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError
+from napari_histoad.jobs import Progress, run
+from napari_histoad.regions import read_regions
+from napari_histoad.slide import check_mpp, open_slide
+from napari_histoad.tiles import find_tissue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Unpack
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._cluster import Cluster
+    from napari_histoad.engine._map import MapOptions
+    from napari_histoad.jobs import Job
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TissueMask
+
+__all__ = ["CohortResult", "CohortSlide", "cohort_job", "read_cohort"]
+
+_AT_ONCE = 2
+_COLUMNS = {"slide", "mpp", "model", "regions"}
+
+
+@dataclass(frozen=True)
+class CohortSlide:
+    """One slide of many.
+
+    Attributes
+    ----------
+    path : Path
+    mpp : float or None
+        µm per level-0 pixel, where the file does not say.
+    model : Path or None
+        The detector; without one, normal is learnt from the slide itself.
+    regions : Path or None
+        Map only there.
+    """
+
+    path: Path
+    mpp: float | None = None
+    model: Path | None = None
+    regions: Path | None = None
+
+
+@dataclass
+class CohortResult:
+    """What became of the slides.
+
+    Attributes
+    ----------
+    maps : list of AnomalyMap
+        In the order in which they were finished.
+    failures : list of tuple[Path, HistoadError]
+        Slides that failed, and why.
+    """
+
+    maps: list[AnomalyMap] = field(default_factory=list)
+    failures: list[tuple[Path, HistoadError]] = field(default_factory=list)
+
+
+def read_cohort(table: Path) -> list[CohortSlide]:
+    """Return the slides that a csv lists in its column ``slide``, with ``mpp``, ``model`` and ``regions`` where given.
+
+    Paths are relative to the table.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be read, names a column that is not known, or holds a resolution that is none.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            columns = set(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        raise SettingsError(f"{table} cannot be read ({err})", "give a csv with the column slide") from err
+    if "slide" not in columns or columns - _COLUMNS:
+        odd = ", ".join(sorted(c for c in columns - _COLUMNS if c)) or "no column slide"
+        raise SettingsError(f"{table.name}: {odd}", f"its first line may name {', '.join(sorted(_COLUMNS))}")
+
+    def path(row: dict[str, str], column: str) -> Path | None:
+        text = (row.get(column) or "").strip()
+        return None if not text else Path(text) if "://" in text else table.parent / text
+
+    slides = []
+    for line, row in enumerate(rows, start=2):
+        slide, mpp = path(row, "slide"), (row.get("mpp") or "").strip()
+        if slide is None:
+            raise SettingsError(f"{table.name}, line {line}: no slide is named", "fill in the column slide")
+        try:
+            resolution = check_mpp(float(mpp), f"{table.name}, line {line}") if mpp else None
+        except ValueError as err:
+            raise SettingsError(f"{table.name}, line {line}: {mpp!r} is not a number", "write µm per pixel, 0.25") from err
+        slides.append(CohortSlide(slide, resolution, path(row, "model"), path(row, "regions")))
+    if not slides:
+        raise SettingsError(f"{table.name} lists no slide", "write one path per line under the heading slide")
+    return slides
+
+
+def cohort_job(
+    slides: Sequence[CohortSlide],
+    out: Path,
+    *,
+    cluster: Cluster | None = None,
+    on_slide: Callable[[CohortSlide, AnomalyMap | HistoadError], object] | None = None,
+    **options: Unpack[MapOptions],
+) -> Job[CohortResult]:
+    """Map slides into one folder; a slide that fails does not stop the others.
+
+    While one slide is mapped, the next is opened and its tissue found. On a cluster two slides are under way at once, so
+    that workers are never idle between them.
+
+    Parameters
+    ----------
+    slides : sequence of CohortSlide
+    out : Path
+        Folder of results.
+    cluster : Cluster, optional
+    on_slide : callable, optional
+        Called with each slide and its map or error as soon as it is finished.
+    **options
+        See `map_job`.
+
+    Raises
+    ------
+    SettingsError
+        If two slides have the same name.
+    BundleError
+        If a model is no detector.
+    """
+    targets = [map_path(slide.path, out) for slide in slides]
+    if len(set(targets)) < len(targets):
+        msg = "two slides have the same name, their maps would overwrite each other"
+        raise SettingsError(msg, "map them into different folders")
+    for model in {slide.model for slide in slides if slide.model is not None}:
+        read_header(model)  # a wrong one is told at once, not slide by slide
+    result = CohortResult()
+
+    def finish(slide: CohortSlide, outcome: AnomalyMap | HistoadError) -> None:
+        if isinstance(outcome, HistoadError):
+            result.failures.append((slide.path, outcome))
+        else:
+            result.maps.append(outcome)
+        if on_slide is not None:
+            on_slide(slide, outcome)
+
+    if cluster is None:
+        yield from _in_turn(slides, out, finish, options)
+    else:
+        yield from _at_once(slides, out, cluster, finish, options)
+    return result
+
+
+def _in_turn(
+    slides: Sequence[CohortSlide],
+    out: Path,
+    finish: Callable[[CohortSlide, AnomalyMap | HistoadError], None],
+    options: MapOptions,
+) -> Job[None]:
+    detector_of = lru_cache(maxsize=1)(_load)
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
+        following = pool.submit(_prepare, slides[0], detector_of)
+        for number, slide in enumerate(slides, start=1):
+            prepared = following
+            try:
+                yield Progress("Finding tissue", 0, 1, "slides")
+                opened, tissue, detector = prepared.result()
+                if number < len(slides):
+                    following = pool.submit(_prepare, slides[number], detector_of)
+                with opened:
+                    regions = None if slide.regions is None else read_regions(slide.regions)
+                    job = map_job(opened, out, detector=detector, regions=regions, tissue=tissue, **options)
+                    finish(slide, (yield from job))
+            except JobCancelledError:
+                raise
+            except HistoadError as err:
+                if following is prepared and number < len(slides):
+                    following = pool.submit(_prepare, slides[number], detector_of)
+                finish(slide, err)
+
+
+def _load(model: Path | None) -> Detector | None:
+    return None if model is None else load_detector(model)
+
+
+def _prepare(
+    slide: CohortSlide, detector_of: Callable[[Path | None], Detector | None]
+) -> tuple[Slide, TissueMask, Detector | None]:
+    detector = detector_of(slide.model)
+    opened = open_slide(slide.path, slide.mpp, srgb=detector is not None and detector.settings.srgb)
+    try:
+        opened.require_mpp()
+        return opened, find_tissue(opened), detector
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _at_once(
+    slides: Sequence[CohortSlide],
+    out: Path,
+    cluster: Cluster,
+    finish: Callable[[CohortSlide, AnomalyMap | HistoadError], None],
+    options: MapOptions,
+) -> Job[None]:
+    """Drive the jobs of several slides in threads; reports are of all slides begun so far."""
+    events: queue.SimpleQueue[tuple[CohortSlide, Any]] = queue.SimpleQueue()
+    counts: dict[CohortSlide, Progress] = {}
+    stopped = False
+
+    def drive(slide: CohortSlide) -> None:
+        def report(progress: Progress) -> None:
+            if stopped:
+                raise JobCancelledError("stopped")
+            if progress.stage == "Mapping":
+                events.put((slide, progress))
+
+        try:
+            if stopped:
+                return
+            opened, tissue, detector = _prepare(slide, _load)
+            with opened:
+                regions = None if slide.regions is None else read_regions(slide.regions)
+                job = map_job(opened, out, detector=detector, regions=regions, tissue=tissue, cluster=cluster, **options)
+                events.put((slide, run(job, report)))
+        except BaseException as err:  # noqa: BLE001 - raised or reported in the thread that waits
+            events.put((slide, err))
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="slide") as pool:
+        try:
+            for slide in slides:
+                pool.submit(drive, slide)
+            due = len(slides)
+            while due:
+                try:
+                    slide, event = events.get(timeout=0.5)
+                except queue.Empty:
+                    event = None
+                if isinstance(event, Progress):
+                    counts[slide] = event
+                elif event is not None:
+                    due -= 1
+                    if isinstance(event, BaseException) and not isinstance(event, HistoadError):
+                        raise event
+                    finish(slide, event)
+                done, total = sum(p.done for p in counts.values()), sum(p.total for p in counts.values())
+                yield Progress("Mapping", done, total)
+        finally:
+            stopped = True

@@ -1,0 +1,154 @@
+"""Many slides: tables, failures, and the workers of a cluster."""
+
+import os
+import signal
+import time
+
+import pytest
+from distributed import LocalCluster
+
+from napari_histoad import load_detector, map_slide, open_slide
+from napari_histoad.engine import CohortSlide, cohort_job, map_job, read_cohort
+from napari_histoad.engine._cluster import Cluster
+from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
+from napari_histoad.jobs import run
+
+
+def _bytes(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# -- tables
+
+
+def test_a_table_names_slides_relative_to_itself(tmp_path):
+    table = tmp_path / "cohort.csv"
+    table.write_text("\ufeffslide,mpp,model\na.svs,0.25,m.safetensors\nsub/b.svs,,\nhttps://host/c.tif,,\n", encoding="utf-8")
+    a, b, c = read_cohort(table)
+    assert a == CohortSlide(tmp_path / "a.svs", 0.25, tmp_path / "m.safetensors")
+    assert b == CohortSlide(tmp_path / "sub" / "b.svs")
+    assert "host/c.tif" in str(c.path)
+    assert tmp_path not in c.path.parents
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path\na.svs\n", "path"),
+        ("slide,colour\na.svs,red\n", "colour"),
+        ("slide,mpp\na.svs,fine\n", "line 2: 'fine'"),
+        ("slide,mpp\na.svs,400\n", "line 2: 400"),
+        ("slide,mpp\n,0.5\n", "line 2: no slide"),
+        ("slide\n", "lists no slide"),
+        ("", "no column slide"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_explained(tmp_path, text, message):
+    (tmp_path / "cohort.csv").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        read_cohort(tmp_path / "cohort.csv")
+
+
+def test_a_missing_table_is_explained(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read_cohort(tmp_path / "cohort.csv")
+
+
+# -- slide after slide
+
+
+def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_folder, tmp_path):
+    (tmp_path / "broken.tif").write_bytes(b"nothing")
+    paths = [tmp_path / "missing.tif", sample.path, tmp_path / "broken.tif"]
+    seen = []
+    job = cohort_job(
+        [CohortSlide(path, model=detector_file) for path in paths],
+        tmp_path / "out",
+        on_slide=lambda slide, outcome: seen.append((slide.path, isinstance(outcome, HistoadError))),
+        stride_px=64,
+        device="cpu",
+    )
+    result = run(job)
+    assert seen == [(paths[0], True), (paths[1], False), (paths[2], True)]
+    assert [path for path, _ in result.failures] == [paths[0], paths[2]]
+    assert "missing.tif" in str(result.failures[0][1])
+    assert _bytes(result.maps[0].path) == _bytes(map_folder)
+
+
+def test_slides_of_the_same_name_and_wrong_models_are_refused_before_any_work(sample, tmp_path):
+    with pytest.raises(SettingsError, match="same name"):
+        run(cohort_job([CohortSlide(sample.path), CohortSlide(tmp_path / "sample.svs")], tmp_path))
+    with pytest.raises(BundleError, match=r"none\.safetensors"):
+        run(cohort_job([CohortSlide(sample.path, model=tmp_path / "none.safetensors")], tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- a cluster
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        yield cluster
+
+
+def test_workers_end_in_the_same_bytes_as_this_process(workers, sample, detector_file, map_folder, tmp_path):
+    slides = [CohortSlide(sample.path, model=detector_file), CohortSlide(tmp_path / "missing.tif", model=detector_file)]
+    progress = []
+    with Cluster(workers.scheduler_address) as cluster:
+        assert cluster.workers == 2
+        job = cohort_job(slides, tmp_path / "out", cluster=cluster, stride_px=64, device="cpu")
+        result = run(job, progress.append)
+    assert [path.name for path, _ in result.failures] == ["missing.tif"]
+    assert _bytes(result.maps[0].path) == _bytes(map_folder)
+    assert progress[-1].done == progress[-1].total == len(result.maps[0])
+
+
+def test_the_blocks_of_a_killed_worker_are_done_elsewhere(workers, sample, detector_file, tmp_path):
+    straight = map_slide(sample.path, tmp_path / "here", model=detector_file, stride_px=32, device="cpu")
+    killed = False
+    with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
+        job = map_job(
+            slide, tmp_path / "there", detector=load_detector(detector_file), stride_px=32, device="cpu", cluster=cluster
+        )
+        for progress in job:
+            if progress.stage == "Mapping" and progress.done and not killed:
+                os.kill(next(iter(workers.workers.values())).pid, signal.SIGKILL)
+                killed = True
+    assert killed
+    assert _bytes(tmp_path / "there" / "sample.ome.zarr") == _bytes(straight.path)
+
+
+def test_a_cancelled_cluster_run_goes_on_here(workers, sample, detector_file, map_folder, tmp_path):
+    with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
+        options = {"detector": load_detector(detector_file), "stride_px": 64, "device": "cpu"}
+        job = map_job(slide, tmp_path, cluster=cluster, **options)
+        for progress in job:
+            if progress.stage == "Mapping" and progress.done:
+                break
+        started = time.monotonic()
+        job.close()
+        assert time.monotonic() - started < 5
+        run(map_job(slide, tmp_path, **options))
+    assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+
+
+def test_what_a_worker_meets_is_told_in_one_line(workers, sample, detector_file, tmp_path):
+    path = tmp_path / "gone.tif"
+    path.write_bytes(sample.path.read_bytes())
+    with Cluster(workers.scheduler_address) as cluster, open_slide(path) as slide:
+        path.unlink()
+        with pytest.raises(HistoadError, match=r"gone\.tif"):
+            run(map_job(slide, tmp_path / "out", detector=load_detector(detector_file), device="cpu", cluster=cluster))
+
+
+def test_a_device_that_the_workers_lack_is_told_in_one_line(workers, sample, detector_file, tmp_path):
+    with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
+        job = map_job(slide, tmp_path, detector=load_detector(detector_file), device="cuda:7", cluster=cluster)
+        with pytest.raises(DeviceError, match="cuda:7"):
+            run(job)
+
+
+def test_no_scheduler_is_explained():
+    with pytest.raises(SettingsError, match="no scheduler answers"):
+        Cluster("tcp://127.0.0.1:9")
