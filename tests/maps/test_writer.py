@@ -39,8 +39,9 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
                 if random.random() < 0.5:
                     writer.add(block, *block_values(mixed, block))
                 else:  # as a worker of a cluster does it
-                    mixed.write_tiles(block, *block_values(mixed, block))
-                    writer.adopt(block)
+                    scores, maps = block_values(mixed, block)
+                    mixed.write_error_maps(block, mixed.error_cells(scores, maps))
+                    writer.adopt(block, scores)
         mixed = make_map(folder / "b.ome.zarr")
     a, b = bytes_of(straight.path), bytes_of(mixed.path)
     assert set(a) == set(b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import typer
 
@@ -29,6 +30,7 @@ for function in (
     _results.export,
     _results.report,
     _inspect.models,
+    _inspect.bench,
     _inspect.doctor,
 ):
     app.command(function.__name__.removesuffix("_slides"))(function)
@@ -36,6 +38,8 @@ for function in (
 
 def main() -> None:
     """Run ``histoad``."""
+    # Read when torch is loaded: its threads sleep while they wait, instead of spinning on cores that decoding needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # What libraries log of their own is not for users; what matters comes as an error of ours.
     for name in ("tifffile", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""``histoad info``, ``convert``, ``models`` and ``doctor``: what is there."""
+"""``histoad info``, ``convert``, ``models``, ``bench`` and ``doctor``: what is there."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from napari_histoad.cli._console import JsonOption, MppOption, command, emit, follow, table
+from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow, table
 from napari_histoad.errors import SettingsError
 
-__all__ = ["convert", "doctor", "info", "models"]
+__all__ = ["bench", "convert", "doctor", "info", "models"]
 
 
 @command
@@ -120,6 +122,46 @@ def models(
         [*titles.items(), ("(starter model)", f"{starter.detector}, used when no --model is given: {starter_path().name}")],
         as_json=as_json,
     )
+
+
+@command
+def bench(
+    slide: Annotated[Path | None, typer.Argument(help="A slide; without one a sample is drawn.", show_default=False)] = None,
+    model: Annotated[Path | None, typer.Option(help="Trained detector; default the starter model.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Step between tiles in tile pixels; default half a tile.")] = None,
+    seconds: Annotated[float, typer.Option(help="About how long each part is timed.", min=0.1)] = 5.0,
+    slide_mpp: MppOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Time decoding, network and both at once, to see whether this machine runs as it should."""
+    from napari_histoad import __version__
+    from napari_histoad.detectors import load_detector, starter_path
+    from napari_histoad.engine import bench_job
+    from napari_histoad.samples import SlidePlan, sample_job
+    from napari_histoad.slide import GivenMpp, open_slide
+
+    detector = load_detector(model or starter_path())
+    with tempfile.TemporaryDirectory() as scratch:
+        path = slide or follow(sample_job(Path(scratch) / "sample.tif", SlidePlan(4096)), quiet=as_json)
+        with open_slide(path, GivenMpp(slide_mpp).of(path)) as opened:
+            job = bench_job(opened, detector, device=device, stride_px=stride, seconds=seconds)
+            speed = follow(job, quiet=as_json)
+            about = f"{opened.format}, {opened.properties.get('Compression', 'compression unknown')}"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, napari-histoad {__version__}"
+    rates = [("Decoding only", speed.decode), ("Network only", speed.network), ("Both at once", speed.whole)]
+    bound = "of what both in turn would give" if speed.shared else "of the slower of the two"
+    rows = [
+        ("Slide", f"{path.name if slide else 'sample'}: {about}"),
+        ("Detector", f"{detector.name}, tiles of {speed.tile_px} px every {speed.stride_px} px"),
+        ("Device", speed.device),
+        ("Machine", machine),
+        *[(name, f"{rate:,.0f} tiles/s, {speed.megapixels(rate):,.0f} MP/s") for name, rate in rates],
+        ("Efficiency", f"{speed.efficiency:.2f} {bound}; writing the map of {speed.tiles:,} tiles included"),
+        *([("Peak memory", f"{speed.peak_mb:,.0f} MB")] if speed.peak_mb else []),
+    ]
+    derived = {"bound": speed.bound, "efficiency": speed.efficiency, "machine": machine, "slide": str(path), "format": about}
+    emit({**asdict(speed), **derived}, rows, as_json=as_json)
 
 
 @command

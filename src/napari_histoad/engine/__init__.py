@@ -1,5 +1,6 @@
 """Doing it: where slides and detectors meet. Train, map, score, on the device at hand."""
 
+from napari_histoad.engine._bench import Speed, bench_job
 from napari_histoad.engine._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
 from napari_histoad.engine._device import DeviceChoice, choose_device
 from napari_histoad.engine._gather import TrainingSource, gather_job, training_sources
@@ -13,7 +14,9 @@ __all__ = [
     "CohortSlide",
     "DeviceChoice",
     "MapOptions",
+    "Speed",
     "TrainingSource",
+    "bench_job",
     "choose_device",
     "cohort_job",
     "fit_job",

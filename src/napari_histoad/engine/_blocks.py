@@ -42,10 +42,12 @@ class BlockScores:
     block : int or None
         The block that is finished by them, if one is.
     scores : (B,) float32 or None
-        Of that block; NaN where a tile could not be decoded. None: they have been written already.
+        Of that block; NaN where a tile could not be decoded.
     error_maps : (B, cells, cells) float32 or None
     errors : list of SlideError
         Why tiles could not be decoded, since the last report.
+    stored : bool
+        Whether the error maps are in the map already.
     """
 
     tiles: int
@@ -53,6 +55,7 @@ class BlockScores:
     scores: NDArray[np.float32] | None
     error_maps: NDArray[np.float32] | None
     errors: list[SlideError]
+    stored: bool = False
 
 
 def block_rows(block: int, tiles: int) -> NDArray[np.int64]:

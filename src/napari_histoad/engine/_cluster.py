@@ -1,7 +1,7 @@
 """Blocks of tiles on the workers of a dask.distributed cluster.
 
 The client finds the tissue, makes the empty map, and keeps its journal and pyramid. Workers load the detector once, open
-the slide once, and write the tiles of their blocks themselves; the blocks of a worker that dies go to another one.
+the slide once, and write the error maps of their blocks themselves; the blocks of a worker that dies go to another one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from numpy.typing import NDArray
+
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TileGrid
+
+    Done = tuple[int, NDArray[np.float32], list[tuple[str, str]]]
 
 __all__ = ["Cluster"]
 
@@ -99,7 +103,7 @@ class Cluster:
     def blocks(
         self, slide: Slide, grid: TileGrid, blocks: Sequence[int], detector: Detector, target: Path, device: str
     ) -> Iterator[BlockScores]:
-        """Score blocks and have them written into the map ``target``; reports as `score_blocks` gives them, without scores.
+        """Score blocks; their error maps are in the map ``target`` when a block is reported.
 
         Raises
         ------
@@ -146,8 +150,8 @@ def _results(future: Any) -> Iterator[BlockScores]:
         raise WorkerError(msg, "look into the workers' logs: memory is the usual reason") from err
     except Exception as err:
         raise WorkerError(f"a worker failed ({type(err).__name__}: {err})", "look into the workers' logs") from err
-    for block, tiles, errors in done:
-        yield BlockScores(tiles, block, None, None, [SlideError(*error) for error in errors])
+    for block, scores, errors in done:
+        yield BlockScores(len(scores), block, scores, None, [SlideError(*error) for error in errors], stored=True)
 
 
 def _tasks(slide: Slide, grid: TileGrid, blocks: Sequence[int], target: Path, device: str) -> list[dict[str, Any]]:
@@ -205,8 +209,8 @@ def _slide(path: str, mpp: float, srgb: bool) -> Slide:  # noqa: FBT001 - as a c
     return open_slide(path, mpp, srgb=srgb)
 
 
-def _work(bundle: bytes, task: dict[str, Any]) -> list[tuple[int, int, list[tuple[str, str]]]]:
-    """Score blocks and write their tiles; return (block, tiles, errors) of each."""
+def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
+    """Score blocks and write their error maps; return (block, scores, errors) of each."""
     from distributed import get_worker
 
     detector, choice = _detector(bundle, task["device"])
@@ -215,15 +219,15 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[tuple[int, int, list[tupl
     # The blocks of this task are numbered from 0; all but the last one of a map are whole, so the rows agree.
     grids = [task["grids"][number] for number in numbers]
     grid = replace(grids[0], origins=np.concatenate([g.origins for g in grids]))
-    done: list[tuple[int, int, list[tuple[str, str]]]] = []
+    done: list[Done] = []
     errors: list[tuple[str, str]] = []
     threads = get_worker().state.nthreads
     for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile, threads=threads):
         errors += [(err.what, err.remedy) for err in part.errors]
         if part.block is not None and part.scores is not None:
             block = numbers[part.block]
-            target.write_tiles(block, part.scores, part.error_maps)
-            on_medium(target.tile_files(block))
-            done.append((block, len(part.scores), errors))
+            target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))
+            on_medium([target.error_map_file(block)])
+            done.append((block, part.scores, errors))
             errors = []
     return done

@@ -181,6 +181,7 @@ def _in_turn(
             try:
                 yield Progress("Finding tissue", 0, 1, "slides")
                 opened, tissue, detector = prepared.result()
+                yield Progress("Finding tissue", 1, 1, "slides")
                 if number < len(slides):
                     following = pool.submit(_prepare, slides[number], detector_of)
                 with opened:

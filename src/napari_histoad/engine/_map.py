@@ -117,7 +117,7 @@ def map_job(
     if detector is None:
         detector = yield from self_detector_job(slide, tissue, mpp=mpp, device=choice.name, seed=seed)
         note = SELF_NOTE
-    plan = _plan(slide, detector, note, tissue, stride_px, cell_um, regions)
+    plan = plan_map(slide, detector, tissue, note=note, stride_px=stride_px, cell_um=cell_um, regions=regions)
     target = map_path(slide, out)
     with hold_map(target):
         result = AnomalyMap.create(
@@ -134,7 +134,7 @@ def map_job(
                 computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells)
             else:
                 computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device)
-            yield from _write(result, computed, finished, tiles_in(todo, len(plan.grid)))
+            yield from write_blocks(result, computed, finished, tiles_in(todo, len(plan.grid)))
         if not result.info.complete:
             yield Progress("Outlining", 0, 1, "steps", path=str(target))
             result.save_labels()
@@ -144,7 +144,7 @@ def map_job(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class MapPlan:
     """What is mapped, and how it is recorded."""
 
     slide: Slide
@@ -154,15 +154,17 @@ class _Plan:
     info: MapInfo
 
 
-def _plan(
+def plan_map(
     slide: Slide,
     detector: Detector,
-    note: str,
     tissue: TissueMask,
-    stride_px: int | None,
-    cell_um: float,
-    regions: Sequence[Region] | None,
-) -> _Plan:
+    *,
+    note: str = "",
+    stride_px: int | None = None,
+    cell_um: float = 8.0,
+    regions: Sequence[Region] | None = None,
+) -> MapPlan:
+    """Return which tiles are scored, in which order, and what is recorded of it; see `map_job`."""
     if detector.calibration is None:
         raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
     settings, slide_mpp = detector.settings, slide.require_mpp()
@@ -204,7 +206,7 @@ def _plan(
         or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
         version=__version__,
     )
-    return _Plan(slide, grid, tissue, detector.calibration, info)
+    return MapPlan(slide, grid, tissue, detector.calibration, info)
 
 
 def _work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
@@ -213,7 +215,7 @@ def _work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
     return np.lexsort((x, y, x // _BLOCK_SIDE, y // _BLOCK_SIDE))
 
 
-def _write(result: AnomalyMap, computed: Iterable[BlockScores], finished: int, due: int) -> Job[None]:
+def write_blocks(result: AnomalyMap, computed: Iterable[BlockScores], finished: int, due: int) -> Job[None]:
     """Write blocks as they are computed; too many tiles that cannot be read end the run."""
     errors: list[SlideError] = []
     path = str(result.path)
@@ -222,9 +224,10 @@ def _write(result: AnomalyMap, computed: Iterable[BlockScores], finished: int, d
             finished += part.tiles
             errors += part.errors
             if part.block is not None and part.scores is not None:
-                writer.add(part.block, part.scores, part.error_maps)
-            elif part.block is not None:
-                writer.adopt(part.block)
+                if part.stored:
+                    writer.adopt(part.block, part.scores)
+                else:
+                    writer.add(part.block, part.scores, part.error_maps)
             yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
         writer.drain()
         yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)

@@ -7,6 +7,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -61,6 +62,7 @@ class WorkerClient:
             # -m with our own interpreter, not multiprocessing: nothing of napari's main module is imported again.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "napari_histoad.engine.worker"],
+                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # waiting threads do not spin on cores that decode
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

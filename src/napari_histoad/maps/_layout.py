@@ -26,7 +26,7 @@ BLOCK_TILES = 64
 ATTRIBUTE = "napari_histoad"
 """The Zarr attribute that holds the provenance."""
 
-_CHUNK = 256
+_CHUNK, _ROWS = 256, 4096
 
 
 class MapInfo(BaseModel):
@@ -96,8 +96,9 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
         array[:] = values
         if name == "tissue":
             array.attrs["scale_yx"] = list(tissue.scale_yx)
-    for name, shape in (("score", ()), ("p_value", ()), ("error_map", (c, c))):
-        group.create_array(f"tiles/{name}", shape=(n, *shape), chunks=(BLOCK_TILES, *shape), dtype="float32", fill_value=np.nan)
+    columns = {"score": ((), _ROWS), "p_value": ((), _ROWS), "error_map": ((c, c), BLOCK_TILES)}
+    for name, (shape, rows) in columns.items():
+        group.create_array(f"tiles/{name}", shape=(n, *shape), chunks=(rows, *shape), dtype="float32", fill_value=np.nan)
     geometry = info.geometry
     for level, shape in enumerate(geometry.level_shapes()):
         group.create_array(

@@ -5,7 +5,7 @@
     case.ome.zarr/
       0, 1, …           float32 anomaly map, pyramid; NaN = not scored
       labels/anomalous  what lies above the threshold
-      tiles/            origins, score, p_value, error_map: one row per tile, one chunk per block
+      tiles/            origins, score, p_value, error_map: one row per tile; error_map has one chunk per block
       tissue            the tissue mask
       calibration       scores of held-out normal tiles
       journal           finished blocks, one per line; gone when the map is complete
@@ -151,6 +151,10 @@ class AnomalyMap:
 
     # -- tiles
 
+    def column(self, name: str) -> zarr.Array[Any]:
+        """Return a column of the tile table: ``score``, ``p_value``, ``error_map``."""
+        return self._array(f"tiles/{name}")
+
     def _array(self, name: str) -> zarr.Array[Any]:
         return cast("zarr.Array[Any]", self._group[name])
 
@@ -200,28 +204,23 @@ class AnomalyMap:
             error_maps = np.broadcast_to(scores[:, None, None], (len(scores), c, c))
         return np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
 
-    def write_tiles(self, block: int, scores: NDArray[np.float32], error_maps: NDArray[np.float32] | None) -> None:
-        """Store the tiles of one block; `MapWriter` must adopt it afterwards. Processes may store different blocks at once.
+    def write_error_maps(self, block: int, error_maps: NDArray[np.float32]) -> None:
+        """Store what `error_cells` returned for one block or several that follow each other.
+
+        Processes may store different blocks at once; `MapWriter` must adopt them afterwards.
 
         Raises
         ------
         OutputError
             If it cannot be written.
         """
+        first = block * BLOCK_TILES
         with writing(self.path):
-            self.write_rows(block * BLOCK_TILES, scores, self.error_cells(scores, error_maps))
+            self._array("tiles/error_map")[first : first + len(error_maps)] = error_maps
 
-    def write_rows(self, first: int, scores: NDArray[np.float32], error_maps: NDArray[np.float32]) -> None:
-        """Store the tiles of whole blocks from row ``first`` on."""
-        rows = slice(first, first + len(scores))
-        self._array("tiles/error_map")[rows] = error_maps
-        self._array("tiles/p_value")[rows] = self.calibration.p_value(scores)
-        self._array("tiles/score")[rows] = scores
-
-    def tile_files(self, block: int) -> list[Path]:
-        """Return the files that `write_tiles` writes."""
-        tiles = self.path / "tiles"
-        return [tiles / "error_map" / "c" / f"{block}" / "0" / "0", *(tiles / n / "c" / f"{block}" for n in ("p_value", "score"))]
+    def error_map_file(self, block: int) -> Path:
+        """Return the file that holds the error maps of a block."""
+        return self.path / "tiles" / "error_map" / "c" / f"{block}" / "0" / "0"
 
     def error_maps(self, block: int) -> NDArray[np.float32]:
         """Return the error maps of a block as stored, (B, c, c) float32; NaN = not scored."""

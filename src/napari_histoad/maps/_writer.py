@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ __all__ = ["MapWriter", "hold_map", "on_medium"]
 
 _INTERVAL_S = 0.4
 _WAITING_BLOCKS = 128
+_DENSE = 1.5
 _CACHED_BYTES = 64 * 2**20
 
 
@@ -100,8 +102,8 @@ class MapWriter:
 
     def __init__(self, target: AnomalyMap) -> None:
         self._map = target
-        self._queue: queue.Queue[tuple[int, bool] | None] = queue.Queue(_WAITING_BLOCKS)
-        self._results: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._queue: queue.Queue[_Block | None] = queue.Queue(_WAITING_BLOCKS)
+        self._columns = {name: _Column(target.column(name)) for name in ("score", "p_value")}
         self._recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._canvases = [_Canvas(level) for level in target.levels]
         cells = target.geometry.tile_cells(target.origins)
@@ -134,13 +136,11 @@ class MapWriter:
         error_maps : (B, c, c) float32 or None
             Error maps pooled to cells; None fills each tile with its score.
         """
-        with self._lock:
-            self._results[block] = (scores, self._map.error_cells(scores, error_maps))
-        self._put((block, True))
+        self._put(_Block(block, scores, self._map.error_cells(scores, error_maps)))
 
-    def adopt(self, block: int) -> None:
-        """Take a block whose tiles another process has written and put on its medium, see `AnomalyMap.write_tiles`."""
-        self._put((block, False))
+    def adopt(self, block: int, scores: NDArray[np.float32]) -> None:
+        """Take a block whose error maps another process has put on the medium, see `AnomalyMap.write_error_maps`."""
+        self._put(_Block(block, scores, None))
 
     def written(self) -> Box | None:
         """Return the box (y0, x0, y1, x1) of finest cells that changed on disk since the last call."""
@@ -154,7 +154,7 @@ class MapWriter:
         self._stop()
         self._raise()
 
-    def _put(self, item: tuple[int, bool]) -> None:
+    def _put(self, item: _Block) -> None:
         while True:
             self._raise()
             with suppress(queue.Full):
@@ -193,37 +193,49 @@ class MapWriter:
         except Exception as err:  # noqa: BLE001 - raised again in the thread that feeds this one
             self._error = err
 
-    def _store(self, blocks: list[tuple[int, bool]]) -> None:
-        files = self._store_tiles(sorted(block for block, own in blocks if own))
-        for block, own in blocks:
-            if not own:
-                self._recent.pop(block, None)  # it may have been looked at before it was written
+    def _store(self, blocks: list[_Block]) -> None:
+        blocks = sorted(blocks, key=lambda block: block.number)
+        files = self._store_error_maps([block for block in blocks if block.error_maps is not None])
+        for block in blocks:
+            self._columns["score"].put(block.number * BLOCK_TILES, block.scores)
+            self._columns["p_value"].put(block.number * BLOCK_TILES, self._map.calibration.p_value(block.scores))
+            if block.error_maps is None:
+                self._recent.pop(block.number, None)  # it may have been looked at before it was written
+        for name, column in self._columns.items():
+            files += [self._map.path / "tiles" / name / "c" / chunk for chunk in column.save()]
         box: Box | None = None
-        for block, _ in blocks:
-            box = _union(box, self._render(block))
+        for part in self._boxes([block.number for block in blocks]):
+            self._render(part)
+            box = _union(box, part)
         for level, canvas in enumerate(self._canvases):
-            files += [self._map.path / str(level) / "c" / name for name in canvas.save()]
+            files += [self._map.path / str(level) / "c" / chunk for chunk in canvas.save()]
         on_medium(files)
         with (self._map.path / "journal").open("a") as journal:
-            journal.write("".join(f"{block}\n" for block, _ in blocks))
+            journal.write("".join(f"{block.number}\n" for block in blocks))
             journal.flush()
             os.fsync(journal.fileno())
         with self._lock:
             self._box = _union(self._box, box)
 
-    def _store_tiles(self, blocks: list[int]) -> list[Path]:
-        """Write the rows of blocks, neighbours in one go: each call of zarr costs as much as several chunks."""
-        with self._lock:
-            results = {block: self._results.pop(block) for block in blocks}
-        files: list[Path] = []
-        for start, stop in _runs(blocks):
-            scores = np.concatenate([results[b][0] for b in range(start, stop)])
-            maps = np.concatenate([results[b][1] for b in range(start, stop)])
-            self._map.write_rows(start * BLOCK_TILES, scores, maps)
-            for block in range(start, stop):
-                files += self._map.tile_files(block)
-                self._remember(block, results[block][1])
-        return files
+    def _store_error_maps(self, blocks: list[_Block]) -> list[Path]:
+        """Write the error maps of blocks, neighbours in one go: each call of zarr costs as much as several chunks."""
+        maps = {block.number: block.error_maps for block in blocks if block.error_maps is not None}
+        for start, stop in _runs(list(maps)):
+            self._map.write_error_maps(start, np.concatenate([maps[number] for number in range(start, stop)]))
+        for number, error_maps in maps.items():
+            self._remember(number, error_maps)
+        return [self._map.error_map_file(number) for number in maps]
+
+    def _boxes(self, blocks: list[int]) -> list[Box]:
+        """Return the boxes of cells to render: those of all blocks as one if they lie side by side."""
+        ends = np.minimum(self._last + self._map.geometry.cells_per_tile, self._map.geometry.shape)
+        boxes: list[Box] = [
+            (int(y0), int(x0), int(y1), int(x1)) for (y0, x0), (y1, x1) in zip(self._first[blocks], ends[blocks], strict=True)
+        ]
+        whole: Box | None = None
+        for box in boxes:
+            whole = _union(whole, box)
+        return [whole] if whole is not None and _area(whole) <= _DENSE * sum(_area(box) for box in boxes) else boxes
 
     # -- pyramid
 
@@ -239,10 +251,8 @@ class MapWriter:
             self._remember(block, self._map.error_maps(block))
         return self._recent[block]
 
-    def _render(self, block: int) -> Box:
-        c, (height, width) = self._map.geometry.cells_per_tile, self._map.geometry.shape
-        y0, x0 = (int(v) for v in self._first[block])
-        y1, x1 = (int(v) for v in np.minimum(self._last[block] + c, (height, width)))
+    def _render(self, box: Box) -> None:
+        c, (y0, x0, y1, x1) = self._map.geometry.cells_per_tile, box
         total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
         window = self._map.geometry.window()
         near = (self._first < (y1, x1)).all(axis=1) & (self._last + c > (y0, x0)).all(axis=1)
@@ -252,12 +262,48 @@ class MapWriter:
             for row in np.flatnonzero(touching).tolist():  # NaN: not yet scored, or not decodable
                 add_tile(total, weight, values[row], window, int(cells[row, 0]) - y0, int(cells[row, 1]) - x0)
         seen = (weight > 0) & self._map.tissue_cells(y0, x0, y1, x1)
-        box = (y0, x0, y1, x1)
         self._canvases[0].put(box, np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan)))
         for finer, coarser in pairwise(self._canvases):
             box = (box[0] // 2, box[1] // 2, -(-box[2] // 2), -(-box[3] // 2))
             coarser.put(box, _halve(finer.get((box[0] * 2, box[1] * 2, box[2] * 2, box[3] * 2))))
-        return y0, x0, y1, x1
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What came in; ``error_maps`` is None where another process has stored them."""
+
+    number: int
+    scores: NDArray[np.float32]
+    error_maps: NDArray[np.float32] | None
+
+
+class _Column:
+    """A column of the tile table: whole chunks in memory, written when they have changed."""
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self._array, self._rows = array, int(array.chunks[0])
+        self._chunks: dict[int, NDArray[np.float32]] = {}
+        self._changed: set[int] = set()
+
+    def put(self, first: int, values: NDArray[np.float32]) -> None:
+        """Set rows that lie in one chunk."""
+        number = first // self._rows
+        if number not in self._chunks:
+            self._chunks[number] = np.array(self._array[self._region(number)], np.float32)
+        start = first - number * self._rows
+        self._chunks[number][start : start + len(values)] = values
+        self._changed.add(number)
+
+    def save(self) -> list[str]:
+        """Write what has changed; return the names of the chunks."""
+        saved = sorted(self._changed)
+        for number in saved:
+            self._array[self._region(number)] = self._chunks[number]
+        self._changed.clear()
+        return [f"{number}" for number in saved]
+
+    def _region(self, number: int) -> slice:
+        return slice(number * self._rows, min((number + 1) * self._rows, self._array.shape[0]))
 
 
 class _Canvas:
@@ -317,6 +363,10 @@ def _runs(numbers: list[int]) -> list[tuple[int, int]]:
     """Return (start, stop) of what is consecutive in sorted numbers."""
     parts = np.split(np.array(numbers, np.int64), np.flatnonzero(np.diff(numbers) != 1) + 1)
     return [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _union(a: Box | None, b: Box | None) -> Box | None:

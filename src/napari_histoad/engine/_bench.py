@@ -1,0 +1,164 @@
+"""How fast this machine decodes, computes, and does both at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_histoad.engine._blocks import score_blocks
+from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._map import plan_map, write_blocks
+from napari_histoad.engine._score import score_batch
+from napari_histoad.jobs import Progress, run
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap
+from napari_histoad.tiles import TileLoader, find_tissue
+
+if TYPE_CHECKING:
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.engine._map import MapPlan
+    from napari_histoad.jobs import Job
+    from napari_histoad.slide import Slide
+
+__all__ = ["Speed", "bench_job"]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Rates of the parts and of the whole, in tiles per second.
+
+    Attributes
+    ----------
+    device : str
+    tiles : int
+        Tiles that the whole was timed on.
+    tile_px, stride_px : int
+    decode : float
+        Reading and decoding alone, with all threads.
+    network : float
+        Scoring alone, of tiles in memory.
+    whole : float
+        Both at once, and writing the map.
+    shared : bool
+        Whether decoding and network share the same cores, as they do without a GPU.
+    peak_mb : float or None
+        Most memory that the process has held, where the system says.
+    """
+
+    device: str
+    tiles: int
+    tile_px: int
+    stride_px: int
+    decode: float
+    network: float
+    whole: float
+    shared: bool
+    peak_mb: float | None
+
+    @property
+    def bound(self) -> float:
+        """What the whole cannot exceed: the slower part, or both in turn where they share cores."""
+        return 1 / (1 / self.decode + 1 / self.network) if self.shared else min(self.decode, self.network)
+
+    @property
+    def efficiency(self) -> float:
+        """The whole as a part of its bound."""
+        return self.whole / self.bound
+
+    def megapixels(self, rate: float) -> float:
+        """Return a rate of tiles as megapixels of tiles per second."""
+        return rate * self.tile_px**2 / 1e6
+
+
+def bench_job(
+    slide: Slide, detector: Detector, *, device: str = "auto", stride_px: int | None = None, seconds: float = 5.0
+) -> Job[Speed]:
+    """Time decoding, network and the whole on the first tiles of a slide, as many as fit into the time.
+
+    Parameters
+    ----------
+    slide : Slide
+    detector : Detector
+        Calibrated.
+    device : str
+    stride_px : int, optional
+        Step between tiles; default half a tile, as in mapping.
+    seconds : float
+        About how long each of the three is timed.
+
+    Raises
+    ------
+    HistoadError
+        As `map_job`.
+    """
+    choice = choose_device(device)
+    yield Progress("Finding tissue", 0, 1, "slides")
+    tissue = find_tissue(slide.in_srgb(detector.settings.srgb))
+    plan = plan_map(slide, detector, tissue, stride_px=stride_px)
+    detector.to(choice.device)
+    yield Progress("Timing the network", 0, 3, "parts")
+    network = _network_rate(detector, choice, plan.info.cells_per_tile, seconds)
+    yield Progress("Timing the decoder", 1, 3, "parts")
+    decode = _decode_rate(plan, choice, seconds)
+    yield Progress("Timing the whole", 2, 3, "parts")
+    wanted = seconds / (1 / decode + 1 / network) if choice.device.type == "cpu" else seconds * min(decode, network)
+    blocks = max(1, min(round(wanted / BLOCK_TILES), -(-len(plan.grid) // BLOCK_TILES)))
+    grid = plan.grid.subset(np.arange(min(blocks * BLOCK_TILES, len(plan.grid))))
+    with tempfile.TemporaryDirectory() as scratch:
+        info = plan.info.model_copy(update={"tiles": len(grid)})
+        target = AnomalyMap.create(
+            Path(scratch) / "bench.ome.zarr", info, origins=grid.origins, tissue=tissue, calibration=plan.calibration
+        )
+        started = time.perf_counter()
+        computed = score_blocks(plan.slide, grid, range(blocks), detector, choice, info.cells_per_tile)
+        run(write_blocks(target, computed, 0, len(grid)))
+        whole = len(grid) / (time.perf_counter() - started)
+    yield Progress("Timing the whole", 3, 3, "parts")
+    return Speed(
+        device=choice.title,
+        tiles=len(grid),
+        tile_px=grid.tile_px,
+        stride_px=grid.stride_px,
+        decode=decode,
+        network=network,
+        whole=whole,
+        shared=choice.device.type == "cpu",
+        peak_mb=_peak_mb(),
+    )
+
+
+def _network_rate(detector: Detector, choice: DeviceChoice, cells: int, seconds: float) -> float:
+    side = detector.settings.tile_px
+    images = np.random.default_rng(0).integers(0, 256, (choice.batch, side, side, 3), np.uint8)
+    for _ in range(2):
+        score_batch(detector, images, choice, cells)  # the first batches also allocate and compile
+    count, started = 0, time.perf_counter()
+    while not count or time.perf_counter() - started < seconds:
+        score_batch(detector, images, choice, cells)
+        count += choice.batch
+    return count / (time.perf_counter() - started)
+
+
+def _decode_rate(plan: MapPlan, choice: DeviceChoice, seconds: float) -> float:
+    count, started = 0, time.perf_counter()
+    for batch in TileLoader(plan.slide, plan.grid, batch=choice.batch):
+        count += len(batch.index)
+        if time.perf_counter() - started > seconds:
+            break
+    return count / (time.perf_counter() - started)
+
+
+def _peak_mb() -> float | None:
+    if os.name == "nt":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
