@@ -120,14 +120,9 @@ class TiledLevel:
                 out[: plane.shape[0], : plane.shape[1], channel] = plane[..., 0]
             return
         data = segments[0]
-        if self.compression in _JPEG and self.samples == 3 and self.header is None and self._rows(number) == self.tile[0]:
-            colorspace, outcolorspace = self.colorspace
-            try:
-                imagecodecs.jpeg8_decode(data, tables=self.tables, colorspace=colorspace, outcolorspace=outcolorspace, out=out)
-            except ValueError:  # of another size than declared: some writers cut the last tiles short
-                pass
-            else:
-                return
+        plain = self.compression in _JPEG and self.samples == 3 and self.header is None
+        if plain and self._rows(number) == self.tile[0] and self._decode_jpeg(data, out):
+            return
         tile = self._decode(number, data, self.samples)
         target = out[: tile.shape[0], : tile.shape[1]]
         if self.alpha is None:
@@ -146,17 +141,25 @@ class TiledLevel:
 
         The inverse cosine transform of fewer coefficients is a low-pass filter of its own, and cheaper than the whole one.
         """
-        try:
-            small = simplejpeg.decode_jpeg(
-                self._stand_alone(data), "RGB", min_height=out.shape[0], min_width=out.shape[1], min_factor=factor, buffer=out
-            )
-        except ValueError:  # of another size than declared, or damaged: the usual way finds out
-            small = None
-        if small is not None and small.shape == out.shape:
+        if self._decode_jpeg(data, out, factor):
             return
         tile = np.full((*self.tile, 3), GLASS, np.uint8)
         self.decode(number, [data], tile)
         out[:] = np.asarray(Image.fromarray(tile).reduce(factor))
+
+    def _decode_jpeg(self, data: bytes, out: NDArray[np.uint8], factor: int = 1) -> bool:
+        """Decode a plain JPEG into ``out``; False if it is not what the tags declare: the usual way finds out why.
+
+        libjpeg-turbo's own interface, a quarter faster than reading its scanlines one by one.
+        """
+        height, width = out.shape[:2]
+        try:
+            pixels = simplejpeg.decode_jpeg(
+                self._stand_alone(data), "RGB", min_height=height, min_width=width, min_factor=factor, buffer=out
+            )
+        except ValueError:
+            return False
+        return bool(pixels.shape == out.shape)
 
     def _stand_alone(self, data: bytes) -> bytes:
         """Return a JPEG with its tables in it, and marked as RGB if it is: TIFF keeps both elsewhere.
@@ -170,7 +173,7 @@ class TiledLevel:
         if _ADOBE_NAME in tables or _ADOBE_NAME in data[:1024]:
             raise ValueError("it is marked already")
         mark = b"" if self.colorspace[0] is None else _ADOBE_RGB
-        return data[:2] + mark + tables + data[2:]
+        return data[:2] + mark + tables + data[2:] if mark or tables else data
 
     def _rows(self, number: int) -> int:
         """Return the rows of a segment: the last strip is shorter, tiles never are."""
