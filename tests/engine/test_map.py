@@ -2,15 +2,18 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections import Counter
 from random import Random
 
 import numpy as np
 import pytest
 import shapely
+import tifffile
 from shapely.geometry import box
 
 from napari_histoad import AnomalyMap, evaluate, load_detector, map_slide, open_slide
 from napari_histoad.engine import map_job
+from napari_histoad.engine._map import work_order
 from napari_histoad.errors import (
     BundleError,
     EmptyTissueError,
@@ -22,7 +25,10 @@ from napari_histoad.errors import (
     SlideError,
 )
 from napari_histoad.jobs import run
+from napari_histoad.maps import MapGeometry
 from napari_histoad.regions import Region
+from napari_histoad.slide._tiff import TiffSlide
+from napari_histoad.tiles import TileGrid, TileLoader
 
 
 def _bytes(folder):
@@ -65,6 +71,29 @@ def test_a_cancelled_map_goes_on_and_ends_in_the_same_bytes(sample, detector_fil
     job.close()
     run(_job(sample, tmp_path, detector_file))
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+
+
+@pytest.mark.parametrize("stride_px", [128, 64, 32])
+def test_every_compressed_tile_is_decoded_once(tmp_path, stride_px):
+    """However much windows overlap, and though the cache holds a fraction of the slide."""
+    path = tmp_path / "wide.tif"
+    image = np.random.default_rng(0).integers(60, 200, (1024, 6144, 3), np.uint8)
+    tifffile.imwrite(path, image, tile=(64, 64), photometric="rgb", metadata=None)
+    decodes = Counter()
+
+    class Counted(TiffSlide):
+        def _decode(self, source, row, column, out):
+            decodes[source, row, column] += 1
+            super()._decode(source, row, column, out)
+
+    with Counted(path, 0.5) as slide:
+        slide._cache._capacity = 64 * 64 * 3 * 300  # of 1,536 tiles
+        grid = TileGrid.cover(slide.shape, 0.5, tile_px=128, mpp=0.5, stride_px=stride_px)
+        grid = grid.subset(work_order(grid, MapGeometry.of(grid, slide.shape, 8.0)))
+        for _ in TileLoader(slide, grid, batch=16):
+            pass
+    assert len(decodes) == 16 * 96
+    assert decodes.total() <= 1.15 * len(decodes)
 
 
 def _kill_and_resume(sample, out, detector_file, kills, seed):

@@ -162,3 +162,18 @@ def test_a_thread_that_waited_for_a_failed_tile_gets_its_own():
         one.result()
         assert two.result() == (4, 4)
     assert cache._bytes == bytes_held(cache)
+
+
+def test_windows_side_by_side_bypass_the_cache_and_overlapping_ones_do_not():
+    cache = TileCache()
+    assert all(cache.pass_by((0, n)) for n in range(50))
+    with cache.tile((0, 7), TILE, partial(fill, 1)):
+        pass  # asked for a second time: windows overlap
+    assert not cache.pass_by((0, 99))
+
+
+def test_a_tile_that_is_passed_by_twice_ends_the_bypass():
+    cache = TileCache()
+    assert cache.pass_by((0, 1))
+    assert not cache.pass_by((0, 1))
+    assert not cache.pass_by((0, 2))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["MapOptions", "map_job", "map_path", "map_slide"]
 
 _BLOCK_SIDE = 8  # steps; 8 x 8 = one block where tissue is dense
+_STRIP_BLOCKS = 8
 _TOO_BROKEN = 0.5
 
 
@@ -184,7 +185,7 @@ def plan_map(
             raise RegionError(f"the given regions hold no tissue of {slide.path.name}", "check that they belong to this slide")
     if not len(grid):
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
-    grid = grid.subset(_work_order(grid, geometry))
+    grid = grid.subset(work_order(grid, geometry))
     info = MapInfo(
         slide=slide.path.name,
         slide_shape=slide.shape,
@@ -209,10 +210,14 @@ def plan_map(
     return MapPlan(slide, grid, tissue, detector.calibration, info)
 
 
-def _work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
-    """Return tiles in square patches, so that a block is compact and its pixels are decoded once."""
+def work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
+    """Return tiles in square patches along strips of patches.
+
+    A block is compact, and what neighbouring patches share is still in the cache of decoded tiles when it is wanted again,
+    however wide the slide is.
+    """
     y, x = (grid.origins // geometry.step_l0).T
-    return np.lexsort((x, y, x // _BLOCK_SIDE, y // _BLOCK_SIDE))
+    return np.lexsort((x, y, x // _BLOCK_SIDE, y // _BLOCK_SIDE, x // (_BLOCK_SIDE * _STRIP_BLOCKS)))
 
 
 def write_blocks(result: AnomalyMap, computed: Iterable[BlockScores], finished: int, due: int) -> Job[None]:

@@ -54,7 +54,7 @@ class MapInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: int = 1
+    format: int = 2
     slide: str
     slide_shape: tuple[int, int]
     slide_mpp: float

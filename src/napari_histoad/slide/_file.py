@@ -22,6 +22,7 @@ __all__ = ["PositionalFile", "TileCache"]
 
 _CACHE_BYTES = 64 * 2**20
 _SPARE_TILES = 4
+_REMEMBERED = 4096
 
 
 class PositionalFile:
@@ -68,10 +69,29 @@ class TileCache:
         _CACHES.add(self)
 
     def _reset(self) -> None:
+        self._passed: set[tuple[int, int]] = set()
+        self._overlapping = False
         self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
         self._free: dict[tuple[int, int], list[NDArray[np.uint8]]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
+
+    def pass_by(self, key: tuple[int, int]) -> bool:
+        """Return whether a tile that is wanted whole may be decoded without keeping it.
+
+        So it may as long as no tile is asked for twice. From the first that is, windows overlap, and all are kept.
+        """
+        if self._overlapping:
+            return False
+        with self._lock:
+            if key in self._passed or key in self._entries:
+                self._overlapping = True
+                self._passed.clear()
+                return False
+            if len(self._passed) >= _REMEMBERED:
+                self._passed.clear()
+            self._passed.add(key)
+            return True
 
     @contextmanager
     def tile(
@@ -118,6 +138,9 @@ class TileCache:
 
     def _lease(self, key: tuple[int, int], shape: tuple[int, int]) -> tuple[_Entry, bool]:
         with self._lock:
+            if key in self._passed:
+                self._overlapping = True
+                self._passed.clear()
             entry = self._entries.get(key)
             if entry is not None and not entry.failed:
                 self._entries.move_to_end(key)
@@ -151,6 +174,7 @@ class TileCache:
             self._entries.clear()
             self._free.clear()
             self._bytes = 0
+            self._passed.clear()
 
 
 _CACHES: weakref.WeakSet[TileCache] = weakref.WeakSet()

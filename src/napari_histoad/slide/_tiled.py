@@ -52,10 +52,10 @@ class TiledSlide(Slide):
             top, left = row * tile_h - y, column * tile_w - x
             y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + tile_h, h), min(left + tile_w, w)
             target = out[y0:y1, x0:x1]
-            if target.shape[:2] == (tile_h, tile_w) and target.flags.c_contiguous:
-                self._decode(source, row, column, target)
-                continue
             key, decode = (source, row * across + column), partial(self._decode, source, row, column)
+            if target.shape[:2] == (tile_h, tile_w) and target.flags.c_contiguous and self._cache.pass_by(key):
+                decode(target)
+                continue
             with self._cache.tile(key, (tile_h, tile_w), decode, wait=last) as tile:
                 if tile is None:  # another thread is at it: the others first
                     todo.append((row, column, True))
