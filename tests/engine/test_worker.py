@@ -108,4 +108,4 @@ def test_a_map_of_another_detector_is_set_aside_not_lost(worker, sample, detecto
     shutil.copytree(map_folder, tmp_path / map_folder.name)
     worker.submit("map", {"slide": str(sample.path), "out": str(tmp_path), "model": str(detector_file), "device": "cpu"})
     assert _wait(worker, "result", "error")[-1]["event"] == "result"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["sample.earlier-1.ome.zarr", "sample.ome.zarr"]
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["sample.earlier-1.ome.zarr", "sample.ome.zarr"]

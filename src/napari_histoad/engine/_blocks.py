@@ -97,9 +97,7 @@ def score_blocks(
     rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
     # On a GPU the next batch is launched before the results of the last one are fetched: the device never waits.
     pipelined = choice.device.type == "cuda"
-    loader = TileLoader(
-        slide, grid, batch=choice.batch, index=rows, threads=threads, pinned=pipelined, keep=1 if pipelined else 0
-    )
+    loader = TileLoader(slide, grid, batch=choice.batch, index=rows, threads=threads, allocate=choice.empty, keep=int(pipelined))
     collector = _Collector(loader, len(grid))
     under_way: deque[tuple[TileBatch, Launched]] = deque()
     for batch in loader:

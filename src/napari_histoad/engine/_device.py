@@ -14,6 +14,9 @@ from napari_histoad.errors import DeviceError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = ["DeviceChoice", "choose_device"]
 
 
@@ -47,6 +50,11 @@ class DeviceChoice:
     def precision(self) -> Literal["bf16-mixed", "32-true"]:
         """Lightning Fabric's name of the precision."""
         return "bf16-mixed" if self.bf16 else "32-true"
+
+    def empty(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return memory for tiles: page-locked where a GPU copies from it by itself."""
+        memory: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
+        return memory
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return a context in which networks run in the chosen precision."""

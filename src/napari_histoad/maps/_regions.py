@@ -1,4 +1,4 @@
-"""From a thresholded map to numbered, measured outlines."""
+"""From numbered regions to measured outlines."""
 
 from __future__ import annotations
 
@@ -18,20 +18,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.maps._store import AnomalyMap
 
-__all__ = ["label_regions", "measure_regions"]
-
-
-def label_regions(above: NDArray[np.bool_], min_cells: int) -> NDArray[np.uint32]:
-    """Return numbers of the connected parts, of ``min_cells`` or more, from top to bottom; corners connect.
-
-    Parts are numbered in place: the map of a whole slide has tens of millions of cells.
-    """
-    numbers = np.empty(above.shape, np.uint32)
-    found = ndimage.label(above, np.ones((3, 3)), output=numbers)
-    keep = np.bincount(numbers.ravel(), minlength=found + 1) >= max(1, min_cells)
-    keep[0] = False
-    renumbered = np.where(keep, np.cumsum(keep), 0).astype(np.uint32)
-    return np.take(renumbered, numbers, out=numbers, mode="clip")
+__all__ = ["measure_regions"]
 
 
 def measure_regions(source: AnomalyMap, labels: NDArray[np.uint32]) -> list[Region]:

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from napari_histoad.calibration import Calibration
 from napari_histoad.errors import MapError, OtherMapError, writing
 from napari_histoad.maps._blend import add_tile
-from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, chunks_of, multiscales, write_skeleton
+from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
 from napari_histoad.maps._writer import on_medium
 from napari_histoad.tiles import TissueMask
 
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
 
 __all__ = ["AnomalyMap"]
-
-_BAND_CELLS = 512
 
 
 class AnomalyMap:
@@ -317,18 +315,9 @@ class AnomalyMap:
         field : (H, W) float32, optional
             The `score_field`, if it is at hand; else it is computed in bands.
         """
-        from napari_histoad.maps._regions import label_regions
+        from napari_histoad.maps._labels import flag_bands
 
-        threshold = self.calibration.threshold(self.calibration.default_rate if rate is None else rate)
-        height, width = self.geometry.shape
-        above = np.zeros((height, width), np.bool_)
-        for y in range(0, height, _BAND_CELLS):
-            rows = slice(y, min(y + _BAND_CELLS, height))
-            band = self.score_field((rows.start, 0, rows.stop, width)) if field is None else field[rows]
-            above[rows] = band > threshold  # NaN is not
-        if min_area_um2 is None:
-            min_area_um2 = (self.info.tile_px * self.info.mpp / 2) ** 2
-        return label_regions(above, int(min_area_um2 / (self.geometry.cell_l0 * self.info.slide_mpp) ** 2))
+        return np.concatenate(list(flag_bands(self, rate, min_area_um2, field)))
 
     def regions(self, rate: float | None = None, min_area_um2: float | None = None) -> list[Region]:
         """Return the anomalous regions as measured outlines, largest score first; see `flag`."""
@@ -338,15 +327,6 @@ class AnomalyMap:
 
     def save_labels(self, rate: float | None = None) -> None:
         """Store the numbered regions at ``rate`` as the OME-Zarr label image ``anomalous``."""
-        rate = self.calibration.default_rate if rate is None else rate
-        labels = self.flag(rate)
-        with writing(self.path):
-            group = self._group.require_group("labels")
-            group.attrs["ome"] = {"version": "0.5", "labels": ["anomalous"]}
-            image = group.create_group("anomalous", overwrite=True)
-            shapes = self.geometry.level_shapes()
-            image.attrs["ome"] = {**multiscales("anomalous", self.geometry, self.info.slide_mpp), "image-label": {}}
-            image.attrs[ATTRIBUTE] = {"false_positive_rate": rate}
-            for level, shape in enumerate(shapes):
-                array = image.create_array(str(level), shape=shape, chunks=chunks_of(shape), dtype="uint32", fill_value=0)
-                array[:] = labels[:: 2**level, :: 2**level][: shape[0], : shape[1]]
+        from napari_histoad.maps._labels import write_labels
+
+        write_labels(self, self._group, rate)

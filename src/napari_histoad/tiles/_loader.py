@@ -14,7 +14,7 @@ from napari_histoad.errors import SlideError
 from napari_histoad.slide._colour import GLASS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -58,8 +58,8 @@ class TileLoader:
         Which tiles, in which order; default all.
     threads : int, optional
         Decoding threads; default the number of cores.
-    pinned : bool
-        Decode into page-locked memory, from which a GPU copies by itself.
+    allocate : callable, optional
+        Takes a shape and returns a uint8 array to decode into, such as memory from which a GPU copies by itself.
     keep : int
         How many batches stay valid after the next has been asked for.
     """
@@ -72,10 +72,10 @@ class TileLoader:
         batch: int = 16,
         index: NDArray[np.int64] | None = None,
         threads: int | None = None,
-        pinned: bool = False,
+        allocate: Callable[[tuple[int, ...]], NDArray[np.uint8]] | None = None,
         keep: int = 0,
     ) -> None:
-        self._pinned, self._keep = pinned, keep
+        self._allocate, self._keep = allocate or _memory, keep
         self._slide, self._grid, self._batch = slide, grid, batch
         self._index = np.arange(len(grid), dtype=np.int64) if index is None else index
         self._threads = threads or os.cpu_count() or 1
@@ -95,18 +95,10 @@ class TileLoader:
             return False
         return True
 
-    def _buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        if not self._pinned:
-            return np.empty(shape, np.uint8)
-        import torch
-
-        memory: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-        return memory
-
     def __iter__(self) -> Iterator[TileBatch]:
         side = self._grid.tile_px
         parts = [self._index[i : i + self._batch] for i in range(0, len(self._index), self._batch)]
-        free = [self._buffer((self._batch, side, side, 3)) for _ in range(min(_AHEAD + 1 + self._keep, len(parts)))]
+        free = [self._allocate((self._batch, side, side, 3)) for _ in range(min(_AHEAD + 1 + self._keep, len(parts)))]
         lent: deque[NDArray[np.uint8]] = deque()
         waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[bool]]]] = deque()
         todo = iter(parts)
@@ -127,3 +119,7 @@ class TileLoader:
                     free.append(lent.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["TissueMask", "find_tissue"]
 
 _MASK_UM = 8.0
-_MAX_MASK_PX = 4096
+_MAX_MASK_PX = 2048
 _FAINTEST_CHROMA = 0.02
 _GREY_CHROMA = 0.15
 _INK_RED = 1.1

@@ -1,0 +1,103 @@
+"""Whether memory grows with the slide: peaks of mapping the same tissue on a small and on a huge slide.
+
+    python benchmarks/memory.py [--sides 10000 100000] [--tissue 4096]
+
+Each slide is written with one patch of tissue on glass, and mapped with the starter model in a process of its own. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import imagecodecs
+import numpy as np
+import tifffile
+
+from napari_histoad.samples import SlidePlan
+from napari_histoad.samples._draw import draw_block
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+_TILE = 256
+_CHILD = """
+import sys
+from pathlib import Path
+from napari_histoad import map_slide
+from napari_histoad.detectors import starter_path
+result = map_slide(sys.argv[1], sys.argv[2], model=starter_path(), device="cpu")
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(len(result), int(status["VmHWM"].split()[0]) // 1024)  # getrusage would tell of the parent that forked
+"""
+
+
+def encode(tile: NDArray[np.uint8]) -> bytes:
+    return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=80, outcolorspace="YCBCR"))
+
+
+def write_slide(path: Path, side: int, tissue: NDArray[np.uint8]) -> None:
+    """Write a pyramid whose first tiles in each level are tissue, and the rest glass."""
+    glass = encode(np.full((_TILE, _TILE, 3), 243, np.uint8))
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        level, patch = side, tissue
+        while True:
+            across = -(-level // _TILE)
+            rows, columns = (-(-n // _TILE) for n in patch.shape[:2])
+            padding = ((0, -patch.shape[0] % _TILE), (0, -patch.shape[1] % _TILE), (0, 0))
+            padded = np.pad(patch, padding, constant_values=243)
+
+            def tiles(
+                rows: int = rows, columns: int = columns, across: int = across, padded: NDArray[np.uint8] = padded
+            ) -> Iterator[bytes]:
+                for row in range(across):
+                    for column in range(across):
+                        inside = row < rows and column < columns
+                        y, x = row * _TILE, column * _TILE
+                        yield encode(padded[y : y + _TILE, x : x + _TILE]) if inside else glass
+
+            tif.write(
+                tiles(),
+                shape=(level, level, 3),
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
+                photometric="ycbcr",
+                compression="jpeg",
+                subfiletype=int(level < side),
+                resolution=(2e4 * level / side, 2e4 * level / side),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
+            if level <= 1024:
+                return
+            level = -(-level // 4)
+            patch = patch[::4, ::4]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--tissue", type=int, default=4096)
+    options = parser.parse_args()
+    tissue = draw_block(SlidePlan(8192), 2000, 2000, options.tissue, options.tissue)
+    peaks = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for side in options.sides:
+            path = Path(scratch) / f"{side}.tif"
+            write_slide(path, side, tissue)
+            output = subprocess.run(
+                [sys.executable, "-c", _CHILD, str(path), scratch], check=True, capture_output=True, text=True
+            ).stdout.split()
+            peaks.append(int(output[1]))
+            print(f"{side:>9,}² pixels: {int(output[0]):,} tiles, peak {peaks[-1]:,} MB", flush=True)
+    print(f"largest to smallest: {max(peaks) / min(peaks):.3f}")
+
+
+if __name__ == "__main__":
+    main()
