@@ -23,7 +23,7 @@ def _json(*args, code=0):
 
 def test_help_lists_every_command():
     words = _run("--help").stdout
-    for name in ("demo", "info", "train", "map", "score", "evaluate", "export", "report", "models", "doctor"):
+    for name in ("demo", "info", "train", "map", "score", "evaluate", "export", "report", "models", "bench", "doctor"):
         assert f"  {name}" in words
 
 
@@ -154,3 +154,28 @@ def test_the_demo_meets_its_bar(tmp_path):
     assert document["evaluation"]["auroc"]["value"] >= 0.95
     assert document["colour_baseline"]["auroc"]["value"] < document["evaluation"]["auroc"]["value"]
     assert (tmp_path / "report.html").exists()
+
+
+def test_bench_prints_rates_and_machine(sample, detector_file):
+    document = _json("bench", sample.path, "--model", detector_file, "--seconds", "0.2", "--device", "cpu")
+    assert document["network"] > 0
+    assert document["whole"] > 0
+    assert document["bound"] == pytest.approx(1 / (1 / document["decode"] + 1 / document["network"]))
+    assert document["efficiency"] == pytest.approx(document["whole"] / document["bound"])
+    people = _run("bench", sample.path, "--model", detector_file, "--seconds", "0.2", "--device", "cpu")
+    assert "tiles/s" in people.stdout
+
+
+def test_a_table_of_slides_is_mapped_and_mapped_once(sample, detector_file, tmp_path):
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"slide,model\n{sample.path},{detector_file}\nmissing.tif,{detector_file}\n")
+    for _ in range(2):
+        document = _json("map", table, "--out", tmp_path / "out", "--stride", "64", "--device", "cpu", code=1)
+        assert [entry["slide"] for entry in document["maps"]] == [sample.path.name]
+        assert "missing.tif" in document["failed"][0]["what"]
+
+
+def test_a_scheduler_that_is_not_there_is_wrong_use(sample, detector_file, tmp_path):
+    options = ["--model", detector_file, "--out", tmp_path, "--scheduler", "tcp://127.0.0.1:9"]
+    result = _run("map", sample.path, *options, code=2)
+    assert "no scheduler answers" in result.stderr

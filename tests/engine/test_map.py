@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -12,8 +13,9 @@ import tifffile
 from shapely.geometry import box
 
 from napari_histoad import AnomalyMap, evaluate, load_detector, map_slide, open_slide
-from napari_histoad.engine import map_job
+from napari_histoad.engine import choose_device, map_job
 from napari_histoad.engine._map import work_order
+from napari_histoad.engine._score import score_batch
 from napari_histoad.errors import (
     BundleError,
     EmptyTissueError,
@@ -204,3 +206,13 @@ def test_bad_input_says_what_and_leaves_nothing(sample, detector_file, tmp_path,
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         map_slide(sample.path, tmp_path / "file", model=detector_file, device="cpu")
+
+
+def test_scores_that_do_not_bear_bfloat16_are_computed_in_float32(detector_file):
+    choice, rng = choose_device("cpu"), np.random.default_rng(0)
+    for error, bears in (("mean", True), ("mahalanobis", False)):
+        detector = load_detector(detector_file, error=error)
+        assert detector.reduced_precision is bears
+        images = rng.integers(0, 256, (4, detector.settings.tile_px, detector.settings.tile_px, 3), np.uint8)
+        fast, exact = (score_batch(detector, images, replace(choice, bf16=bf16))[0] for bf16 in (True, False))
+        assert np.array_equal(fast, exact) is not bears

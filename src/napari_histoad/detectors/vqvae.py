@@ -127,6 +127,11 @@ class VqVaeDetector(Detector):
                 parts.append(self._statistics(out, _squared_error(out, pixels)).cpu())
         self._gaussian.fit(torch.cat(parts).float().numpy(), robust=robust)
 
+    @property
+    def reduced_precision(self) -> bool:
+        # Measured on 128 to 192 tiles of the sample slide with two networks: 0.998 for these, 0.9992 or more for the others.
+        return self.settings.error not in ("mahalanobis", "p99")
+
     def score(self, images: Tensor) -> TileScores:
         pixels = _to_pixels(images)
         out = self._network(pixels)

@@ -131,7 +131,7 @@ def _held_out_loss(detector: Detector, images: torch.Tensor, rows: NDArray[np.in
     assert detector.network is not None
     detector.network.eval()
     values = []
-    with torch.inference_mode(), choice.autocast():
+    with torch.inference_mode(), choice.autocast(detector):
         for i in range(0, len(rows), 16):
             part = images[rows[i : i + 16]].to(choice.device)
             values.append(float(detector.losses(part)["loss"]) * len(part))
@@ -142,7 +142,7 @@ def _preview(detector: Detector, images: torch.Tensor, choice: DeviceChoice) -> 
     """Return tiles above their reconstructions, (2·S, n·S, 3) uint8."""
     assert detector.network is not None
     detector.network.eval()
-    with torch.inference_mode(), choice.autocast():
+    with torch.inference_mode(), choice.autocast(detector):
         rebuilt = detector.score(images.to(choice.device)).reconstruction
     if rebuilt is None:
         return None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_histoad.detectors import Detector
+
 __all__ = ["DeviceChoice", "choose_device"]
 
 
@@ -56,9 +58,9 @@ class DeviceChoice:
         memory: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
         return memory
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """Return a context in which networks run in the chosen precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+    def autocast(self, detector: Detector) -> AbstractContextManager[None]:
+        """Return a context in which a detector runs in the device's fast precision, if its scores bear that."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and detector.reduced_precision)
 
 
 def choose_device(name: str = "auto") -> DeviceChoice:

@@ -64,7 +64,7 @@ def launch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, 
         msg = f"the detector was trained on tiles of {side}x{side} px, these are {shape}"
         raise SettingsError(msg, f"cut or resize the tiles to {side} px, or train a detector for their size")
     try:
-        with torch.inference_mode(), choice.autocast():
+        with torch.inference_mode(), choice.autocast(detector):
             result = detector.score(torch.from_numpy(images).to(choice.device, non_blocking=True))
             maps = None
             if cells is not None and result.error_map is not None:

@@ -55,7 +55,7 @@ def self_detector_job(
     kept, held_out = tiles.split(0.25, rng)
     yield Progress("Learning normal from this slide", 1, 3, "steps")
     detector.to(choice.device)
-    with choice.autocast():
+    with choice.autocast(detector):
         detector.fit(tiles.images[kept], robust=True)
     yield Progress("Learning normal from this slide", 2, 3, "steps")
     scores = score_images(detector, tiles.images[held_out], device)

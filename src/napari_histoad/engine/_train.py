@@ -62,7 +62,7 @@ def fit_job(
     if detector.steps:
         yield from descend_job(detector, tiles.subset(kept), choice, rng, seed, checkpoint)
     yield Progress("Calibrating", 0, 2, "steps")
-    with choice.autocast():
+    with choice.autocast(detector):
         detector.fit(tiles.images[kept], robust=robust)
     yield Progress("Calibrating", 1, 2, "steps")
     detector.calibration = Calibration.from_scores(score_images(detector, tiles.images[held_out], device))
