@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_histoad.slide._base import Slide
 from napari_histoad.slide._file import TileCache
@@ -13,7 +16,6 @@ from napari_histoad.slide._file import TileCache
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from napari_histoad.slide._base import Level
@@ -36,6 +38,7 @@ class TiledSlide(Slide):
         super().__init__(path, levels, **rest)
         self._tiles = tiles
         self._cache = TileCache()
+        self._threads = threading.local()
 
     @abstractmethod
     def _decode(self, source: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
@@ -53,14 +56,26 @@ class TiledSlide(Slide):
             y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + tile_h, h), min(left + tile_w, w)
             target = out[y0:y1, x0:x1]
             key, decode = (source, row * across + column), partial(self._decode, source, row, column)
-            if target.shape[:2] == (tile_h, tile_w) and target.flags.c_contiguous and self._cache.pass_by(key):
-                decode(target)
+            if target.shape[:2] == (tile_h, tile_w) and self._cache.pass_by(key):
+                if target.flags.c_contiguous:
+                    decode(target)
+                else:
+                    scratch = self._scratch(tile_h, tile_w)
+                    decode(scratch)
+                    target[:] = scratch
                 continue
             with self._cache.tile(key, (tile_h, tile_w), decode, wait=last) as tile:
                 if tile is None:  # another thread is at it: the others first
                     todo.append((row, column, True))
                 else:
                     target[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def _scratch(self, height: int, width: int) -> NDArray[np.uint8]:
+        """Return this thread's own memory for one tile: used again at once, it stays in the processor's cache."""
+        known: NDArray[np.uint8] | None = getattr(self._threads, "tile", None)
+        if known is None or known.shape[:2] != (height, width):
+            known = self._threads.tile = np.empty((height, width, 3), np.uint8)
+        return known
 
     def close(self) -> None:
         self._cache.clear()
