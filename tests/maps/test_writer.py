@@ -70,6 +70,14 @@ def test_changes_are_reported_when_they_are_on_disk(tmp_path):
         assert writer.written() is None
 
 
+def test_nothing_is_taken_that_would_not_be_written(tmp_path):
+    result = make_map(tmp_path / "a.ome.zarr")
+    with MapWriter(result) as writer:
+        writer.drain()
+        with pytest.raises(MapError, match="no more blocks"):
+            writer.add(0, *block_values(result, 0))
+
+
 def test_an_error_of_the_disk_reaches_who_feeds_the_writer(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     (result.path / "journal").mkdir()  # cannot be appended to

@@ -132,7 +132,7 @@ class Cluster:
                         ) from None
                     yield BlockScores(0, None, None, None, [])
                     continue
-                due -= 1
+                due, alone_since = due - 1, time.monotonic()
                 yield from _results(future)
         finally:
             self._client.cancel(futures)

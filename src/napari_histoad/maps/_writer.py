@@ -150,13 +150,15 @@ class MapWriter:
         return box
 
     def drain(self) -> None:
-        """Wait until all that came in is stored."""
+        """Wait until all that came in is stored; nothing can be added any more."""
         self._stop()
         self._raise()
 
     def _put(self, item: _Block) -> None:
         while True:
             self._raise()
+            if not self._thread.is_alive():
+                raise MapError(f"{self._map.path.name} takes no more blocks", "begin a new writer")
             with suppress(queue.Full):
                 self._queue.put(item, timeout=0.5)
                 return
