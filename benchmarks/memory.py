@@ -14,9 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import imagecodecs
 import numpy as np
-import tifffile
+from huge_slides import TILE, encode, write_pyramid
 
 from napari_histoad.samples import SlidePlan
 from napari_histoad.samples._draw import draw_block
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_TILE = 256
 _CHILD = """
 import sys
 from pathlib import Path
@@ -38,46 +36,19 @@ print(len(result), int(status["VmHWM"].split()[0]) // 1024)  # getrusage would t
 """
 
 
-def encode(tile: NDArray[np.uint8]) -> bytes:
-    return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=80, outcolorspace="YCBCR"))
-
-
 def write_slide(path: Path, side: int, tissue: NDArray[np.uint8]) -> None:
     """Write a pyramid whose first tiles in each level are tissue, and the rest glass."""
-    glass = encode(np.full((_TILE, _TILE, 3), 243, np.uint8))
-    with tifffile.TiffWriter(path, bigtiff=True) as tif:
-        level, patch = side, tissue
-        while True:
-            across = -(-level // _TILE)
-            rows, columns = (-(-n // _TILE) for n in patch.shape[:2])
-            padding = ((0, -patch.shape[0] % _TILE), (0, -patch.shape[1] % _TILE), (0, 0))
-            padded = np.pad(patch, padding, constant_values=243)
+    glass = encode(np.full((TILE, TILE, 3), 243, np.uint8))
 
-            def tiles(
-                rows: int = rows, columns: int = columns, across: int = across, padded: NDArray[np.uint8] = padded
-            ) -> Iterator[bytes]:
-                for row in range(across):
-                    for column in range(across):
-                        inside = row < rows and column < columns
-                        y, x = row * _TILE, column * _TILE
-                        yield encode(padded[y : y + _TILE, x : x + _TILE]) if inside else glass
+    def tiles(level: int, across: int) -> Iterator[bytes]:
+        patch = tissue[:: 4**level, :: 4**level]
+        padded = np.pad(patch, ((0, -patch.shape[0] % TILE), (0, -patch.shape[1] % TILE), (0, 0)), constant_values=243)
+        for y in range(0, across * TILE, TILE):
+            for x in range(0, across * TILE, TILE):
+                inside = y < padded.shape[0] and x < padded.shape[1]
+                yield encode(padded[y : y + TILE, x : x + TILE]) if inside else glass
 
-            tif.write(
-                tiles(),
-                shape=(level, level, 3),
-                dtype=np.uint8,
-                tile=(_TILE, _TILE),
-                photometric="ycbcr",
-                compression="jpeg",
-                subfiletype=int(level < side),
-                resolution=(2e4 * level / side, 2e4 * level / side),
-                resolutionunit="CENTIMETER",
-                metadata=None,
-            )
-            if level <= 1024:
-                return
-            level = -(-level // 4)
-            patch = patch[::4, ::4]
+    write_pyramid(path, side, tiles)
 
 
 def main() -> None:

@@ -11,53 +11,22 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import imagecodecs
 import napari
 import numpy as np
-import tifffile
+from huge_slides import TILE, encode, write_pyramid
 from qtpy.QtWidgets import QApplication
 
 from napari_histoad.samples import SlidePlan
 from napari_histoad.samples._draw import draw_block
 from napari_histoad.slide import open_slide
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_TILE = 256
-
 
 def write_slide(path: Path, side: int) -> Path:
     block = draw_block(SlidePlan(8192), 3000, 3000, 2048, 2048)
-    crops = [block[y : y + _TILE, x : x + _TILE] for y in range(0, 2048, _TILE) for x in range(0, 2048, _TILE)]
-    encoded = [bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(crop), level=75, outcolorspace="YCBCR")) for crop in crops]
+    encoded = [encode(block[y : y + TILE, x : x + TILE]) for y in range(0, 2048, TILE) for x in range(0, 2048, TILE)]
     rng = np.random.default_rng(0)
-
-    def tiles(count: int) -> Iterator[bytes]:
-        for _ in range(count):
-            yield encoded[int(rng.integers(len(encoded)))]
-
-    with tifffile.TiffWriter(path, bigtiff=True) as tif:
-        level = side
-        while True:
-            across = -(-level // _TILE)
-            tif.write(
-                tiles(across**2),
-                shape=(level, level, 3),
-                dtype=np.uint8,
-                tile=(_TILE, _TILE),
-                photometric="ycbcr",
-                compression="jpeg",
-                subfiletype=int(level < side),
-                resolution=(2e4 * level / side, 2e4 * level / side),
-                resolutionunit="CENTIMETER",
-                metadata=None,
-            )
-            if level <= 1024:
-                return path
-            level = -(-level // 4)
+    return write_pyramid(path, side, lambda _, across: (encoded[int(rng.integers(len(encoded)))] for _ in range(across**2)))
 
 
 def stalls(viewer: napari.Viewer, zoom: float, steps: int, side_um: float) -> list[float]:

@@ -106,8 +106,7 @@ class MapWriter:
         self._columns = {name: _Column(target.column(name)) for name in ("score", "p_value")}
         self._recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._canvases = [_Canvas(level) for level in target.levels]
-        cells = target.geometry.tile_cells(target.origins)
-        self._cells = cells
+        self._cells = cells = target.geometry.tile_cells(target.origins)
         starts = np.arange(0, len(cells), BLOCK_TILES)
         self._first, self._last = np.minimum.reduceat(cells, starts), np.maximum.reduceat(cells, starts)
         self._box: Box | None = None

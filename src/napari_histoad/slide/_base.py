@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MPP_RANGE", "Level", "Slide", "check_mpp"]
+__all__ = ["CHOOSE_CHANNELS", "MPP_RANGE", "Level", "Slide", "check_mpp"]
 
 MPP_RANGE = (0.05, 20.0)
 """µm per pixel that a light microscope can plausibly give; what lies outside is a wrong unit or a wrong tag."""
+
+CHOOSE_CHANNELS = "choose one channel or three: histoad convert IN --channels 0 makes a slide of them"
+"""The remedy where a picture is not 8-bit RGB."""
 
 _STRIP_PX = 8_000_000
 _LARGE_PX = 8192

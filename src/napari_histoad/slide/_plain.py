@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._array import ArraySlide
-from napari_histoad.slide._tiff_tiles import CHOOSE
+from napari_histoad.slide._base import CHOOSE_CHANNELS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ class PlainSlide(ArraySlide):
                 with Image.open(path) as image:
                     kind, mode, dpi = image.format or "", image.mode, image.info.get("dpi")
                     if mode not in ("RGB", "RGBA", "P", "CMYK"):
-                        raise SlideError(f"{path.name} is not RGB but {mode}", CHOOSE)
+                        raise SlideError(f"{path.name} is not RGB but {mode}", CHOOSE_CHANNELS)
                     opacity = mode == "RGBA" or "transparency" in image.info
                     pixels = np.asarray(image.convert("RGBA" if opacity else "RGB"))
         except UnidentifiedImageError as err:

@@ -89,7 +89,7 @@ def _network_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as err:
-        known = type(err).__module__.split(".")[0] in _NETWORK or isinstance(err, TimeoutError)
+        known = type(err).__module__.split(".")[0] in _NETWORK
         if isinstance(err, OSError) or not (known and is_remote(path)):
             raise
         raise OSError(f"the network says: {str(err) or type(err).__name__}") from err

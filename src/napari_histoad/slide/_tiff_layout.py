@@ -17,7 +17,8 @@ import defusedxml.ElementTree
 import tifffile
 from defusedxml import DefusedXmlException
 
-from napari_histoad.slide._tiff_tiles import CHOOSE, UnsupportedTiffError
+from napari_histoad.slide._base import CHOOSE_CHANNELS
+from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -241,7 +242,7 @@ def _ome(tif: tifffile.TiffFile) -> TiffLayout:
     if not coloured:
         axes, shape = tif.series[0].axes, tif.series[0].shape
         channels = dict(zip(axes, shape, strict=False)).get("C", 1)
-        raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True, remedy=CHOOSE)
+        raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
     series = max(coloured, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
     return TiffLayout("OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(series.keyframe), _named(tif, series))
 
@@ -271,7 +272,7 @@ def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple
 
 def _fluorescence(what: str) -> UnsupportedTiffError:
     reason = f"it is a fluorescence scan ({what}), not a stained section in transmitted light"
-    return UnsupportedTiffError(reason, hopeless=True, remedy=f"use the slide's brightfield scan, or {CHOOSE}")
+    return UnsupportedTiffError(reason, hopeless=True, remedy=f"use the slide's brightfield scan, or {CHOOSE_CHANNELS}")
 
 
 def _largest(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:

@@ -12,6 +12,7 @@ import simplejpeg
 import tifffile
 from PIL import Image
 
+from napari_histoad.slide._base import CHOOSE_CHANNELS
 from napari_histoad.slide._colour import GLASS, on_white
 
 if TYPE_CHECKING:
@@ -48,9 +49,6 @@ _LARGEST_SIDE = 2**22
 
 
 _CONVERT = "convert it to a tiled 8-bit RGB TIFF, for example: vips tiffsave IN OUT --tile --pyramid"
-
-
-CHOOSE = "choose one channel or three: histoad convert IN --channels 0 makes a slide of them"
 
 
 class UnsupportedTiffError(Exception):
@@ -274,11 +272,11 @@ def _check_pixels(page: tifffile.TiffPage) -> tuple[int, str | None]:
     samples = page.samplesperpixel
     if page.dtype is None or page.dtype.itemsize != 1 or page.dtype.kind != "u" or page.imagedepth != 1:
         bits = page.bitspersample
-        raise UnsupportedTiffError(f"it has {bits} bits per sample, not 8", hopeless=True, remedy=CHOOSE)
+        raise UnsupportedTiffError(f"it has {bits} bits per sample, not 8", hopeless=True, remedy=CHOOSE_CHANNELS)
     if page.photometric not in (_RGB, _YCBCR) or samples < 3:
-        raise UnsupportedTiffError("it is not RGB", hopeless=True, remedy=CHOOSE)
+        raise UnsupportedTiffError("it is not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
     if samples > 4 or (samples == 4 and page.planarconfig == _PLANAR):
-        raise UnsupportedTiffError(f"it has {samples} samples per pixel", hopeless=True, remedy=CHOOSE)
+        raise UnsupportedTiffError(f"it has {samples} samples per pixel", hopeless=True, remedy=CHOOSE_CHANNELS)
     jpeg = page.compression in _JPEG | _JPEG2000
     if page.photometric == _YCBCR and not jpeg:
         raise UnsupportedTiffError("it is stored as YCbCr without JPEG")

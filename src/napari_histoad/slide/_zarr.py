@@ -12,6 +12,7 @@ import zarr
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
+from napari_histoad.slide._base import CHOOSE_CHANNELS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ class OmeZarrSlide(ArraySlide):
         channels, dtype = planes[0].shape[2], planes[0].dtype
         if dtype != np.uint8 or channels not in (3, 4):
             msg = f"{path.name} holds {channels} channels of {dtype}, not 8-bit RGB"
-            raise SlideError(msg, f"choose among them: histoad convert {path.name} --channels 0")
+            raise SlideError(msg, CHOOSE_CHANNELS)
         super().__init__(planes, path, mpp_yx=mpp_yx, mpp=mpp, tile=tile_of_chunks(planes[0].chunks), properties=about)
 
 
