@@ -22,9 +22,18 @@ def test_batches_hold_the_pixels_of_their_tiles_in_order(slide, batch):
     for part in TileLoader(slide, grid, batch=batch):
         for row, image in zip(part.index, part.images, strict=True):
             y, x = (int(v) for v in grid.origins[row])
-            assert np.array_equal(image, slide.read(0, y, x, 50, 50))
+            inside = slide.read(0, y, x, 50, 50)[: slide.shape[0] - y, : slide.shape[1] - x]
+            beyond = [(0, 50 - n) for n in inside.shape[:2]]
+            assert np.array_equal(image, np.pad(inside, (*beyond, (0, 0)), mode="symmetric"))
         seen += part.index.tolist()
     assert seen == list(range(len(grid)))
+
+
+def test_a_slide_smaller_than_a_tile_is_mirrored_until_it_fills_it(write_tiff):
+    image = np.random.default_rng(0).integers(0, 256, (30, 70, 3), np.uint8)
+    with open_slide(write_tiff(image)) as slide:
+        (part,) = TileLoader(slide, TileGrid.cover(slide.shape, 0.5, tile_px=160, mpp=0.5))
+        assert np.array_equal(part.images[0], np.pad(image, ((0, 130), (0, 90), (0, 0)), mode="symmetric"))
 
 
 def test_stopping_early_lets_the_threads_go(slide):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +34,7 @@ class TileBatch:
     Attributes
     ----------
     images : (B, H, W, 3) uint8
-        Valid until the next batch is asked for, see ``keep``: buffers are used again.
+        Mirrored beyond the slide's border. Valid until the next batch is asked for, see ``keep``: buffers are used again.
     index : (B,) int64
         Rows of the grid.
     failed : (B,) bool
@@ -89,11 +90,22 @@ class TileLoader:
         side = self._grid.tile_l0
         try:
             self._slide.read_scaled(y, x, side, side, out.shape[:2], out=out)
+            self._mirror(y, x, out)
         except SlideError as err:
             self.errors.append(err)
             out[:] = GLASS
             return False
         return True
+
+    def _mirror(self, y: int, x: int, out: NDArray[np.uint8]) -> None:
+        """Continue a tile beyond the slide's border by reflection: glass there would make cut tissue look anomalous."""
+        slide, ratio = self._slide.shape, self._grid.tile_l0 / self._grid.tile_px
+        inside = [max(1, math.floor((n - first) / ratio)) for n, first in zip(slide, (y, x), strict=True)]
+        for axis, (n, side) in enumerate(zip(inside, out.shape[:2], strict=True)):
+            if n < side:
+                beyond = np.arange(n, side) % (2 * n)
+                lines = out if axis == 0 else out.swapaxes(0, 1)
+                lines[n:] = lines[np.minimum(beyond, 2 * n - 1 - beyond)]
 
     def __iter__(self) -> Iterator[TileBatch]:
         side = self._grid.tile_px
