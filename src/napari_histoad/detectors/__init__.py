@@ -2,6 +2,7 @@
 
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
 from napari_histoad.detectors._bundle import BundleHeader, load_detector, read_header, save_detector
+from napari_histoad.detectors._features import FeatureDetector, features_of
 from napari_histoad.detectors._registry import create_detector, detector_class, detector_names
 from napari_histoad.detectors._starter import starter_path
 
@@ -9,10 +10,12 @@ __all__ = [
     "BundleHeader",
     "Detector",
     "DetectorSettings",
+    "FeatureDetector",
     "TileScores",
     "create_detector",
     "detector_class",
     "detector_names",
+    "features_of",
     "load_detector",
     "read_header",
     "save_detector",

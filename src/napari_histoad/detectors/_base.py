@@ -10,13 +10,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from napari_histoad.calibration import Calibration
 
-__all__ = ["Detector", "DetectorSettings", "TileScores"]
+__all__ = ["Detector", "DetectorSettings", "TileScores", "descend"]
+
+_STEEPEST = 1.0
 
 
 class DetectorSettings(BaseModel):
@@ -103,9 +107,30 @@ class Detector(ABC):
         """Return named losses of a batch (B, H, W, 3) uint8; ``"loss"`` is descended, the others are shown."""
         raise NotImplementedError(f"{self.name} is not trained by gradient descent")
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Return the optimiser over the network's parameters."""
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return the optimisers over the network's parameters; adversaries have one each."""
         raise NotImplementedError(f"{self.name} is not trained by gradient descent")
+
+    def learn(
+        self, images: Tensor, optimizers: list[torch.optim.Optimizer], backward: Callable[[Tensor], None]
+    ) -> dict[str, Tensor]:
+        """Take one step of gradient descent on a batch (B, H, W, 3) uint8 and return what to show.
+
+        Parameters
+        ----------
+        images : (B, H, W, 3) uint8 tensor on ``self.device``
+        optimizers : list of Optimizer
+            What `optimizers` returned.
+        backward : callable
+            Computes gradients of a loss, in place of ``loss.backward()``.
+        """
+        losses = self.losses(images)
+        descend(losses["loss"], optimizers[0], backward)
+        return losses
+
+    def codes(self, images: Tensor) -> Tensor | None:  # noqa: ARG002 - for those who have some
+        """Return features (B, D) in which unusual tiles lie apart, for refinement; None if the score is all there is."""
+        return None
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
         """Fit the closed-form part on normal tiles (N, H, W, 3) uint8.
@@ -144,3 +169,12 @@ class Detector(ABC):
         self.device = device
         if self.network is not None:
             self.network.to(device)
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, backward: Callable[[Tensor], None]) -> None:
+    """Take one step of an optimiser down a loss, with the gradient clipped to norm 1."""
+    optimizer.zero_grad(set_to_none=True)
+    backward(loss)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, _STEEPEST)
+    optimizer.step()

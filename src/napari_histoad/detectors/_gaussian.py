@@ -32,8 +32,8 @@ class Gaussian:
         self.mean = torch.zeros(dimensions)
         self.whiten = torch.eye(dimensions) / dimensions**0.5
 
-    def fit(self, features: NDArray[np.float32], *, robust: bool = False) -> None:
-        """Fit to features (N, D) of normals.
+    def fit(self, features: NDArray[np.float32], *, robust: bool = False) -> NDArray[np.int64]:
+        """Fit to features (N, D) of normals and return which rows decided.
 
         With ``robust``, the nine tenths that lie closest decide, found by concentration steps as in FAST-MCD
         (Rousseeuw & Van Driessen 1999), started from coordinate-wise medians. Keeping fewer would shed whole kinds of
@@ -44,12 +44,13 @@ class Gaussian:
             centre = np.median(x, axis=0)
             spread = 1.4826 * np.median(np.abs(x - centre), axis=0) + 1e-9
             distance = (np.clip((x - centre) / spread, -10, 10) ** 2).sum(axis=1)
-            kept = int(np.ceil(_KEPT * len(x)))
             for _ in range(_ROUNDS):
-                self._fit(x[np.argsort(distance)[:kept]])
+                kept = np.sort(np.argsort(distance)[: int(np.ceil(_KEPT * len(x)))])
+                self._fit(x[kept])
                 distance = self._distance(x)
-        else:
-            self._fit(x)
+            return kept
+        self._fit(x)
+        return np.arange(len(x))
 
     def _fit(self, x: NDArray[np.float64]) -> None:
         scale = x.std(axis=0) + 1e-6 * (1 + np.abs(x).max(axis=0))

@@ -17,6 +17,7 @@ __all__ = ["create_detector", "detector_class", "detector_names"]
 
 _BUILT_IN = {
     "vqvae": "napari_histoad.detectors.vqvae:VqVaeDetector",
+    "texture": "napari_histoad.detectors.texture:TextureDetector",
     "colour": "napari_histoad.detectors.colour:ColourDetector",
 }
 GROUP = "napari_histoad.detectors"

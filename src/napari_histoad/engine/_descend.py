@@ -53,18 +53,26 @@ def descend_job(
     images, total = torch.from_numpy(tiles.images), detector.steps
     batch = min(getattr(detector.settings, "batch", 16), len(learnt))
     fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
-    optimizer = detector.optimizer()
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=total + 1, pct_start=min(0.1, 50 / total)
-    )
+    optimizers = detector.optimizers()
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=optimizer.param_groups[0]["lr"],
+            total_steps=total + 1,
+            pct_start=min(0.1, 50 / total),
+            cycle_momentum=False,
+        )
+        for optimizer in optimizers
+    ]
+    stateful: list[Any] = [*optimizers, *schedules]
     every = max(1, total // _CHECKS)
     best, best_state, stale, first = math.inf, _copy(network), 0, 0
     key = _data_key(detector, tiles, seed)
     saved = _load_checkpoint(checkpoint, key)
     if saved is not None:
         network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
+        for part, state in zip(stateful, saved["optimizers"], strict=True):
+            part.load_state_dict(state)
         best, best_state, stale, first = saved["best"], saved["best_state"], saved["stale"], saved["step"]
     previewed = 0.0
     metrics: dict[str, float] = {}
@@ -75,12 +83,9 @@ def descend_job(
         picked = np.random.default_rng([seed, step]).choice(learnt, batch, replace=False)
         with torch.random.fork_rng(devices=[]), fabric.autocast():
             torch.manual_seed(seed * 1_000_003 + step)
-            losses = detector.losses(images[picked].to(choice.device))
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(losses["loss"])
-        fabric.clip_gradients(network, optimizer, max_norm=1.0, error_if_nonfinite=False)
-        optimizer.step()
-        schedule.step()
+            losses = detector.learn(images[picked].to(choice.device), optimizers, fabric.backward)
+        for schedule in schedules:
+            schedule.step()
         metrics |= {name: float(value.detach()) for name, value in losses.items()}
         preview = None
         now = time.monotonic()
@@ -99,8 +104,7 @@ def descend_job(
             {
                 "key": key,
                 "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
+                "optimizers": [part.state_dict() for part in stateful],
                 "best": best,
                 "best_state": best_state,
                 "stale": stale,

@@ -10,7 +10,7 @@ import numpy as np
 from napari_histoad.errors import TooFewTilesError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -67,13 +67,40 @@ class TileSet:
         TooFewTilesError
             If there are fewer than two groups.
         """
-        ids, sizes = np.unique(self.groups, return_counts=True)
-        if len(ids) < 2:
-            msg = f"the {len(self)} normal tiles all come from one place"
-            raise TooFewTilesError(msg, "outline normal tissue in a second place, or a larger area")
+        ids, sizes = self._groups()
         order = rng.permutation(len(ids))
         taken = np.cumsum(sizes[order])
         # At least one group on each side; otherwise the number of groups that comes closest to the wanted share.
         n = int(np.argmin(np.abs(taken[:-1] - held_out * len(self)))) + 1
         mask = np.isin(self.groups, ids[order[:n]])
         return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+    def folds(self, count: int, rng: np.random.Generator) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield (kept, held out) indices of folds of about equal size, fewer where there are fewer groups.
+
+        Every tile is held out once, with all of its group.
+
+        Raises
+        ------
+        TooFewTilesError
+            If there are fewer than two groups.
+        """
+        ids, sizes = self._groups()
+        # The largest groups first, each to the fold that is smallest so far.
+        order = rng.permutation(len(ids))
+        order = order[np.argsort(-sizes[order], kind="stable")]
+        filled = np.zeros(min(count, len(ids)), np.int64)
+        fold_of = np.empty(len(ids), np.int64)
+        for group in order:
+            fold_of[group] = filled.argmin()
+            filled[fold_of[group]] += sizes[group]
+        fold = fold_of[np.searchsorted(ids, self.groups)]
+        for k in range(len(filled)):
+            yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+
+    def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        ids, sizes = np.unique(self.groups, return_counts=True)
+        if len(ids) < 2:
+            msg = f"the {len(self)} normal tiles all come from one place"
+            raise TooFewTilesError(msg, "outline normal tissue in a second place, or a larger area")
+        return ids, sizes
