@@ -81,6 +81,10 @@ class BundleError(HistoadError):
     """A saved detector cannot be read or does not fit its use."""
 
 
+class BackboneError(HistoadError):
+    """An encoder's name is unknown, or its weights are missing or do not fit."""
+
+
 class MapError(HistoadError):
     """An anomaly map cannot be opened, resumed or used."""
 

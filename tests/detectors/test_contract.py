@@ -9,6 +9,7 @@ from napari_histoad.detectors import create_detector, detector_class, detector_n
 from napari_histoad.errors import BundleError, SettingsError
 
 SIDE = 64
+FAST = {"geometric_transforms": {"widen": 1, "score_transforms": 9}}
 
 
 def _tiles(n, seed=0):
@@ -19,7 +20,7 @@ def _tiles(n, seed=0):
 
 def _fitted(name):
     torch.manual_seed(0)
-    detector = create_detector(name, tile_px=SIDE)
+    detector = create_detector(name, tile_px=SIDE, **FAST.get(name, {}))
     images = _tiles(40)
     detector.prepare(images)
     if detector.network is not None:

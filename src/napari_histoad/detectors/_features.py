@@ -52,10 +52,14 @@ class FeatureDetector(Detector):
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
         self.fit_codes(features_of(self.codes, images, self.device), robust=robust)
+        self.fit_details(images)
 
     def fit_codes(self, codes: Tensor, *, robust: bool = False) -> None:
         """Fit the model to the features (N, D) of normal tiles."""
         self.model.fit(codes.numpy(), robust=robust)
+
+    def fit_details(self, images: NDArray[np.uint8]) -> None:
+        """Fit what draws the error map and does not touch the score."""
 
     def score(self, images: Tensor) -> TileScores:
         return TileScores(self.model.distance(self.codes(images)))

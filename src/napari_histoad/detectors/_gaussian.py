@@ -21,6 +21,12 @@ _ROUNDS = 5
 class Gaussian:
     """Squared Mahalanobis distance per feature dimension (Ledoit & Wolf 2004 covariance).
 
+    Parameters
+    ----------
+    dimensions : int
+    scaled : bool
+        Whether features are put on one scale before the covariance is shrunk towards a sphere.
+
     Attributes
     ----------
     mean : (D,) float32
@@ -28,7 +34,8 @@ class Gaussian:
         ``|(x - mean) @ whiten|²`` is the mean squared distance, about 1 for normals.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, *, scaled: bool = True) -> None:
+        self._scaled = scaled
         self.mean = torch.zeros(dimensions)
         self.whiten = torch.eye(dimensions) / dimensions**0.5
 
@@ -53,7 +60,7 @@ class Gaussian:
         return np.arange(len(x))
 
     def _fit(self, x: NDArray[np.float64]) -> None:
-        scale = x.std(axis=0) + 1e-6 * (1 + np.abs(x).max(axis=0))
+        scale = x.std(axis=0) + 1e-6 * (1 + np.abs(x).max(axis=0)) if self._scaled else np.ones(x.shape[1])
         mean = x.mean(axis=0)
         precision = np.linalg.inv(LedoitWolf(assume_centered=True).fit((x - mean) / scale).covariance_)
         root = np.linalg.cholesky(precision) / scale[:, None] / np.sqrt(x.shape[1])

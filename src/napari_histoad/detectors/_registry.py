@@ -18,6 +18,11 @@ __all__ = ["create_detector", "detector_class", "detector_names"]
 _BUILT_IN = {
     "vqvae": "napari_histoad.detectors.vqvae:VqVaeDetector",
     "texture": "napari_histoad.detectors.texture:TextureDetector",
+    "embedding": "napari_histoad.detectors.embedding:EmbeddingDetector",
+    "deep_isolation_forest": "napari_histoad.detectors.deep_isolation_forest:DeepIsolationForestDetector",
+    "geometric_transforms": "napari_histoad.detectors.geometric_transforms:GeometricTransformsDetector",
+    "kde_autoencoder": "napari_histoad.detectors.kde_autoencoder:KdeAutoencoderDetector",
+    "adversarial_autoencoder": "napari_histoad.detectors.adversarial_autoencoder:AdversarialAutoencoderDetector",
     "colour": "napari_histoad.detectors.colour:ColourDetector",
 }
 GROUP = "napari_histoad.detectors"

@@ -102,6 +102,8 @@ def _cross_fit_job(
             scores[held_out] = detector.model.distance(codes[held_out]).numpy()
     yield Progress("Calibrating", len(folds), len(folds) + 1, "steps")
     detector.fit_codes(codes, robust=robust)
+    with choice.autocast(detector):
+        detector.fit_details(tiles.images)
     detector.calibration = Calibration.from_scores(scores)
     detector.trained_on = tiles.sources
     yield Progress("Calibrating", len(folds) + 1, len(folds) + 1, "steps")

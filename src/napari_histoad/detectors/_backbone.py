@@ -1,0 +1,196 @@
+"""Encoders by name: one trained on the user's own tiles, the starter model's, or any of timm's.
+
+Weights of others are never downloaded unasked: see `fetch_weights`. A saved detector names them by hash and licence and
+does not contain them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from napari_histoad.detectors._starter import starter_path
+from napari_histoad.errors import BackboneError
+from napari_histoad.networks.encoder import Encoder, Features, TimmEncoder
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import Tensor
+
+__all__ = ["OWN", "STARTER", "BackboneRecord", "describe_backbone", "fetch_weights", "open_backbone"]
+
+OWN, STARTER = "own", "starter"
+_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class BackboneRecord(BaseModel):
+    """Which frozen weights of others a detector was fitted on.
+
+    Attributes
+    ----------
+    name : str
+    licence : str
+        As its authors state it.
+    sha256 : str
+        Of the file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    licence: str
+    sha256: str
+
+
+class _StarterEncoder(nn.Module):
+    """Encoder of the bundled VQ-VAE: mean and deviation of its latents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from napari_histoad.detectors._bundle import load_detector
+
+        network = load_detector(starter_path()).network
+        assert network is not None
+        self.encoder: Any = network.encoder
+        self.requires_grad_(requires_grad=False)
+
+    def forward(self, pixels: Tensor) -> Features:
+        cells = self.encoder(pixels).float()
+        return Features(torch.cat([cells.mean((2, 3)), cells.std((2, 3))], 1), cells)
+
+
+def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple[nn.Module, BackboneRecord | None]:
+    """Return an encoder of pixels (B, 3, S, S) in [0, 1] and, for weights of others, which they are.
+
+    Parameters
+    ----------
+    name : str
+        ``own`` (untrained), ``starter``, or a name of timm's with its tag.
+    tile_px : int
+        Side S of the tiles.
+    weights : Path, optional
+        File of weights; default: where `fetch_weights` put them.
+
+    Raises
+    ------
+    BackboneError
+        If the name is unknown, or the weights are not on this machine or do not fit.
+    """
+    if name in (OWN, STARTER):
+        return (Encoder() if name == OWN else _StarterEncoder()).to(memory_format=torch.channels_last), None  # type: ignore[call-overload]
+    timm, config = _config(name)
+    file = weights or _fetched(config)
+    if file is None:
+        remedy = f"download them with histoad models --fetch {name}, or give a file as backbone_weights"
+        raise BackboneError(f"the weights of {name} are not on this machine", remedy)
+    patch = _patch_of(timm, name)
+    side = tile_px if patch is None else max(patch, round(tile_px / patch) * patch)
+    sizes = {} if patch is None else {"img_size": side}
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(file)}, **sizes)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as err:
+        reason = str(err).splitlines()[0][:160]
+        raise BackboneError(f"{file.name} does not hold weights of {name} ({reason})", "check the file and the name") from err
+    resolved = timm.data.resolve_model_data_config(model)
+    encoder = TimmEncoder(model, resolved["mean"], resolved["std"], side)
+    return encoder, BackboneRecord(name=name, licence=config.license or "not stated", sha256=digest)
+
+
+def describe_backbone(name: str) -> dict[str, str]:
+    """Return what is known of a timm model without its weights: name, licence, origin, and file if it is here.
+
+    Raises
+    ------
+    BackboneError
+        If timm knows no weights of that name.
+    """
+    _, config = _config(name)
+    file = _fetched(config)
+    return {
+        "name": name,
+        "licence": config.license or "not stated",
+        "from": config.hf_hub_id or config.url or "",
+        "file": "" if file is None else str(file),
+    }
+
+
+def fetch_weights(name: str) -> Path:
+    """Download a timm model's weights and return their file. Show the licence of `describe_backbone` first.
+
+    Raises
+    ------
+    BackboneError
+        If they cannot be had.
+    """
+    _, config = _config(name)
+    hub = importlib.import_module("huggingface_hub")
+    offline = "download the file elsewhere and give it as backbone_weights"
+    if not config.hf_hub_id:
+        raise BackboneError(f"{name} has no weights on the hub", offline)
+    for file in _FILES:
+        try:
+            return Path(hub.hf_hub_download(config.hf_hub_id, file))
+        except hub.errors.EntryNotFoundError:
+            continue
+        except (OSError, ValueError, hub.errors.HfHubHTTPError) as err:
+            reason = str(err).splitlines()[0][:160]
+            raise BackboneError(f"the weights of {name} cannot be downloaded ({reason})", offline) from err
+    raise BackboneError(f"{config.hf_hub_id} holds no weights that timm reads", offline)
+
+
+def _fetched(config: Any) -> Path | None:
+    """Return the file that an earlier download left; nothing is asked of the network."""
+    if not config.hf_hub_id:
+        return None
+    look = importlib.import_module("huggingface_hub").try_to_load_from_cache
+    found = (look(config.hf_hub_id, file) for file in _FILES)
+    return next((Path(file) for file in found if isinstance(file, str)), None)
+
+
+def _config(name: str) -> tuple[ModuleType, Any]:
+    timm = _import_timm()
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+    if config is None:
+        near = timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]
+        hint = f"near are {', '.join(near)}" if near else "timm.list_models(pretrained=True) names them"
+        raise BackboneError(f"timm has no model named {name!r}", f"choose own, starter, or a name of timm's; {hint}")
+    return timm, config
+
+
+def _patch_of(timm: ModuleType, name: str) -> int | None:
+    """Return the patch size of a transformer, which must divide its input; None for other models."""
+    with torch.device("meta"):
+        probe = timm.create_model(name, num_classes=0)
+    size = getattr(getattr(probe, "patch_embed", None), "patch_size", None)
+    return int(size[0]) if isinstance(size, tuple) and hasattr(probe, "pos_embed") else None
+
+
+_declared: list[torch.library.Library] = []
+
+
+def _import_timm() -> ModuleType:
+    """Import timm; it needs torchvision, but none of torchvision's compiled operators.
+
+    torchvision from one index beside torch from another (PyPI's builds are for CUDA, a CPU build comes from elsewhere)
+    cannot load its operators and then fails to import for want of two names. These are declared; nobody calls them.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is not None and spec.origin is not None and not _declared:
+        try:
+            for library in Path(spec.origin).parent.glob("_C*"):
+                torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+        except OSError:
+            operators = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+            for name in ("nms", "qnms"):
+                operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+            _declared.append(operators)  # its definitions go when it goes
+    return importlib.import_module("timm")

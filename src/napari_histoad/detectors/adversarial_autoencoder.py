@@ -1,0 +1,144 @@
+"""Adversarial autoencoder: an anomaly is rebuilt badly, or its code is unlikely under the prior.
+
+Paper: Beggel, Pfeiffer & Bischl 2019 (arXiv:1901.06355). The refinement of its training set is an option of every
+detector's training, see `napari_histoad.engine`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, descend
+from napari_histoad.detectors._criteria import Criteria
+from napari_histoad.detectors._features import features_of, to_pixels
+from napari_histoad.networks.augment import colour_jitter, turn
+from napari_histoad.networks.autoencoder import DenseAutoencoder, critic, shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["AdversarialAutoencoderDetector", "AdversarialAutoencoderSettings"]
+
+
+class AdversarialAutoencoderSettings(DetectorSettings):
+    """Settings of the adversarial autoencoder.
+
+    Attributes
+    ----------
+    encoder : {"conv", "dense"}
+        Three strided convolutions before the paper's two layers of 1000 units, or these alone.
+    code : int
+        Length of the code; 2 in the paper.
+    input_px : int
+        Tiles are resized to this side.
+    criterion : {"both", "prior", "error"}
+    max_steps, batch, learning_rate : int, int, float
+    """
+
+    encoder: Literal["conv", "dense"] = "conv"
+    code: int = Field(16, ge=1, le=1024)
+    input_px: int = Field(64, ge=16, le=256, multiple_of=8)
+    criterion: Literal["both", "prior", "error"] = "both"
+    max_steps: int = Field(600, ge=1, le=1_000_000)
+    batch: int = Field(32, ge=2, le=1024)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+
+
+class AdversarialAutoencoderDetector(Detector):
+    """Reconstruction error, and how unlikely the code is under N(0, I)."""
+
+    name: ClassVar[str] = "adversarial_autoencoder"
+    title: ClassVar[str] = "Adversarial autoencoder: large reconstruction error or unlikely code"
+    Settings = AdversarialAutoencoderSettings
+    settings: AdversarialAutoencoderSettings
+
+    def __init__(self, settings: AdversarialAutoencoderSettings) -> None:
+        super().__init__(settings)
+        self._autoencoder = DenseAutoencoder(settings.input_px, settings.code, convolutional=settings.encoder == "conv")
+        self._critic = critic(settings.code)
+        self._network = nn.ModuleDict({"autoencoder": self._autoencoder, "critic": self._critic})
+        self._criteria = Criteria(2)
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @property
+    def steps(self) -> int:
+        return self.settings.max_steps
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        rate = self.settings.learning_rate
+        return [
+            torch.optim.Adam(self._autoencoder.parameters(), lr=rate),
+            torch.optim.Adam(self._critic.parameters(), lr=rate / 2),
+            torch.optim.Adam(self._autoencoder.encoder.parameters(), lr=rate / 2),
+        ]
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return shrink(to_pixels(images), self.settings.input_px)
+
+    def losses(self, images: Tensor) -> dict[str, Tensor]:
+        pixels = self._pixels(images)
+        if self._network.training:
+            pixels = colour_jitter(turn(pixels))
+        return {"loss": F.mse_loss(self._autoencoder(pixels)[0], pixels)}
+
+    def learn(
+        self, images: Tensor, optimizers: list[torch.optim.Optimizer], backward: Callable[[Tensor], None]
+    ) -> dict[str, Tensor]:
+        rebuild, judge, deceive = optimizers
+        losses = super().learn(images, [rebuild], backward)
+        pixels = self._pixels(images)
+        code = self._autoencoder.encoder(pixels).float()
+        prior = torch.randn_like(code)
+        logits = self._critic(torch.cat([prior, code.detach()])).float()[:, 0]
+        real = torch.cat([torch.ones(len(prior)), torch.zeros(len(code))]).to(logits.device)
+        judged = F.binary_cross_entropy_with_logits(logits, real)
+        descend(judged, judge, backward)
+        passed = self._critic(code).float()[:, 0]
+        deceived = F.binary_cross_entropy_with_logits(passed, torch.ones_like(passed))
+        descend(deceived, deceive, backward)
+        return {**losses, "critic": judged, "deception": deceived}
+
+    def codes(self, images: Tensor) -> Tensor:
+        code: Tensor = self._autoencoder.encoder(self._pixels(images))
+        return code.float()
+
+    def _compare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return criteria (B, 2), error maps and reconstructions."""
+        pixels = self._pixels(images)
+        reconstruction, code = self._autoencoder(pixels)
+        error = (reconstruction - pixels).square().mean(1)
+        # −log p(z) of N(0, I), up to a constant.
+        values = torch.stack([code.square().sum(1) / 2, error.mean((1, 2)).log()], 1)
+        return values, error, reconstruction
+
+    def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
+        values = features_of(lambda part: self._compare(part)[0], images, self.device)
+        if robust:
+            values = values[values[:, 1] <= values[:, 1].quantile(0.9)]
+        self._criteria.fit(values)
+
+    def score(self, images: Tensor) -> TileScores:
+        values, error, reconstruction = self._compare(images)
+        which = {"both": None, "prior": 0, "error": 1}[self.settings.criterion]
+        return TileScores(self._criteria.join(values, which), error, shrink(reconstruction, self.settings.tile_px))
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = {f"network.{name}": value.detach().cpu() for name, value in self._network.state_dict().items()}
+        return {**tensors, **self._criteria.state()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        prefix = "network."
+        self._network.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        self._criteria.load_state(state)

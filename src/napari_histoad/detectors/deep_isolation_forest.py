@@ -1,0 +1,126 @@
+"""Isolation forest on the pooled features of an encoder.
+
+Liu et al. 2008 (doi:10.1109/ICDM.2008.17); fitted by scikit-learn, kept as plain tensors and scored on the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from sklearn.ensemble import IsolationForest
+from sklearn.ensemble._iforest import _average_path_length
+
+from napari_histoad.detectors.embedding import EncoderDetector, EncoderSettings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["DeepIsolationForestDetector", "DeepIsolationForestSettings", "Forest"]
+
+_ROBUST_KEPT = 0.9
+
+
+class DeepIsolationForestSettings(EncoderSettings):
+    """Settings of the deep isolation forest.
+
+    Attributes
+    ----------
+    trees : int
+    """
+
+    trees: int = Field(300, ge=10, le=5000)
+
+
+class DeepIsolationForestDetector(EncoderDetector):
+    """How few random cuts set a tile's features apart from those of normals."""
+
+    name: ClassVar[str] = "deep_isolation_forest"
+    title: ClassVar[str] = "Deep isolation forest: how easily an encoder's features are set apart"
+    Settings = DeepIsolationForestSettings
+    settings: DeepIsolationForestSettings
+
+    def __init__(self, settings: DeepIsolationForestSettings) -> None:
+        super().__init__(settings)
+        self.model = Forest(self.dimensions, settings.trees)
+
+
+class Forest:
+    """An isolation forest whose scores equal scikit-learn's, 2^(−mean depth / expected depth), in (0, 1).
+
+    Parameters
+    ----------
+    dimensions, trees : int
+    """
+
+    def __init__(self, dimensions: int, trees: int) -> None:
+        self._dimensions, self._trees = dimensions, trees
+        self._nodes: dict[str, Tensor] = {
+            "feature": torch.zeros(trees, 1, dtype=torch.int64),
+            "threshold": torch.zeros(trees, 1, dtype=torch.float64),
+            "children": torch.zeros(trees, 1, 2, dtype=torch.int64),
+            "depth": torch.ones(trees, 1),
+            "expected": torch.ones(1),
+        }
+
+    def fit(self, features: NDArray[np.float32], *, robust: bool = False) -> None:
+        """Fit to features (N, D) of normals; robust, a second time to the nine tenths that are hardest to set apart."""
+        forest = IsolationForest(n_estimators=self._trees, random_state=0).fit(features)
+        if robust:
+            score = forest.score_samples(features)
+            features = features[score >= np.quantile(score, 1 - _ROBUST_KEPT)]
+            forest = IsolationForest(n_estimators=self._trees, random_state=0).fit(features)
+        size = max(estimator.tree_.node_count for estimator in forest.estimators_)
+        arrays = {
+            "feature": np.zeros((self._trees, size), np.int64),
+            "threshold": np.zeros((self._trees, size)),
+            "children": np.broadcast_to(
+                np.arange(size)[None, :, None], (self._trees, size, 2)
+            ).copy(),  # leaves lead to themselves
+            "depth": np.zeros((self._trees, size), np.float32),
+        }
+        for k, estimator in enumerate(forest.estimators_):
+            tree, n = estimator.tree_, estimator.tree_.node_count
+            leaf = tree.children_left < 0
+            own = np.arange(n)
+            arrays["feature"][k, :n] = np.where(leaf, 0, tree.feature)
+            arrays["threshold"][k, :n] = tree.threshold
+            arrays["children"][k, :n] = np.stack([np.where(leaf, own, c) for c in (tree.children_left, tree.children_right)], 1)
+            steps = np.zeros(n)
+            for node in np.flatnonzero(~leaf):  # parents come before their children
+                steps[[tree.children_left[node], tree.children_right[node]]] = steps[node] + 1
+            arrays["depth"][k, :n] = steps + _average_path_length(tree.n_node_samples)
+        self._nodes = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        self._nodes["expected"] = torch.tensor(_average_path_length([forest._max_samples])).float()
+
+    def distance(self, features: Tensor) -> Tensor:
+        """Return the scores (B,) of features (B, D); 0.5 and more is anomalous in Liu's sense."""
+        nodes = {name: value.to(features.device) for name, value in self._nodes.items()}
+        trees = torch.arange(len(nodes["feature"]), device=features.device)[None]
+        rows = torch.arange(len(features), device=features.device)[:, None]
+        at = torch.zeros(len(features), trees.shape[1], dtype=torch.int64, device=features.device)
+        while True:
+            right = features[rows, nodes["feature"][trees, at]].to(nodes["threshold"].dtype) > nodes["threshold"][trees, at]
+            below = nodes["children"][trees, at, right.long()]
+            if torch.equal(below, at):
+                break
+            at = below
+        return torch.exp2(-nodes["depth"][trees, at].mean(1) / nodes["expected"])
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Return the nodes of all trees under ``prefix``."""
+        return {f"{prefix}.{name}": value for name, value in self._nodes.items()}
+
+    def load_state(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Take over what `state` returned."""
+        nodes = {name: state[f"{prefix}.{name}"] for name in self._nodes}
+        size = nodes["feature"].shape[-1]
+        below = torch.arange(size)[:, None] <= nodes["children"]
+        if nodes["feature"].shape[0] != self._trees or not bool(below.all()) or int(nodes["children"].max()) >= size:
+            raise ValueError("its trees are damaged")
+        if not 0 <= int(nodes["feature"].min()) <= int(nodes["feature"].max()) < self._dimensions:
+            raise ValueError("its trees ask for features that there are not")
+        self._nodes = nodes

@@ -1,0 +1,168 @@
+"""Embeddings of an encoder, with a model of the normal subspace; the strongest published approach on H&E.
+
+Feature residuals of frozen self-supervised transformers: Pocevičiūtė et al. 2025. Nearest neighbours of tiles and of their
+parts: Roth et al. 2021 (arXiv:2106.08265, PatchCore).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from napari_histoad.detectors._backbone import OWN, open_backbone
+from napari_histoad.detectors._base import DetectorSettings, TileScores
+from napari_histoad.detectors._features import FeatureDetector, features_of, to_pixels
+from napari_histoad.detectors._neighbours import Bank
+from napari_histoad.detectors._normal_model import Measure, NormalModel
+from napari_histoad.networks.augment import colour_jitter, resized_crop, stain_jitter
+from napari_histoad.networks.encoder import Projector, contrast
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["EmbeddingDetector", "EmbeddingSettings", "EncoderDetector", "EncoderSettings"]
+
+_VIEW_PX = 96
+_CELLS_PER_TILE = 16
+
+
+class EncoderSettings(DetectorSettings):
+    """What detectors on an encoder share.
+
+    Attributes
+    ----------
+    backbone : str
+        ``own``: a small one, trained on the normal tiles themselves by self-supervision; ``starter``: the bundled
+        model's; or a name of timm's, say ``vit_small_patch14_reg4_dinov2.lvd142m``.
+    backbone_weights : Path or None
+        File of timm's weights, where they were not downloaded. Not part of what is saved.
+    max_steps, batch, learning_rate : int, int, float
+        Training of ``own``.
+    """
+
+    backbone: str = OWN
+    backbone_weights: Path | None = Field(None, exclude=True)
+    max_steps: int = Field(400, ge=1, le=1_000_000)
+    batch: int = Field(32, ge=4, le=1024)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+
+
+class EncoderDetector(FeatureDetector):
+    """A detector on the features of an encoder, which is frozen or trained here."""
+
+    settings: EncoderSettings
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(settings)
+        self.encoder, self.backbone = open_backbone(settings.backbone, settings.tile_px, settings.backbone_weights)
+        with torch.inference_mode():
+            probe = self.encoder(torch.zeros(1, 3, settings.tile_px, settings.tile_px))
+        self.dimensions, self.cell_dimensions = probe.tile.shape[1], probe.cells.shape[1]
+        own = settings.backbone == OWN
+        self._network = nn.ModuleDict({"encoder": self.encoder, "projector": Projector(self.dimensions)}) if own else None
+
+    @property
+    def network(self) -> nn.Module | None:
+        return self._network
+
+    @property
+    def steps(self) -> int:
+        return self.settings.max_steps if self._network is not None else 0
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        assert self._network is not None
+        return [torch.optim.AdamW(self._network.parameters(), lr=self.settings.learning_rate, weight_decay=1e-4)]
+
+    def losses(self, images: Tensor) -> dict[str, Tensor]:
+        assert self._network is not None
+        pixels = to_pixels(images)
+        side = min(_VIEW_PX, self.settings.tile_px)
+        # Two views of a tile: other place, size, way up, stain; what they share is the tissue.
+        views = [colour_jitter(stain_jitter(resized_crop(pixels, side, 0.3), 0.15), 0.2, 0.1) for _ in range(2)]
+        features = self.encoder(torch.cat(views)).tile
+        return contrast(*self._network["projector"](features).chunk(2))
+
+    def codes(self, images: Tensor) -> Tensor:
+        features: Tensor = self.encoder(to_pixels(images)).tile
+        return features.float()
+
+    def state(self) -> dict[str, Tensor]:
+        parts = super().state()
+        if self._network is not None:
+            parts |= {f"encoder.{name}": value.detach().cpu() for name, value in self.encoder.state_dict().items()}
+        return parts
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        super().load_state(state)
+        if self._network is not None:
+            prefix = "encoder."
+            self.encoder.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        self.encoder.to(device)
+
+
+class EmbeddingSettings(EncoderSettings):
+    """Settings of the embedding detector.
+
+    Attributes
+    ----------
+    measure : {"fused", "mahalanobis", "neighbours"}
+        Distance from the normals: shrinkage Mahalanobis of the residual to their subspace, to the nearest normal tile,
+        or both.
+    subspace : float
+        Share of the variance that the subspace of normals explains.
+    cells : int
+        Parts of normal tiles kept to draw the error map by; 0 draws none.
+    """
+
+    measure: Measure = "fused"
+    subspace: float = Field(0.5, ge=0, lt=1)
+    cells: int = Field(4096, ge=0, le=200_000)
+
+
+class EmbeddingDetector(EncoderDetector):
+    """Residual to the subspace of normals, fused with the distance to the nearest of them."""
+
+    name: ClassVar[str] = "embedding"
+    title: ClassVar[str] = "Embedding: how far an encoder's features lie from those of normal tissue"
+    Settings = EmbeddingSettings
+    settings: EmbeddingSettings
+
+    def __init__(self, settings: EmbeddingSettings) -> None:
+        super().__init__(settings)
+        self.model = NormalModel(self.dimensions, settings.measure, subspace=settings.subspace)
+        self._cells = Bank(self.cell_dimensions, most=max(1, settings.cells))
+
+    def fit_details(self, images: NDArray[np.uint8]) -> None:
+        if self.settings.cells:
+            drawn = features_of(self._some_cells, images, self.device)
+            self._cells.fit(drawn.reshape(-1, self.cell_dimensions))
+
+    def _some_cells(self, images: Tensor) -> Tensor:
+        cells: Tensor = self.encoder(to_pixels(images)).cells.float().flatten(2)
+        step = max(1, cells.shape[2] // _CELLS_PER_TILE)
+        return cells[:, :, ::step].transpose(1, 2).contiguous()
+
+    def score(self, images: Tensor) -> TileScores:
+        features = self.encoder(to_pixels(images))
+        distance = self.model.distance(features.tile.float())
+        if not self.settings.cells:
+            return TileScores(distance)
+        b, c, h, w = features.cells.shape
+        cells = features.cells.float().permute(0, 2, 3, 1).reshape(-1, c)
+        return TileScores(distance, self._cells.distance(cells).reshape(b, h, w))
+
+    def state(self) -> dict[str, Tensor]:
+        return {**super().state(), **self._cells.state("cells")}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        super().load_state(state)
+        self._cells.load_state(state, "cells")

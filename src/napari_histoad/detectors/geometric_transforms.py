@@ -1,0 +1,179 @@
+"""Which of 72 transforms was applied? On tissue unlike what it learnt from, the network is unsure.
+
+Paper: Golan & El-Yaniv 2018 (arXiv:1805.10917), equations as in its section 4; the Dirichlet fit after Minka 2000.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._features import features_of, to_pixels
+from napari_histoad.networks.wide_resnet import WideResNet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+__all__ = ["GeometricTransformsDetector", "GeometricTransformsSettings", "fit_dirichlet", "transformed"]
+
+_SHIFT_SHARE = 4
+_EPSILON = 1e-6
+_ITERATIONS, _TOLERANCE = 1000, 1e-9
+TRANSFORMS = 72
+
+
+class GeometricTransformsSettings(DetectorSettings):
+    """Settings of the geometric transforms.
+
+    Attributes
+    ----------
+    input_px : int
+        The tile is shrunk to this side; shifts are a quarter of it.
+    depth, widen : int
+        Of the wide residual network; the paper's is 16, 8 on 32 px. The default is for CPUs.
+    max_steps, batch, learning_rate : int, int, float
+        Each tile of a batch comes in one transform drawn at random.
+    score_transforms : int
+        How many of the 72 transforms a tile is scored by: all in the paper, each costs one forward pass.
+    """
+
+    input_px: int = Field(32, ge=16, le=256, multiple_of=8)
+    depth: int = Field(10, ge=10, le=40)
+    widen: int = Field(4, ge=1, le=16)
+    max_steps: int = Field(600, ge=1, le=1_000_000)
+    batch: int = Field(64, ge=2, le=1024)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    score_transforms: int = Field(TRANSFORMS, ge=1, le=TRANSFORMS)
+
+    @model_validator(mode="after")
+    def _check(self) -> GeometricTransformsSettings:
+        if (self.depth - 4) % 6:
+            raise ValueError("depth must be 10, 16, 22, … (6 n + 4)")
+        return self
+
+
+class GeometricTransformsDetector(Detector):
+    """Dirichlet normality of the predictions for every transform."""
+
+    name: ClassVar[str] = "geometric_transforms"
+    title: ClassVar[str] = "Geometric transforms: a network tells 72 transforms apart, on normal tissue"
+    Settings = GeometricTransformsSettings
+    settings: GeometricTransformsSettings
+
+    def __init__(self, settings: GeometricTransformsSettings) -> None:
+        super().__init__(settings)
+        self._network = WideResNet(TRANSFORMS, settings.depth, settings.widen)
+        self._alpha = torch.ones(TRANSFORMS, TRANSFORMS)
+        # Spread over flips, shifts and turns alike.
+        self._scored = torch.linspace(0, TRANSFORMS - 1, settings.score_transforms).round().long()
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @property
+    def reduced_precision(self) -> bool:
+        return False  # logarithms of small probabilities
+
+    @property
+    def steps(self) -> int:
+        return self.settings.max_steps
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.Adam(self._network.parameters(), lr=self.settings.learning_rate)]
+
+    def _shrunk(self, images: Tensor) -> Tensor:
+        side = self.settings.input_px
+        pixels = to_pixels(images)
+        if pixels.shape[-1] != side:
+            pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        return 2 * pixels - 1
+
+    def losses(self, images: Tensor) -> dict[str, Tensor]:
+        pixels = self._shrunk(images)
+        if self._network.training:
+            which = torch.randint(TRANSFORMS, (len(pixels),))
+        else:
+            which = torch.arange(len(pixels)) * 7 % TRANSFORMS  # the same ones at every check
+        changed = torch.cat([transformed(pixels[k : k + 1], int(t)) for k, t in enumerate(which)])
+        logits = self._network(changed)
+        target = which.to(pixels.device)
+        return {"loss": F.cross_entropy(logits, target), "accuracy": (logits.argmax(1) == target).float().mean()}
+
+    def _predictions(self, images: Tensor) -> Tensor:
+        """Return the class probabilities (B, T, 72) of a batch in each scored transform."""
+        pixels = self._shrunk(images)
+        parts = [self._network(transformed(pixels, int(t))).softmax(1) for t in self._scored]
+        return torch.stack(parts, 1)
+
+    def codes(self, images: Tensor) -> Tensor:
+        logs = (self._predictions(images) + _EPSILON).log()
+        return logs[:, torch.arange(len(self._scored)), self._scored]
+
+    def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:  # noqa: ARG002
+        """Fit one Dirichlet distribution a transform; a few anomalies hardly move its mean logarithms, ``robust`` or not."""
+        probabilities = features_of(lambda part: self._predictions(part).flatten(1), images, self.device)
+        probabilities = probabilities.reshape(len(images), len(self._scored), TRANSFORMS).double()
+        for k, t in enumerate(self._scored):
+            self._alpha[t] = fit_dirichlet(probabilities[:, k]).float()
+
+    def score(self, images: Tensor) -> TileScores:
+        alpha = self._alpha[self._scored].to(images.device)
+        normality = ((alpha - 1) * (self._predictions(images) + _EPSILON).log()).sum(2).mean(1)
+        return TileScores(-normality)
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = {f"network.{name}": value.detach().cpu() for name, value in self._network.state_dict().items()}
+        return {**tensors, "alpha": self._alpha}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        prefix = "network."
+        self._network.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        if state["alpha"].shape != self._alpha.shape:
+            raise ValueError(f"alpha of {tuple(state['alpha'].shape)} given, {tuple(self._alpha.shape)} due")
+        self._alpha = state["alpha"].float()
+
+
+def transformed(pixels: Tensor, number: int) -> Tensor:
+    """Return pixels (B, C, S, S) in one of 72 ways: 2 flips × 9 shifts by a quarter, mirrored × 4 turns; 0 is none."""
+    turn, rest = number % 4, number // 4
+    shift, flip = rest % 9, rest // 9
+    if flip:
+        pixels = pixels.flip(3)
+    dy, dx = ((0, 1, -1)[shift // 3], (0, 1, -1)[shift % 3])
+    n = pixels.shape[-1] // _SHIFT_SHARE
+    if dy or dx:
+        padded = F.pad(pixels, (n, n, n, n), mode="reflect")
+        side = pixels.shape[-1]
+        pixels = padded[:, :, n + dy * n : n + dy * n + side, n + dx * n : n + dx * n + side]
+    return pixels.rot90(turn, (2, 3))
+
+
+def fit_dirichlet(probabilities: Tensor) -> Tensor:
+    """Return the maximum-likelihood parameters (K,) of a Dirichlet distribution of rows (N, K), by fixed-point iteration.
+
+    Minka 2000, "Estimating a Dirichlet distribution", eq. 9, from the start that Golan & El-Yaniv give.
+    """
+    p = (probabilities + _EPSILON) / (probabilities + _EPSILON).sum(1, keepdim=True)
+    mean_log = p.log().mean(0)
+    mean = p.mean(0)
+    alpha = mean * (p.shape[1] - 1) * 0.5 / (mean * (mean.log() - mean_log)).sum().clamp_min(_TOLERANCE)
+    for _ in range(_ITERATIONS):
+        last, alpha = alpha, _inverse_digamma(torch.digamma(alpha.sum()) + mean_log)
+        if (alpha - last).abs().max() < _TOLERANCE:
+            break
+    return alpha
+
+
+def _inverse_digamma(y: Tensor) -> Tensor:
+    """Return x with digamma(x) = y, five Newton steps (Minka 2000, appendix C)."""
+    x = torch.where(y >= -2.22, y.exp() + 0.5, -1 / (y - torch.digamma(torch.ones_like(y))))
+    for _ in range(5):
+        x = x - (torch.digamma(x) - y) / torch.polygamma(1, x)
+    return x

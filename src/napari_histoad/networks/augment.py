@@ -1,0 +1,63 @@
+"""Random changes of tiles that leave normal tissue normal: tissue has no up, and stains differ from day to day."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from skimage.color import hed_from_rgb, rgb_from_hed
+from torch import Tensor
+
+__all__ = ["colour_jitter", "crop", "resized_crop", "stain_jitter", "turn"]
+
+_DARKEST = 1 / 255
+
+
+def crop(pixels: Tensor, side: int) -> Tensor:
+    """Return the same random square of every tile, (B, 3, side, side)."""
+    y, x = (int(torch.randint(n - side + 1, ())) for n in pixels.shape[2:])
+    return pixels[:, :, y : y + side, x : x + side]
+
+
+def turn(pixels: Tensor) -> Tensor:
+    """Return the batch flipped and turned by quarters, the same for all of it."""
+    if torch.rand(()) < 0.5:
+        pixels = pixels.flip(3)
+    return pixels.rot90(int(torch.randint(4, ())), (2, 3))
+
+
+def colour_jitter(pixels: Tensor, gain: float = 0.08, shift: float = 0.06) -> Tensor:
+    """Return pixels (B, 3, H, W) in [0, 1] with brightness and colour changed a little, differently for each tile."""
+    shape = (len(pixels), 3, 1, 1)
+    gains = 1 + gain * (torch.rand(shape, device=pixels.device) - 0.5)
+    shifts = shift * (torch.rand(shape, device=pixels.device) - 0.5)
+    return (pixels * gains + shifts).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def stain_jitter(pixels: Tensor, strength: float) -> Tensor:
+    """Return pixels (B, 3, H, W) in [0, 1] with more or less haematoxylin and eosin, differently for each tile.
+
+    Tellez et al. 2018 (doi:10.1109/TMI.2018.2820199): each stain's density is scaled by 1 ± ``strength`` and shifted.
+    """
+    to_stains = torch.tensor(hed_from_rgb.copy(), dtype=pixels.dtype, device=pixels.device)
+    to_colours = torch.tensor(rgb_from_hed.copy(), dtype=pixels.dtype, device=pixels.device)
+    stains = -pixels.clamp_min(_DARKEST).log().movedim(1, -1) @ to_stains
+    shape = (len(pixels), 1, 1, 3)
+    gains = 1 + strength * (2 * torch.rand(shape, device=pixels.device) - 1)
+    shifts = 0.1 * strength * (2 * torch.rand(shape, device=pixels.device) - 1)
+    return (-((stains * gains + shifts) @ to_colours)).exp().clamp(0, 1).movedim(-1, 1)
+
+
+def resized_crop(pixels: Tensor, side: int, least: float) -> Tensor:
+    """Return a random square of each tile, of at least this share of its area, turned and resized, (B, 3, side, side)."""
+    n = len(pixels)
+    scale = (least + (1 - least) * torch.rand(n)).sqrt()
+    angle = (2 * math.pi / 4) * torch.randint(4, (n,))
+    mirror = 1 - 2 * torch.randint(2, (n,))
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = scale * mirror * angle.cos(), -scale * angle.sin()
+    theta[:, 1, 0], theta[:, 1, 1] = scale * mirror * angle.sin(), scale * angle.cos()
+    theta[:, :, 2] = (1 - scale[:, None]) * (2 * torch.rand(n, 2) - 1)
+    grid = F.affine_grid(theta.to(pixels.device), [n, 3, side, side], align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)

@@ -1,0 +1,126 @@
+"""Encoders of whole tiles: a small residual one with the self-supervised objective it learns by, and timm's.
+
+Papers: He et al. 2015 (arXiv:1512.03385, ResNet), Chen et al. 2020 (arXiv:2002.05709, SimCLR).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Encoder", "Features", "Projector", "TimmEncoder", "contrast"]
+
+
+class Features(NamedTuple):
+    """What an encoder gives for B tiles.
+
+    Attributes
+    ----------
+    tile : (B, D) float32
+        Of the whole tile.
+    cells : (B, C, h, w) float32
+        Of its parts.
+    """
+
+    tile: Tensor
+    cells: Tensor
+
+
+class _Block(nn.Module):
+    def __init__(self, wide_in: int, wide_out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(wide_in, wide_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(wide_out),
+            nn.ReLU(),
+            nn.Conv2d(wide_out, wide_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(wide_out),
+        )
+        same = stride == 1 and wide_in == wide_out
+        self.skip = nn.Identity() if same else nn.Conv2d(wide_in, wide_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.skip(x))
+
+
+class Encoder(nn.Module):
+    """Four stages of residual blocks; 16 px of the tile become one cell.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first stage; the last has eight times as many.
+    """
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        widths = [width, 2 * width, 4 * width, 8 * width]
+        self.dimensions = widths[-1]
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stages = nn.Sequential(
+            *[_Block(a, b, 1 if k == 0 else 2) for k, (a, b) in enumerate(zip([width, *widths[:-1]], widths, strict=True))]
+        )
+
+    def forward(self, pixels: Tensor) -> Features:
+        """Return features of pixels (B, 3, S, S) in [0, 1]: mean and greatest over the cells, and the cells."""
+        cells = self.stages(self.stem(pixels * 4 - 3))  # H&E is bright
+        return Features(torch.cat([cells.mean((2, 3)), cells.amax((2, 3))], 1), cells)
+
+
+class TimmEncoder(nn.Module):
+    """A frozen model of timm.
+
+    Parameters
+    ----------
+    model : timm model without classifier
+    mean, std : (3,) sequences of float
+        What its training subtracted and divided by.
+    side : int
+        Input size in pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...], side: int) -> None:
+        super().__init__()
+        self.model, self._side = model.eval().requires_grad_(requires_grad=False), side
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self._prefix = int(getattr(model, "num_prefix_tokens", 0))
+        self._has_class = getattr(model, "cls_token", None) is not None
+
+    def forward(self, pixels: Tensor) -> Features:
+        """Return features of pixels (B, 3, S, S) in [0, 1]: class token and mean of the others, or the mean of maps."""
+        if pixels.shape[-1] != self._side:
+            pixels = F.interpolate(pixels, (self._side, self._side), mode="bilinear", antialias=True, align_corners=False)
+        out = self.model.forward_features((pixels - self.mean) / self.std).float()
+        if out.ndim == 4:
+            cells = out if out.shape[1] == self.model.num_features else out.permute(0, 3, 1, 2)
+            return Features(F.normalize(cells.mean((2, 3)), dim=1), cells)
+        tokens = out[:, self._prefix :]
+        n = round(tokens.shape[1] ** 0.5)
+        parts = [out[:, 0], tokens.mean(1)] if self._has_class else [tokens.mean(1)]
+        return Features(F.normalize(torch.cat(parts, 1), dim=1), tokens.transpose(1, 2).reshape(len(out), -1, n, n))
+
+
+class Projector(nn.Sequential):
+    """What SimCLR compares: a small perceptron over the pooled features, thrown away after training."""
+
+    def __init__(self, dimensions: int, width: int = 128) -> None:
+        super().__init__(
+            nn.Linear(dimensions, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width), nn.BatchNorm1d(width),
+            nn.ReLU(), nn.Linear(width, width),
+        )  # fmt: skip
+
+
+def contrast(a: Tensor, b: Tensor, temperature: float = 0.2) -> dict[str, Tensor]:
+    """Return SimCLR's loss of two views' projections (B, D), eq. 1, and how often the other view is the nearest."""
+    z = F.normalize(torch.cat([a, b]).float(), dim=1)
+    likeness = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    n = len(a)
+    partner = torch.arange(2 * n, device=z.device).roll(n)
+    return {"loss": F.cross_entropy(likeness, partner), "accuracy": (likeness.argmax(1) == partner).float().mean()}
