@@ -34,8 +34,16 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "texture": ("texture", {}),
     "texture, Mahalanobis": ("texture", {"measure": "mahalanobis"}),
     "texture, nearest": ("texture", {"measure": "neighbours"}),
-    "vqvae": ("vqvae", {"max_steps": 400}),
-    "vqvae, latent statistics": ("vqvae", {"max_steps": 400, "error": "mahalanobis"}),
+    "embedding, starter model": ("embedding", {"backbone": "starter"}),
+    "embedding, own encoder": ("embedding", {"backbone": "own", "max_steps": 200}),
+    "deep isolation forest, starter model": ("deep_isolation_forest", {"backbone": "starter"}),
+    "vqvae": ("vqvae", {"max_steps": 200}),
+    "vqvae, latent statistics": ("vqvae", {"max_steps": 200, "error": "mahalanobis"}),
+    "kde_autoencoder": ("kde_autoencoder", {"max_steps": 100}),
+    "adversarial_autoencoder": ("adversarial_autoencoder", {"max_steps": 300}),
+    "perceptual_autoencoder": ("perceptual_autoencoder", {"max_steps": 300}),
+    "perceptual_gan": ("perceptual_gan", {"max_steps": 100, "input_px": 32, "widths": [16, 32, 64]}),
+    "geometric_transforms": ("geometric_transforms", {"max_steps": 200, "score_transforms": 18}),
 }
 FIELDS = ["method", "set", "seed", "auroc", "ap", "false_positives", "seconds", "peak_mb", "refine", "contamination"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_histoad.detectors import load_detector, save_detector
-    from napari_histoad.engine import map_slide, train
+    from napari_histoad.engine import map_slide, recalibrate, train
     from napari_histoad.evaluation import evaluate
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import read_regions, write_geojson
@@ -24,6 +24,7 @@ __all__ = [
     "map_slide",
     "open_slide",
     "read_regions",
+    "recalibrate",
     "save_detector",
     "train",
     "write_geojson",
@@ -40,6 +41,7 @@ _HOMES = {
     "map_slide": "engine",
     "open_slide": "slide",
     "read_regions": "regions",
+    "recalibrate": "engine",
     "save_detector": "detectors",
     "train": "engine",
     "write_geojson": "regions",

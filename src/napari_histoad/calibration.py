@@ -12,9 +12,11 @@ from napari_histoad.errors import SettingsError, TooFewTilesError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MIN_CALIBRATION_TILES", "Calibration"]
+__all__ = ["MIN_CALIBRATION_TILES", "Calibration", "discovery_rate"]
 
 MIN_CALIBRATION_TILES = 10
+_ENOUGH_TO_JUDGE = 50
+_DRIFT_LOW, _DRIFT_HIGH = 0.1, 0.85
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,27 @@ class Calibration:
         p = ((1 + at_least) / (len(self.scores) + 1)).astype(np.float32)
         return np.where(np.isnan(values), np.float32(np.nan), p)
 
+    def drift(self, scores: NDArray[np.floating]) -> float | None:
+        """Return the share of a slide's tiles that score above the median of the normals: about one half if they match.
+
+        None where fewer than 50 tiles are scored.
+        """
+        values = np.asarray(scores)
+        values = values[np.isfinite(values)]
+        return float((values > np.median(self.scores)).mean()) if len(values) >= _ENOUGH_TO_JUDGE else None
+
+    def drift_warning(self, scores: NDArray[np.floating]) -> str | None:
+        """Return what to say of a slide whose scores as a whole lie elsewhere than the normals' do, or None."""
+        share = self.drift(scores)
+        if share is None or _DRIFT_LOW <= share <= _DRIFT_HIGH:
+            return None
+        side = "above" if share > 0.5 else "below"
+        much = share if share > 0.5 else 1 - share
+        return (
+            f"{much:.0%} of the tiles score {side} the median normal tile: stain or scanner differ from the training slides', or "
+            "most of this tissue is unlike them; if it is normal, recalibrate the detector on normal tissue of this site"
+        )
+
     def threshold(self, rate: float) -> float:
         """Return t so that ``score > t`` says the same as ``p <= rate``; infinite below `smallest_rate`.
 
@@ -92,3 +115,35 @@ class Calibration:
         # p <= rate means that at most this many normals score at least as high.
         allowed = int(np.floor(rate * (len(self.scores) + 1) + 1e-9)) - 1
         return float("inf") if allowed < 0 else float(self.scores[len(self.scores) - 1 - allowed])
+
+
+def discovery_rate(p_values: NDArray[np.floating], fdr: float) -> float:
+    """Return the p-value up to which tiles may be flagged so that at most a share ``fdr`` of them is expected to be normal.
+
+    Benjamini & Hochberg 1995; conformal p-values depend on each other in the way that it bears (Bates et al. 2023,
+    arXiv:2104.08279, theorem 2).
+
+    Parameters
+    ----------
+    p_values : (N,) floats
+        Of all tiles of a slide; NaN are left out.
+    fdr : float
+        In (0, 1).
+
+    Returns
+    -------
+    float
+        To be used as a false-positive rate; so small that nothing is flagged where nothing stands out enough.
+
+    Raises
+    ------
+    SettingsError
+        If ``fdr`` is not in (0, 1).
+    """
+    if not 0 < fdr < 1:
+        raise SettingsError(f"a false discovery rate of {fdr:g} is not between 0 and 1", "try 0.1")
+    values = np.sort(np.asarray(p_values, np.float64))
+    values = values[np.isfinite(values)]
+    steps = fdr * np.arange(1, len(values) + 1) / max(1, len(values))
+    passed = np.flatnonzero(values <= steps + 1e-9)
+    return float(steps[passed[-1] if len(passed) else 0]) if len(values) else fdr

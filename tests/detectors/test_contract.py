@@ -9,7 +9,8 @@ from napari_histoad.detectors import create_detector, detector_class, detector_n
 from napari_histoad.errors import BundleError, SettingsError
 
 SIDE = 64
-FAST = {"geometric_transforms": {"widen": 1, "score_transforms": 9}}
+STEPS = {"perceptual_autoencoder": 25, "perceptual_gan": 40}
+FAST = {"perceptual_gan": {"input_px": 32, "widths": (16, 32)}, "geometric_transforms": {"widen": 1, "score_transforms": 9}}
 
 
 def _tiles(n, seed=0):
@@ -24,10 +25,13 @@ def _fitted(name):
     images = _tiles(40)
     detector.prepare(images)
     if detector.network is not None:
+        rebuilt = detector.rebuild(torch.from_numpy(images[:2]))  # shown while it learns, before anything is fitted
+        assert rebuilt is None or rebuilt.shape[:2] == (2, 3)
         detector.network.train()
         optimizers = detector.optimizers()
-        for step in range(3):
-            detector.learn(torch.from_numpy(images[step * 8 : step * 8 + 8]), optimizers, lambda loss: loss.backward())
+        for step in range(STEPS.get(name, 3)):
+            first = step % 4 * 8
+            detector.learn(torch.from_numpy(images[first : first + 8]), optimizers, lambda loss: loss.backward())
         detector.network.eval()
     detector.fit(images)
     return detector

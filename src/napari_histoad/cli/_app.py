@@ -24,6 +24,7 @@ for function in (
     _inspect.info,
     _inspect.convert,
     _train.train,
+    _train.recalibrate,
     _map.map_slides,
     _results.score,
     _results.evaluate,

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow, table
+from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow, say, table
 from napari_histoad.errors import SettingsError
 
 __all__ = ["bench", "convert", "doctor", "info", "models"]
@@ -97,12 +97,31 @@ def _numbers(text: str) -> list[int]:
         raise SettingsError(f"--channels {text} are not numbers", "give one or three, for example --channels 2,1,0") from None
 
 
+def _fetch(name: str, *, agreed: bool, as_json: bool) -> None:
+    from napari_histoad.detectors import describe_backbone, fetch_weights
+
+    known = describe_backbone(name)
+    if not known["file"]:
+        say(f"{name}: licence {known['licence']}, from {known['from']}")
+        if not agreed and not typer.confirm("Download these weights under this licence?", err=True):
+            raise typer.Exit(1)
+        known["file"] = str(fetch_weights(name))
+    emit(known, [(key.capitalize(), value) for key, value in known.items()], as_json=as_json)
+
+
 @command
 def models(
     model: Annotated[Path | None, typer.Argument(help="A detector file to describe.", show_default=False)] = None,
+    fetch: Annotated[
+        str | None, typer.Option(help="Download the weights of an encoder of timm's, after showing its licence.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence without being asked.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the methods, or describe a detector file."""
+    """List the methods, describe a detector file, or fetch an encoder."""
+    if fetch is not None:
+        _fetch(fetch, agreed=yes, as_json=as_json)
+        return
     from napari_histoad.detectors import detector_class, detector_names, read_header, starter_path
 
     if model is not None:

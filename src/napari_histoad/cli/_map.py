@@ -85,6 +85,9 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
     summary = f"{len(result):,} tiles, {flagged:.1%} flagged at a {rate:.1%} false-positive rate -> {result.path}"
     if result.info.failed_tiles:
         summary += f" ({result.info.failed_tiles} tiles could not be read)"
+    warning = result.drift_warning
+    if warning:
+        summary += f"\n  warning: {warning} (histoad recalibrate)"
     return {
         "slide": result.info.slide,
         "map": str(result.path),
@@ -92,5 +95,6 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
         "failed_tiles": result.info.failed_tiles,
         "false_positive_rate": rate,
         "flagged_fraction": flagged,
+        "warning": warning,
         "summary": summary,
     }

@@ -13,6 +13,7 @@ from napari_histoad.errors import SettingsError, writing
 
 if TYPE_CHECKING:
     from napari_histoad.evaluation import Evaluation
+    from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
 
 __all__ = ["evaluate", "export", "report", "score"]
@@ -20,6 +21,10 @@ __all__ = ["evaluate", "export", "report", "score"]
 RateOption = Annotated[
     float | None,
     typer.Option(help="False-positive rate of the threshold; default 0.01, or the smallest that the calibration can state."),
+]
+FdrOption = Annotated[
+    float | None,
+    typer.Option(help="Instead of --rate: false discovery rate, the share of flagged tiles that may be normal."),
 ]
 MapArgument = Annotated[Path, typer.Argument(help="A map, <slide>.ome.zarr.", show_default=False)]
 SlideOption = Annotated[Path | None, typer.Option("--slide", help="The slide that was mapped.")]
@@ -58,6 +63,7 @@ def evaluate(
     result: Annotated[Path, typer.Argument(help="A map, or a scores.csv.", show_default=False)],
     truth: Annotated[Path, typer.Option(help="Outlines of the anomalies, or a manifest.csv with labels.", show_default=False)],
     rate: RateOption = None,
+    fdr: FdrOption = None,
     truth_downsample: Annotated[float, typer.Option(help="Divide the outlines' coordinates by this.")] = 1.0,
     exclude: Annotated[Path | None, typer.Option(help="Leave out tiles in these outlines, such as the training regions.")] = None,
     as_json: JsonOption = False,
@@ -68,10 +74,13 @@ def evaluate(
     from napari_histoad.regions import read_regions
 
     if result.suffix.lower() == ".csv":
+        if fdr is not None:
+            raise SettingsError("--fdr is for maps", "use --rate with a table of scores")
         evaluation = _evaluate_table(result, truth, 0.01 if rate is None else rate)
     else:
         left_out = read_regions(exclude) if exclude is not None else ()
         opened = AnomalyMap.open(result)
+        rate = _rate(opened, rate, fdr)
         evaluation = evaluate_map(opened, truth, rate=rate, downsample=truth_downsample, exclude=left_out)
     emit(evaluation.to_json(), evaluation.rows(), as_json=as_json)
 
@@ -109,6 +118,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder; default beside the map.")] = None,
     slide: SlideOption = None,
     rate: RateOption = None,
+    fdr: FdrOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a map for other programs; several kinds at once are fine."""
@@ -117,6 +127,7 @@ def export(
     if not (geojson or png or csv_table or parquet or ome_tiff):
         raise SettingsError("nothing to export", "add --geojson, --png, --csv, --parquet or --ome-tiff")
     opened = maps.AnomalyMap.open(result)
+    rate = _rate(opened, rate, fdr)
     folder = out or result.parent
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +172,14 @@ def report(
             entries.append((opened, None))  # the page says all but the picture
     maps.write_report(entries, out, rate=rate)
     emit({"report": str(out)}, [("Written", out)], as_json=as_json)
+
+
+def _rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:
+    if fdr is None:
+        return rate
+    if rate is not None:
+        raise SettingsError("--rate and --fdr are two ways to set the same threshold", "give one of them")
+    return opened.discovery_rate(fdr)
 
 
 def _slide_of(result: Path, name: str, given: Path | None, mpp: float | None) -> Slide:

@@ -1,4 +1,4 @@
-"""``histoad train``."""
+"""``histoad train`` and ``recalibrate``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ import typer
 from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow
 from napari_histoad.errors import SettingsError
 
-__all__ = ["train"]
+__all__ = ["recalibrate", "train"]
+
+SlidesArgument = Annotated[
+    list[Path], typer.Argument(help="Slides, or folders of tiles, or manifest.csv files.", show_default=False)
+]
+NormalOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Outlines of normal tissue, one file per slide in the same order, or all-tissue."),
+]
+MaxTilesOption = Annotated[int, typer.Option(help="Most tiles to learn from, over all slides.", min=48)]
 
 
 @command
 def train(
-    slides: Annotated[list[Path], typer.Argument(help="Slides, or folders of tiles, or manifest.csv files.", show_default=False)],
+    slides: SlidesArgument,
     out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.", show_default=False)],
-    normal: Annotated[
-        list[str] | None,
-        typer.Option(help="Outlines of normal tissue, one file per slide in the same order, or all-tissue."),
-    ] = None,
+    normal: NormalOption = None,
     detector: Annotated[str, typer.Option(help="Method; histoad models lists them.")] = "vqvae",
     mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default 0.5, or the slide's own if coarser.")] = None,
     slide_mpp: MppOption = None,
@@ -31,12 +37,17 @@ def train(
     ] = False,
     settings: Annotated[Path | None, typer.Option(help="YAML file with settings of the method.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same device: same detector.")] = 0,
-    max_tiles: Annotated[int, typer.Option(help="Most tiles to learn from, over all slides.", min=48)] = 2000,
+    max_tiles: MaxTilesOption = 2000,
+    backbone: Annotated[
+        str | None, typer.Option(help="Encoder of embedding and deep_isolation_forest: own, starter, or a name of timm's.")
+    ] = None,
+    backbone_weights: Annotated[Path | None, typer.Option(help="File of the encoder's weights.")] = None,
+    refine: Annotated[str | None, typer.Option(help="Leave out normal tiles that do not look normal: neighbours or svm.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Learn what normal tissue looks like. An interrupted run goes on where it was."""
-    from napari_histoad.engine import train_job, training_sources
+    from napari_histoad.engine import suspicious_file, train_job, training_sources
     from napari_histoad.slide import GivenMpp
 
     given = _read_settings(settings)
@@ -44,9 +55,12 @@ def train(
         given["tile_px"] = tile_px
     if srgb:
         given["srgb"] = True
+    given |= {k: v for k, v in (("backbone", backbone), ("backbone_weights", backbone_weights)) if v is not None}
     given_mpp = GivenMpp(slide_mpp)
     sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None)]
-    job = train_job(sources, out, detector=detector, mpp=mpp, device=device, seed=seed, max_tiles=max_tiles, settings=given)
+    job = train_job(
+        sources, out, detector=detector, mpp=mpp, device=device, seed=seed, max_tiles=max_tiles, refine=refine, settings=given
+    )
     trained = follow(job, quiet=as_json)
     assert trained.calibration is not None
     held_out = len(trained.calibration.scores)
@@ -56,6 +70,7 @@ def train(
         "settings": trained.settings.model_dump(),
         "trained_on": list(trained.trained_on),
         "held_out_tiles": held_out,
+        "left_out_tiles": len(trained.left_out),
     }
     rows = [
         ("Detector", f"{trained.name}, {trained.settings.tile_px} px tiles at {trained.settings.mpp:g} µm/px"),
@@ -65,7 +80,33 @@ def train(
         ),
         ("Saved", out),
     ]
+    if refine is not None:
+        rows.insert(1, ("Left out", f"{len(trained.left_out):,} suspicious tiles, listed in {suspicious_file(out)}"))
     emit(document, rows, as_json=as_json)
+
+
+@command
+def recalibrate(
+    model: Annotated[Path, typer.Argument(help="Trained detector.", show_default=False)],
+    slides: SlidesArgument,
+    out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.", show_default=False)],
+    normal: NormalOption = None,
+    slide_mpp: MppOption = None,
+    max_tiles: MaxTilesOption = 2000,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Set a detector's thresholds by another site's normal tissue; nothing is trained."""
+    from napari_histoad.engine import recalibrate_job, training_sources
+    from napari_histoad.slide import GivenMpp
+
+    given_mpp = GivenMpp(slide_mpp)
+    sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None)]
+    detector = follow(recalibrate_job(sources, model, out, device=device, max_tiles=max_tiles), quiet=as_json)
+    assert detector.calibration is not None
+    count = len(detector.calibration.scores)
+    rows = [("Calibrated on", f"{count:,} normal tiles"), ("Saved", str(out))]
+    emit({"model": str(out), "normal_tiles": count}, rows, as_json=as_json)
 
 
 def _read_settings(path: Path | None) -> dict[str, Any]:

@@ -1,21 +1,25 @@
 """How abnormal: one file per method, one registry, one bundle format, calibration."""
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._backbone import describe_backbone, fetch_weights
+from napari_histoad.detectors._base import BackboneRecord, Detector, DetectorSettings, TileScores
 from napari_histoad.detectors._bundle import BundleHeader, load_detector, read_header, save_detector
 from napari_histoad.detectors._features import FeatureDetector, features_of
 from napari_histoad.detectors._registry import create_detector, detector_class, detector_names
 from napari_histoad.detectors._starter import starter_path
 
 __all__ = [
+    "BackboneRecord",
     "BundleHeader",
     "Detector",
     "DetectorSettings",
     "FeatureDetector",
     "TileScores",
     "create_detector",
+    "describe_backbone",
     "detector_class",
     "detector_names",
     "features_of",
+    "fetch_weights",
     "load_detector",
     "read_header",
     "save_detector",

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from napari_histoad.detectors._base import BackboneRecord
 from napari_histoad.detectors._starter import starter_path
 from napari_histoad.errors import BackboneError
 from napari_histoad.networks.encoder import Encoder, Features, TimmEncoder
@@ -25,29 +25,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["OWN", "STARTER", "BackboneRecord", "describe_backbone", "fetch_weights", "open_backbone"]
+__all__ = ["OWN", "STARTER", "describe_backbone", "fetch_weights", "open_backbone"]
 
 OWN, STARTER = "own", "starter"
 _FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-class BackboneRecord(BaseModel):
-    """Which frozen weights of others a detector was fitted on.
-
-    Attributes
-    ----------
-    name : str
-    licence : str
-        As its authors state it.
-    sha256 : str
-        Of the file.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    licence: str
-    sha256: str
 
 
 class _StarterEncoder(nn.Module):

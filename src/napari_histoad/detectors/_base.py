@@ -6,19 +6,19 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from napari_histoad.calibration import Calibration
 
-__all__ = ["Detector", "DetectorSettings", "TileScores", "descend"]
+__all__ = ["BackboneRecord", "Detector", "DetectorSettings", "TileScores", "descend"]
 
 _STEEPEST = 1.0
 
@@ -41,6 +41,25 @@ class DetectorSettings(BaseModel):
     tile_px: int = Field(256, ge=32, le=1024, multiple_of=8)
     mpp: float = Field(0.5, ge=0.05, le=20)
     srgb: bool = False
+
+
+class BackboneRecord(BaseModel):
+    """Which frozen weights of others a detector was fitted on.
+
+    Attributes
+    ----------
+    name : str
+    licence : str
+        As its authors state it.
+    sha256 : str
+        Of the file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    licence: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,17 @@ class Detector(ABC):
     ----------
     settings : DetectorSettings
         An instance of the class's ``Settings``.
+
+    Attributes
+    ----------
+    calibration : Calibration or None
+        Scores of normal tiles; None until it is trained.
+    trained_on : tuple[str, ...]
+        Names of slides or tile sets.
+    backbone : BackboneRecord or None
+        Frozen weights of others that it rests on.
+    left_out : (K,) int64
+        After training with refinement: which of the tiles were left out. Not saved.
     """
 
     name: ClassVar[str]
@@ -83,6 +113,8 @@ class Detector(ABC):
         self.settings = settings
         self.calibration: Calibration | None = None
         self.trained_on: tuple[str, ...] = ()
+        self.left_out: NDArray[np.int64] = np.empty(0, np.int64)
+        self.backbone: BackboneRecord | None = None
         self.device = torch.device("cpu")
 
     @property
@@ -127,6 +159,10 @@ class Detector(ABC):
         losses = self.losses(images)
         descend(losses["loss"], optimizers[0], backward)
         return losses
+
+    def rebuild(self, images: Tensor) -> Tensor | None:  # noqa: ARG002 - for those who can
+        """Return what the network makes of a batch, (B, 3, h, w) in [0, 1], to be shown while it learns; before `fit`."""
+        return None
 
     def codes(self, images: Tensor) -> Tensor | None:  # noqa: ARG002 - for those who have some
         """Return features (B, D) in which unusual tiles lie apart, for refinement; None if the score is all there is."""

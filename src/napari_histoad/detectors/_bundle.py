@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_histoad import __version__
 from napari_histoad.calibration import Calibration
+from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydantic reads it
 from napari_histoad.detectors._registry import create_detector, first_fault
 from napari_histoad.errors import BundleError, HistoadError, writing
 
@@ -43,6 +44,8 @@ class BundleHeader(BaseModel):
         Its settings, tile size and mpp included.
     trained_on : list of str
         Names of slides or tile sets.
+    backbone : BackboneRecord or None
+        Frozen weights of others that it was fitted on and does not contain.
     version : str
         Of the package that wrote it.
     """
@@ -53,6 +56,7 @@ class BundleHeader(BaseModel):
     detector: str
     settings: dict[str, Any]
     trained_on: list[str] = []
+    backbone: BackboneRecord | None = None
     version: str
 
 
@@ -72,11 +76,12 @@ def save_detector(detector: Detector, path: str | PathLike[str]) -> Path:
         detector=detector.name,
         settings=detector.settings.model_dump(),
         trained_on=list(detector.trained_on),
+        backbone=detector.backbone,
         version=__version__,
     )
     tensors = {name: value.contiguous() for name, value in detector.state().items()}
     tensors[_CALIBRATION] = torch.from_numpy(detector.calibration.scores.copy())
-    data = safetensors.torch.save(tensors, metadata={_KEY: header.model_dump_json()})
+    data = safetensors.torch.save(tensors, metadata={_KEY: header.model_dump_json(exclude_none=True)})
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
     with writing(target):
@@ -128,7 +133,8 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
     path : path-like
         A file written by `save_detector`.
     **overrides
-        Settings to change that do not touch the weights, such as ``error="top_k"``; the calibration is then dropped.
+        Settings to change that do not touch the weights, such as ``error="top_k"``; the calibration is then dropped. With
+        ``backbone_weights`` alone, the file of the encoder's weights, it is kept.
 
     Raises
     ------
@@ -139,6 +145,7 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
     header = read_header(file)
     try:
         detector = create_detector(header.detector, **{**header.settings, **overrides})
+        _check_backbone(detector, header)
         tensors = safetensors.torch.load_file(file)
         scores = tensors.pop(_CALIBRATION).numpy()
         detector.load_state(tensors)
@@ -148,11 +155,21 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         reason = str(err).splitlines()[0][:160]
         raise BundleError(f"{file.name}: its weights do not fit its header ({reason})", "train it again") from err
     detector.trained_on = tuple(header.trained_on)
-    if not overrides:
+    if overrides.keys() <= {"backbone_weights"}:
         detector.calibration = Calibration(np.sort(scores.astype(np.float32)))
     if detector.network is not None:
         detector.network.eval()
     return detector
+
+
+def _check_backbone(detector: Detector, header: BundleHeader) -> None:
+    """Raise a BundleError if the weights of the encoder at hand are not those that the detector was fitted on."""
+    if detector.backbone != header.backbone:
+        name = header.backbone.name if header.backbone is not None else "its encoder"
+        raise BundleError(
+            f"it was fitted on other weights of {name} than those on this machine",
+            "give the file that it was trained with as backbone_weights",
+        )
 
 
 def fingerprint(detector: Detector) -> str:

@@ -74,8 +74,7 @@ class NormalModel:
 
     def _to_gaussian(self, features: Tensor) -> Tensor:
         squared: Tensor = self._gaussian.distance(features @ self._residual.to(features.device))
-        distance: Tensor = squared.sqrt()
-        return distance
+        return squared.sqrt()
 
     def _to_neighbours(self, features: Tensor) -> Tensor:
         mean, scale = self._mean.to(features.device), self._scale.to(features.device)
@@ -114,4 +113,5 @@ def _residual_axes(features: NDArray[np.float32], share: float) -> Tensor:
     # From the largest; at least one axis is left.
     explained = values.flip(0).cumsum(0) / values.sum().clamp_min(_FLOOR)
     k = min(int((explained < share).sum()) + 1, len(values) - 1)
-    return (scale[:, None] * vectors[:, : len(values) - k]).float().contiguous()
+    axes: Tensor = (scale[:, None] * vectors[:, : len(values) - k]).float().contiguous()
+    return axes

@@ -23,6 +23,8 @@ _BUILT_IN = {
     "geometric_transforms": "napari_histoad.detectors.geometric_transforms:GeometricTransformsDetector",
     "kde_autoencoder": "napari_histoad.detectors.kde_autoencoder:KdeAutoencoderDetector",
     "adversarial_autoencoder": "napari_histoad.detectors.adversarial_autoencoder:AdversarialAutoencoderDetector",
+    "perceptual_autoencoder": "napari_histoad.detectors.perceptual_autoencoder:PerceptualAutoencoderDetector",
+    "perceptual_gan": "napari_histoad.detectors.perceptual_gan:PerceptualGanDetector",
     "colour": "napari_histoad.detectors.colour:ColourDetector",
 }
 GROUP = "napari_histoad.detectors"

@@ -110,6 +110,10 @@ class AdversarialAutoencoderDetector(Detector):
         descend(deceived, deceive, backward)
         return {**losses, "critic": judged, "deception": deceived}
 
+    def rebuild(self, images: Tensor) -> Tensor:
+        rebuilt: Tensor = self._autoencoder(self._pixels(images))[0]
+        return rebuilt
+
     def codes(self, images: Tensor) -> Tensor:
         code: Tensor = self._autoencoder.encoder(self._pixels(images))
         return code.float()

@@ -74,12 +74,11 @@ class Forest:
             features = features[score >= np.quantile(score, 1 - _ROBUST_KEPT)]
             forest = IsolationForest(n_estimators=self._trees, random_state=0).fit(features)
         size = max(estimator.tree_.node_count for estimator in forest.estimators_)
+        themselves = np.broadcast_to(np.arange(size)[None, :, None], (self._trees, size, 2))  # where leaves lead to
         arrays = {
             "feature": np.zeros((self._trees, size), np.int64),
             "threshold": np.zeros((self._trees, size)),
-            "children": np.broadcast_to(
-                np.arange(size)[None, :, None], (self._trees, size, 2)
-            ).copy(),  # leaves lead to themselves
+            "children": themselves.copy(),
             "depth": np.zeros((self._trees, size), np.float32),
         }
         for k, estimator in enumerate(forest.estimators_):

@@ -89,6 +89,10 @@ class KdeAutoencoderDetector(Detector):
             pixels = colour_jitter(turn(pixels))
         return {"loss": F.mse_loss(self._network(pixels)[0], pixels)}
 
+    def rebuild(self, images: Tensor) -> Tensor:
+        rebuilt: Tensor = self._network(shrink(to_pixels(images), self._side))[0]
+        return rebuilt
+
     def codes(self, images: Tensor) -> Tensor:
         latent: Tensor = self._network.encoder(shrink(to_pixels(images), self._side)).float().flatten(1)
         return self._density.project(latent)

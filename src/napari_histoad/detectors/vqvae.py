@@ -127,6 +127,10 @@ class VqVaeDetector(Detector):
         # Measured on 128 to 192 tiles of the sample slide with two networks: 0.998 for these, 0.9992 or more for the others.
         return self.settings.error not in ("mahalanobis", "p99")
 
+    def rebuild(self, images: Tensor) -> Tensor:
+        rebuilt: Tensor = self._network(to_pixels(images)).reconstruction
+        return rebuilt
+
     def codes(self, images: Tensor) -> Tensor:
         pixels = to_pixels(images)
         out = self._network(pixels)

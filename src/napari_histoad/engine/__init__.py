@@ -5,9 +5,10 @@ from napari_histoad.engine._cohort import CohortResult, CohortSlide, cohort_job,
 from napari_histoad.engine._device import DeviceChoice, choose_device
 from napari_histoad.engine._gather import TrainingSource, gather_job, training_sources
 from napari_histoad.engine._map import MapOptions, map_job, map_path, map_slide
+from napari_histoad.engine._recalibrate import recalibrate, recalibrate_job
 from napari_histoad.engine._score import score_files_job, score_images
 from napari_histoad.engine._self import self_detector_job
-from napari_histoad.engine._train import fit_job, train, train_job
+from napari_histoad.engine._train import fit_job, suspicious_file, train, train_job
 
 __all__ = [
     "CohortResult",
@@ -25,9 +26,12 @@ __all__ = [
     "map_path",
     "map_slide",
     "read_cohort",
+    "recalibrate",
+    "recalibrate_job",
     "score_files_job",
     "score_images",
     "self_detector_job",
+    "suspicious_file",
     "train",
     "train_job",
     "training_sources",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 
 from napari_histoad.errors import writing
@@ -147,9 +148,11 @@ def _preview(detector: Detector, images: torch.Tensor, choice: DeviceChoice) -> 
     assert detector.network is not None
     detector.network.eval()
     with torch.inference_mode(), choice.autocast(detector):
-        rebuilt = detector.score(images.to(choice.device)).reconstruction
+        rebuilt = detector.rebuild(images.to(choice.device))
     if rebuilt is None:
         return None
+    if rebuilt.shape[2:] != images.shape[1:3]:
+        rebuilt = F.interpolate(rebuilt.float(), images.shape[1:3])
     below = (rebuilt.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     rows = [np.concatenate(list(part), axis=1) for part in (images.numpy(), below)]
     return np.ascontiguousarray(np.concatenate(rows, axis=0)[::2, ::2])

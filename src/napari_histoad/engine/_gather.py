@@ -89,7 +89,7 @@ def gather_job(
             files = [file for file in list_tile_files(source.path) if not file.label]
             files = [files[i] for i in np.sort(rng.permutation(len(files))[:share])]
             tiles = read_tile_files(files, tile_px)
-            sets.append(TileSet(tiles.images, tiles.groups, (source.path.name,)))
+            sets.append(replace(tiles, sources=(source.path.name,)))
         else:
             sets.append(_slide_tiles(source, tile_px, wanted, share, unit, rng, srgb=srgb))
     tiles = TileSet.concatenate(sets)

@@ -14,12 +14,16 @@ from napari_histoad.detectors import FeatureDetector, create_detector, features_
 from napari_histoad.engine._descend import descend_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import MAX_TILES, TrainingSource, gather_job, training_sources
+from napari_histoad.engine._refine import check_refinement, suspicious
 from napari_histoad.engine._score import score_images
-from napari_histoad.errors import writing
+from napari_histoad.errors import SettingsError, writing
 from napari_histoad.jobs import Progress, run
+from napari_histoad.tiles import write_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.tiles import TileSet
 
-__all__ = ["fit_job", "train", "train_job"]
+__all__ = ["fit_job", "suspicious_file", "train", "train_job"]
 
 _HELD_OUT = 0.25
 _FOLDS = 5
@@ -41,6 +45,7 @@ def fit_job(
     device: str = "auto",
     seed: int = 0,
     robust: bool = False,
+    refine: str | None = None,
     checkpoint: Path | None = None,
 ) -> Job[Detector]:
     """Train a detector on tiles in memory and calibrate it on held-out ones.
@@ -55,31 +60,50 @@ def fit_job(
     tiles : TileSet
     robust : bool
         The tiles may hold some anomalies, see `Detector.fit`.
+    refine : {"neighbours", "svm"}, optional
+        Leave tiles out that do not look like the others, see `suspicious`; ``detector.left_out`` then says which. They
+        still count in the calibration, less what sticks out of it, so that the false-positive rate errs to the safe side.
     checkpoint : Path, optional
         Where to save progress; training goes on from there if it fits, and removes it at the end.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such refinement, or the method offers no features to refine by.
     """
+    check_refinement(refine)
     choice = choose_device(device)
     rng = np.random.default_rng(seed)
     if isinstance(detector, FeatureDetector) and not detector.steps:
-        yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust)
+        yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine)
         return detector
     kept, held_out = tiles.split(_HELD_OUT, rng)
     detector.to(choice.device)
     detector.prepare(tiles.images[kept])
     if detector.steps:
         yield from descend_job(detector, tiles.subset(kept), choice, rng, seed, checkpoint)
+    if refine is not None:
+        with choice.autocast(detector):
+            detector.fit(tiles.images[kept], robust=True)
+            left_out = suspicious(_codes(detector, tiles.images[kept], choice), refine, rng)
+        detector.left_out, kept = kept[left_out], kept[~left_out]
+        if detector.steps:  # on from the weights so far, as Beggel et al. do
+            again = None if checkpoint is None else checkpoint.with_suffix(".refined")
+            yield from descend_job(detector, tiles.subset(kept), choice, rng, seed, again)
     yield Progress("Calibrating", 0, 2, "steps")
     with choice.autocast(detector):
         detector.fit(tiles.images[kept], robust=robust)
     yield Progress("Calibrating", 1, 2, "steps")
-    detector.calibration = Calibration.from_scores(score_images(detector, tiles.images[held_out], device))
+    detector.calibration = Calibration.from_scores(
+        score_images(detector, tiles.images[held_out], device), robust=refine is not None
+    )
     detector.trained_on = tiles.sources
     yield Progress("Calibrating", 2, 2, "steps")
     return detector
 
 
 def _cross_fit_job(
-    detector: FeatureDetector, tiles: TileSet, choice: DeviceChoice, rng: np.random.Generator, *, robust: bool
+    detector: FeatureDetector, tiles: TileSet, choice: DeviceChoice, rng: np.random.Generator, *, robust: bool, refine: str | None
 ) -> Job[None]:
     """Fit to all tiles; calibrate on the score that each gets from a model fitted to the other folds' groups.
 
@@ -94,19 +118,40 @@ def _cross_fit_job(
             yield Progress("Looking at tiles", i, len(tiles))
             parts.append(features_of(detector.codes, tiles.images[i : i + _CHUNK], choice.device))
     codes, scores = torch.cat(parts), np.empty(len(tiles), np.float32)
+    left_out = np.zeros(len(tiles), bool) if refine is None else suspicious(codes.numpy(), refine, rng)
+    detector.left_out = np.flatnonzero(left_out)
     folds = list(tiles.folds(_FOLDS, rng))
     for k, (kept, held_out) in enumerate(folds):
         yield Progress("Calibrating", k, len(folds) + 1, "steps")
-        detector.fit_codes(codes[kept], robust=robust)
+        detector.fit_codes(codes[kept[~left_out[kept]]], robust=robust)
         with torch.inference_mode():
             scores[held_out] = detector.model.distance(codes[held_out]).numpy()
     yield Progress("Calibrating", len(folds), len(folds) + 1, "steps")
-    detector.fit_codes(codes, robust=robust)
+    detector.fit_codes(codes[~left_out], robust=robust)
     with choice.autocast(detector):
-        detector.fit_details(tiles.images)
-    detector.calibration = Calibration.from_scores(scores)
+        detector.fit_details(tiles.images[~left_out])
+    detector.calibration = Calibration.from_scores(scores, robust=refine is not None)
     detector.trained_on = tiles.sources
     yield Progress("Calibrating", len(folds) + 1, len(folds) + 1, "steps")
+
+
+def _codes(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice) -> NDArray[np.float32]:
+    """Return the features of tiles, (N, D) float32.
+
+    Raises
+    ------
+    SettingsError
+        If the method has none.
+    """
+
+    def codes(batch: torch.Tensor) -> torch.Tensor:
+        found = detector.codes(batch)
+        if found is None:
+            raise SettingsError(f"{detector.name} offers no features to find suspicious tiles by", "train it without refinement")
+        return found
+
+    features: NDArray[np.float32] = features_of(codes, images, choice.device).numpy()
+    return features
 
 
 def train_job(
@@ -118,9 +163,12 @@ def train_job(
     device: str = "auto",
     seed: int = 0,
     max_tiles: int = MAX_TILES,
+    refine: str | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Job[Detector]:
     """Gather tiles, train, calibrate and save to ``out``; an interrupted run goes on where it was.
+
+    With ``refine``, the tiles that were left out are listed in ``<out>.suspicious.csv``.
 
     Raises
     ------
@@ -140,10 +188,18 @@ def train_job(
     trained = create_detector(detector, **given, mpp=tile_mpp)
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     robust = any(source.regions is None and not source.is_tiles for source in sources)
-    yield from fit_job(trained, tiles, device=device, seed=seed, robust=robust, checkpoint=checkpoint)
+    yield from fit_job(trained, tiles, device=device, seed=seed, robust=robust, refine=refine, checkpoint=checkpoint)
     save_detector(trained, out)
-    checkpoint.unlink(missing_ok=True)
+    if refine is not None:
+        write_places(tiles.subset(trained.left_out), suspicious_file(out))
+    for path in (checkpoint, checkpoint.with_suffix(".refined")):
+        path.unlink(missing_ok=True)
     return trained
+
+
+def suspicious_file(model: Path) -> Path:
+    """Return the table of the tiles that the refinement of a detector left out."""
+    return model.with_suffix(".suspicious.csv")
 
 
 def train(
@@ -156,6 +212,7 @@ def train(
     mpp: float | None = None,
     device: str = "auto",
     seed: int = 0,
+    refine: str | None = None,
     **settings: Any,
 ) -> Detector:
     """Train a detector on normal tissue and save it.
@@ -179,6 +236,8 @@ def train(
         ``auto``, ``cpu``, ``cuda``, ``mps``.
     seed : int
         Same seed, same device: same detector.
+    refine : {"neighbours", "svm"}, optional
+        Find the normal tiles that do not look normal and leave them out, see `fit_job`.
     **settings
         Further settings of the method.
 
@@ -198,4 +257,5 @@ def train(
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
     sources = training_sources([Path(p) for p in paths], normal, slide_mpp)
-    return run(train_job(sources, Path(out), detector=detector, mpp=mpp, device=device, seed=seed, settings=settings))
+    job = train_job(sources, Path(out), detector=detector, mpp=mpp, device=device, seed=seed, refine=refine, settings=settings)
+    return run(job)

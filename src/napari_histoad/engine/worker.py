@@ -40,7 +40,7 @@ __all__ = ["JOBS", "main"]
 
 
 def _train(args: dict[str, Any]) -> Job[dict[str, Any]]:
-    from napari_histoad.engine import TrainingSource, train_job
+    from napari_histoad.engine import TrainingSource, suspicious_file, train_job
     from napari_histoad.regions import read_regions
 
     regions = read_regions(args["regions"]) if args.get("regions") else None
@@ -51,10 +51,22 @@ def _train(args: dict[str, Any]) -> Job[dict[str, Any]]:
         detector=args.get("detector", "vqvae"),
         mpp=args.get("mpp"),
         device=args.get("device", "auto"),
+        refine=args.get("refine"),
         settings=args.get("settings"),
     )
     assert detector.calibration is not None
-    return {"path": args["out"], "held_out": len(detector.calibration.scores)}
+    listed = str(suspicious_file(Path(args["out"]))) if args.get("refine") else None
+    return {"path": args["out"], "held_out": len(detector.calibration.scores), "suspicious": listed}
+
+
+def _recalibrate(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    from napari_histoad.engine import TrainingSource, recalibrate_job
+    from napari_histoad.regions import read_regions
+
+    source = TrainingSource(Path(args["slide"]), read_regions(args["regions"]), args.get("slide_mpp"))
+    detector = yield from recalibrate_job([source], Path(args["model"]), Path(args["out"]), device=args.get("device", "auto"))
+    assert detector.calibration is not None
+    return {"path": args["out"], "held_out": len(detector.calibration.scores), "suspicious": None}
 
 
 def _map(args: dict[str, Any]) -> Job[dict[str, Any]]:
@@ -129,6 +141,7 @@ def _sample(args: dict[str, Any]) -> Job[dict[str, Any]]:
 
 JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
     "train": _train,
+    "recalibrate": _recalibrate,
     "map": _map,
     "tissue": _tissue,
     "save": _save,

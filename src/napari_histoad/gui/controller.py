@@ -15,14 +15,14 @@ import numpy as np
 from platformdirs import user_config_path
 from psygnal import Signal
 
-from napari_histoad.errors import HistoadError, MissingMppError, RegionError, writing
+from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError, writing
 from napari_histoad.gui.worker_client import WorkerClient, progress_of
 from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.maps._regions import measure_regions
 from napari_histoad.regions import write_geojson
 from napari_histoad.slide import check_mpp, convert_job, is_remote, open_slide
-from napari_histoad.tiles import TissueMask
+from napari_histoad.tiles import TissueMask, read_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,8 +81,8 @@ class Controller:
     """A report, units per second, seconds left or None."""
     tissue_found = Signal(object, float)
     """TissueMask, area in mm²."""
-    trained = Signal(object)
-    """Path of the detector."""
+    trained = Signal(object, list)
+    """Path of the detector; places of the normal tiles that were left out of its training as suspicious."""
     map_started = Signal(object)
     """AnomalyMap, still empty or half full."""
     map_updated = Signal(tuple)
@@ -203,7 +203,7 @@ class Controller:
         out = self._work_folder() / f"{slide.name}.tissue.npy"
         self._submit("tissue", out=str(out))
 
-    def train(self, regions: Sequence[Region], *, detector: str, settings: dict[str, Any]) -> None:
+    def train(self, regions: Sequence[Region], *, detector: str, settings: dict[str, Any], refine: str | None = None) -> None:
         """Start to train on outlines of the open slide; `trained` follows.
 
         Raises
@@ -211,16 +211,36 @@ class Controller:
         RegionError
             If there are no outlines.
         """
+        outlines = self._write_outlines(regions)
+        slide = self._need_slide()
+        target = self._work_folder() / f"{slide.name}.{detector}.safetensors"
+        # What is learnt is what is seen: slides with a colour profile are shown in sRGB.
+        settings = {**settings, "srgb": slide.icc_profile is not None}
+        self._submit("train", regions=str(outlines), out=str(target), detector=detector, settings=settings, refine=refine)
+
+    def recalibrate(self, regions: Sequence[Region]) -> None:
+        """Start to set the chosen detector's thresholds by outlines of the open slide; `trained` follows.
+
+        Raises
+        ------
+        RegionError
+            If there are no outlines.
+        SettingsError
+            If no detector is chosen.
+        """
+        if self.model is None:
+            raise SettingsError("no trained detector is chosen", "choose one in step 4, or train one")
+        outlines = self._write_outlines(regions)
+        target = self._work_folder() / f"{self.model.stem.removesuffix('.recalibrated')}.recalibrated.safetensors"
+        self._submit("recalibrate", regions=str(outlines), model=str(self.model), out=str(target))
+
+    def _write_outlines(self, regions: Sequence[Region]) -> Path:
         slide = self._need_slide()
         if not regions:
             raise RegionError("no normal tissue is outlined", "click Outline normal tissue and draw a few shapes")
-        folder = self._work_folder()
-        outlines = folder / f"{slide.name}.normal.geojson"
+        outlines = self._work_folder() / f"{slide.name}.normal.geojson"
         write_geojson(regions, outlines)
-        target = folder / f"{slide.name}.{detector}.safetensors"
-        # What is learnt is what is seen: slides with a colour profile are shown in sRGB.
-        settings = {**settings, "srgb": slide.icc_profile is not None}
-        self._submit("train", regions=str(outlines), out=str(target), detector=detector, settings=settings)
+        return outlines
 
     def compute_map(self) -> None:
         """Start to map the open slide with the chosen detector; `map_started`, `map_updated` and `mapped` follow.
@@ -280,9 +300,10 @@ class Controller:
             mask = np.load(result["path"])
             Path(result["path"]).unlink(missing_ok=True)
             self.tissue_found.emit(TissueMask(mask, tuple(result["scale_yx"])), result["area_mm2"])
-        elif self._job == "train":
+        elif self._job in ("train", "recalibrate"):
             self.model = Path(result["path"])
-            self.trained.emit(self.model)
+            listed = result["suspicious"]
+            self.trained.emit(self.model, [] if listed is None else read_places(Path(listed)))
         elif self._job == "map":
             self.show(AnomalyMap.open(result["path"]))
         elif self._job == "save":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import matplotlib as mpl
 import numpy as np
+from napari.layers import Shapes
 from napari.utils import Colormap, DirectLabelColormap
 
 from napari_histoad.gui.slide_layers import pixel_size
@@ -34,6 +35,7 @@ __all__ = [
     "heatmap_layers",
     "labels_layer",
     "regions_layer",
+    "suspicious_layer",
     "tissue_layer",
 ]
 
@@ -42,6 +44,21 @@ NORMAL_NAME = "Normal tissue"
 
 _MAX_HEATMAP_PX = 4096
 _FLAG_COLOUR = "#00e5ff"
+
+
+def suspicious_layer(boxes: Sequence[tuple[float, float, float, float]], mpp: float | None) -> Shapes:
+    """Return a layer of squares (y0, x0, y1, x1) in level-0 pixels: tiles that do not look normal."""
+    corners = [np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]]) for y0, x0, y1, x1 in boxes]
+    colour = "#ff8c00"
+    return Shapes(
+        corners,
+        name="Suspicious tiles",
+        shape_type="polygon",
+        edge_color=colour,
+        face_color=f"{colour}22",
+        edge_width=4,
+        **pixel_size(mpp),
+    )
 
 
 def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colour: str) -> tuple[Any, dict[str, Any], str]:

@@ -14,10 +14,18 @@ from qtpy.QtGui import QImage, QPixmap
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
-from napari_histoad.gui.layers import NORMAL_NAME, tissue_layer
+from napari_histoad.gui.layers import NORMAL_NAME, suspicious_layer, tissue_layer
 from napari_histoad.gui.review import MapReview
 from napari_histoad.gui.slide_layers import SLIDE_KEY, associated_layers, can_be_slide, pixel_size, slide_of_layer
-from napari_histoad.gui.widgets import NO_SLIDE, SELF, SELF_HINT, PanelWidgets, metric_words, progress_words
+from napari_histoad.gui.widgets import (
+    NO_SLIDE,
+    SELF,
+    SELF_HINT,
+    WITHOUT_STEPS,
+    PanelWidgets,
+    metric_words,
+    progress_words,
+)
 from napari_histoad.regions import regions_from_shapes
 
 if TYPE_CHECKING:
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Progress
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
-    from napari_histoad.tiles import TissueMask
+    from napari_histoad.tiles import TilePlace, TissueMask
 
 __all__ = ["AnomalyPanel"]
 
@@ -80,6 +88,8 @@ class AnomalyPanel(PanelWidgets):
         self.tissue_button.changed.connect(self._guarded(self.controller.find_tissue))
         self.outline_button.changed.connect(self._guarded(self._on_outline))
         self.train_button.changed.connect(self._guarded(self._on_train))
+        self.recalibrate_button.changed.connect(self._guarded(lambda: self.controller.recalibrate(self.normal_regions())))
+        self.method_box.changed.connect(self._on_method)
         self.model_file.changed.connect(self._guarded(self._on_model_file))
         self.model_box.changed.connect(self._on_model)
         self.map_button.changed.connect(self._guarded(self.controller.compute_map))
@@ -141,7 +151,14 @@ class AnomalyPanel(PanelWidgets):
             self.viewer.reset_view()
 
     def _show_slide(self, slide: Slide | None) -> None:
-        for widget in (self.tissue_button, self.outline_button, self.train_button, self.map_button, self.method_box):
+        for widget in (
+            self.tissue_button,
+            self.outline_button,
+            self.train_button,
+            self.recalibrate_button,
+            self.map_button,
+            self.method_box,
+        ):
             widget.enabled = slide is not None and not self.controller.busy
         self.mpp_row.setVisible(slide is not None and slide.file_mpp is None)
         self.pictures_button.native.setVisible(slide is not None and bool(slide.associated))
@@ -220,12 +237,22 @@ class AnomalyPanel(PanelWidgets):
         return regions_from_shapes(data, list(layer.shape_type), "Normal")
 
     def _on_train(self) -> None:
-        settings = {"max_steps": self.steps_box.value} if self.method_box.value == "vqvae" else {}
+        settings = {"max_steps": self.steps_box.value} if self.steps_box.enabled else {}
         self.preview.setVisible(False)
-        self.controller.train(self.normal_regions(), detector=self.method_box.value, settings=settings)
+        refine = "neighbours" if self.refine_box.value else None
+        self.controller.train(self.normal_regions(), detector=self.method_box.value, settings=settings, refine=refine)
 
-    def _on_trained(self, path: Path) -> None:
-        self.train_info.setText(f"Trained, saved as {path.name}.")
+    def _on_method(self, method: str) -> None:
+        self.steps_box.enabled = method not in WITHOUT_STEPS
+
+    def _on_trained(self, path: Path, left_out: list[TilePlace]) -> None:
+        words = f"Ready, saved as {path.name}."
+        boxes = [place.box for place in left_out if place.box is not None]
+        slide = self.controller.slide
+        if boxes and slide is not None:
+            words += f" {len(boxes)} suspicious tiles were left out: look at the orange squares."
+            self._replace(suspicious_layer(boxes, slide.mpp))
+        self.train_info.setText(words)
         self._offer_model(path)
 
     # -- 4 map

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
 
+from napari_histoad.calibration import discovery_rate
 from napari_histoad.gui.layers import Heatmap, error_layer, labels_layer
-from napari_histoad.gui.widgets import SLIDER_STEPS
+from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +52,8 @@ class MapReview:
         self._refresh_timer = self._timer(self._draw_heatmap)
         self._ask_timer = self._timer(self._ask)
         self._reveal_timer = self._timer(lambda: panel.scroll_area.ensureWidgetVisible(panel.save_button.native))
+        self._p_values: Any = None
+        panel.rate_kind.changed.connect(lambda _: self._ask_timer.start(_REFRESH_MS // 2))
         panel.rate_slider.valueChanged.connect(lambda _: self._ask_timer.start(_REFRESH_MS // 2))
         panel.region_list.currentRowChanged.connect(self._on_region)
         controller.map_started.connect(self._on_map_started)
@@ -84,6 +88,9 @@ class MapReview:
         data, looks, _ = error_layer(source)
         self._replace(Image(data, **looks))
         self._on_map_started(source)  # once more, with the contrast of the whole
+        self._p_values = source.p_values
+        if warning := source.drift_warning:
+            show_warning(f"{source.info.slide}: {warning}")
         self._panel.review_group.setEnabled(True)
         lowest = source.calibration.smallest_rate
         self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
@@ -94,7 +101,12 @@ class MapReview:
     # -- threshold and regions
 
     def rate(self) -> float:
-        """Return the chosen false-positive rate."""
+        """Return the false-positive rate that the slider says, or that the false discovery rate comes to."""
+        chosen = self._chosen()
+        by_discoveries = self._panel.rate_kind.value == BY_DISCOVERIES and self._p_values is not None
+        return discovery_rate(self._p_values, chosen) if by_discoveries else chosen
+
+    def _chosen(self) -> float:
         return float(self._rates[self._panel.rate_slider.value()])
 
     def _ask(self) -> None:
@@ -113,9 +125,12 @@ class MapReview:
             self._labels.data = review.labels
         self._regions = review.regions
         area = sum(r.measurements["Area mm²"] for r in review.regions)
+        if self._panel.rate_kind.value == BY_DISCOVERIES:
+            words = f"Of the flagged tiles at most <b>{self._chosen():.2%}</b> should be normal (p ≤ {review.rate:.3g})."
+        else:
+            words = f"Flag what at most <b>{review.rate:.2%}</b> of normal tiles exceed (p ≤ {review.rate:.3g})."
         self._panel.rate_info.setText(
-            f"Flag what at most <b>{review.rate:.2%}</b> of normal tiles exceed (p ≤ {review.rate:.3g}).<br>"
-            f"{len(review.regions)} regions, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
+            f"{words}<br>{len(review.regions)} regions, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
         )
         self._panel.region_list.clear()
         for number, region in enumerate(review.regions, start=1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFormLayout,
@@ -28,12 +28,42 @@ if TYPE_CHECKING:
 
     from napari_histoad.jobs import Progress
 
-__all__ = ["NO_SLIDE", "SELF", "SELF_HINT", "SLIDER_STEPS", "PanelWidgets", "metric_words", "progress_words"]
+__all__ = [
+    "BY_DISCOVERIES",
+    "BY_FALSE_POSITIVES",
+    "NO_SLIDE",
+    "SELF",
+    "SELF_HINT",
+    "SLIDER_STEPS",
+    "WITHOUT_STEPS",
+    "PanelWidgets",
+    "metric_words",
+    "progress_words",
+]
 
 NO_SLIDE = "Drop a slide on the window, or use File > Open Sample > Anomaly mapping."
 SELF = "Learn normal from this slide"
 SELF_HINT = "No training: what is common on this slide counts as normal, what is rare stands out."
 SLIDER_STEPS = 1000
+METHODS = [
+    "vqvae",
+    "texture",
+    "embedding",
+    "deep_isolation_forest",
+    "kde_autoencoder",
+    "adversarial_autoencoder",
+    "perceptual_autoencoder",
+    "perceptual_gan",
+    "geometric_transforms",
+    "colour",
+]
+WITHOUT_STEPS = ("texture", "colour")
+"""Methods that are fitted at once."""
+BY_FALSE_POSITIVES, BY_DISCOVERIES = "False-positive rate", "False discovery rate"
+RATE_HELP = (
+    "False-positive rate: the share of normal tiles that may be flagged. "
+    "False discovery rate: the share of flagged tiles that may be normal."
+)
 
 
 class PanelWidgets(QWidget):
@@ -65,8 +95,16 @@ class PanelWidgets(QWidget):
         self.tissue_info = _words("")
         steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.tissue_info))
         self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
-        self.method_box = ComboBox(choices=["vqvae", "colour"], value="vqvae", tooltip="vqvae: morphology; colour: a baseline")
+        self.method_box = ComboBox(choices=METHODS, value="vqvae", tooltip="How normal tissue is learnt; histoad models explains")
         self.steps_box = SpinBox(value=500, min=20, max=100_000, step=100, tooltip="Most training steps; stops early by itself")
+        self.refine_box = CheckBox(
+            text="Leave out suspicious tiles",
+            tooltip="Use if the outlines may hold a few abnormal spots: tiles unlike the others are listed and not learnt from",
+        )
+        self.recalibrate_button = PushButton(
+            text="Recalibrate the chosen detector",
+            tooltip="Another site's stain or scanner: keep what was learnt, set the thresholds by these outlines",
+        )
         self.train_button = PushButton(text="Train", tooltip="Learn from the outlined tissue")
         self.train_info = _words("")
         self.preview = QLabel()
@@ -76,7 +114,16 @@ class PanelWidgets(QWidget):
         form.addRow("Method", self.method_box.native)
         form.addRow("Steps", self.steps_box.native)
         steps.addWidget(
-            _group("3 · Normal", self.outline_button.native, form, self.train_button.native, self.train_info, self.preview)
+            _group(
+                "3 · Normal",
+                self.outline_button.native,
+                form,
+                self.refine_box.native,
+                self.train_button.native,
+                self.recalibrate_button.native,
+                self.train_info,
+                self.preview,
+            )
         )
         self.model_box = ComboBox(choices=[SELF], value=SELF, tooltip="What tells normal from anomalous")
         self.model_hint = _words(SELF_HINT)
@@ -89,6 +136,7 @@ class PanelWidgets(QWidget):
         detector.addRow("Detector", self.model_box.native)
         detector.addRow("File", self.model_file.native)
         steps.addWidget(_group("4 · Map", detector, self.model_hint, self.out_info, self.map_button.native))
+        self.rate_kind = ComboBox(choices=[BY_FALSE_POSITIVES, BY_DISCOVERIES], value=BY_FALSE_POSITIVES, tooltip=RATE_HELP)
         self.rate_slider = QSlider(Qt.Orientation.Horizontal)
         self.rate_slider.setRange(0, SLIDER_STEPS)
         self.rate_slider.setToolTip("How many normal tiles may be flagged by mistake")
@@ -97,7 +145,9 @@ class PanelWidgets(QWidget):
         self.region_list.setMaximumHeight(130)
         self.region_list.setToolTip("Click to go there")
         self.save_button = PushButton(text="Save regions, picture and report")
-        self.review_group = _group("5 · Review", self.rate_slider, self.rate_info, self.region_list, self.save_button.native)
+        self.review_group = _group(
+            "5 · Review", self.rate_kind.native, self.rate_slider, self.rate_info, self.region_list, self.save_button.native
+        )
         steps.addWidget(self.review_group)
         steps.addStretch(1)
         self.scroll_area = scroll = QScrollArea()
@@ -134,7 +184,8 @@ def progress_words(progress: Progress, rate: float, left: float | None) -> str:
 
 def metric_words(metrics: dict[str, float]) -> str:
     """Return the losses of a training step in a line."""
-    names = {"reconstruction": "loss", "held-out loss": "held-out", "perplexity": "perplexity"}
+    loss = "reconstruction" if "reconstruction" in metrics else "loss"
+    names = {loss: "loss", "held-out loss": "held-out", "perplexity": "perplexity", "accuracy": "accuracy"}
     return " · ".join(f"{title} {metrics[key]:.3g}" for key, title in names.items() if key in metrics)
 
 

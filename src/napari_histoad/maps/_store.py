@@ -26,7 +26,7 @@ import numpy as np
 import zarr
 from pydantic import ValidationError
 
-from napari_histoad.calibration import Calibration
+from napari_histoad.calibration import Calibration, discovery_rate
 from napari_histoad.errors import MapError, OtherMapError, writing
 from napari_histoad.maps._blend import add_tile
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
@@ -324,6 +324,18 @@ class AnomalyMap:
         from napari_histoad.maps._regions import measure_regions
 
         return measure_regions(self, self.flag(rate, min_area_um2))
+
+    def discovery_rate(self, fdr: float) -> float:
+        """Return the ``rate`` at which at most a share ``fdr`` of the flagged tiles is expected to be normal.
+
+        See `napari_histoad.calibration.discovery_rate`.
+        """
+        return discovery_rate(self.p_values, fdr)
+
+    @property
+    def drift_warning(self) -> str | None:
+        """What to say if the slide's scores as a whole do not lie where the calibration's do; else None."""
+        return self.calibration.drift_warning(self.scores)
 
     def save_labels(self, rate: float | None = None) -> None:
         """Store the numbered regions at ``rate`` as the OME-Zarr label image ``anomalous``."""

@@ -8,7 +8,7 @@ from napari_histoad.tiles._files import TileFile, list_tile_files, read_tile_fil
 from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileBatch, TileLoader
 from napari_histoad.tiles._sample import sample_tiles, training_grid
-from napari_histoad.tiles._set import TileSet
+from napari_histoad.tiles._set import TilePlace, TileSet, read_places, write_places
 from napari_histoad.tiles._tissue import TissueMask, find_tissue
 
 __all__ = [
@@ -16,11 +16,14 @@ __all__ = [
     "TileFile",
     "TileGrid",
     "TileLoader",
+    "TilePlace",
     "TileSet",
     "TissueMask",
     "find_tissue",
     "list_tile_files",
+    "read_places",
     "read_tile_files",
     "sample_tiles",
     "training_grid",
+    "write_places",
 ]

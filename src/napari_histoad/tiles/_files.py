@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from napari_histoad.errors import SettingsError
-from napari_histoad.tiles._set import TileSet
+from napari_histoad.tiles._set import TilePlace, TileSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,4 +96,4 @@ def read_tile_files(tiles: Sequence[TileFile], tile_px: int, *, resize: bool = T
         except (OSError, UnidentifiedImageError) as err:
             raise SettingsError(f"tile {tile.path} cannot be read ({err})", "check the file or its line in the manifest") from err
     groups = np.unique([tile.group for tile in tiles], return_inverse=True)[1].astype(np.int64)
-    return TileSet(images, groups)
+    return TileSet(images, groups, places=tuple(TilePlace(tile.name) for tile in tiles))

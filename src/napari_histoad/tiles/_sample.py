@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from napari_histoad.regions import coverage
 from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileLoader
-from napari_histoad.tiles._set import TileSet
+from napari_histoad.tiles._set import TilePlace, TileSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,9 @@ def sample_tiles(
         good[done : done + n] = ~batch.failed
         done += n
     numbers = np.unique(groups[index], return_inverse=True)[1].astype(np.int64)
-    return TileSet(images[good], numbers[good], (slide.path.name,))
+    name = slide.path.name
+    places = tuple(TilePlace(name, tuple(box)) for box in grid.boxes[index[good]].tolist())
+    return TileSet(images[good], numbers[good], (name,), places)
 
 
 def _blocks(grid: TileGrid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.errors import TooFewTilesError
+from napari_histoad.errors import TooFewTilesError, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["TileSet"]
+__all__ = ["TilePlace", "TileSet", "read_places", "write_places"]
+
+_COLUMNS = ("source", "y0", "x0", "y1", "x1")
+
+
+@dataclass(frozen=True)
+class TilePlace:
+    """Where a tile comes from.
+
+    Attributes
+    ----------
+    source : str
+        Name of the slide or of the tile file.
+    box : tuple[float, float, float, float] or None
+        (y0, x0, y1, x1) in level-0 pixels; None for a file.
+    """
+
+    source: str
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,18 +49,23 @@ class TileSet:
         spatial block of one.
     sources : tuple[str, ...]
         What the tiles were read from, for the record.
+    places : tuple[TilePlace, ...]
+        Where each tile is, or empty.
     """
 
     images: NDArray[np.uint8]
     groups: NDArray[np.int64]
     sources: tuple[str, ...] = ()
+    places: tuple[TilePlace, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def subset(self, keep: NDArray[np.int64] | NDArray[np.bool_]) -> TileSet:
         """Return the tiles that ``keep`` (mask or indices) names."""
-        return TileSet(self.images[keep], self.groups[keep], self.sources)
+        rows = np.arange(len(self))[keep]
+        places = tuple(self.places[row] for row in rows) if self.places else ()
+        return TileSet(self.images[keep], self.groups[keep], self.sources, places)
 
     @staticmethod
     def concatenate(sets: Sequence[TileSet]) -> TileSet:
@@ -50,7 +75,8 @@ class TileSet:
             groups.append(part.groups + first)
             first += int(part.groups.max(initial=-1)) + 1
         sources = tuple(s for part in sets for s in part.sources)
-        return TileSet(np.concatenate([part.images for part in sets]), np.concatenate(groups), sources)
+        places = tuple(p for part in sets for p in part.places) if all(part.places for part in sets) else ()
+        return TileSet(np.concatenate([part.images for part in sets]), np.concatenate(groups), sources, places)
 
     def split(self, held_out: float, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (kept, held out) indices, split by group so that neighbours do not leak.
@@ -104,3 +130,18 @@ class TileSet:
             msg = f"the {len(self)} normal tiles all come from one place"
             raise TooFewTilesError(msg, "outline normal tissue in a second place, or a larger area")
         return ids, sizes
+
+
+def write_places(tiles: TileSet, path: Path) -> None:
+    """Write where tiles are as a table: source, y0, x0, y1, x1 in level-0 pixels, empty for tiles that are files."""
+    with writing(path), path.open("w", newline="", encoding="utf-8") as handle:
+        table = csv.writer(handle)
+        table.writerow(_COLUMNS)
+        table.writerows((place.source, *(place.box or ("",) * 4)) for place in tiles.places)
+
+
+def read_places(path: Path) -> list[TilePlace]:
+    """Read what `write_places` wrote."""
+    with path.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.reader(handle))[1:]
+    return [TilePlace(source, tuple(float(v) for v in box) if box[0] else None) for source, *box in rows]  # type: ignore[arg-type]

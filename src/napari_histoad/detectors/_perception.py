@@ -1,0 +1,88 @@
+"""The frozen networks whose eyes a perceptual distance sees with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from napari_histoad.detectors._backbone import STARTER, open_backbone
+from napari_histoad.detectors._base import BackboneRecord, DetectorSettings
+from napari_histoad.networks.perceptual import PerceptualDistance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = ["LAYERS", "PerceptualSettings", "open_distance"]
+
+PIXELS = "pixels"
+LAYERS = {"relu1_2": 3, "relu2_2": 8, "relu3_2": 13, "relu4_2": 22}
+"""Positions in the features of VGG19."""
+_STARTER_LAYERS = (1, 3, 5)
+"""ReLUs of the starter model's encoder: 1/2, 1/4 and 1/8 of the tile's side."""
+
+
+class PerceptualSettings(DetectorSettings):
+    """What perceptual detectors share.
+
+    Attributes
+    ----------
+    features : str
+        Network of the perceptual distance: ``starter``, the bundled encoder; ``pixels``, plain differences; or a VGG19 of
+        timm's such as ``vgg19.tv_in1k``, which the papers use and whose weights must be on this machine.
+    layer : {"relu1_2", "relu2_2", "relu3_2", "relu4_2"}
+        Of VGG19.
+    backbone_weights : Path or None
+        File of VGG19's weights, where they were not downloaded. Not part of what is saved.
+    """
+
+    features: str = STARTER
+    layer: str = Field("relu4_2", pattern="^relu[1-4]_2$")
+    backbone_weights: Path | None = Field(None, exclude=True)
+
+
+def open_distance(settings: PerceptualSettings, layer: str | None = None) -> tuple[PerceptualDistance, BackboneRecord | None]:
+    """Return the distance that the settings name, its constants still unknown, and whose weights it rests on.
+
+    Raises
+    ------
+    BackboneError
+        If the weights are not on this machine.
+    """
+    layers, record = _layers(settings, layer or settings.layer)
+    with torch.inference_mode():
+        widths = [part.shape[1] for part in layers(torch.zeros(1, 3, 64, 64))]
+    return PerceptualDistance(layers, widths), record
+
+
+def _layers(settings: PerceptualSettings, layer: str) -> tuple[Callable[[Tensor], list[Tensor]], BackboneRecord | None]:
+    if settings.features == PIXELS:
+        return lambda pixels: [pixels], None
+    encoder: Any
+    encoder, record = open_backbone(settings.features, settings.tile_px, settings.backbone_weights)
+    if settings.features == STARTER:
+        return _Taps(encoder.encoder.body, _STARTER_LAYERS), record
+    taps = _Taps(encoder.model.features, (LAYERS[layer],))
+    return lambda pixels: taps((pixels - encoder.mean.to(pixels.device)) / encoder.std.to(pixels.device)), record
+
+
+class _Taps(nn.Module):
+    """Outputs of some modules of a sequence; those behind the last are not run."""
+
+    def __init__(self, body: nn.Sequential, at: tuple[int, ...]) -> None:
+        super().__init__()
+        self.body, self._at = body[: at[-1] + 1].requires_grad_(requires_grad=False), at
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = []
+        self.body.to(x.device)
+        for k, module in enumerate(self.body.children()):
+            x = module(x)
+            if k in self._at:
+                found.append(x)
+        return found

@@ -1,0 +1,187 @@
+"""Deep perceptual autoencoder: what cannot be rebuilt so that it looks the same is unlike normal.
+
+Paper: Shvetsova et al. 2020 (arXiv:2006.13265).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import nn
+
+from napari_histoad.detectors._base import Detector, TileScores, descend
+from napari_histoad.detectors._features import to_pixels
+from napari_histoad.detectors._perception import PerceptualSettings, open_distance
+from napari_histoad.networks.augment import crop, turn
+from napari_histoad.networks.perceptual import GrowingAutoencoder, gradient_penalty, image_critic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["PerceptualAutoencoderDetector", "PerceptualAutoencoderSettings"]
+
+_CROP_PX = 64
+_ESTIMATED_ON = 256
+_CRITIC_STEPS = 2
+_CRITIC_WIDTHS = (16, 32, 64)
+
+
+class PerceptualAutoencoderSettings(PerceptualSettings):
+    """Settings of the perceptual autoencoder; the defaults are the paper's cross-validated run, made shorter.
+
+    Attributes
+    ----------
+    width, latent : int
+        Channels of all blocks and of the latent.
+    stages : int
+        Halvings between pixels and latent: 3 makes 8 × 8 of the 64 px crops that it learns from, 2 makes 16 × 16.
+    growing : bool
+        Train from the innermost stage outwards, each faded in.
+    l1 : float
+        Weight of the plain difference of pixels beside the perceptual loss.
+    wgan : float
+        Weight of a WGAN-GP critic of the reconstructions.
+    max_steps, batch, learning_rate : int, int, float
+    """
+
+    width: int = Field(16, ge=1, le=512)
+    latent: int = Field(4, ge=1, le=512)
+    stages: int = Field(3, ge=2, le=4)
+    growing: bool = False
+    l1: float = Field(0.0, ge=0, le=100)
+    wgan: float = Field(0.0, ge=0, le=100)
+    max_steps: int = Field(600, ge=1, le=1_000_000)
+    batch: int = Field(16, ge=2, le=1024)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> PerceptualAutoencoderSettings:
+        if self.tile_px % 2**self.stages:
+            raise ValueError(f"tile_px must be a multiple of {2**self.stages} for {self.stages} stages")
+        return self
+
+
+class PerceptualAutoencoderDetector(Detector):
+    """Relative perceptual distance of a tile from its reconstruction."""
+
+    name: ClassVar[str] = "perceptual_autoencoder"
+    title: ClassVar[str] = "Perceptual autoencoder: what cannot be rebuilt so that it looks the same"
+    Settings = PerceptualAutoencoderSettings
+    settings: PerceptualAutoencoderSettings
+
+    def __init__(self, settings: PerceptualAutoencoderSettings) -> None:
+        super().__init__(settings)
+        self._autoencoder = GrowingAutoencoder(settings.width, settings.latent, settings.stages)
+        self._distance, self.backbone = open_distance(settings)
+        parts: dict[str, nn.Module] = {"autoencoder": self._autoencoder}
+        if settings.wgan:
+            parts["critic"] = image_critic(_CRITIC_WIDTHS, _CROP_PX)
+        self._network = nn.ModuleDict(parts)
+        self._network.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @property
+    def reduced_precision(self) -> bool:
+        return False  # a ratio of small differences
+
+    @property
+    def steps(self) -> int:
+        return self.settings.max_steps
+
+    def prepare(self, images: NDArray[np.uint8]) -> None:
+        some = torch.from_numpy(images[:: max(1, len(images) // _ESTIMATED_ON)][:_ESTIMATED_ON].copy())
+        with torch.inference_mode():
+            self._distance.estimate(_middle(to_pixels(some)))
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        adam = torch.optim.Adam(self._autoencoder.parameters(), lr=self.settings.learning_rate)
+        if not self.settings.wgan:
+            return [adam]
+        return [adam, torch.optim.Adam(self._network["critic"].parameters(), lr=self.settings.learning_rate / 5)]
+
+    def stage(self) -> tuple[int, float]:
+        """Return which stage is trained now, and how far it is faded in: stable 0 → fade 1 → stable 1 → fade 2 → …"""
+        last = self.settings.stages - 1
+        if not self.settings.growing or not self._network.training:
+            return last, 1.0
+        phases = 2 * last + 1
+        at = int(self._network.step) / self.steps * phases  # type: ignore[arg-type]
+        phase = min(int(at), phases - 1)
+        return (phase + 1) // 2, (at - phase if phase % 2 else 1.0)
+
+    def losses(self, images: Tensor) -> dict[str, Tensor]:
+        pixels = to_pixels(images)
+        side = min(_CROP_PX, pixels.shape[-1])
+        pixels = turn(crop(pixels, side)) if self._network.training else _middle(pixels)
+        stage, alpha = self.stage()
+        # Inputs of an inner stage are smaller; while it is faded in, they are as blurred as the stage before saw them.
+        pixels = F.avg_pool2d(pixels, 2 ** (self.settings.stages - 1 - stage))
+        if alpha < 1:
+            blurred = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2.0)
+            pixels = alpha * pixels + (1 - alpha) * blurred
+        rebuilt = (self._autoencoder(2 * pixels - 1, stage, alpha) + 1) / 2
+        found = {"perceptual": self._distance(pixels, rebuilt)[0].mean()}
+        found["loss"] = found["perceptual"]
+        if self.settings.l1:
+            found["l1"] = (rebuilt - pixels).abs().mean()
+            found["loss"] = found["loss"] + self.settings.l1 * found["l1"]
+        if self.settings.wgan and self._network.training and pixels.shape[-1] == _CROP_PX:
+            found["loss"] = found["loss"] - self.settings.wgan * self._network["critic"](2 * rebuilt - 1).mean()
+        return found
+
+    def learn(
+        self, images: Tensor, optimizers: list[torch.optim.Optimizer], backward: Callable[[Tensor], None]
+    ) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if self.settings.wgan and self.stage() == (self.settings.stages - 1, 1.0) and self.settings.tile_px >= _CROP_PX:
+            for _ in range(_CRITIC_STEPS):
+                real = 2 * crop(to_pixels(images), _CROP_PX) - 1
+                with torch.no_grad():
+                    fake = self._autoencoder(real)
+                with torch.autocast(real.device.type, enabled=False):
+                    loss, found["wasserstein"] = gradient_penalty(self._network["critic"], real, fake.float())
+                descend(loss, optimizers[1], backward)
+        found |= super().learn(images, optimizers, backward)
+        self._network.step += 1  # type: ignore[operator, assignment]
+        return found
+
+    def rebuild(self, images: Tensor) -> Tensor:
+        return ((self._autoencoder(2 * to_pixels(images) - 1) + 1) / 2).clamp(0, 1)  # type: ignore[no-any-return]
+
+    def codes(self, images: Tensor) -> Tensor:
+        latent = self._autoencoder.encode(2 * to_pixels(images) - 1).float()
+        return torch.cat([latent.mean((2, 3)), latent.std((2, 3))], 1)
+
+    def score(self, images: Tensor) -> TileScores:
+        rebuilt = self.rebuild(images)
+        score, where = self._distance(to_pixels(images), rebuilt)
+        return TileScores(score.float(), where, rebuilt)
+
+    def state(self) -> dict[str, Tensor]:
+        parts = {"network": self._autoencoder, "distance": self._distance}
+        return {f"{k}.{name}": v.detach().cpu() for k, part in parts.items() for name, v in part.state_dict().items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        for prefix, part in (("network.", self._autoencoder), ("distance.", self._distance)):
+            part.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        self._distance.to(device)
+
+
+def _middle(pixels: Tensor) -> Tensor:
+    """Return the central crop that the network is checked on."""
+    side = min(_CROP_PX, pixels.shape[-1])
+    first = (pixels.shape[-1] - side) // 2
+    return pixels[:, :, first : first + side, first : first + side]

@@ -1,0 +1,94 @@
+"""A detector on another site: the same weights, thresholds from that site's own normal tissue."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_histoad.calibration import Calibration
+from napari_histoad.detectors import load_detector, save_detector
+from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._gather import MAX_TILES, gather_job, training_sources
+from napari_histoad.engine._score import score_batch
+from napari_histoad.jobs import Progress, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._gather import TrainingSource
+    from napari_histoad.jobs import Job
+    from napari_histoad.regions import Region
+
+__all__ = ["recalibrate", "recalibrate_job"]
+
+
+def recalibrate_job(
+    sources: Sequence[TrainingSource],
+    model: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    max_tiles: int = MAX_TILES,
+) -> Job[Detector]:
+    """Score normal tiles of other slides and save the detector to ``out`` with these as its calibration.
+
+    Nothing is learnt: the tiles count in full, and p-values and thresholds then speak of this site's normal tissue.
+
+    Raises
+    ------
+    HistoadError
+        See `gather_job`, `load_detector` and `save_detector`.
+    """
+    detector = load_detector(model)
+    wanted, choice = detector.settings, choose_device(device)
+    tiles, _ = yield from gather_job(sources, wanted.tile_px, wanted.mpp, max_tiles=max_tiles, srgb=wanted.srgb, seed=seed)
+    detector.to(choice.device)
+    scores: list[float] = []
+    for i in range(0, len(tiles), choice.batch):
+        yield Progress("Calibrating", i, len(tiles))
+        scores += score_batch(detector, tiles.images[i : i + choice.batch], choice)[0].tolist()
+    yield Progress("Calibrating", len(tiles), len(tiles))
+    robust = any(source.regions is None and not source.is_tiles for source in sources)
+    detector.calibration = Calibration.from_scores(scores, robust=robust and min(scores) >= 0)
+    save_detector(detector, out)
+    return detector
+
+
+def recalibrate(
+    model: str | PathLike[str],
+    slides: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | None = None,
+    slide_mpp: float | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> Detector:
+    """Calibrate a trained detector on another site's normal tissue, without training it again.
+
+    Parameters
+    ----------
+    model : path-like
+        The detector.
+    slides, normal, slide_mpp, device
+        As for `train`.
+    out : path-like
+        The ``.safetensors`` file to write.
+    **options
+        ``seed``, ``max_tiles``.
+
+    Returns
+    -------
+    Detector
+
+    Raises
+    ------
+    HistoadError
+        With the reason and the remedy.
+    """
+    paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
+    sources = training_sources([Path(p) for p in paths], normal, slide_mpp)
+    return run(recalibrate_job(sources, Path(model), Path(out), device=device, **options))

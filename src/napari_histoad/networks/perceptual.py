@@ -1,0 +1,208 @@
+"""Residual autoencoders without normalisation, the perceptual distance they are trained by, and WGAN critics.
+
+Papers: Shvetsova et al. 2020 (arXiv:2006.13265, deep perceptual autoencoder and progressive growing), Tuluptceva et al. 2019
+(arXiv:1909.05904, PIAD), He et al. 2016 (arXiv:1603.05027, pre-activation), Gulrajani et al. 2017 (arXiv:1704.00028, WGAN-GP).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["GrowingAutoencoder", "PerceptualDistance", "VectorAutoencoder", "gradient_penalty", "image_critic"]
+
+_SLOPE = 0.2
+_PENALTY, _DRIFT = 10.0, 1e-3
+
+
+class PreActivation(nn.Module):
+    """x + conv(lrelu(conv(lrelu(x)))), with average pooling or nearest upsampling on both ways."""
+
+    def __init__(self, wide_in: int, wide_out: int, resize: str = "") -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(wide_in, wide_out, 3, 1, 1), nn.Conv2d(wide_out, wide_out, 3, 1, 1)
+        self.skip = nn.Identity() if wide_in == wide_out else nn.Conv2d(wide_in, wide_out, 1)
+        steps = {"": nn.Identity(), "half": nn.AvgPool2d(2), "double": nn.Upsample(scale_factor=2)}
+        self.resize: nn.Module = steps[resize]
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight, _SLOPE, mode="fan_out", nonlinearity="leaky_relu")
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.conv1(F.leaky_relu(x, _SLOPE))
+        return self.skip(self.resize(x)) + self.conv2(F.leaky_relu(self.resize(inner), _SLOPE))  # type: ignore[no-any-return]
+
+
+class GrowingAutoencoder(nn.Module):
+    """Autoencoder with one halving a stage, which may be trained from the innermost stage outwards.
+
+    Parameters
+    ----------
+    width : int
+        Channels of all blocks.
+    latent : int
+        Channels of the latent.
+    stages : int
+        Halvings: 3 makes an 8 × 8 latent of 64 px.
+    """
+
+    def __init__(self, width: int, latent: int, stages: int) -> None:
+        super().__init__()
+        self.stages = stages
+        # Stage 0 is the innermost; each has its own way in from and out to pixels.
+        self.inward = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(3, width, 3, 1, 1), PreActivation(width, width), PreActivation(width, width))
+            for _ in range(stages)
+        )
+        self.down = nn.ModuleList(
+            nn.Sequential(PreActivation(width, width, "half"), PreActivation(width, width)) for _ in range(stages)
+        )
+        self.to_latent, self.from_latent = PreActivation(width, latent), PreActivation(latent, width)
+        self.up = nn.ModuleList(
+            nn.Sequential(PreActivation(width, width), PreActivation(width, width, "double")) for _ in range(stages)
+        )
+        self.outward = nn.ModuleList(
+            nn.Sequential(PreActivation(width, width), PreActivation(width, width), nn.Conv2d(width, 3, 3, 1, 1))
+            for _ in range(stages)
+        )
+
+        for way in self.outward:
+            # Without normalisation activations grow with depth: start from grey rather than from noise.
+            last: nn.Conv2d = way[-1]  # type: ignore[index]
+            nn.init.normal_(last.weight, std=1e-3)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def encode(self, pixels: Tensor, stage: int | None = None, alpha: float = 1.0) -> Tensor:
+        """Return the latent of pixels (B, 3, S, S) in [-1, 1] at the resolution of a stage, default the outermost.
+
+        Below ``alpha`` = 1 the way in of the stage before, from pixels of half the size, is blended in.
+        """
+        top = self.stages - 1 if stage is None else stage
+        x = self.down[top](self.inward[top](pixels))
+        if alpha < 1 and top:
+            x = alpha * x + (1 - alpha) * self.inward[top - 1](F.avg_pool2d(pixels, 2))
+        for k in range(top - 1, -1, -1):
+            x = self.down[k](x)
+        return self.to_latent(x)  # type: ignore[no-any-return]
+
+    def decode(self, latent: Tensor, stage: int | None = None, alpha: float = 1.0) -> Tensor:
+        """Return pixels (B, 3, S, S), about [-1, 1]; they are not squashed."""
+        top = self.stages - 1 if stage is None else stage
+        x = self.from_latent(latent)
+        before = x
+        for k in range(top + 1):
+            before, x = x, self.up[k](x)
+        pixels = self.outward[top](x)
+        if alpha < 1 and top:
+            pixels = alpha * pixels + (1 - alpha) * F.interpolate(self.outward[top - 1](before), scale_factor=2.0)
+        return pixels  # type: ignore[no-any-return]
+
+    def forward(self, pixels: Tensor, stage: int | None = None, alpha: float = 1.0) -> Tensor:
+        """Return the reconstruction of pixels in [-1, 1]."""
+        return self.decode(self.encode(pixels, stage, alpha), stage, alpha)
+
+
+class VectorAutoencoder(nn.Module):
+    """Residual autoencoder with a latent vector.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels at each resolution, from the pixels inwards; each step halves the side.
+    latent : int
+        Length of the latent.
+    side : int
+        Of the images, divisible by 2 to the number of widths.
+    """
+
+    def __init__(self, widths: Sequence[int], latent: int, side: int) -> None:
+        super().__init__()
+        inner = side // 2 ** len(widths)
+        pairs = list(zip([widths[0], *widths[:-1]], widths, strict=True))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, 1, 1),
+            *[PreActivation(a, b, "half") for a, b in pairs],
+            nn.LeakyReLU(_SLOPE),
+            nn.Flatten(),
+            nn.Linear(widths[-1] * inner**2, latent),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, widths[-1] * inner**2),
+            nn.Unflatten(1, (widths[-1], inner, inner)),
+            *[PreActivation(b, a, "double") for a, b in pairs[::-1]],
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv2d(widths[0], 3, 3, 1, 1),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the reconstruction of pixels (B, 3, S, S) in [-1, 1]."""
+        return self.decoder(self.encoder(pixels)).tanh()  # type: ignore[no-any-return]
+
+
+def image_critic(widths: Sequence[int], side: int) -> nn.Module:
+    """Return a critic of images (B, 3, S, S): residual blocks to one number."""
+    inner = side // 2 ** len(widths)
+    pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
+    return nn.Sequential(
+        nn.Conv2d(3, widths[0], 3, 1, 1),
+        *[PreActivation(a, b, "half") for a, b in pairs],
+        nn.LeakyReLU(_SLOPE),
+        nn.Flatten(),
+        nn.Linear(widths[-1] * inner**2, 1),
+    )
+
+
+def gradient_penalty(judge: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Return WGAN-GP's loss of a critic and, for the eye, its estimate of Wasserstein's distance."""
+    share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
+    between = (share * real + (1 - share) * fake).requires_grad_()
+    slope = torch.autograd.grad(judge(between).sum(), between, create_graph=True)[0].flatten(1).norm(dim=1)
+    of_real, of_fake = judge(real), judge(fake)
+    distance = of_real.mean() - of_fake.mean()
+    return -distance + _PENALTY * (slope - 1).square().mean() + _DRIFT * of_real.square().mean(), distance
+
+
+class PerceptualDistance(nn.Module):
+    """How different two images look to a frozen network, relative to the first one.
+
+    f̂ = (f − μ)/σ per channel, with μ and σ constants of a layer; mean|f̂(x) − f̂(x̂)| / mean|f̂(x)|, averaged over the layers
+    (arXiv:2006.13265, eq. 2 and 3).
+
+    Parameters
+    ----------
+    layers : callable
+        Takes pixels (B, 3, S, S) in [0, 1] and returns features (B, C, h, w), one tensor a layer.
+    widths : sequence of int
+        Channels of each layer.
+    """
+
+    def __init__(self, layers: Callable[[Tensor], list[Tensor]], widths: Sequence[int]) -> None:
+        super().__init__()
+        # Not a submodule: its weights are somebody else's and are not saved with the constants.
+        self._layers = [layers]
+        for k, width in enumerate(widths):
+            self.register_buffer(f"mean{k}", torch.zeros(width, 1, 1))
+            self.register_buffer(f"deviation{k}", torch.ones(width, 1, 1))
+
+    def estimate(self, pixels: Tensor) -> None:
+        """Set the constants from tiles (N, 3, S, S) in [0, 1]."""
+        for k, features in enumerate(self._layers[0](pixels)):
+            deviation, mean = torch.std_mean(features, dim=(0, 2, 3))
+            getattr(self, f"mean{k}").copy_(mean[:, None, None])
+            getattr(self, f"deviation{k}").copy_(deviation[:, None, None] + 1e-6)
+
+    def forward(self, pixels: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return distances (B,) and where they arise, (B, h, w) of the last layer, of images in [0, 1]."""
+        both = self._layers[0](torch.cat([pixels, rebuilt]))
+        total, where = pixels.new_zeros(len(pixels)), pixels
+        for k, features in enumerate(both):
+            seen, expected = ((features - getattr(self, f"mean{k}")) / getattr(self, f"deviation{k}")).chunk(2)
+            where = (seen - expected).abs().mean(1)
+            total = total + where.mean((1, 2)) / seen.detach().abs().mean((1, 2, 3)).clamp_min(1e-6)
+        return total / len(both), where
