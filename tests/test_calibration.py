@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_histoad.calibration import Calibration
+from napari_histoad.calibration import Calibration, discovery_rate
 from napari_histoad.errors import SettingsError, TooFewTilesError
 
 scores = hnp.arrays(np.float32, st.integers(10, 80), elements=st.floats(-5, 5, width=16))
@@ -73,3 +73,42 @@ def test_a_few_anomalies_do_not_set_a_robust_threshold():
 def test_robust_calibration_keeps_three_quarters(normals):
     calibration = Calibration.from_scores(np.tile(np.abs(normals), 4), robust=True)
     assert len(calibration.scores) >= 3 * len(normals)
+
+
+def test_the_false_discovery_rate_holds():
+    """Half the tiles of a slide are anomalous; of what is flagged at 20%, a fifth at most is normal on average."""
+    rng = np.random.default_rng(0)
+    shares, found = [], []
+    for _ in range(200):
+        calibration = Calibration.from_scores(rng.normal(size=500))
+        truth = np.arange(200) < 100
+        p = calibration.p_value(rng.normal(size=200) + 2.5 * truth)
+        flagged = p <= discovery_rate(p, 0.2)
+        shares.append((flagged & ~truth).sum() / max(1, flagged.sum()))
+        found.append((flagged & truth).mean() * 2)
+    assert np.mean(shares) < 0.2
+    assert np.mean(found) > 0.6
+
+
+def test_nothing_is_discovered_where_nothing_stands_out():
+    p = np.linspace(0.3, 1, 50)
+    assert not (p <= discovery_rate(p, 0.1)).any()
+    with pytest.raises(SettingsError, match="discovery rate"):
+        discovery_rate(p, 1.5)
+
+
+@given(hnp.arrays(np.float32, 40, elements=st.floats(0.0078125, 1, width=32)), st.floats(0.01, 0.5), st.floats(0.01, 0.49))
+def test_more_may_be_discovered_at_a_higher_rate(p, low, more):
+    assert discovery_rate(p, low) <= discovery_rate(p, low + more) + 1e-9
+
+
+def test_a_slide_that_drifted_off_is_warned_of():
+    rng = np.random.default_rng(0)
+    calibration = Calibration.from_scores(rng.normal(size=300))
+    assert calibration.drift_warning(rng.normal(size=400)) is None
+    tumour = np.concatenate([rng.normal(size=300), rng.normal(size=100) + 5])
+    assert calibration.drift_warning(tumour) is None  # a quarter abnormal is no drift
+    for shift in (2, -2):
+        assert "recalibrate" in calibration.drift_warning(rng.normal(size=400) + shift)
+    assert calibration.drift_warning(rng.normal(size=5) + 9) is None
+    assert calibration.drift(np.full(100, np.nan)) is None

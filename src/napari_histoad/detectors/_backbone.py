@@ -12,6 +12,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors
 import torch
 from torch import nn
 
@@ -78,7 +79,7 @@ def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(file)}, **sizes)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as err:
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, safetensors.SafetensorError) as err:
         reason = str(err).splitlines()[0][:160]
         raise BackboneError(f"{file.name} does not hold weights of {name} ({reason})", "check the file and the name") from err
     resolved = timm.data.resolve_model_data_config(model)

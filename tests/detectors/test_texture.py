@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from skimage.color import rgb2hed
+from skimage.feature import local_binary_pattern
+
+from napari_histoad.networks.texture import TextureStatistics, _derivatives, _patterns, _responses
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    coarse = ndimage.zoom(rng.uniform(60, 240, (3, 12, 12, 3)), (1, 4, 4, 1), order=1)
+    return coarse.clip(0, 255).astype(np.uint8)
+
+
+def test_stains_are_those_of_colour_deconvolution_put_on_one_scale(images):
+    found = TextureStatistics(48).stains(torch.from_numpy(images)).numpy()
+    for image, planes in zip(images, found, strict=True):
+        expected = rgb2hed(image)[..., :2].transpose(2, 0, 1)
+        expected = (expected - expected.mean((1, 2), keepdims=True)) / expected.std((1, 2), keepdims=True)
+        assert np.allclose(planes, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("sigma", [1, 2, 4])
+def test_responses_equal_scipys(sigma):
+    plane = np.random.default_rng(1).normal(size=(40, 40))
+    filters = _derivatives(40, sigma)
+    blobs, edges = _responses(torch.from_numpy(plane)[None].float(), filters, sigma)
+    assert np.allclose(blobs[0], sigma**2 * ndimage.gaussian_laplace(plane, sigma), atol=0.02)
+    assert np.allclose(edges[0], sigma * ndimage.gaussian_gradient_magnitude(plane, sigma), atol=0.01)
+
+
+def test_patterns_equal_scikit_images():
+    plane = np.random.default_rng(2).normal(size=(64, 64))
+    found = _patterns(torch.from_numpy(plane)[None].float(), 1)[0].numpy()
+    codes = local_binary_pattern(np.round(plane * 1e6).astype(np.int64), 8, 1, "uniform")[1:-1, 1:-1]
+    expected = np.histogram(codes, np.arange(11))[0] / codes.size
+    # Theirs has no dead zone around the centre's value, which decides for few pixels of noise.
+    assert np.allclose(found, expected, atol=0.03)
+
+
+def test_a_paler_stain_changes_nothing(images):
+    pale = np.round(255 * (images / 255.0) ** 0.8).astype(np.uint8)
+    statistics = TextureStatistics(48)
+    one, two = (statistics(torch.from_numpy(part)) for part in (images, pale))
+    other = statistics(torch.from_numpy(np.random.default_rng(3).integers(0, 256, images.shape).astype(np.uint8)))
+    assert (one - two).abs().mean() < 0.1 * (one - other).abs().mean()
+
+
+def test_flat_tiles_give_numbers():
+    assert TextureStatistics(32)(torch.full((2, 32, 32, 3), 240, dtype=torch.uint8)).isfinite().all()

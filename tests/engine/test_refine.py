@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from napari_histoad import load_detector, recalibrate, train
+from napari_histoad.detectors import create_detector
+from napari_histoad.engine import fit_job, score_images, suspicious_file
+from napari_histoad.engine._refine import suspicious
+from napari_histoad.errors import SettingsError
+from napari_histoad.jobs import run
+from napari_histoad.tiles import TileSet, read_places
+
+
+def _tiles(n_normal, n_noise, seed=0):
+    rng = np.random.default_rng(seed)
+    normal = rng.integers(100, 230, (n_normal, 8, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    noise = rng.integers(0, 256, (n_noise, 64, 64, 3), np.uint8)
+    images = np.concatenate([normal, noise])
+    return TileSet(images, np.arange(len(images)) // 5)
+
+
+@pytest.mark.parametrize("kind", ["neighbours", "svm"])
+def test_most_of_a_few_strangers_are_found(kind):
+    rng = np.random.default_rng(0)
+    codes = np.concatenate([rng.normal(size=(380, 8)), rng.normal(size=(20, 8)) * 1.5 + 3]).astype(np.float32)
+    found = suspicious(codes, kind, rng)
+    assert found[380:].mean() > 0.6
+    assert found[380:].mean() > found[:380].mean() + 0.25
+
+
+@pytest.mark.parametrize("method", ["texture", "vqvae"])
+def test_refined_training_leaves_the_strangers_out(method):
+    tiles = _tiles(190, 10)
+    settings = {"max_steps": 20, "batch": 4} if method == "vqvae" else {}
+    torch.manual_seed(0)
+    detector = run(fit_job(create_detector(method, tile_px=64, **settings), tiles, device="cpu", refine="neighbours"))
+    assert len(detector.left_out)
+    learnt_from = 10 if method == "texture" else (np.isin(np.arange(190, 200), detector.left_out)).sum()
+    assert np.isin(np.arange(190, 200), detector.left_out).sum() >= min(learnt_from, 10)
+    if method == "texture":
+        assert set(range(190, 200)) <= set(detector.left_out.tolist())
+        noise = score_images(detector, _tiles(0, 8, seed=1).images, "cpu")
+        assert (detector.calibration.p_value(noise) < 0.05).all()
+
+
+def test_unknown_refinements_and_methods_without_features_are_refused():
+    with pytest.raises(SettingsError, match="no refinement named 'x'"):
+        run(fit_job(create_detector("colour", tile_px=64), _tiles(100, 0), refine="x"))
+
+    class Plain(type(create_detector("vqvae", tile_px=64))):
+        def codes(self, images):
+            return None
+
+    detector = Plain(create_detector("vqvae", tile_px=64, max_steps=2, batch=4).settings)
+    detector.fit = lambda images, robust=False: None
+    with pytest.raises(SettingsError, match="offers no features"):
+        run(fit_job(detector, _tiles(100, 0), device="cpu", refine="svm"))
+
+
+def test_what_was_left_out_is_listed_beside_the_detector(sample, tmp_path):
+    out = tmp_path / "d.safetensors"
+    detector = train(
+        sample.path, out, normal=sample.plan.normal, detector="texture", tile_px=64, refine="neighbours", device="cpu"
+    )
+    places = read_places(suspicious_file(out))
+    assert len(places) == len(detector.left_out) > 0
+    assert {p.source for p in places} == {"sample.tif"}
+    assert all(0 <= p.box[0] < p.box[2] for p in places)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.safetensors", "d.suspicious.csv"]
+
+
+def test_recalibration_keeps_the_weights_and_takes_the_sites_thresholds(sample, detector_file, tmp_path):
+    before = load_detector(detector_file)
+    after = recalibrate(detector_file, sample.path, tmp_path / "r.safetensors", normal=sample.plan.normal, device="cpu")
+    images = _tiles(4, 2).images
+    assert np.array_equal(score_images(before, images, "cpu"), score_images(after, images, "cpu"))
+    assert not np.array_equal(before.calibration.scores, after.calibration.scores)
+    assert len(after.calibration.scores) > len(before.calibration.scores)
+    again = load_detector(tmp_path / "r.safetensors")
+    assert np.array_equal(again.calibration.scores, after.calibration.scores)
+
+
+@pytest.mark.parametrize("method", ["texture", "colour"])
+def test_cross_fitted_false_positive_rates_hold(method):
+    """Nominal 10% on exchangeable tiles, over draws of training sets."""
+    rates = []
+    for seed in range(6):
+        tiles = _tiles(300, 0, seed)
+        learnt, fresh = tiles.subset(np.arange(100)), tiles.images[100:]
+        detector = run(fit_job(create_detector(method, tile_px=64), learnt, device="cpu", seed=seed))
+        assert len(detector.calibration.scores) == 100
+        rates.append((detector.calibration.p_value(score_images(detector, fresh, "cpu")) <= 0.1).mean())
+    assert 0.03 < np.mean(rates) < 0.14
