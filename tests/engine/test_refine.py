@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +73,11 @@ def test_what_was_left_out_is_listed_beside_the_detector(sample, tmp_path):
 
 def test_recalibration_keeps_the_weights_and_takes_the_sites_thresholds(sample, detector_file, tmp_path):
     before = load_detector(detector_file)
-    after = recalibrate(detector_file, sample.path, tmp_path / "r.safetensors", normal=sample.plan.normal, device="cpu")
+    with pytest.raises(SettingsError, match=r"was trained on sample\.tif"):
+        recalibrate(detector_file, sample.path, tmp_path / "r.safetensors", normal=sample.plan.normal)
+    other = tmp_path / "other.tif"
+    shutil.copy(sample.path, other)
+    after = recalibrate(detector_file, other, tmp_path / "r.safetensors", normal=sample.plan.normal, device="cpu")
     images = _tiles(4, 2).images
     assert np.array_equal(score_images(before, images, "cpu"), score_images(after, images, "cpu"))
     assert not np.array_equal(before.calibration.scores, after.calibration.scores)

@@ -51,7 +51,8 @@ def test_the_whole_path(driver, own_slide, sample):
     c.find_tissue()
     assert driver.until("tissue_found", "failed")[1] > 0.1
     c.train(sample.plan.normal, detector="vqvae", settings={"tile_px": 64, "max_steps": 10, "batch": 4})
-    (model,) = driver.until("trained", "failed")
+    model, left_out = driver.until("trained", "failed")
+    assert left_out == []
     assert model.exists()
     c.compute_map()
     (result,) = driver.until("mapped", "failed")

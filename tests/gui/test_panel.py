@@ -7,11 +7,14 @@ import numpy as np
 import psutil
 import pytest
 from napari.layers import Labels, Shapes
+from shapely import Point
 
 from napari_histoad import AnomalyMap
+from napari_histoad.detectors._registry import _BUILT_IN
 from napari_histoad.gui import reader
 from napari_histoad.gui.layers import Heatmap
 from napari_histoad.gui.slide_layers import slide_layer
+from napari_histoad.gui.widgets import BY_DISCOVERIES, METHODS
 from napari_histoad.maps import MapGeometry
 from napari_histoad.slide import open_slide
 from napari_histoad.tiles import TileGrid
@@ -38,7 +41,7 @@ def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
     assert not panel.map_button.enabled
     qtbot.waitUntil(panel.preview.isVisible, timeout=60_000)
     _shot(viewer, "training")
-    qtbot.waitUntil(lambda: "Trained" in panel.train_info.text() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: "Ready" in panel.train_info.text() or bool(words), timeout=120_000)
     assert words == []
     assert panel.model_box.value == "sample.vqvae.safetensors"
     panel.map_button.native.click()
@@ -64,6 +67,40 @@ def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
     qtbot.waitUntil(lambda: bool(words), timeout=60_000)
     assert "Saved in" in words[-1]
     assert {p.suffix for p in panel.controller.out.iterdir()} >= {".geojson", ".png", ".html", ".zarr"}
+
+
+def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel, words, qtbot):
+    viewer.open_sample("napari-histoad", "planted")
+    panel.method_box.value = "texture"
+    assert not panel.steps_box.enabled
+    panel.recalibrate_button.native.click()
+    assert "no trained detector is chosen" in words.pop()
+    panel.refine_box.value = True
+    panel.train_button.native.click()
+    qtbot.waitUntil(lambda: "suspicious tiles were left out" in panel.train_info.text() or bool(words), timeout=120_000)
+    assert words == []
+    suspicious = viewer.layers["Suspicious tiles"]
+    assert f"{len(suspicious.data)} suspicious" in panel.train_info.text()
+    outlines = [region.geometry for region in panel.normal_regions()]
+    for square in suspicious.data:
+        middle = viewer.layers["sample"].world_to_data(suspicious.data_to_world(square.mean(axis=0)))
+        assert any(outline.distance(Point(middle[1], middle[0])) < 128 for outline in outlines)
+    _shot(viewer, "suspicious")
+    panel.recalibrate_button.native.click()
+    qtbot.waitUntil(lambda: bool(words), timeout=120_000)
+    assert "was trained on sample.tif" in words.pop()
+    panel.map_button.native.click()
+    qtbot.waitUntil(lambda: panel.region_list.count() > 0 or bool(words), timeout=120_000)
+    assert words == []
+    by_rate = panel.rate()
+    panel.rate_kind.value = BY_DISCOVERIES
+    qtbot.waitUntil(lambda: "should be normal" in panel.rate_info.text(), timeout=20_000)
+    assert panel.rate() != by_rate
+    _shot(viewer, "discoveries")
+
+
+def test_the_panel_offers_every_detector():
+    assert set(METHODS) == set(_BUILT_IN)
 
 
 def test_first_click_without_training_and_cancel(viewer, panel, words, qtbot):

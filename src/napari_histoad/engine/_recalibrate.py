@@ -11,6 +11,7 @@ from napari_histoad.detectors import load_detector, save_detector
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import MAX_TILES, gather_job, training_sources
 from napari_histoad.engine._score import score_batch
+from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress, run
 
 if TYPE_CHECKING:
@@ -39,10 +40,16 @@ def recalibrate_job(
 
     Raises
     ------
+    SettingsError
+        If the detector was trained on one of the slides: what it has learnt scores too low to set a threshold by.
     HistoadError
         See `gather_job`, `load_detector` and `save_detector`.
     """
     detector = load_detector(model)
+    seen = sorted({source.path.name for source in sources} & set(detector.trained_on))
+    if seen:
+        msg = f"{model.name} was trained on {seen[0]}: its normal tissue there scores too low to set a threshold by"
+        raise SettingsError(msg, "recalibrate on slides that it has not seen, or train it again")
     wanted, choice = detector.settings, choose_device(device)
     tiles, _ = yield from gather_job(sources, wanted.tile_px, wanted.mpp, max_tiles=max_tiles, srgb=wanted.srgb, seed=seed)
     detector.to(choice.device)

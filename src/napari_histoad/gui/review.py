@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["MapReview"]
 
 _HIGHEST_RATE = 0.25
+_USUAL_DISCOVERIES = 0.1
 _REFRESH_MS = 200
 
 
@@ -53,7 +54,7 @@ class MapReview:
         self._ask_timer = self._timer(self._ask)
         self._reveal_timer = self._timer(lambda: panel.scroll_area.ensureWidgetVisible(panel.save_button.native))
         self._p_values: Any = None
-        panel.rate_kind.changed.connect(lambda _: self._ask_timer.start(_REFRESH_MS // 2))
+        panel.rate_kind.changed.connect(self._on_rate_kind)
         panel.rate_slider.valueChanged.connect(lambda _: self._ask_timer.start(_REFRESH_MS // 2))
         panel.region_list.currentRowChanged.connect(self._on_region)
         controller.map_started.connect(self._on_map_started)
@@ -105,6 +106,11 @@ class MapReview:
         chosen = self._chosen()
         by_discoveries = self._panel.rate_kind.value == BY_DISCOVERIES and self._p_values is not None
         return discovery_rate(self._p_values, chosen) if by_discoveries else chosen
+
+    def _on_rate_kind(self, kind: str) -> None:
+        usual = _USUAL_DISCOVERIES if kind == BY_DISCOVERIES else 0.01
+        self._panel.rate_slider.setValue(int(np.searchsorted(self._rates, usual)))
+        self._ask_timer.start(_REFRESH_MS // 2)
 
     def _chosen(self) -> float:
         return float(self._rates[self._panel.rate_slider.value()])
