@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.detectors._gaussian import Gaussian
+from napari_histoad.networks.augment import colour_jitter, crop, turn
 from napari_histoad.networks.vqvae import CODE_DIM, VqVae, perplexity
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class VqVaeDetector(Detector):
     def losses(self, images: Tensor) -> dict[str, Tensor]:
         pixels = to_pixels(images)
         if self._network.training:
-            pixels = _augment(_crop(pixels, self._crop_px))
+            pixels = colour_jitter(turn(crop(pixels, self._crop_px)))
         out = self._network(pixels)
         reconstruction = F.mse_loss(out.reconstruction, pixels) / self._scale
         return {
@@ -184,24 +185,6 @@ def _squared_error(out: VqVaeOutput, pixels: Tensor) -> Tensor:
 
 def _code_distance(out: VqVaeOutput) -> Tensor:
     return (out.latent - out.code).square().mean(1)
-
-
-def _crop(pixels: Tensor, side: int) -> Tensor:
-    """Return the same random square of every tile."""
-    y, x = (int(torch.randint(n - side + 1, ())) for n in pixels.shape[2:])
-    return pixels[:, :, y : y + side, x : x + side]
-
-
-def _augment(pixels: Tensor) -> Tensor:
-    """Flip and turn by quarters (tissue has no up), shift brightness and colour a little."""
-    if torch.rand(()) < 0.5:
-        pixels = pixels.flip(3)
-    turn = int(torch.randint(4, ()))
-    pixels = pixels.rot90(turn, (2, 3))
-    shape = (len(pixels), 3, 1, 1)
-    gain = 1 + 0.08 * (torch.rand(shape, device=pixels.device) - 0.5)
-    shift = 0.06 * (torch.rand(shape, device=pixels.device) - 0.5)
-    return (pixels * gain + shift).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def _ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
