@@ -29,21 +29,22 @@ from napari_histoad.tiles import TileSet, list_tile_files, read_tile_files
 SETS = {"oral": ("oral_oscc", 224), "colon": ("lc25000_colon", 224), "malaria": ("malaria_cells", 64)}
 SMALL = 128
 """Side of tiles for networks that are trained here: a CPU cannot afford more in 15 runs."""
+# Networks get about a minute of one core each: what a user's first try on a laptop gives, far less than in their papers.
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "colour": ("colour", {}),
     "texture": ("texture", {}),
     "texture, Mahalanobis": ("texture", {"measure": "mahalanobis"}),
     "texture, nearest": ("texture", {"measure": "neighbours"}),
     "embedding, starter model": ("embedding", {"backbone": "starter"}),
-    "embedding, own encoder": ("embedding", {"backbone": "own", "max_steps": 200}),
+    "embedding, own encoder": ("embedding", {"backbone": "own", "max_steps": 120}),
     "deep isolation forest, starter model": ("deep_isolation_forest", {"backbone": "starter"}),
-    "vqvae": ("vqvae", {"max_steps": 200}),
-    "vqvae, latent statistics": ("vqvae", {"max_steps": 200, "error": "mahalanobis"}),
-    "kde_autoencoder": ("kde_autoencoder", {"max_steps": 100}),
-    "adversarial_autoencoder": ("adversarial_autoencoder", {"max_steps": 300}),
-    "perceptual_autoencoder": ("perceptual_autoencoder", {"max_steps": 300}),
-    "perceptual_gan": ("perceptual_gan", {"max_steps": 100, "input_px": 32, "widths": [16, 32, 64]}),
-    "geometric_transforms": ("geometric_transforms", {"max_steps": 200, "score_transforms": 18}),
+    "vqvae": ("vqvae", {"max_steps": 150}),
+    "vqvae, latent statistics": ("vqvae", {"max_steps": 150, "error": "mahalanobis"}),
+    "kde_autoencoder": ("kde_autoencoder", {"max_steps": 40}),
+    "adversarial_autoencoder": ("adversarial_autoencoder", {"max_steps": 200}),
+    "perceptual_autoencoder": ("perceptual_autoencoder", {"max_steps": 120}),
+    "perceptual_gan": ("perceptual_gan", {"max_steps": 80, "input_px": 32, "widths": [16, 32, 64]}),
+    "geometric_transforms": ("geometric_transforms", {"max_steps": 80, "widen": 2, "score_transforms": 9}),
 }
 FIELDS = ["method", "set", "seed", "auroc", "ap", "false_positives", "seconds", "peak_mb", "refine", "contamination"]
 

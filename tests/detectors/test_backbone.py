@@ -5,7 +5,7 @@ import torch
 
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import create_detector, describe_backbone, load_detector, save_detector
-from napari_histoad.detectors._backbone import _import_timm, open_backbone
+from napari_histoad.detectors._backbone import import_timm, open_backbone
 from napari_histoad.errors import BackboneError, BundleError
 
 VIT, CNN = "test_vit.r160_in1k", "resnet18.a1_in1k"
@@ -14,7 +14,7 @@ VIT, CNN = "test_vit.r160_in1k", "resnet18.a1_in1k"
 @pytest.fixture(scope="module", params=[VIT, CNN])
 def weights(request, tmp_path_factory):
     """A file of (random) weights under the name of a real model."""
-    timm = _import_timm()
+    timm = import_timm()
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     safetensors.torch.save_file(timm.create_model(request.param).state_dict(), path)

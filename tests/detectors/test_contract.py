@@ -14,6 +14,7 @@ FAST = {
     "geometric_transforms": {"widen": 1, "score_transforms": 9},
     "perceptual_gan": {"input_px": 32, "widths": (16, 32), "learning_rate": 1e-3},
 }
+VARIANTS = {"embedding, own encoder": ("embedding", {"backbone": "own"})}
 SLOW_LEARNERS = {"perceptual_gan"}
 """Adversaries need hundreds of steps before they know anything; tried in a test marked slow."""
 
@@ -26,7 +27,8 @@ def _tiles(n, seed=0):
 
 def _fitted(name):
     torch.manual_seed(0)
-    detector = create_detector(name, tile_px=SIDE, **FAST.get(name, {}))
+    method, settings = VARIANTS.get(name, (name, FAST.get(name, {})))
+    detector = create_detector(method, tile_px=SIDE, **settings)
     images = _tiles(40)
     detector.prepare(images)
     if detector.network is not None:
@@ -46,7 +48,7 @@ def _noise(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, SIDE, SIDE, 3), np.uint8)
 
 
-@pytest.fixture(scope="module", params=detector_names())
+@pytest.fixture(scope="module", params=[*detector_names(), *VARIANTS])
 def detector(request):
     return _fitted(request.param)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["OWN", "STARTER", "describe_backbone", "fetch_weights", "open_backbone"]
+__all__ = ["OWN", "STARTER", "describe_backbone", "fetch_weights", "import_timm", "open_backbone", "weights_file"]
 
 OWN, STARTER = "own", "starter"
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -129,6 +129,17 @@ def fetch_weights(name: str) -> Path:
     raise BackboneError(f"{config.hf_hub_id} holds no weights that timm reads", offline)
 
 
+def weights_file(name: str) -> Path | None:
+    """Return the file of a timm model's weights that an earlier download left, or None.
+
+    Raises
+    ------
+    BackboneError
+        If timm knows no weights of that name.
+    """
+    return _fetched(_config(name)[1])
+
+
 def _fetched(config: Any) -> Path | None:
     """Return the file that an earlier download left; nothing is asked of the network."""
     if not config.hf_hub_id:
@@ -139,7 +150,7 @@ def _fetched(config: Any) -> Path | None:
 
 
 def _config(name: str) -> tuple[ModuleType, Any]:
-    timm = _import_timm()
+    timm = import_timm()
     config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
     if config is None:
         near = timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]
@@ -159,7 +170,7 @@ def _patch_of(timm: ModuleType, name: str) -> int | None:
 _declared: list[torch.library.Library] = []
 
 
-def _import_timm() -> ModuleType:
+def import_timm() -> ModuleType:
     """Import timm; it needs torchvision, but none of torchvision's compiled operators.
 
     torchvision from one index beside torch from another (PyPI's builds are for CUDA, a CPU build comes from elsewhere)

@@ -46,6 +46,8 @@ def detector_class(name: str) -> type[Detector]:
     if name in _BUILT_IN:
         module, _, attribute = _BUILT_IN[name].partition(":")
         return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    if name.startswith("anomalib:"):
+        return import_module("napari_histoad.detectors.anomalib_models").anomalib_class(name)  # type: ignore[no-any-return]
     for point in entry_points(group=GROUP):
         if point.name == name:
             return point.load()  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from napari_histoad.detectors._backbone import OWN, open_backbone
+from napari_histoad.detectors._backbone import OWN, STARTER, open_backbone
 from napari_histoad.detectors._base import DetectorSettings, TileScores
 from napari_histoad.detectors._features import FeatureDetector, features_of, to_pixels
 from napari_histoad.detectors._neighbours import Bank
@@ -38,15 +38,15 @@ class EncoderSettings(DetectorSettings):
     Attributes
     ----------
     backbone : str
-        ``own``: a small one, trained on the normal tiles themselves by self-supervision; ``starter``: the bundled
-        model's; or a name of timm's, say ``vit_small_patch14_reg4_dinov2.lvd142m``.
+        ``starter``: the bundled model's; ``own``: a small one, trained on the normal tiles themselves by
+        self-supervision; or a name of timm's, say ``vit_small_patch14_reg4_dinov2.lvd142m``.
     backbone_weights : Path or None
         File of timm's weights, where they were not downloaded. Not part of what is saved.
     max_steps, batch, learning_rate : int, int, float
         Training of ``own``.
     """
 
-    backbone: str = OWN
+    backbone: str = STARTER
     backbone_weights: Path | None = Field(None, exclude=True)
     max_steps: int = Field(400, ge=1, le=1_000_000)
     batch: int = Field(32, ge=4, le=1024)

@@ -1,0 +1,185 @@
+"""anomalib's image models (PatchCore, PaDiM, Reverse Distillation, …) behind the contract of every other detector.
+
+Needs the extra: ``pip install "napari-histoad[anomalib]"``. Akcay et al. 2022 (arXiv:2202.08341).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from napari_histoad.detectors._backbone import import_timm, weights_file
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._features import to_pixels
+from napari_histoad.errors import BackboneError, SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+__all__ = ["PREFIX", "AnomalibDetector", "AnomalibSettings", "anomalib_class"]
+
+PREFIX = "anomalib:"
+_OFF = ("post_processor", "evaluator", "visualizer")
+
+
+class AnomalibSettings(DetectorSettings):
+    """Settings of anomalib's models.
+
+    Attributes
+    ----------
+    options : dict
+        Arguments of the model's class, such as ``backbone``, ``layers`` or ``pre_trained``.
+    epochs : int or None
+        Default: what the model asks for, one for those that only collect features.
+    batch : int
+    """
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    epochs: int | None = Field(None, ge=1)
+    batch: int = Field(16, ge=1, le=1024)
+
+
+class AnomalibDetector(Detector):
+    """A model of anomalib's; made by `anomalib_class`."""
+
+    Settings = AnomalibSettings
+    settings: AnomalibSettings
+    model_name: ClassVar[str]
+
+    def __init__(self, settings: AnomalibSettings) -> None:
+        super().__init__(settings)
+        self._model: Any = None
+
+    @property
+    def network(self) -> nn.Module | None:
+        return None  # anomalib's own loop trains it
+
+    @property
+    def reduced_precision(self) -> bool:
+        return False
+
+    def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:  # noqa: ARG002
+        """Train by anomalib's own loop; what ``robust`` should mean is each model's business, so it is left out."""
+        self._model = self._build(pre_trained=True)
+        data: Any = importlib.import_module("anomalib.data")
+        lightning: Any = importlib.import_module("lightning")
+        tiles = torch.utils.data.TensorDataset(torch.from_numpy(images))
+
+        def batch(rows: list[tuple[Tensor]]) -> Any:
+            pixels = to_pixels(torch.stack([row[0] for row in rows]))
+            return data.ImageBatch(image=pixels.contiguous(), gt_label=torch.zeros(len(rows), dtype=torch.int64))
+
+        loader = torch.utils.data.DataLoader(tiles, self.settings.batch, shuffle=True, collate_fn=batch)
+        arguments = {
+            "accelerator": self.device.type,
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "limit_val_batches": 0,
+            "max_epochs": 1,
+            **self._model.trainer_arguments,
+        }
+        if self.settings.epochs is not None:
+            arguments["max_epochs"] = self.settings.epochs
+        for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch", "anomalib"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                lightning.Trainer(**arguments).fit(self._model, loader)
+        except (AttributeError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError) as err:
+            reason = str(err).splitlines()[0][:160] if str(err) else type(err).__name__
+            raise SettingsError(
+                f"{self.name} cannot be trained on normal tiles alone ({reason})", "choose another model"
+            ) from err
+        self._model.eval().to(self.device)
+
+    def score(self, images: Tensor) -> TileScores:
+        found = self._model(to_pixels(images).contiguous())
+        where = found.anomaly_map
+        score = found.pred_score if found.pred_score is not None else where.flatten(1).amax(1)
+        error_map = None if where is None else where.float().reshape(len(images), *where.shape[-2:])
+        return TileScores(score.reshape(-1).float(), error_map)
+
+    def state(self) -> dict[str, Tensor]:
+        if self._model is None:
+            return {}
+        return {name: value.detach().cpu() for name, value in self._model.state_dict().items() if isinstance(value, torch.Tensor)}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        # The file holds all weights, the encoder's too.
+        self._model = self._build(pre_trained=False)
+        self._model.load_state_dict(state)
+        self._model.eval().to(self.device)
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        if self._model is not None:
+            self._model.to(device)
+
+    def _build(self, *, pre_trained: bool) -> Any:
+        models = _import_anomalib()
+        cls = _class_of(models, self.model_name)
+        known = inspect.signature(cls).parameters
+        options = dict(self.settings.options) | {name: False for name in _OFF if name in known}
+        # Some models have no such switch and always fetch weights.
+        wanted = options.get("pre_trained", True) and (pre_trained or "pre_trained" not in known)
+        backbone = options.get("backbone", known["backbone"].default if "backbone" in known else None)
+        if wanted and isinstance(backbone, str) and weights_file(backbone) is None:
+            raise BackboneError(
+                f"the weights of {backbone}, on which {self.name} stands, are not on this machine",
+                f"download them with histoad models --fetch {backbone}, or set options: {{pre_trained: false}} where it can",
+            )
+        if "pre_trained" in known:
+            options["pre_trained"] = wanted
+        if "pre_processor" in known:
+            options["pre_processor"] = cls.configure_pre_processor(image_size=(self.settings.tile_px,) * 2)
+        try:
+            return cls(**options)
+        except (OSError, TypeError, ValueError) as err:
+            raise SettingsError(f"{self.name}: {str(err).splitlines()[0]}", f"options are {', '.join(known)}") from err
+
+
+def anomalib_class(name: str) -> type[AnomalibDetector]:
+    """Return the detector ``anomalib:<model>``.
+
+    Raises
+    ------
+    SettingsError
+        If anomalib is not installed or has no such model.
+    """
+    model = name.removeprefix(PREFIX)
+    _class_of(_import_anomalib(), model)
+    title = f"anomalib's {model}"
+    return type("AnomalibDetector", (AnomalibDetector,), {"name": name, "title": title, "model_name": model})
+
+
+def _class_of(models: Any, model: str) -> Any:
+    known = {_snake(name): value for name, value in vars(models).items() if inspect.isclass(value)}
+    if model not in known:
+        raise SettingsError(f"anomalib has no model named {model!r}", f"known are {', '.join(sorted(known))}")
+    return known[model]
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() and k and not name[k - 1].isupper() else c.lower() for k, c in enumerate(name))
+
+
+def _import_anomalib() -> Any:
+    if importlib.util.find_spec("anomalib") is None:
+        raise SettingsError("anomalib is not installed", 'pip install "napari-histoad[anomalib]"')
+    import_timm()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("anomalib.models.image")
