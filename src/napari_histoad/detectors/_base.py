@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.calibration import Calibration
 
-__all__ = ["BackboneRecord", "Detector", "DetectorSettings", "TileScores", "descend"]
+__all__ = ["BackboneRecord", "Detector", "DetectorSettings", "TileScores", "descend", "load_module", "module_state"]
 
 _STEEPEST = 1.0
 
@@ -205,6 +205,17 @@ class Detector(ABC):
         self.device = device
         if self.network is not None:
             self.network.to(device)
+
+
+def module_state(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a module, on the CPU, under ``prefix``."""
+    return {f"{prefix}.{name}": value.detach().cpu() for name, value in module.state_dict().items()}
+
+
+def load_module(state: dict[str, Tensor], prefix: str, module: nn.Module) -> None:
+    """Take over what `module_state` returned; raises RuntimeError if names or shapes do not fit."""
+    start = f"{prefix}."
+    module.load_state_dict({name[len(start) :]: value for name, value in state.items() if name.startswith(start)})
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer, backward: Callable[[Tensor], None]) -> None:

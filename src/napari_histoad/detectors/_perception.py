@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
 from napari_histoad.detectors._backbone import STARTER, open_backbone
-from napari_histoad.detectors._base import BackboneRecord, DetectorSettings
+from napari_histoad.detectors._base import BackboneRecord, Detector, DetectorSettings, load_module, module_state
 from napari_histoad.networks.perceptual import PerceptualDistance
 
 if TYPE_CHECKING:
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["LAYERS", "PerceptualSettings", "open_distance"]
+__all__ = ["LAYERS", "PerceptualDetector", "PerceptualSettings", "open_distance"]
 
+_ESTIMATED_ON = 256
 PIXELS = "pixels"
 LAYERS = {"relu1_2": 3, "relu2_2": 8, "relu3_2": 13, "relu4_2": 22}
 """Positions in the features of VGG19."""
@@ -69,6 +73,43 @@ def _layers(settings: PerceptualSettings, layer: str) -> tuple[Callable[[Tensor]
         return _Taps(encoder.encoder.body, _STARTER_LAYERS), record
     taps = _Taps(encoder.model.features, (LAYERS[layer],))
     return lambda pixels: taps((pixels - encoder.mean.to(pixels.device)) / encoder.std.to(pixels.device)), record
+
+
+class PerceptualDetector(Detector):
+    """An autoencoder whose reconstructions are judged by a perceptual distance."""
+
+    settings: PerceptualSettings
+    _autoencoder: Any
+    _distance: PerceptualDistance
+    _network: nn.ModuleDict
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @property
+    def reduced_precision(self) -> bool:
+        return False  # a ratio of small differences
+
+    @abstractmethod
+    def checked(self, images: Tensor) -> Tensor:
+        """Return the pixels in [0, 1] that the constants of the distance are estimated on."""
+
+    def prepare(self, images: NDArray[np.uint8]) -> None:
+        some = images[:: max(1, len(images) // _ESTIMATED_ON)][:_ESTIMATED_ON].copy()
+        with torch.inference_mode():
+            self._distance.estimate(self.checked(torch.from_numpy(some).to(self.device)))
+
+    def state(self) -> dict[str, Tensor]:
+        return {**module_state("network", self._autoencoder), **module_state("distance", self._distance)}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        load_module(state, "network", self._autoencoder)
+        load_module(state, "distance", self._distance)
+
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        self._distance.to(device)
 
 
 class _Taps(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, descend
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, descend, load_module, module_state
 from napari_histoad.detectors._criteria import Criteria
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.augment import colour_jitter, turn
@@ -139,10 +139,8 @@ class AdversarialAutoencoderDetector(Detector):
         return TileScores(self._criteria.join(values, which), error, shrink(reconstruction, self.settings.tile_px))
 
     def state(self) -> dict[str, Tensor]:
-        tensors = {f"network.{name}": value.detach().cpu() for name, value in self._network.state_dict().items()}
-        return {**tensors, **self._criteria.state()}
+        return {**module_state("network", self._network), **self._criteria.state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        prefix = "network."
-        self._network.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        load_module(state, "network", self._network)
         self._criteria.load_state(state)

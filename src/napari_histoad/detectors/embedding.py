@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from napari_histoad.detectors._backbone import OWN, STARTER, open_backbone
-from napari_histoad.detectors._base import DetectorSettings, TileScores
+from napari_histoad.detectors._base import DetectorSettings, TileScores, load_module, module_state
 from napari_histoad.detectors._features import FeatureDetector, features_of, to_pixels
 from napari_histoad.detectors._neighbours import Bank
 from napari_histoad.detectors._normal_model import Measure, NormalModel
@@ -95,14 +95,13 @@ class EncoderDetector(FeatureDetector):
     def state(self) -> dict[str, Tensor]:
         parts = super().state()
         if self._network is not None:
-            parts |= {f"encoder.{name}": value.detach().cpu() for name, value in self.encoder.state_dict().items()}
+            parts |= module_state("encoder", self.encoder)
         return parts
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         super().load_state(state)
         if self._network is not None:
-            prefix = "encoder."
-            self.encoder.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+            load_module(state, "encoder", self.encoder)
 
     def to(self, device: torch.device) -> None:
         super().to(device)

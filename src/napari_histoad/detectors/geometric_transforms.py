@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.wide_resnet import WideResNet
 
@@ -129,12 +129,10 @@ class GeometricTransformsDetector(Detector):
         return TileScores(-normality)
 
     def state(self) -> dict[str, Tensor]:
-        tensors = {f"network.{name}": value.detach().cpu() for name, value in self._network.state_dict().items()}
-        return {**tensors, "alpha": self._alpha}
+        return {**module_state("network", self._network), "alpha": self._alpha}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        prefix = "network."
-        self._network.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        load_module(state, "network", self._network)
         if state["alpha"].shape != self._alpha.shape:
             raise ValueError(f"alpha of {tuple(state['alpha'].shape)} given, {tuple(self._alpha.shape)} due")
         self._alpha = state["alpha"].float()

@@ -12,23 +12,20 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
-from napari_histoad.detectors._base import Detector, TileScores, descend
+from napari_histoad.detectors._base import TileScores, descend
 from napari_histoad.detectors._features import to_pixels
-from napari_histoad.detectors._perception import PerceptualSettings, open_distance
+from napari_histoad.detectors._perception import PerceptualDetector, PerceptualSettings, open_distance
 from napari_histoad.networks.augment import crop, turn
 from napari_histoad.networks.perceptual import GrowingAutoencoder, gradient_penalty, image_critic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["PerceptualAutoencoderDetector", "PerceptualAutoencoderSettings"]
 
 _CROP_PX = 64
-_ESTIMATED_ON = 256
 _CRITIC_STEPS = 2
 _CRITIC_WIDTHS = (16, 32, 64)
 
@@ -68,7 +65,7 @@ class PerceptualAutoencoderSettings(PerceptualSettings):
         return self
 
 
-class PerceptualAutoencoderDetector(Detector):
+class PerceptualAutoencoderDetector(PerceptualDetector):
     """Relative perceptual distance of a tile from its reconstruction."""
 
     name: ClassVar[str] = "perceptual_autoencoder"
@@ -87,21 +84,11 @@ class PerceptualAutoencoderDetector(Detector):
         self._network.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @property
-    def network(self) -> nn.Module:
-        return self._network
-
-    @property
-    def reduced_precision(self) -> bool:
-        return False  # a ratio of small differences
-
-    @property
     def steps(self) -> int:
         return self.settings.max_steps
 
-    def prepare(self, images: NDArray[np.uint8]) -> None:
-        some = torch.from_numpy(images[:: max(1, len(images) // _ESTIMATED_ON)][:_ESTIMATED_ON].copy())
-        with torch.inference_mode():
-            self._distance.estimate(_middle(to_pixels(some)))
+    def checked(self, images: Tensor) -> Tensor:
+        return _middle(to_pixels(images))
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         adam = torch.optim.Adam(self._autoencoder.parameters(), lr=self.settings.learning_rate)
@@ -166,18 +153,6 @@ class PerceptualAutoencoderDetector(Detector):
         rebuilt = self.rebuild(images)
         score, where = self._distance(to_pixels(images), rebuilt)
         return TileScores(score.float(), where, rebuilt)
-
-    def state(self) -> dict[str, Tensor]:
-        parts = {"network": self._autoencoder, "distance": self._distance}
-        return {f"{k}.{name}": v.detach().cpu() for k, part in parts.items() for name, v in part.state_dict().items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        for prefix, part in (("network.", self._autoencoder), ("distance.", self._distance)):
-            part.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        self._distance.to(device)
 
 
 def _middle(pixels: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from napari_histoad.detectors._base import Detector, TileScores, descend
+from napari_histoad.detectors._base import TileScores, descend
 from napari_histoad.detectors._features import to_pixels
-from napari_histoad.detectors._perception import PerceptualSettings, open_distance
+from napari_histoad.detectors._perception import PerceptualDetector, PerceptualSettings, open_distance
 from napari_histoad.networks.augment import turn
 from napari_histoad.networks.autoencoder import critic, shrink
 from napari_histoad.networks.perceptual import VectorAutoencoder, gradient_penalty, image_critic
@@ -21,14 +21,11 @@ from napari_histoad.networks.perceptual import VectorAutoencoder, gradient_penal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["PerceptualGanDetector", "PerceptualGanSettings"]
 
 _BETAS = (0.5, 0.99)
-_ESTIMATED_ON = 256
 _WEIGH_EVERY, _SMOOTHING = 100, 0.05
 
 
@@ -66,7 +63,7 @@ class PerceptualGanSettings(PerceptualSettings):
         return self
 
 
-class PerceptualGanDetector(Detector):
+class PerceptualGanDetector(PerceptualDetector):
     """Relative perceptual distance of a tile from what two generators between critics make of it."""
 
     name: ClassVar[str] = "perceptual_gan"
@@ -86,28 +83,18 @@ class PerceptualGanDetector(Detector):
         self._network.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @property
-    def network(self) -> nn.Module:
-        return self._network
-
-    @property
-    def reduced_precision(self) -> bool:
-        return False  # a ratio of small differences
-
-    @property
     def steps(self) -> int:
         return self.settings.max_steps
 
     def _pixels(self, images: Tensor) -> Tensor:
         return 2 * shrink(to_pixels(images), self.settings.input_px) - 1
 
-    def prepare(self, images: NDArray[np.uint8]) -> None:
-        some = torch.from_numpy(images[:: max(1, len(images) // _ESTIMATED_ON)][:_ESTIMATED_ON].copy())
-        with torch.inference_mode():
-            self._distance.estimate((self._pixels(some) + 1) / 2)
+    def checked(self, images: Tensor) -> Tensor:
+        return (self._pixels(images) + 1) / 2
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         ways = [(self._autoencoder, self.settings.learning_rate)]
-        ways += [(part, self.settings.critic_rate) for part in (self._of_images, self._of_latents)]  # type: ignore[misc]
+        ways += [(part, self.settings.critic_rate) for part in (self._of_images, self._of_latents)]
         return [torch.optim.Adam(part.parameters(), lr=rate, betas=_BETAS) for part, rate in ways]
 
     def losses(self, images: Tensor) -> dict[str, Tensor]:
@@ -157,18 +144,6 @@ class PerceptualGanDetector(Detector):
         rebuilt = self.rebuild(images)
         score, where = self._distance((self._pixels(images) + 1) / 2, rebuilt)
         return TileScores(score.float(), where, shrink(rebuilt, self.settings.tile_px))
-
-    def state(self) -> dict[str, Tensor]:
-        parts = {"network": self._autoencoder, "distance": self._distance}
-        return {f"{k}.{name}": v.detach().cpu() for k, part in parts.items() for name, v in part.state_dict().items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        for prefix, part in (("network.", self._autoencoder), ("distance.", self._distance)):
-            part.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        self._distance.to(device)
 
 
 def _balance(part: nn.Module, rebuilt: Tensor, against: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.detectors._gaussian import Gaussian
 from napari_histoad.networks.augment import colour_jitter, crop, turn
@@ -168,13 +168,10 @@ class VqVaeDetector(Detector):
         return torch.cat([parts.mean((2, 3)), parts.std((2, 3))], 1)
 
     def state(self) -> dict[str, Tensor]:
-        tensors = {f"network.{name}": value.detach().cpu() for name, value in self._network.state_dict().items()}
-        return {**tensors, **self._gaussian.state("gaussian"), "scale": torch.tensor(self._scale)}
+        return {**module_state("network", self._network), **self._gaussian.state("gaussian"), "scale": torch.tensor(self._scale)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        prefix = "network."
-        tensors = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-        self._network.load_state_dict(tensors)
+        load_module(state, "network", self._network)
         self._gaussian.load_state(state, "gaussian")
         self._scale = float(state["scale"])
 
