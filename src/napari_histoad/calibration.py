@@ -47,18 +47,17 @@ class Calibration:
         Parameters
         ----------
         scores : (n,) array-like
-            Not negative if ``robust``.
         robust : bool
-            Some tiles may be anomalies: leave out what lies beyond the upper outer fence of the logarithms, the third
-            quartile plus three interquartile ranges (Tukey 1977). Otherwise anomalies raise the threshold above
-            themselves. Error rates are approximate then.
+            Some tiles may be anomalies: leave out what lies beyond the upper outer fence, the third quartile plus three
+            interquartile ranges (Tukey 1977), of the logarithms where scores are positive. Otherwise anomalies raise the
+            threshold above themselves. Error rates are approximate then.
         """
         values = np.asarray(scores, np.float32).ravel()
         values = np.sort(values[np.isfinite(values)])
         if robust and len(values):
-            logs = np.log(np.maximum(values, np.finfo(np.float32).tiny))
-            low, high = np.quantile(logs, [0.25, 0.75])
-            values = values[logs <= high + 3 * (high - low)]
+            even = np.log(np.maximum(values, np.finfo(np.float32).tiny)) if values[0] >= 0 else values
+            low, high = np.quantile(even, [0.25, 0.75])
+            values = values[even <= high + 3 * (high - low)]
         if len(values) < MIN_CALIBRATION_TILES:
             msg = f"only {len(values)} held-out normal tiles are left to calibrate on, {MIN_CALIBRATION_TILES} are due"
             raise TooFewTilesError(msg, "outline more normal tissue")

@@ -59,7 +59,7 @@ def recalibrate_job(
         scores += score_batch(detector, tiles.images[i : i + choice.batch], choice)[0].tolist()
     yield Progress("Calibrating", len(tiles), len(tiles))
     robust = any(source.regions is None and not source.is_tiles for source in sources)
-    detector.calibration = Calibration.from_scores(scores, robust=robust and min(scores) >= 0)
+    detector.calibration = Calibration.from_scores(scores, robust=robust)
     save_detector(detector, out)
     return detector
 

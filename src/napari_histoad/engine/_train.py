@@ -113,9 +113,9 @@ def _cross_fit_job(
     detector.to(choice.device)
     detector.prepare(tiles.images)
     parts = []
-    with choice.autocast(detector):
-        for i in range(0, len(tiles), _CHUNK):
-            yield Progress("Looking at tiles", i, len(tiles))
+    for i in range(0, len(tiles), _CHUNK):
+        yield Progress("Looking at tiles", i, len(tiles))
+        with choice.autocast(detector):  # not around a yield: whoever drives the job computes too
             parts.append(features_of(detector.codes, tiles.images[i : i + _CHUNK], choice.device))
     codes, scores = torch.cat(parts), np.empty(len(tiles), np.float32)
     left_out = np.zeros(len(tiles), bool) if refine is None else suspicious(codes.numpy(), refine, rng)
