@@ -4,7 +4,7 @@ import safetensors.torch
 import torch
 
 from napari_histoad.calibration import Calibration
-from napari_histoad.detectors import create_detector, describe_backbone, load_detector, save_detector
+from napari_histoad.detectors import create_detector, describe_backbone, fetch_weights, load_detector, save_detector
 from napari_histoad.detectors._backbone import import_timm, open_backbone
 from napari_histoad.errors import BackboneError, BundleError
 
@@ -80,3 +80,28 @@ def test_the_default_encoders_need_nothing():
         encoder, record = open_backbone(name, 64)
         assert record is None
         assert encoder(torch.rand(1, 3, 64, 64)).tile.ndim == 2
+
+
+def test_a_download_that_nobody_answers_is_one_line(monkeypatch):
+    import huggingface_hub
+
+    def fail(*args, **options):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("Connection error")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(BackboneError, match="no connection.*backbone_weights"):
+        fetch_weights(CNN)
+
+
+def test_what_was_fetched_is_found_and_used(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    timm = import_timm()
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(timm.create_model(VIT).state_dict(), path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, file: str(path))
+    assert fetch_weights(VIT) == path
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: str(path))
+    assert describe_backbone(VIT)["file"] == str(path)
+    _, record = open_backbone(VIT, 64)
+    assert record.name == VIT

@@ -121,8 +121,9 @@ def fetch_weights(name: str) -> Path:
     for file in _FILES:
         try:
             return Path(hub.hf_hub_download(config.hf_hub_id, file))
-        except hub.errors.EntryNotFoundError:
-            continue
+        except hub.errors.EntryNotFoundError as err:
+            if isinstance(err, hub.errors.LocalEntryNotFoundError):  # nobody answered
+                raise BackboneError(f"the weights of {name} cannot be downloaded (no connection to the hub)", offline) from err
         except (OSError, ValueError, hub.errors.HfHubHTTPError) as err:
             reason = str(err).splitlines()[0][:160]
             raise BackboneError(f"the weights of {name} cannot be downloaded ({reason})", offline) from err
