@@ -174,3 +174,13 @@ def test_training_is_not_checked_on_one_kind_of_tissue_alone(seed):
     many = TileSet(few.images, np.arange(200) // 10)
     learnt, checked = _split(many, rng)
     assert not set(many.groups[learnt]) & set(many.groups[checked])
+
+
+def test_a_growing_network_is_kept_only_when_it_has_grown(tiles):
+    """Its loss on whole tiles stands still until the outermost stage is trained; that must not end the training."""
+    detector = create_detector("perceptual_autoencoder", tile_px=64, growing=True, max_steps=40, batch=4, width=4)
+    events = []
+    run(fit_job(detector, tiles, device="cpu"), events.append)
+    assert max(e.done for e in events if e.stage == "Training") == 40
+    assert detector.settled
+    assert int(detector.network.step) >= 32  # the last fifth

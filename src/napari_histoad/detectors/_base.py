@@ -132,6 +132,11 @@ class Detector(ABC):
         """Largest number of gradient steps; 0 for closed-form methods."""
         return 0
 
+    @property
+    def settled(self) -> bool:
+        """Whether the network as it is now may be kept; False while it still grows."""
+        return True
+
     def prepare(self, images: NDArray[np.uint8]) -> None:
         """Estimate constants from training tiles (N, H, W, 3) before gradient descent."""
 

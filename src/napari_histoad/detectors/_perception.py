@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["LAYERS", "PerceptualDetector", "PerceptualSettings", "open_distance"]
+__all__ = ["PerceptualDetector", "PerceptualSettings", "open_distance"]
 
 _ESTIMATED_ON = 256
 PIXELS = "pixels"
@@ -45,12 +45,12 @@ class PerceptualSettings(DetectorSettings):
         File of VGG19's weights, where they were not downloaded. Not part of what is saved.
     """
 
-    features: str = STARTER
+    features: str = Field(STARTER, pattern=r"^(starter|pixels|vgg19\.\S+)$")
     layer: str = Field("relu4_2", pattern="^relu[1-4]_2$")
     backbone_weights: Path | None = Field(None, exclude=True)
 
 
-def open_distance(settings: PerceptualSettings, layer: str | None = None) -> tuple[PerceptualDistance, BackboneRecord | None]:
+def open_distance(settings: PerceptualSettings) -> tuple[PerceptualDistance, BackboneRecord | None]:
     """Return the distance that the settings name, its constants still unknown, and whose weights it rests on.
 
     Raises
@@ -58,20 +58,20 @@ def open_distance(settings: PerceptualSettings, layer: str | None = None) -> tup
     BackboneError
         If the weights are not on this machine.
     """
-    layers, record = _layers(settings, layer or settings.layer)
+    layers, record = _layers(settings)
     with torch.inference_mode():
         widths = [part.shape[1] for part in layers(torch.zeros(1, 3, 64, 64))]
     return PerceptualDistance(layers, widths), record
 
 
-def _layers(settings: PerceptualSettings, layer: str) -> tuple[Callable[[Tensor], list[Tensor]], BackboneRecord | None]:
+def _layers(settings: PerceptualSettings) -> tuple[Callable[[Tensor], list[Tensor]], BackboneRecord | None]:
     if settings.features == PIXELS:
         return lambda pixels: [pixels], None
     encoder: Any
     encoder, record = open_backbone(settings.features, settings.tile_px, settings.backbone_weights)
     if settings.features == STARTER:
         return _Taps(encoder.encoder.body, _STARTER_LAYERS), record
-    taps = _Taps(encoder.model.features, (LAYERS[layer],))
+    taps = _Taps(encoder.model.features, (LAYERS[settings.layer],))
     return lambda pixels: taps((pixels - encoder.mean.to(pixels.device)) / encoder.std.to(pixels.device)), record
 
 

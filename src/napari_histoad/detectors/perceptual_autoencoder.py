@@ -96,10 +96,18 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
             return [adam]
         return [adam, torch.optim.Adam(self._network["critic"].parameters(), lr=self.settings.learning_rate / 5)]
 
+    @property
+    def settled(self) -> bool:
+        return self._growth() == (self.settings.stages - 1, 1.0)
+
     def stage(self) -> tuple[int, float]:
-        """Return which stage is trained now, and how far it is faded in: stable 0 → fade 1 → stable 1 → fade 2 → …"""
+        """Return which stage is used now, and how far it is faded in."""
+        return self._growth() if self._network.training else (self.settings.stages - 1, 1.0)
+
+    def _growth(self) -> tuple[int, float]:
+        """Return where training is: stable 0 → fade 1 → stable 1 → fade 2 → stable 2."""
         last = self.settings.stages - 1
-        if not self.settings.growing or not self._network.training:
+        if not self.settings.growing:
             return last, 1.0
         phases = 2 * last + 1
         at = int(self._network.step) / self.steps * phases  # type: ignore[arg-type]

@@ -97,9 +97,10 @@ def descend_job(
             continue
         current = _held_out_loss(detector, images, checked, choice)
         metrics["held-out loss"] = current
-        stale = 0 if current < best * (1 - _LEAST_GAIN) else stale + 1
-        if current < best:
-            best, best_state = current, _copy(network)
+        if detector.settled:
+            stale = 0 if current < best * (1 - _LEAST_GAIN) else stale + 1
+            if current < best:
+                best, best_state = current, _copy(network)
         _save_checkpoint(
             checkpoint,
             {
