@@ -90,7 +90,7 @@ def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel
     qtbot.waitUntil(lambda: bool(words), timeout=120_000)
     assert "was trained on sample.tif" in words.pop()
     panel.map_button.native.click()
-    qtbot.waitUntil(lambda: panel.region_list.count() > 0 or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: "regions" in panel.rate_info.text() or bool(words), timeout=120_000)
     assert words == []
     by_rate = panel.rate()
     panel.rate_kind.value = BY_DISCOVERIES
