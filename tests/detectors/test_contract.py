@@ -101,7 +101,7 @@ def test_slow_learners_learn(name):
     detector.prepare(images)
     before = _score(detector, images).score.median()
     optimizers = detector.optimizers()
-    for step in range(250):
+    for step in range(400):
         batch = np.random.default_rng(step).choice(40, 8, replace=False)
         detector.learn(torch.from_numpy(images[batch]), optimizers, lambda loss: loss.backward())
     assert _score(detector, images).score.median() < 0.75 * before
