@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state
 from napari_histoad.detectors._features import features_of, to_pixels
+from napari_histoad.networks.autoencoder import shrink
 from napari_histoad.networks.wide_resnet import WideResNet
 
 if TYPE_CHECKING:
@@ -89,11 +90,7 @@ class GeometricTransformsDetector(Detector):
         return [torch.optim.Adam(self._network.parameters(), lr=self.settings.learning_rate)]
 
     def _shrunk(self, images: Tensor) -> Tensor:
-        side = self.settings.input_px
-        pixels = to_pixels(images)
-        if pixels.shape[-1] != side:
-            pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        return 2 * pixels - 1
+        return 2 * shrink(to_pixels(images), self.settings.input_px) - 1
 
     def losses(self, images: Tensor) -> dict[str, Tensor]:
         pixels = self._shrunk(images)

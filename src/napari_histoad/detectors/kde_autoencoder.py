@@ -98,12 +98,13 @@ class KdeAutoencoderDetector(Detector):
         return self._density.project(latent)
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
-        latents = features_of(
-            lambda part: self._network.encoder(shrink(to_pixels(part), self._side)).flatten(1), images, self.device
-        )
-        own = self._density.fit(latents, robust=robust)
-        errors = features_of(lambda part: self._compare(part)[1].mean((1, 2)), images, self.device)
-        self._criteria.fit(torch.stack([own, errors.log()], 1)[self._density.kept])
+        def latent_and_error(part: Tensor) -> Tensor:
+            latent, error, _ = self._compare(part)
+            return torch.cat([latent, error.mean((1, 2))[:, None]], 1)
+
+        found = features_of(latent_and_error, images, self.device)
+        own = self._density.fit(found[:, :-1], robust=robust)
+        self._criteria.fit(torch.stack([own, found[:, -1].log()], 1)[self._density.kept])
 
     def _compare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pixels = shrink(to_pixels(images), self._side)

@@ -57,8 +57,8 @@ METHODS = [
     "geometric_transforms",
     "colour",
 ]
-WITHOUT_STEPS = ("texture", "colour")
-"""Methods that are fitted at once."""
+WITHOUT_STEPS = ("texture", "embedding", "deep_isolation_forest", "colour")
+"""Methods that are fitted at once, on the encoder that comes with the package where they need one."""
 BY_FALSE_POSITIVES, BY_DISCOVERIES = "False-positive rate", "False discovery rate"
 RATE_HELP = (
     "False-positive rate: the share of normal tiles that may be flagged. "

@@ -111,7 +111,7 @@ def critic(code: int) -> nn.Module:
 
 
 def shrink(pixels: Tensor, side: int) -> Tensor:
-    """Return pixels (B, 3, S, S) resized to ``side`` with an antialiasing filter."""
+    """Return pixels (B, 3, S, S) resized to ``side`` with an antialiasing filter; as they are if they have it."""
     if pixels.shape[-1] == side:
         return pixels
     return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True, align_corners=False)

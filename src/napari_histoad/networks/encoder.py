@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_histoad.networks.autoencoder import shrink
+
 __all__ = ["Encoder", "Features", "Projector", "TimmEncoder", "contrast"]
 
 
@@ -95,9 +97,7 @@ class TimmEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Features:
         """Return features of pixels (B, 3, S, S) in [0, 1]: class token and mean of the others, or the mean of maps."""
-        if pixels.shape[-1] != self._side:
-            pixels = F.interpolate(pixels, (self._side, self._side), mode="bilinear", antialias=True, align_corners=False)
-        out = self.model.forward_features((pixels - self.mean) / self.std).float()
+        out = self.model.forward_features((shrink(pixels, self._side) - self.mean) / self.std).float()
         if out.ndim == 4:
             cells = out if out.shape[1] == self.model.num_features else out.permute(0, 3, 1, 2)
             return Features(F.normalize(cells.mean((2, 3)), dim=1), cells)
