@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "napari_histoad"
-BASE = {"errors", "jobs", "calibration"}
+BASE = {"errors", "jobs", "calibration", "remembered"}
 MAY_IMPORT = {
     "errors": set(),
     "jobs": set(),
+    "remembered": set(),
     "calibration": {"errors"},
     "slide": BASE,
     "regions": BASE | {"slide"},

@@ -179,3 +179,22 @@ def test_a_scheduler_that_is_not_there_is_wrong_use(sample, detector_file, tmp_p
     options = ["--model", detector_file, "--out", tmp_path, "--scheduler", "tcp://127.0.0.1:9"]
     result = _run("map", sample.path, *options, code=2)
     assert "no scheduler answers" in result.stderr
+
+
+def test_a_detector_on_a_file_of_weights_is_mapped_without_naming_the_file_again(sample, tmp_path, monkeypatch):
+    import safetensors.torch
+
+    from napari_histoad.detectors._backbone import import_timm
+
+    name, weights, model = "test_vit.r160_in1k", tmp_path / "weights.safetensors", tmp_path / "d.safetensors"
+    safetensors.torch.save_file(import_timm().create_model(name).state_dict(), weights)
+    normal = sample.path.with_name("sample.normal.geojson")
+    of_weights = ("--backbone", name, "--backbone-weights", weights)
+    _run("train", sample.path, "--normal", normal, "--detector", "embedding", "--tile-px", 64, *of_weights, "--out", model)
+    assert _json("map", sample.path, "--model", model, "--out", tmp_path / "here", "--stride", 64)["failed"] == []
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    refused = _run("map", sample.path, "--model", model, "--out", tmp_path / "there", "--stride", 64, code=2)
+    assert "histoad models --weights FILE" in " ".join(refused.output.split())
+    _run("models", "--weights", weights)
+    assert _json("map", sample.path, "--model", model, "--out", tmp_path / "there", "--stride", 64)["failed"] == []
+    assert "cannot be read" in _run("models", "--weights", tmp_path / "none.safetensors", code=2).output

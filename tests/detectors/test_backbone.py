@@ -4,7 +4,14 @@ import safetensors.torch
 import torch
 
 from napari_histoad.calibration import Calibration
-from napari_histoad.detectors import create_detector, describe_backbone, fetch_weights, load_detector, save_detector
+from napari_histoad.detectors import (
+    create_detector,
+    describe_backbone,
+    fetch_weights,
+    load_detector,
+    register_weights,
+    save_detector,
+)
 from napari_histoad.detectors._backbone import import_timm, open_backbone
 from napari_histoad.errors import BackboneError, BundleError
 
@@ -37,15 +44,19 @@ def test_weights_from_a_file_give_features_and_a_record(weights):
 
 
 @pytest.mark.parametrize("method", ["embedding", "deep_isolation_forest"])
-def test_a_detector_on_them_is_saved_without_them_and_asks_for_the_same(weights, method, tmp_path):
+def test_a_detector_on_them_is_saved_without_them_and_asks_for_the_same(weights, method, tmp_path, monkeypatch):
     name, path = weights
     detector = create_detector(method, tile_px=64, backbone=name, backbone_weights=path)
     detector.fit(_images(30))
     detector.calibration = Calibration.from_scores(np.arange(20.0))
     file = save_detector(detector, tmp_path / "d.safetensors")
     assert str(path) not in file.read_bytes()[:20000].decode(errors="ignore")  # no path of this machine
+    assert load_detector(file).backbone == detector.backbone  # training saw where the weights lie
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another user"))
     with pytest.raises(BundleError, match="not on this machine"):
         load_detector(file)
+    assert register_weights(path) == detector.backbone.sha256
+    assert load_detector(file).calibration is not None
     again = load_detector(file, backbone_weights=path)
     with torch.inference_mode():
         images = torch.from_numpy(_images(3))

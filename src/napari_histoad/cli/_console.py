@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
+from napari_histoad.errors import BackboneError, BundleError, DeviceError, HistoadError, SettingsError
 from napari_histoad.jobs import Eta, Progress, format_seconds, run
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ MppOption = Annotated[
     ),
 ]
 
-WRONG_USE = (SettingsError, BundleError, DeviceError)
+WRONG_USE = (SettingsError, BundleError, BackboneError, DeviceError)
 _BAR = 28
 
 

@@ -116,9 +116,21 @@ def models(
         str | None, typer.Option(help="Download the weights of an encoder of timm's, after showing its licence.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence without being asked.")] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File of an encoder's weights, for detectors that were fitted on it elsewhere.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the methods, describe a detector file, or fetch an encoder."""
+    """List the methods, describe a detector file, or make an encoder known."""
+    if weights is not None:
+        from napari_histoad.detectors import register_weights
+
+        digest = register_weights(weights)
+        emit(
+            {"weights": str(weights), "sha256": digest}, [("Known from now on", f"{weights} (SHA-256 {digest})")], as_json=as_json
+        )
+        return
     if fetch is not None:
         _fetch(fetch, agreed=yes, as_json=as_json)
         return

@@ -6,6 +6,7 @@ from napari_histoad.detectors._bundle import BundleHeader, load_detector, read_h
 from napari_histoad.detectors._features import FeatureDetector, features_of
 from napari_histoad.detectors._registry import create_detector, detector_class, detector_names
 from napari_histoad.detectors._starter import starter_path
+from napari_histoad.detectors._weights import register_weights
 
 __all__ = [
     "BackboneRecord",
@@ -22,6 +23,7 @@ __all__ = [
     "fetch_weights",
     "load_detector",
     "read_header",
+    "register_weights",
     "save_detector",
     "starter_path",
 ]

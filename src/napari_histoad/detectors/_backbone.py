@@ -1,12 +1,10 @@
 """Encoders by name: one trained on the user's own tiles, the starter model's, or any of timm's.
 
-Weights of others are never downloaded unasked: see `fetch_weights`. A saved detector names them by hash and licence and
-does not contain them.
+A saved detector names weights of others by hash and licence and does not contain them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import nn
 
 from napari_histoad.detectors._base import BackboneRecord
 from napari_histoad.detectors._starter import starter_path
+from napari_histoad.detectors._weights import cached_weights, download_weights, register_weights
 from napari_histoad.errors import BackboneError
 from napari_histoad.networks.encoder import Encoder, Features, TimmEncoder
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["OWN", "STARTER", "describe_backbone", "fetch_weights", "import_timm", "open_backbone", "weights_file"]
 
 OWN, STARTER = "own", "starter"
-_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class _StarterEncoder(nn.Module):
@@ -69,16 +67,19 @@ def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple
     if name in (OWN, STARTER):
         return (Encoder() if name == OWN else _StarterEncoder()).to(memory_format=torch.channels_last), None  # type: ignore[call-overload]
     timm, config = _config(name)
-    file = weights or _fetched(config)
+    file = weights or cached_weights(config)
     if file is None:
-        remedy = f"download them with histoad models --fetch {name}, or give a file as backbone_weights"
+        remedy = (
+            f"download them with histoad models --fetch {name}, or give their file: --backbone-weights FILE to train, "
+            "histoad models --weights FILE for a detector that was trained on it"
+        )
         raise BackboneError(f"the weights of {name} are not on this machine", remedy)
     patch = _patch_of(timm, name)
     side = tile_px if patch is None else max(patch, round(tile_px / patch) * patch)
     sizes = {} if patch is None else {"img_size": side}
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(file)}, **sizes)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = register_weights(file)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, safetensors.SafetensorError) as err:
         reason = str(err).splitlines()[0][:160]
         raise BackboneError(f"{file.name} does not hold weights of {name} ({reason})", "check the file and the name") from err
@@ -96,7 +97,7 @@ def describe_backbone(name: str) -> dict[str, str]:
         If timm knows no weights of that name.
     """
     _, config = _config(name)
-    file = _fetched(config)
+    file = cached_weights(config)
     return {
         "name": name,
         "licence": config.license or "not stated",
@@ -113,21 +114,7 @@ def fetch_weights(name: str) -> Path:
     BackboneError
         If they cannot be had.
     """
-    _, config = _config(name)
-    hub = importlib.import_module("huggingface_hub")
-    offline = "download the file elsewhere and give it as backbone_weights"
-    if not config.hf_hub_id:
-        raise BackboneError(f"{name} has no weights on the hub", offline)
-    for file in _FILES:
-        try:
-            return Path(hub.hf_hub_download(config.hf_hub_id, file))
-        except hub.errors.EntryNotFoundError as err:
-            if isinstance(err, hub.errors.LocalEntryNotFoundError):  # nobody answered
-                raise BackboneError(f"the weights of {name} cannot be downloaded (no connection to the hub)", offline) from err
-        except (OSError, ValueError, hub.errors.HfHubHTTPError) as err:
-            reason = str(err).splitlines()[0][:160]
-            raise BackboneError(f"the weights of {name} cannot be downloaded ({reason})", offline) from err
-    raise BackboneError(f"{config.hf_hub_id} holds no weights that timm reads", offline)
+    return download_weights(name, _config(name)[1])
 
 
 def weights_file(name: str) -> Path | None:
@@ -138,16 +125,7 @@ def weights_file(name: str) -> Path | None:
     BackboneError
         If timm knows no weights of that name.
     """
-    return _fetched(_config(name)[1])
-
-
-def _fetched(config: Any) -> Path | None:
-    """Return the file that an earlier download left; nothing is asked of the network."""
-    if not config.hf_hub_id:
-        return None
-    look = importlib.import_module("huggingface_hub").try_to_load_from_cache
-    found = (look(config.hf_hub_id, file) for file in _FILES)
-    return next((Path(file) for file in found if isinstance(file, str)), None)
+    return cached_weights(_config(name)[1])
 
 
 def _config(name: str) -> tuple[ModuleType, Any]:

@@ -18,6 +18,7 @@ from napari_histoad import __version__
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydantic reads it
 from napari_histoad.detectors._registry import create_detector, first_fault
+from napari_histoad.detectors._weights import known_weights
 from napari_histoad.errors import BundleError, HistoadError, writing
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         A file written by `save_detector`.
     **overrides
         Settings to change that do not touch the weights, such as ``error="top_k"``; the calibration is then dropped. With
-        ``backbone_weights`` alone, the file of the encoder's weights, it is kept.
+        ``backbone_weights`` alone, the file of the encoder's weights, it is kept. Without it the file is found by its
+        hash where training, or `register_weights`, saw it.
 
     Raises
     ------
@@ -144,7 +146,9 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
     file = Path(path)
     header = read_header(file)
     try:
-        detector = create_detector(header.detector, **{**header.settings, **overrides})
+        known = known_weights(header.backbone.sha256) if header.backbone is not None else None
+        found = {} if known is None else {"backbone_weights": known}
+        detector = create_detector(header.detector, **{**header.settings, **found, **overrides})
         _check_backbone(detector, header)
         tensors = safetensors.torch.load_file(file)
         scores = tensors.pop(_CALIBRATION).numpy()
@@ -168,7 +172,7 @@ def _check_backbone(detector: Detector, header: BundleHeader) -> None:
         name = header.backbone.name if header.backbone is not None else "its encoder"
         raise BundleError(
             f"it was fitted on other weights of {name} than those on this machine",
-            "give the file that it was trained with as backbone_weights",
+            "show the file that it was trained with to histoad models --weights FILE",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from platformdirs import user_config_path
 from psygnal import Signal
 
 from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError, writing
@@ -21,6 +19,7 @@ from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.maps._regions import measure_regions
 from napari_histoad.regions import write_geojson
+from napari_histoad.remembered import recall, remember
 from napari_histoad.slide import check_mpp, convert_job, is_remote, open_slide
 from napari_histoad.tiles import TissueMask, read_places
 
@@ -126,8 +125,8 @@ class Controller:
         if slide is not self.slide:
             self.slide, self.map = slide, None
             self.out = None if slide is None else output_folder(slide)
-            remembered = None if slide is None or slide.mpp is not None else _remembered_mpp(slide.path)
-            if remembered is not None:
+            remembered = None if slide is None or slide.mpp is not None else recall("mpp", str(slide.path))
+            if isinstance(remembered, float | int):
                 self.set_mpp(remembered)
 
     def set_mpp(self, mpp: float) -> None:
@@ -144,7 +143,7 @@ class Controller:
         self.slide = self.slide.with_mpp(mpp)
         self.out = out
         if self.slide.on_disk:
-            _remember_mpp(self.slide.path, mpp)
+            remember("mpp", str(self.slide.path), mpp)
 
     # -- jobs
 
@@ -346,29 +345,3 @@ class Controller:
         """Start to write regions, picture and report beside the map, and the threshold into it; `saved` follows."""
         assert self.map is not None
         self._submit("save", map=str(self.map.path), rate=rate, out=str(self._work_folder()))
-
-
-def _mpp_file() -> Path:
-    return user_config_path("napari-histoad") / "mpp.json"
-
-
-def _remembered_mpp(path: Path) -> float | None:
-    try:
-        value = json.loads(_mpp_file().read_text(encoding="utf-8")).get(str(path))
-    except (OSError, ValueError, AttributeError):
-        return None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _remember_mpp(path: Path, mpp: float) -> None:
-    file = _mpp_file()
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    known[str(path)] = mpp
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(known), encoding="utf-8")
-    except OSError:
-        return  # a convenience only: without it the user is asked again
