@@ -45,7 +45,7 @@ def open_slide(
     ----------
     path : path-like
         TIFF of most vendors (decoded directly), a file or an URL; OME-Zarr, a folder of DICOM files, PNG or JPEG, or
-        anything that OpenSlide reads.
+        anything that OpenSlide reads. DICOM in rarer encodings through the extra ``dicom``.
     mpp : float, optional
         µm per level-0 pixel, where the file does not say or says wrong.
     srgb : bool
@@ -106,6 +106,7 @@ def _look(file: Path) -> bytes | None:
 
 
 def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
+    from napari_histoad.slide._dicom import WsiDicomSlide, is_dicom
     from napari_histoad.slide._openslide import OpenSlideSlide
     from napari_histoad.slide._plain import PlainSlide
     from napari_histoad.slide._tiff import TiffSlide
@@ -125,6 +126,8 @@ def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
         try:
             return OpenSlideSlide(file, mpp)
         except SlideError:
+            if refusal is None and is_dicom(file):
+                return WsiDicomSlide(file, mpp)
             if refusal is None:
                 raise
     raise SlideError(f"{file.name} is not a slide that can be read: {refusal}", refusal.remedy) from refusal
@@ -137,5 +140,5 @@ def _open_folder(folder: Path, mpp: float | None) -> Slide:
         return OmeZarrSlide(folder, mpp)
     instance = next(iter(sorted(folder.glob("*.dcm"))), None)
     if instance is not None:  # the files of one DICOM slide; any of them names it
-        return _open_file(instance, b"DICM", mpp)
+        return _open(instance, mpp)
     raise SlideError(f"{folder} is a folder without a slide", "name a slide file inside it")
