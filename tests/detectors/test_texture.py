@@ -5,7 +5,7 @@ from scipy import ndimage
 from skimage.color import rgb2hed
 from skimage.feature import local_binary_pattern
 
-from napari_histoad.networks.texture import TextureStatistics, _derivatives, _patterns, _responses
+from napari_histoad.networks.texture import TextureStatistics, _derivatives, _patterns, _responses, differences
 
 
 @pytest.fixture
@@ -41,7 +41,15 @@ def test_patterns_equal_scikit_images():
     assert np.allclose(found, expected, atol=0.03)
 
 
-def test_a_paler_stain_changes_nothing(images):
+def test_differences_of_colours_are_nothing_on_grey_tiles_and_z_scores_on_others(images):
+    grey = torch.from_numpy(np.repeat(images[..., :1], 3, axis=3))
+    assert (differences(grey) == 0).all()
+    planes = differences(torch.from_numpy(images))
+    assert torch.allclose(planes.mean((2, 3)), torch.zeros(3, 3), atol=1e-4)
+    assert ((planes.std((2, 3)) - 1).abs() < 0.05).all()
+
+
+def test_a_paler_stain_changes_little(images):
     pale = np.round(255 * (images / 255.0) ** 0.8).astype(np.uint8)
     statistics = TextureStatistics(48)
     one, two = (statistics(torch.from_numpy(part)) for part in (images, pale))

@@ -30,7 +30,7 @@ class TextureSettings(DetectorSettings):
 
 
 class TextureDetector(FeatureDetector):
-    """Distance of colour-invariant texture statistics, see `napari_histoad.networks.texture`, from those of normals."""
+    """Distance of texture statistics, see `napari_histoad.networks.texture`, from those of normals."""
 
     name: ClassVar[str] = "texture"
     title: ClassVar[str] = "Texture statistics of haematoxylin and eosin: fitted in seconds, no GPU"

@@ -1,4 +1,4 @@
-"""Colour-invariant texture statistics of haematoxylin and eosin, as one batched module without weights.
+"""Texture statistics of haematoxylin, eosin and differences of colours, as one batched module without weights.
 
 Papers: Ruifrok & Johnston 2001 (colour deconvolution); Lindeberg 1998, doi:10.1023/A:1008045108935 (scale-normalised
 derivatives); Ojala et al. 2002, doi:10.1109/TPAMI.2002.1017623 (uniform local binary patterns).
@@ -17,16 +17,19 @@ __all__ = ["TextureStatistics"]
 _SIGMAS_PX = (1, 2, 4, 8)
 _RADII_PX = (1, 2, 4)
 _NEIGHBOURS = 8
+_PLANES = 5
 _DARKEST = 1e-6
 _COMPRESSION = 10.0
-# In deviations of the stain: differences below it are noise of flat background, which would otherwise fill the histograms.
+_GREY_LEVEL = 1 / 255
+# In deviations of the plane: differences below it are noise of flat background, which would otherwise fill the histograms.
 _FLAT = 0.02
 
 
 class TextureStatistics(nn.Module):
     """Moments of blob and edge responses at four scales, and histograms of local binary patterns at three radii.
 
-    Each tile's stain channels are z-scored over the tile: a paler or darker stain gives the same statistics.
+    Of five planes: haematoxylin, eosin, R − G, G − B and R − B, each z-scored over the tile, so that a paler or darker stain
+    gives nearly the same statistics. The differences weigh bright tissue, optical density weighs dark nuclei.
 
     Parameters
     ----------
@@ -36,7 +39,7 @@ class TextureStatistics(nn.Module):
 
     unmix: Tensor
     filters: Tensor
-    dimensions = 2 * (len(_SIGMAS_PX) * 8 + len(_RADII_PX) * (_NEIGHBOURS + 2))
+    dimensions = _PLANES * (len(_SIGMAS_PX) * 8 + len(_RADII_PX) * (_NEIGHBOURS + 2))
 
     def __init__(self, tile_px: int) -> None:
         super().__init__()
@@ -47,8 +50,7 @@ class TextureStatistics(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the statistics (B, dimensions) float32 of images (B, S, S, 3) uint8."""
-        stains = self.stains(images)
-        planes = stains.flatten(0, 1)
+        planes = torch.cat([self.stains(images), differences(images)], 1).flatten(0, 1)
         parts = []
         for filters, sigma in zip(self.filters, _SIGMAS_PX, strict=True):
             blobs, edges = _responses(planes, filters, sigma)
@@ -64,6 +66,17 @@ class TextureStatistics(nn.Module):
         density = ((rgb.log() / math.log(_DARKEST)) @ self.unmix).clamp_min(0).permute(0, 3, 1, 2)
         deviation, mean = torch.std_mean(density, dim=(2, 3), keepdim=True)
         return ((density - mean) / (deviation + 1e-6)).contiguous()
+
+
+def differences(images: Tensor) -> Tensor:
+    """Return R − G, G − B and R − B (B, 3, S, S) of images (B, S, S, 3) uint8, each with mean 0 and deviation 1 over the tile.
+
+    What varies by less than a grey level is left small: it is noise of compression.
+    """
+    red, green, blue = (images.float() / 255).unbind(3)
+    planes = torch.stack([red - green, green - blue, red - blue], 1)
+    deviation, mean = torch.std_mean(planes, dim=(2, 3), keepdim=True)
+    return ((planes - mean) / (deviation + _GREY_LEVEL)).contiguous()
 
 
 def _derivatives(side: int, sigma: float) -> Tensor:
