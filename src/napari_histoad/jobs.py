@@ -40,6 +40,8 @@ class Progress:
         The box (y0, x0, y1, x1) of map cells that changed on disk since the last report.
     path : str
         The file or folder that this report speaks of, if any.
+    note : str
+        A line that should stay readable after this report.
     """
 
     stage: str
@@ -50,6 +52,7 @@ class Progress:
     preview: NDArray[np.uint8] | None = None
     updated: tuple[int, int, int, int] | None = None
     path: str = ""
+    note: str = ""
 
     @property
     def fraction(self) -> float | None:

@@ -122,6 +122,9 @@ class _Bar:
         if self._quiet:
             return
         rate, left = self._eta.update(progress)
+        if progress.note:
+            self.close()
+            say(progress.note)
         if progress.stage != self._stage:
             self.close()
             self._stage, self._shown = progress.stage, 0.0

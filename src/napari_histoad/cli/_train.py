@@ -11,7 +11,7 @@ import typer
 from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow
 from napari_histoad.errors import SettingsError
 
-__all__ = ["recalibrate", "train"]
+__all__ = ["read_settings", "recalibrate", "train"]
 
 SlidesArgument = Annotated[
     list[Path], typer.Argument(help="Slides, or folders of tiles, or manifest.csv files.", show_default=False)
@@ -35,6 +35,9 @@ def train(
     srgb: Annotated[
         bool, typer.Option("--srgb", help="Convert colours by the slides' ICC profiles, here and in later maps.")
     ] = False,
+    stain: Annotated[
+        str | None, typer.Option(help="Give all slides the same stains, here and in later maps: macenko, vahadane or reinhard.")
+    ] = None,
     settings: Annotated[Path | None, typer.Option(help="YAML file with settings of the method.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same device: same detector.")] = 0,
     max_tiles: MaxTilesOption = 2000,
@@ -50,12 +53,13 @@ def train(
     from napari_histoad.engine import suspicious_file, train_job, training_sources
     from napari_histoad.slide import GivenMpp
 
-    given = _read_settings(settings)
+    given = read_settings(settings)
     if tile_px is not None:
         given["tile_px"] = tile_px
     if srgb:
         given["srgb"] = True
-    given |= {k: v for k, v in (("backbone", backbone), ("backbone_weights", backbone_weights)) if v is not None}
+    options = {"stain": stain, "backbone": backbone, "backbone_weights": backbone_weights}
+    given |= {name: value for name, value in options.items() if value is not None}
     given_mpp = GivenMpp(slide_mpp)
     sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None)]
     job = train_job(
@@ -109,7 +113,14 @@ def recalibrate(
     emit({"model": str(out), "normal_tiles": count}, rows, as_json=as_json)
 
 
-def _read_settings(path: Path | None) -> dict[str, Any]:
+def read_settings(path: Path | None) -> dict[str, Any]:
+    """Return the settings of a YAML file, or none.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be read.
+    """
     if path is None:
         return {}
     import yaml

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,11 @@ class DetectorSettings(BaseModel):
         µm per tile pixel.
     srgb : bool
         Whether slides that embed a colour profile are converted to sRGB, in training and in mapping alike.
+    stain : {"none", "macenko", "vahadane", "reinhard"}
+        Give every slide the stains that the slides of training have in the median, in training and in mapping alike.
+    stain_jitter : float
+        While a network learns, each tile's stains are made this much stronger or weaker at random, see
+        `napari_histoad.networks.augment.stain_jitter`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +46,8 @@ class DetectorSettings(BaseModel):
     tile_px: int = Field(256, ge=32, le=1024, multiple_of=8)
     mpp: float = Field(0.5, ge=0.05, le=20)
     srgb: bool = False
+    stain: Literal["none", "macenko", "vahadane", "reinhard"] = "none"
+    stain_jitter: float = Field(0.0, ge=0, le=0.5)
 
 
 class BackboneRecord(BaseModel):
@@ -99,6 +106,8 @@ class Detector(ABC):
         Names of slides or tile sets.
     backbone : BackboneRecord or None
         Frozen weights of others that it rests on.
+    stain_target : tuple of float
+        With stain normalisation: the stains that every slide is given; empty without.
     left_out : (K,) int64
         After training with refinement: which of the tiles were left out. Not saved.
     """
@@ -113,6 +122,7 @@ class Detector(ABC):
         self.settings = settings
         self.calibration: Calibration | None = None
         self.trained_on: tuple[str, ...] = ()
+        self.stain_target: tuple[float, ...] = ()
         self.left_out: NDArray[np.int64] = np.empty(0, np.int64)
         self.backbone: BackboneRecord | None = None
         self.device = torch.device("cpu")

@@ -24,12 +24,16 @@ from napari_histoad.errors import BundleError, HistoadError, writing
 if TYPE_CHECKING:
     from os import PathLike
 
+    from torch import Tensor
+
     from napari_histoad.detectors._base import Detector
 
 __all__ = ["BundleHeader", "load_detector", "read_header", "save_detector"]
 
 _KEY = "napari_histoad"
 _CALIBRATION = "calibration.scores"
+CLASSIFIER_PREFIX = "classifier."
+"""Of the tensors of a classifier in the same file."""
 
 
 class BundleHeader(BaseModel):
@@ -47,6 +51,8 @@ class BundleHeader(BaseModel):
         Names of slides or tile sets.
     backbone : BackboneRecord or None
         Frozen weights of others that it was fitted on and does not contain.
+    stain_target : tuple of float
+        With stain normalisation: the stains that every slide is given.
     version : str
         Of the package that wrote it.
     """
@@ -58,6 +64,7 @@ class BundleHeader(BaseModel):
     settings: dict[str, Any]
     trained_on: list[str] = []
     backbone: BackboneRecord | None = None
+    stain_target: tuple[float, ...] = ()
     version: str
 
 
@@ -71,6 +78,17 @@ def save_detector(detector: Detector, path: str | PathLike[str]) -> Path:
     OutputError
         If the file cannot be written.
     """
+    return write_bundle(Path(path), *detector_parts(detector))
+
+
+def detector_parts(detector: Detector) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a trained detector's file.
+
+    Raises
+    ------
+    BundleError
+        If the detector has not been calibrated.
+    """
     if detector.calibration is None:
         raise BundleError(f"this {detector.name} detector has not been trained", "train it first")
     header = BundleHeader(
@@ -78,12 +96,23 @@ def save_detector(detector: Detector, path: str | PathLike[str]) -> Path:
         settings=detector.settings.model_dump(),
         trained_on=list(detector.trained_on),
         backbone=detector.backbone,
+        stain_target=detector.stain_target,
         version=__version__,
     )
     tensors = {name: value.contiguous() for name, value in detector.state().items()}
     tensors[_CALIBRATION] = torch.from_numpy(detector.calibration.scores.copy())
-    data = safetensors.torch.save(tensors, metadata={_KEY: header.model_dump_json(exclude_none=True)})
-    target = Path(path)
+    return tensors, {_KEY: header.model_dump_json(exclude_none=True)}
+
+
+def write_bundle(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Write a file of tensors, atomically, and return its path.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    data = safetensors.torch.save(tensors, metadata=metadata)
     partial = target.with_name(f".{target.name}.partial")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,15 +136,9 @@ def read_header(path: str | PathLike[str]) -> BundleHeader:
         If it is no detector file.
     """
     file = Path(path)
-    try:
-        with safetensors.safe_open(file, framework="numpy") as bundle:
-            metadata = bundle.metadata() or {}
-    except FileNotFoundError as err:
-        raise BundleError(f"there is no detector file {file}", "check the path, or train one with histoad train") from err
-    except (OSError, safetensors.SafetensorError) as err:
-        raise BundleError(
-            f"{file.name} is not a detector file ({err})", "give a .safetensors file written by histoad train"
-        ) from err
+    metadata = read_metadata(file)
+    if _KEY not in metadata and any(key.startswith(_KEY) for key in metadata):
+        raise BundleError(f"{file.name} holds a classifier but no detector", "train it with a detector: --model DETECTOR")
     if _KEY not in metadata:
         raise BundleError(f"{file.name} holds tensors but no detector", "give a .safetensors file written by histoad train")
     try:
@@ -124,6 +147,30 @@ def read_header(path: str | PathLike[str]) -> BundleHeader:
         raise BundleError(
             f"{file.name}: its header is not valid ({first_fault(err)})", "update napari-histoad, or train it again"
         ) from err
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the metadata of a file of tensors.
+
+    Raises
+    ------
+    BundleError
+        If it is no such file.
+    """
+    try:
+        with safetensors.safe_open(file, framework="numpy") as bundle:
+            return dict(bundle.metadata() or {})
+    except FileNotFoundError as err:
+        raise BundleError(f"there is no detector file {file}", "check the path, or train one with histoad train") from err
+    except (OSError, safetensors.SafetensorError) as err:
+        raise BundleError(
+            f"{file.name} is not a detector file ({err})", "give a .safetensors file written by histoad train"
+        ) from err
+
+
+def holds_detector(path: str | PathLike[str]) -> bool:
+    """Return whether a file of ours holds a detector; one of a classifier alone does not."""
+    return _KEY in read_metadata(Path(path))
 
 
 def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
@@ -150,7 +197,8 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         found = {} if known is None else {"backbone_weights": known}
         detector = create_detector(header.detector, **{**header.settings, **found, **overrides})
         _check_backbone(detector, header)
-        tensors = safetensors.torch.load_file(file)
+        stored = safetensors.torch.load_file(file)
+        tensors = {name: value for name, value in stored.items() if not name.startswith(CLASSIFIER_PREFIX)}
         scores = tensors.pop(_CALIBRATION).numpy()
         detector.load_state(tensors)
     except HistoadError as err:
@@ -158,7 +206,7 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
     except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as err:
         reason = str(err).splitlines()[0][:160]
         raise BundleError(f"{file.name}: its weights do not fit its header ({reason})", "train it again") from err
-    detector.trained_on = tuple(header.trained_on)
+    detector.trained_on, detector.stain_target = tuple(header.trained_on), header.stain_target
     if overrides.keys() <= {"backbone_weights"}:
         detector.calibration = Calibration(np.sort(scores.astype(np.float32)))
     if detector.network is not None:
@@ -179,7 +227,8 @@ def _check_backbone(detector: Detector, header: BundleHeader) -> None:
 def fingerprint(detector: Detector) -> str:
     """Return a hash of method, settings, weights and calibration: equal hash, equal scores."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([detector.name, detector.settings.model_dump()], sort_keys=True).encode())
+    said = [detector.name, detector.settings.model_dump(), detector.stain_target]
+    digest.update(json.dumps(said, sort_keys=True).encode())
     for name, value in sorted(detector.state().items()):
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())

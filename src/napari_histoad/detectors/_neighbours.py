@@ -40,6 +40,10 @@ class Bank:
         """Keep features (N, D) float32, or a coreset of them."""
         self.features = features[coreset(features, self._most)].clone() if len(features) > self._most else features.clone()
 
+    def bytes_for(self, normals: int) -> int:
+        """Return the memory that the features kept of so many take."""
+        return min(normals, self._most) * self.features.shape[1] * self.features.element_size()
+
     def distance(self, features: Tensor) -> Tensor:
         """Return the distances (B,) of features (B, D)."""
         return self._nearest(features, 0)

@@ -80,6 +80,10 @@ class NormalModel:
         mean, scale = self._mean.to(features.device), self._scale.to(features.device)
         return self._bank.distance((features - mean) * scale)
 
+    def bank_bytes(self, normals: int) -> int:
+        """Return how much memory the bank takes when it is fitted to so many normals."""
+        return self._bank.bytes_for(normals)
+
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Return all that was fitted under ``prefix``."""
         parts = {"mean": self._mean, "scale": self._scale, "references": self._references}

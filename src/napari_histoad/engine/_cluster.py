@@ -24,7 +24,7 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.maps._writer import on_medium
-from napari_histoad.slide import open_slide
+from napari_histoad.slide import RecolouredSlide, open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.slide import Slide
-    from napari_histoad.tiles import TileGrid
+    from napari_histoad.tiles import Stain, TileGrid
 
     Done = tuple[int, NDArray[np.float32], list[tuple[str, str]]]
 
@@ -101,9 +101,18 @@ class Cluster:
         self._client.close()
 
     def blocks(
-        self, slide: Slide, grid: TileGrid, blocks: Sequence[int], detector: Detector, target: Path, device: str
+        self,
+        slide: Slide,
+        grid: TileGrid,
+        blocks: Sequence[int],
+        detector: Detector,
+        target: Path,
+        device: str,
+        stains: tuple[Stain, Stain] | None = None,
     ) -> Iterator[BlockScores]:
         """Score blocks; their error maps are in the map ``target`` when a block is reported.
+
+        With ``stains``, the slide's and those that it is given, workers see it with the latter.
 
         Raises
         ------
@@ -112,7 +121,7 @@ class Cluster:
         HistoadError
             What a worker met.
         """
-        tasks = _tasks(slide, grid, blocks, target, device)
+        tasks = [task | {"stains": stains} for task in _tasks(slide, grid, blocks, target, device)]
         bundle = self._client.scatter(_bytes_of(detector), broadcast=True, hash=True)
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         futures = [self._client.submit(_work, bundle, task, pure=False) for task in tasks]
@@ -205,8 +214,9 @@ def _detector(bundle: bytes, device: str) -> tuple[Detector, DeviceChoice]:
 
 
 @lru_cache(maxsize=2)
-def _slide(path: str, mpp: float, srgb: bool) -> Slide:  # noqa: FBT001 - as a cache key
-    return open_slide(path, mpp, srgb=srgb)
+def _slide(path: str, mpp: float, srgb: bool, stains: tuple[Stain, Stain] | None) -> Slide:  # noqa: FBT001 - as a cache key
+    slide = open_slide(path, mpp, srgb=srgb)
+    return slide if stains is None else RecolouredSlide(slide, stains[0].to(stains[1]))
 
 
 def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
@@ -214,7 +224,8 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
     from distributed import get_worker
 
     detector, choice = _detector(bundle, task["device"])
-    slide, target = _slide(task["slide"], task["mpp"], task["srgb"]), AnomalyMap.open(task["target"])
+    slide = _slide(task["slide"], task["mpp"], task["srgb"], task["stains"])
+    target = AnomalyMap.open(task["target"])
     numbers = list(task["grids"])
     # The blocks of this task are numbered from 0; all but the last one of a map are whole, so the rows agree.
     grids = [task["grids"][number] for number in numbers]

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 
 from napari_histoad.errors import writing
 from napari_histoad.jobs import Progress
+from napari_histoad.networks.augment import stain_jitter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import TileSet
 
-__all__ = ["descend_job"]
+__all__ = ["batch_size", "descend_job"]
 
+_BATCH = 16
 _VALIDATION = 0.15
 _ENOUGH_GROUPS = 16
 _CHECKS, _PATIENCE, _LEAST_GAIN = 20, 5, 0.005
@@ -52,7 +54,7 @@ def descend_job(
     learnt, checked = _split(tiles, rng)
     checked = checked[:128]
     images, total = torch.from_numpy(tiles.images), detector.steps
-    batch = min(getattr(detector.settings, "batch", 16), len(learnt))
+    batch = batch_size(detector, len(learnt))
     fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
     optimizers = detector.optimizers()
     schedules = [
@@ -84,7 +86,8 @@ def descend_job(
         picked = np.random.default_rng([seed, step]).choice(learnt, batch, replace=False)
         with torch.random.fork_rng(devices=[]), fabric.autocast():
             torch.manual_seed(seed * 1_000_003 + step)
-            losses = detector.learn(images[picked].to(choice.device), optimizers, fabric.backward)
+            seen = _jittered(images[picked].to(choice.device), detector.settings.stain_jitter)
+            losses = detector.learn(seen, optimizers, fabric.backward)
         for schedule in schedules:
             schedule.step()
         metrics |= {name: float(value.detach()) for name, value in losses.items()}
@@ -118,6 +121,19 @@ def descend_job(
     network.load_state_dict(best_state)
     network.eval()
     yield Progress("Training", total, total, "steps", {**metrics, "best held-out loss": best})
+
+
+def _jittered(images: torch.Tensor, strength: float) -> torch.Tensor:
+    """Return images (B, H, W, 3) uint8 with more or less of each stain."""
+    if not strength:
+        return images
+    pixels = stain_jitter(images.movedim(3, 1).float() / 255, strength)
+    return (pixels.movedim(1, 3) * 255).round().byte()
+
+
+def batch_size(detector: Detector, tiles: int) -> int:
+    """Return how many of so many tiles a step sees."""
+    return min(getattr(detector.settings, "batch", _BATCH), tiles)
 
 
 def _split(tiles: TileSet, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

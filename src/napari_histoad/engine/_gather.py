@@ -13,21 +13,33 @@ import numpy as np
 from napari_histoad.errors import RegionError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import Region, read_regions
-from napari_histoad.slide import open_slide
-from napari_histoad.tiles import TileSet, find_tissue, list_tile_files, read_tile_files, sample_tiles, training_grid
+from napari_histoad.slide import RecolouredSlide, open_slide
+from napari_histoad.tiles import Stain, TileSet, find_tissue, list_tile_files, read_tile_files, sample_tiles, training_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_histoad.jobs import Job
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import StainMethod, TileFile
 
-__all__ = ["MAX_TILES", "MIN_TILES", "TrainingSource", "gather_job", "training_sources"]
+__all__ = [
+    "MAX_TILES",
+    "MIN_TILES",
+    "TrainingSource",
+    "common_mpp",
+    "gather_job",
+    "stain_job",
+    "stain_of_files",
+    "training_sources",
+]
 
 MIN_TILES = 48
 MAX_TILES = 2000
 _DEFAULT_MPP = 0.5
 # With a quarter held out, two groups at least calibrate.
 _ENOUGH_GROUPS = 8
+_FILES_FOR_STAIN = 32
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,14 @@ def gather_job(
     *,
     max_tiles: int = MAX_TILES,
     srgb: bool = False,
+    stain: Stain | None = None,
     seed: int = 0,
 ) -> Job[tuple[TileSet, float]]:
     """Read the normal tiles of all sources into memory; the result is (tiles, their mpp).
 
     Tiles are grouped by slide if there are 8 or more, else by outline if there are 8 or more, else by spatial block.
-    Without ``mpp`` tiles are read at 0.5 µm per pixel, or at the coarsest slide's own if that is coarser.
+    Without ``mpp`` tiles are read at 0.5 µm per pixel, or at the coarsest slide's own if that is coarser. With ``stain``
+    every source is given these stains.
 
     Raises
     ------
@@ -76,28 +90,69 @@ def gather_job(
         If the outlines of a slide hold no tissue.
     """
     rng = np.random.default_rng(seed)
-    wanted = mpp or _DEFAULT_MPP
-    for source in sources:
-        if mpp is None and not source.is_tiles:
-            with open_slide(source.path, source.mpp) as slide:
-                wanted = max(wanted, slide.require_mpp())
+    wanted = common_mpp(sources, mpp)
     share, unit = math.ceil(max_tiles / len(sources)), _held_together(sources)
     sets = []
     for number, source in enumerate(sources):
         yield Progress("Reading normal tiles", number, len(sources), "slides", path=str(source.path))
         if source.is_tiles:
-            files = [file for file in list_tile_files(source.path) if not file.label]
-            files = [files[i] for i in np.sort(rng.permutation(len(files))[:share])]
-            tiles = read_tile_files(files, tile_px)
+            normal = _normal_files(source)
+            tiles = read_tile_files([normal[i] for i in np.sort(rng.permutation(len(normal))[:share])], tile_px)
+            if stain is not None:
+                stain_of_files(normal, stain.method, tile_px).to(stain)(tiles.images)
             sets.append(replace(tiles, sources=(source.path.name,)))
         else:
-            sets.append(_slide_tiles(source, tile_px, wanted, share, unit, rng, srgb=srgb))
+            sets.append(_slide_tiles(source, tile_px, wanted, share, unit, rng, srgb=srgb, stain=stain))
     tiles = TileSet.concatenate(sets)
     if len(tiles) < MIN_TILES:
         msg = f"only {len(tiles)} normal tiles of {tile_px} px were found, {MIN_TILES} are due"
         raise TooFewTilesError(msg, "outline more normal tissue, add slides, or use smaller tiles (--tile-px 128)")
     yield Progress("Reading normal tiles", len(sources), len(sources), "slides")
     return tiles, wanted
+
+
+def stain_job(
+    sources: Sequence[TrainingSource], method: StainMethod, tile_px: int, mpp: float | None, *, srgb: bool = False
+) -> Job[Stain]:
+    """Estimate the stains of each source, a slide's on all its tissue as for a map, and return their median.
+
+    Raises
+    ------
+    SettingsError
+        If a source holds too little stained tissue.
+    """
+    wanted, stains = common_mpp(sources, mpp), []
+    for number, source in enumerate(sources):
+        yield Progress("Looking at stains", number, len(sources), "slides", path=str(source.path))
+        if source.is_tiles:
+            stains.append(stain_of_files(_normal_files(source), method, tile_px))
+        else:
+            with open_slide(source.path, source.mpp, srgb=srgb) as slide:
+                stains.append(Stain.of_slide(slide, find_tissue(slide), method, tile_px=tile_px, mpp=wanted))
+    yield Progress("Looking at stains", len(sources), len(sources), "slides")
+    return Stain.between(stains)
+
+
+def stain_of_files(files: Sequence[TileFile], method: StainMethod, tile_px: int) -> Stain:
+    """Estimate the stains that tiles which are files have in common, from at most 32 of them."""
+    few = files[:: -(-len(files) // _FILES_FOR_STAIN)]
+    return Stain.of_pixels(read_tile_files(few, tile_px).images, method, f"{few[0].path.parent.name}/")
+
+
+def common_mpp(sources: Sequence[TrainingSource], mpp: float | None) -> float:
+    """Return the mpp that was asked for, else 0.5 or the coarsest slide's own."""
+    if mpp is not None:
+        return mpp
+    wanted = _DEFAULT_MPP
+    for source in sources:
+        if not source.is_tiles:
+            with open_slide(source.path, source.mpp) as slide:
+                wanted = max(wanted, slide.require_mpp())
+    return wanted
+
+
+def _normal_files(source: TrainingSource) -> list[TileFile]:
+    return [file for file in list_tile_files(source.path) if not file.label]
 
 
 def _held_together(sources: Sequence[TrainingSource]) -> str:
@@ -109,15 +164,28 @@ def _held_together(sources: Sequence[TrainingSource]) -> str:
 
 
 def _slide_tiles(
-    source: TrainingSource, tile_px: int, mpp: float, share: int, unit: str, rng: np.random.Generator, *, srgb: bool
+    source: TrainingSource,
+    tile_px: int,
+    mpp: float,
+    share: int,
+    unit: str,
+    rng: np.random.Generator,
+    *,
+    srgb: bool,
+    stain: Stain | None,
 ) -> TileSet:
     with open_slide(source.path, source.mpp, srgb=srgb) as slide:
-        grid = training_grid(slide, find_tissue(slide), tile_px=tile_px, mpp=mpp, regions=source.regions)
+        tissue = find_tissue(slide)
+        grid = training_grid(slide, tissue, tile_px=tile_px, mpp=mpp, regions=source.regions)
         if source.regions is not None and not len(grid):
             side_um = tile_px * mpp
             msg = f"the normal regions of {source.path.name} hold no tile of {side_um:.0f} µm of tissue"
             raise RegionError(msg, "outline larger areas, on the tissue; check that the outlines belong to this slide")
-        tiles = sample_tiles(slide, grid, share, rng, source.regions if unit == "region" else None)
+        seen: Slide = slide
+        if stain is not None:
+            own = Stain.of_slide(slide, tissue, stain.method, tile_px=tile_px, mpp=mpp)
+            seen = RecolouredSlide(slide, own.to(stain))
+        tiles = sample_tiles(seen, grid, share, rng, source.regions if unit == "region" else None)
     return replace(tiles, groups=np.zeros_like(tiles.groups)) if unit == "slide" else tiles
 
 

@@ -19,8 +19,8 @@ from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, Sl
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import AnomalyMap, MapGeometry, MapInfo, MapWriter, hold_map
 from napari_histoad.regions import coverage, read_regions
-from napari_histoad.slide import open_slide
-from napari_histoad.tiles import TileGrid, find_tissue
+from napari_histoad.slide import RecolouredSlide, open_slide
+from napari_histoad.tiles import Stain, TileGrid, find_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -134,7 +134,7 @@ def map_job(
                 cells = plan.info.cells_per_tile
                 computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells)
             else:
-                computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device)
+                computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device, plan.stains)
             yield from write_blocks(result, computed, finished, tiles_in(todo, len(plan.grid)))
         if not result.info.complete:
             yield Progress("Outlining", 0, 1, "steps", path=str(target))
@@ -153,6 +153,8 @@ class MapPlan:
     tissue: TissueMask
     calibration: Calibration
     info: MapInfo
+    stains: tuple[Stain, Stain] | None
+    """What the slide's are, and what they are made."""
 
 
 def plan_map(
@@ -186,6 +188,13 @@ def plan_map(
     if not len(grid):
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
     grid = grid.subset(work_order(grid, geometry))
+    stains = None
+    if settings.stain != "none":
+        stains = (
+            Stain.of_slide(slide, tissue, settings.stain, tile_px=settings.tile_px, mpp=settings.mpp),
+            Stain(settings.stain, detector.stain_target),
+        )
+        slide = RecolouredSlide(slide, stains[0].to(stains[1]))
     info = MapInfo(
         slide=slide.path.name,
         slide_shape=slide.shape,
@@ -203,11 +212,12 @@ def plan_map(
         detector_settings=settings.model_dump(mode="json"),
         detector_id=fingerprint(detector),
         trained_on=list(detector.trained_on),
+        stain=() if stains is None else stains[0].values,
         calibration_note=note
         or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
         version=__version__,
     )
-    return MapPlan(slide, grid, tissue, detector.calibration, info)
+    return MapPlan(slide, grid, tissue, detector.calibration, info, stains)
 
 
 def work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:

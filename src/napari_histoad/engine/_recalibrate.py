@@ -13,6 +13,7 @@ from napari_histoad.engine._gather import MAX_TILES, gather_job, training_source
 from napari_histoad.engine._score import score_batch
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress, run
+from napari_histoad.tiles import Stain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,10 @@ def recalibrate_job(
         msg = f"{model.name} was trained on {seen[0]}: its normal tissue there scores too low to set a threshold by"
         raise SettingsError(msg, "recalibrate on slides that it has not seen, or train it again")
     wanted, choice = detector.settings, choose_device(device)
-    tiles, _ = yield from gather_job(sources, wanted.tile_px, wanted.mpp, max_tiles=max_tiles, srgb=wanted.srgb, seed=seed)
+    stain = None if wanted.stain == "none" else Stain(wanted.stain, detector.stain_target)
+    tiles, _ = yield from gather_job(
+        sources, wanted.tile_px, wanted.mpp, max_tiles=max_tiles, srgb=wanted.srgb, stain=stain, seed=seed
+    )
     detector.to(choice.device)
     scores: list[float] = []
     for i in range(0, len(tiles), choice.batch):

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from napari_histoad.engine._device import DeviceChoice, choose_device
+from napari_histoad.engine._gather import stain_of_files
 from napari_histoad.errors import DeviceError, SettingsError
 from napari_histoad.jobs import Progress
-from napari_histoad.tiles import read_tile_files
+from napari_histoad.tiles import Stain, read_tile_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,10 +130,16 @@ def score_files_job(
     """
     choice = choose_device(device)
     detector.to(choice.device)
+    settings, colours = detector.settings, None
+    if settings.stain != "none":
+        yield Progress("Looking at stains", 0, len(files))
+        colours = stain_of_files(files, settings.stain, settings.tile_px).to(Stain(settings.stain, detector.stain_target))
     scores = []
     for i in range(0, len(files), choice.batch):
         yield Progress("Scoring", i, len(files))
-        tiles = read_tile_files(files[i : i + choice.batch], detector.settings.tile_px, resize=resize)
+        tiles = read_tile_files(files[i : i + choice.batch], settings.tile_px, resize=resize)
+        if colours is not None:
+            colours(tiles.images)
         scores.append(score_batch(detector, tiles.images, choice)[0])
     yield Progress("Scoring", len(files), len(files))
     return np.concatenate(scores)

@@ -13,7 +13,8 @@ from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import FeatureDetector, create_detector, features_of, save_detector
 from napari_histoad.engine._descend import descend_job
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine._gather import MAX_TILES, TrainingSource, gather_job, training_sources
+from napari_histoad.engine._estimate import estimate_training
+from napari_histoad.engine._gather import MAX_TILES, TrainingSource, gather_job, stain_job, training_sources
 from napari_histoad.engine._refine import check_refinement, suspicious
 from napari_histoad.engine._score import score_images
 from napari_histoad.errors import SettingsError, writing
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["fit_job", "suspicious_file", "train", "train_job"]
 
 _HELD_OUT = 0.25
-_FOLDS = 5
+_FOLDS = 10
 _CHUNK = 128
 
 
@@ -80,6 +81,7 @@ def fit_job(
     kept, held_out = tiles.split(_HELD_OUT, rng)
     detector.to(choice.device)
     detector.prepare(tiles.images[kept])
+    yield _forecast(detector, tiles, choice)
     if detector.steps:
         yield from descend_job(detector, tiles.subset(kept), choice, rng, seed, checkpoint)
     if refine is not None:
@@ -107,11 +109,12 @@ def _cross_fit_job(
 ) -> Job[None]:
     """Fit to all tiles; calibrate on the score that each gets from a model fitted to the other folds' groups.
 
-    Cross-conformal prediction (Vovk 2015, arXiv:1208.0806): five folds waste no tile, and as each model sees four fifths
+    Cross-conformal prediction (Vovk 2015, arXiv:1208.0806): ten folds waste no tile, and as each model sees nine tenths
     of them, the p-values err to the safe side.
     """
     detector.to(choice.device)
     detector.prepare(tiles.images)
+    yield _forecast(detector, tiles, choice)
     parts = []
     for i in range(0, len(tiles), _CHUNK):
         yield Progress("Looking at tiles", i, len(tiles))
@@ -133,6 +136,12 @@ def _cross_fit_job(
     detector.calibration = Calibration.from_scores(scores, robust=refine is not None)
     detector.trained_on = tiles.sources
     yield Progress("Calibrating", len(folds) + 1, len(folds) + 1, "steps")
+
+
+def _forecast(detector: Detector, tiles: TileSet, choice: DeviceChoice) -> Progress:
+    """Return what training will take, as a report."""
+    estimate = estimate_training(detector, torch.from_numpy(tiles.images), choice)
+    return Progress("Estimating", 1, 1, "steps", note=f"{estimate}.")
 
 
 def _codes(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice) -> NDArray[np.float32]:
@@ -178,14 +187,22 @@ def train_job(
     given = dict(settings or {})
     torch.manual_seed(seed)
     draft = create_detector(detector, **given, **({} if mpp is None else {"mpp": mpp}))
+    if draft.settings.stain_jitter and not draft.steps:
+        raise SettingsError(f"{detector} learns without steps, so stain_jitter has no effect", "leave it out")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir():
             raise IsADirectoryError(21, "the name is taken by a folder")
     wanted = draft.settings
-    tiles, tile_mpp = yield from gather_job(sources, wanted.tile_px, mpp, max_tiles=max_tiles, srgb=wanted.srgb, seed=seed)
+    stain = None
+    if wanted.stain != "none":
+        stain = yield from stain_job(sources, wanted.stain, wanted.tile_px, mpp, srgb=wanted.srgb)
+    tiles, tile_mpp = yield from gather_job(
+        sources, wanted.tile_px, mpp, max_tiles=max_tiles, srgb=wanted.srgb, stain=stain, seed=seed
+    )
     torch.manual_seed(seed)
     trained = create_detector(detector, **given, mpp=tile_mpp)
+    trained.stain_target = () if stain is None else stain.values
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     robust = any(source.regions is None and not source.is_tiles for source in sources)
     yield from fit_job(trained, tiles, device=device, seed=seed, robust=robust, refine=refine, checkpoint=checkpoint)

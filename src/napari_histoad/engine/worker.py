@@ -221,6 +221,7 @@ def _plain(progress: Progress) -> dict[str, Any]:
         "metrics": progress.metrics,
         "updated": progress.updated,
         "path": progress.path,
+        "note": progress.note,
         "preview": preview,
     }
 

@@ -21,6 +21,7 @@ from napari_histoad.gui.widgets import (
     NO_SLIDE,
     SELF,
     SELF_HINT,
+    STAINS,
     WITHOUT_STEPS,
     PanelWidgets,
     metric_words,
@@ -237,7 +238,9 @@ class AnomalyPanel(PanelWidgets):
         return regions_from_shapes(data, list(layer.shape_type), "Normal")
 
     def _on_train(self) -> None:
-        settings = {"max_steps": self.steps_box.value} if self.steps_box.enabled else {}
+        settings: dict[str, Any] = {"max_steps": self.steps_box.value} if self.steps_box.enabled else {}
+        if self.stain_box.value != STAINS[0]:
+            settings["stain"] = self.stain_box.value
         self.preview.setVisible(False)
         refine = "neighbours" if self.refine_box.value else None
         self.controller.train(self.normal_regions(), detector=self.method_box.value, settings=settings, refine=refine)
@@ -290,6 +293,8 @@ class AnomalyPanel(PanelWidgets):
         self.progress.setRange(0, progress.total)
         self.progress.setValue(progress.done)
         self.progress_info.setText(progress_words(progress, rate, left))
+        if progress.note:
+            self.train_info.setText(progress.note)
         if progress.stage == "Training" and progress.metrics:
             self.train_info.setText(metric_words(progress.metrics))
         if progress.preview is not None:

@@ -35,6 +35,7 @@ __all__ = [
     "SELF",
     "SELF_HINT",
     "SLIDER_STEPS",
+    "STAINS",
     "WITHOUT_STEPS",
     "PanelWidgets",
     "metric_words",
@@ -57,6 +58,7 @@ METHODS = [
     "geometric_transforms",
     "colour",
 ]
+STAINS = ["as they are", "macenko", "vahadane", "reinhard"]
 WITHOUT_STEPS = ("texture", "embedding", "deep_isolation_forest", "colour")
 """Methods that are fitted at once, on the encoder that comes with the package where they need one."""
 BY_FALSE_POSITIVES, BY_DISCOVERIES = "False-positive rate", "False discovery rate"
@@ -97,6 +99,9 @@ class PanelWidgets(QWidget):
         self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
         self.method_box = ComboBox(choices=METHODS, value="vqvae", tooltip="How normal tissue is learnt; histoad models explains")
         self.steps_box = SpinBox(value=500, min=20, max=100_000, step=100, tooltip="Most training steps; stops early by itself")
+        self.stain_box = ComboBox(
+            choices=STAINS, value=STAINS[0], tooltip="Give all slides the same stains, in training and in later maps"
+        )
         self.refine_box = CheckBox(
             text="Leave out suspicious tiles",
             tooltip="Use if the outlines may hold a few abnormal spots: tiles unlike the others are listed and not learnt from",
@@ -113,6 +118,7 @@ class PanelWidgets(QWidget):
         form = QFormLayout()
         form.addRow("Method", self.method_box.native)
         form.addRow("Steps", self.steps_box.native)
+        form.addRow("Stains", self.stain_box.native)
         steps.addWidget(
             _group(
                 "3 · Normal",

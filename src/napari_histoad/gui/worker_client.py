@@ -153,4 +153,5 @@ def progress_of(event: dict[str, Any]) -> Progress:
         preview=np.asarray(Image.open(io.BytesIO(base64.b64decode(preview)))) if preview else None,
         updated=tuple(updated) if updated else None,
         path=event["path"],
+        note=event["note"],
     )

@@ -42,6 +42,8 @@ class MapInfo(BaseModel):
         The cells, see `MapGeometry`.
     detector, detector_settings, detector_id, trained_on
         Method, settings, hash of the weights, names of the training slides.
+    stain : tuple of float
+        With stain normalisation: the slide's own stains, see `Stain.values`.
     calibration_note : str
         In one sentence, what the p-values are relative to.
     version : str
@@ -71,6 +73,7 @@ class MapInfo(BaseModel):
     detector_settings: dict[str, Any]
     detector_id: str
     trained_on: list[str]
+    stain: tuple[float, ...] = ()
     calibration_note: str
     version: str
     complete: bool = False

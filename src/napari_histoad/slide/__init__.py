@@ -6,17 +6,21 @@ of any array, and `convert_job` a pyramidal TIFF of any slide.
 
 from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import Level, Slide, check_mpp
+from napari_histoad.slide._colour import ColourTable
 from napari_histoad.slide._mpp import GivenMpp
 from napari_histoad.slide._open import can_open, open_slide
 from napari_histoad.slide._pyramid import pyramid
+from napari_histoad.slide._recoloured import RecolouredSlide
 from napari_histoad.slide._remote import is_remote
 from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
 
 __all__ = [
     "BAND_PX",
     "ArraySlide",
+    "ColourTable",
     "GivenMpp",
     "Level",
+    "RecolouredSlide",
     "Slide",
     "can_open",
     "check_mpp",

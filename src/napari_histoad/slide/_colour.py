@@ -1,4 +1,4 @@
-"""Pixels as they are looked at: on white, in sRGB."""
+"""Pixels as they are looked at: on white, in sRGB, in another slide's stains."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFilter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-__all__ = ["GLASS", "ToSrgb", "on_white"]
+__all__ = ["GLASS", "ColourTable", "ToSrgb", "on_white"]
 
 GLASS = 255
 """What lies outside the slide, or was never scanned, reads as white."""
@@ -72,3 +74,35 @@ class ToSrgb:
         if pixels.size:
             transform = getattr(self._of_thread, "transform", None) or self._build()
             pixels[:] = np.asarray(ImageCms.applyTransform(Image.fromarray(pixels), transform))
+
+
+class ColourTable:
+    """A colour for every colour, interpolated from 33 x 33 x 33 of them.
+
+    Parameters
+    ----------
+    colours : (33, 33, 33, 3) float32 in [0, 1]
+        By blue, green and red.
+    """
+
+    _SIDE = 33
+
+    def __init__(self, colours: NDArray[np.float32]) -> None:
+        self._colours = colours
+        self._filter = ImageFilter.Color3DLUT(self._SIDE, colours.reshape(-1).tolist(), target_mode="RGB")
+
+    @classmethod
+    def of(cls, recolour: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> ColourTable:
+        """Return the table of a function of colours (..., 3) in [0, 1]."""
+        steps = np.linspace(0, 1, cls._SIDE)
+        blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
+        return cls(recolour(np.stack([red, green, blue], -1)).astype(np.float32))
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> None:
+        """Convert (h, w, 3) uint8, or contiguous (n, h, w, 3), in place."""
+        if pixels.size:
+            rows = pixels.reshape(-1, *pixels.shape[-2:])
+            rows[:] = np.asarray(Image.fromarray(rows).filter(self._filter))
+
+    def __reduce__(self) -> tuple[type[ColourTable], tuple[NDArray[np.float32]]]:
+        return ColourTable, (self._colours,)

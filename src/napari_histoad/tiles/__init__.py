@@ -9,9 +9,12 @@ from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileBatch, TileLoader
 from napari_histoad.tiles._sample import sample_tiles, training_grid
 from napari_histoad.tiles._set import TilePlace, TileSet, read_places, write_places
+from napari_histoad.tiles._stain import Stain, StainMethod
 from napari_histoad.tiles._tissue import TissueMask, find_tissue
 
 __all__ = [
+    "Stain",
+    "StainMethod",
     "TileBatch",
     "TileFile",
     "TileGrid",
