@@ -23,12 +23,13 @@ MAY_IMPORT = {
     "samples": BASE | {"slide", "regions", "tiles"},
     "networks": set(),
     "detectors": BASE | {"networks"},
-    "engine": BASE | {"slide", "regions", "tiles", "maps", "samples", "networks", "detectors"},
-    "evaluation": BASE | {"slide", "regions", "tiles", "maps", "detectors", "engine"},
-    "cli": BASE | {"slide", "regions", "tiles", "maps", "samples", "detectors", "engine", "evaluation"},
+    "classifiers": BASE | {"networks", "detectors"},
+    "engine": BASE | {"slide", "regions", "tiles", "maps", "samples", "networks", "detectors", "classifiers"},
+    "evaluation": BASE | {"slide", "regions", "tiles", "maps", "detectors", "classifiers", "engine"},
+    "cli": BASE | {"slide", "regions", "tiles", "maps", "samples", "detectors", "classifiers", "engine", "evaluation"},
     "gui": BASE | {"slide", "regions", "tiles", "maps", "samples"},
 }
-TORCH_ROOMS = {"networks", "detectors", "engine"}
+TORCH_ROOMS = {"networks", "detectors", "classifiers", "engine"}
 
 
 def _imports(path: Path) -> set[str]:

@@ -7,7 +7,7 @@ import os
 
 import typer
 
-from napari_histoad.cli import _demo, _inspect, _map, _results, _train
+from napari_histoad.cli import _classify, _demo, _inspect, _map, _results, _train
 
 __all__ = ["app", "main"]
 
@@ -35,6 +35,7 @@ for function in (
     _inspect.doctor,
 ):
     app.command(function.__name__.removesuffix("_slides"))(function)
+app.add_typer(_classify.app, name="classify")
 
 
 def main() -> None:

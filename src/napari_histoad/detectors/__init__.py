@@ -4,7 +4,7 @@ from napari_histoad.detectors._backbone import describe_backbone, fetch_weights
 from napari_histoad.detectors._base import BackboneRecord, Detector, DetectorSettings, TileScores
 from napari_histoad.detectors._bundle import BundleHeader, load_detector, read_header, save_detector
 from napari_histoad.detectors._features import FeatureDetector, features_of
-from napari_histoad.detectors._registry import create_detector, detector_class, detector_names
+from napari_histoad.detectors._registry import create_detector, detector_class, detector_names, first_fault
 from napari_histoad.detectors._starter import starter_path
 from napari_histoad.detectors._weights import register_weights
 
@@ -21,6 +21,7 @@ __all__ = [
     "detector_names",
     "features_of",
     "fetch_weights",
+    "first_fault",
     "load_detector",
     "read_header",
     "register_weights",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["OWN", "STARTER", "describe_backbone", "fetch_weights", "import_timm", "open_backbone", "weights_file"]
+__all__ = ["OWN", "STARTER", "create_timm", "describe_backbone", "fetch_weights", "import_timm", "open_backbone", "weights_file"]
 
 OWN, STARTER = "own", "starter"
 
@@ -67,6 +67,43 @@ def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple
     if name in (OWN, STARTER):
         return (Encoder() if name == OWN else _StarterEncoder()).to(memory_format=torch.channels_last), None  # type: ignore[call-overload]
     timm, config = _config(name)
+    patch = _patch_of(timm, name)
+    side = tile_px if patch is None else max(patch, round(tile_px / patch) * patch)
+    sizes = {} if patch is None else {"img_size": side}
+    model, file = _with_weights(timm, name, config, weights, num_classes=0, **sizes)
+    digest = register_weights(file)
+    resolved = timm.data.resolve_model_data_config(model)
+    encoder = TimmEncoder(model, resolved["mean"], resolved["std"], side)
+    return encoder, BackboneRecord(name=name, licence=config.license or "not stated", sha256=digest)
+
+
+def create_timm(name: str, channels: int, side: int, *, pretrained: bool, weights: Path | None = None) -> Any:
+    """Return a trainable model of timm's that gives a map of features or tokens of (B, channels, side, side).
+
+    Parameters
+    ----------
+    name : str
+    channels, side : int
+        Other than three channels: timm adapts the first convolution, weights kept.
+    pretrained : bool
+        Start from weights, see `open_backbone`.
+    weights : Path, optional
+
+    Raises
+    ------
+    BackboneError
+        If the name is unknown, the size does not suit it, or the weights are not on this machine or do not fit.
+    """
+    timm, config = _config(name)
+    patch = _patch_of(timm, name)
+    if patch is not None and side % patch:
+        raise BackboneError(f"{name} cuts tiles into patches of {patch} px, {side} px are no whole number of them", "resize them")
+    options = {"num_classes": 0, "global_pool": "", "in_chans": channels, **({} if patch is None else {"img_size": side})}
+    return _with_weights(timm, name, config, weights, **options)[0] if pretrained else timm.create_model(name, **options)
+
+
+def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None, **options: Any) -> tuple[Any, Path]:
+    """Return a model of timm's with its weights, and their file."""
     file = weights or cached_weights(config)
     if file is None:
         remedy = (
@@ -74,18 +111,11 @@ def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple
             "histoad models --weights FILE for a detector that was trained on it"
         )
         raise BackboneError(f"the weights of {name} are not on this machine", remedy)
-    patch = _patch_of(timm, name)
-    side = tile_px if patch is None else max(patch, round(tile_px / patch) * patch)
-    sizes = {} if patch is None else {"img_size": side}
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(file)}, **sizes)
-        digest = register_weights(file)
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **options), file
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, safetensors.SafetensorError) as err:
         reason = str(err).splitlines()[0][:160]
         raise BackboneError(f"{file.name} does not hold weights of {name} ({reason})", "check the file and the name") from err
-    resolved = timm.data.resolve_model_data_config(model)
-    encoder = TimmEncoder(model, resolved["mean"], resolved["std"], side)
-    return encoder, BackboneRecord(name=name, licence=config.license or "not stated", sha256=digest)
 
 
 def describe_backbone(name: str) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """Doing it: where slides and detectors meet. Train, map, score, on the device at hand."""
 
 from napari_histoad.engine._bench import Speed, bench_job
+from napari_histoad.engine._classify import fit_classifier_job, grouped_folds, predict_job, stack_job
 from napari_histoad.engine._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
 from napari_histoad.engine._device import DeviceChoice, choose_device
+from napari_histoad.engine._explain import Explanation, explain_tile
 from napari_histoad.engine._gather import TrainingSource, gather_job, training_sources
+from napari_histoad.engine._labelled import LabelledTiles, gather_labelled_job, labelled_sources, list_labelled_files
 from napari_histoad.engine._map import MapOptions, map_job, map_path, map_slide
 from napari_histoad.engine._recalibrate import recalibrate, recalibrate_job
 from napari_histoad.engine._score import score_files_job, score_images
@@ -14,23 +17,33 @@ __all__ = [
     "CohortResult",
     "CohortSlide",
     "DeviceChoice",
+    "Explanation",
+    "LabelledTiles",
     "MapOptions",
     "Speed",
     "TrainingSource",
     "bench_job",
     "choose_device",
     "cohort_job",
+    "explain_tile",
+    "fit_classifier_job",
     "fit_job",
     "gather_job",
+    "gather_labelled_job",
+    "grouped_folds",
+    "labelled_sources",
+    "list_labelled_files",
     "map_job",
     "map_path",
     "map_slide",
+    "predict_job",
     "read_cohort",
     "recalibrate",
     "recalibrate_job",
     "score_files_job",
     "score_images",
     "self_detector_job",
+    "stack_job",
     "suspicious_file",
     "train",
     "train_job",

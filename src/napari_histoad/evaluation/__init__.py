@@ -1,6 +1,16 @@
 """How good: maps and tile scores against known anomalies."""
 
+from napari_histoad.evaluation._classes import ClassReport, cross_validate_job, report_classes
 from napari_histoad.evaluation._evaluate import Evaluation, evaluate, evaluate_scores
 from napari_histoad.evaluation._metrics import Interval, bootstrap
 
-__all__ = ["Evaluation", "Interval", "bootstrap", "evaluate", "evaluate_scores"]
+__all__ = [
+    "ClassReport",
+    "Evaluation",
+    "Interval",
+    "bootstrap",
+    "cross_validate_job",
+    "evaluate",
+    "evaluate_scores",
+    "report_classes",
+]

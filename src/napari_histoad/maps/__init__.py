@@ -1,5 +1,6 @@
 """Results: the anomaly map on disk, thresholds, measured regions, exports, figures and the report."""
 
+from napari_histoad.maps._explanation import draw_explanation, explanation_panels
 from napari_histoad.maps._exports import export_geojson, export_ome_tiff, export_png, export_table
 from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
@@ -13,6 +14,8 @@ __all__ = [
     "MapGeometry",
     "MapInfo",
     "MapWriter",
+    "draw_explanation",
+    "explanation_panels",
     "export_geojson",
     "export_ome_tiff",
     "export_png",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 
-__all__ = ["colour_jitter", "crop", "resized_crop", "stain_jitter", "turn"]
+__all__ = ["affine_jitter", "colour_jitter", "crop", "resized_crop", "stain_jitter", "turn"]
 
 _DARKEST = 1 / 255
 
@@ -61,3 +61,29 @@ def resized_crop(pixels: Tensor, side: int, least: float) -> Tensor:
     theta[:, :, 2] = (1 - scale[:, None]) * (2 * torch.rand(n, 2) - 1)
     grid = F.affine_grid(theta.to(pixels.device), [n, 3, side, side], align_corners=False)
     return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+
+
+def affine_jitter(stack: Tensor, *, degrees: float = 20.0, shift: float = 0.1, shear: float = 0.2, zoom: float = 0.2) -> Tensor:
+    """Return stacks (B, C, S, S), each mirrored, turned by a quarter and a little more, shifted, sheared and zoomed at random.
+
+    Parameters
+    ----------
+    degrees, shift, shear, zoom : float
+        At most: angle, part of the side, tangent, and share of the size.
+    """
+    n = len(stack)
+
+    def draw(most: float) -> Tensor:
+        return most * (2 * torch.rand(n) - 1)
+
+    angle = (2 * math.pi / 4) * torch.randint(4, (n,)) + torch.deg2rad(draw(degrees))
+    size = 1 + draw(zoom)
+    mirror = 1.0 - 2 * torch.randint(2, (n,))
+    turn_by = torch.stack([torch.stack([angle.cos(), -angle.sin()], 1), torch.stack([angle.sin(), angle.cos()], 1)], 1)
+    lean = torch.eye(2).repeat(n, 1, 1)
+    lean[:, 0, 1] = draw(shear)
+    lean[:, :, 0] *= mirror[:, None]
+    moved = torch.stack([draw(2 * shift), draw(2 * shift)], 1)
+    theta = torch.cat([size[:, None, None] * (turn_by @ lean), moved[:, :, None]], 2)
+    grid = F.affine_grid(theta.to(stack.device), list(stack.shape), align_corners=False)
+    return F.grid_sample(stack, grid, padding_mode="reflection", align_corners=False)

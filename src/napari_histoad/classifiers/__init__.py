@@ -1,0 +1,28 @@
+"""Which class: classifiers of tiles on image, reconstruction and error map, ensembles of them, and what they look at."""
+
+from napari_histoad.classifiers._base import CHANNELS, Classifier, ClassifierSettings, Input, class_weights
+from napari_histoad.classifiers._bundle import (
+    ClassifierHeader,
+    holds_classifier,
+    load_classifier,
+    read_classifier_header,
+    save_classifier,
+)
+from napari_histoad.classifiers._explain import grad_cam
+from napari_histoad.classifiers._networks import NETWORKS, build_network
+
+__all__ = [
+    "CHANNELS",
+    "NETWORKS",
+    "Classifier",
+    "ClassifierHeader",
+    "ClassifierSettings",
+    "Input",
+    "build_network",
+    "class_weights",
+    "grad_cam",
+    "holds_classifier",
+    "load_classifier",
+    "read_classifier_header",
+    "save_classifier",
+]

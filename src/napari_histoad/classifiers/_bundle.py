@@ -1,0 +1,129 @@
+"""A saved classifier: in the file of its detector where it has one, else alone. Never pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from napari_histoad import __version__
+from napari_histoad.classifiers._base import Classifier, ClassifierSettings
+from napari_histoad.detectors._bundle import (
+    CLASSIFIER_PREFIX,
+    detector_parts,
+    holds_detector,
+    load_detector,
+    read_metadata,
+    write_bundle,
+)
+from napari_histoad.detectors._registry import first_fault
+from napari_histoad.errors import BundleError, HistoadError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = ["ClassifierHeader", "holds_classifier", "load_classifier", "read_classifier_header", "save_classifier"]
+
+_KEY = "napari_histoad_classifier"
+
+
+class ClassifierHeader(BaseModel):
+    """What a classifier's file says of it.
+
+    Attributes
+    ----------
+    format : 1
+    settings : ClassifierSettings
+    trained_on : list of str
+        Names of slides or tile sets.
+    report : dict
+        How good it was when it was made: figures by name, as cross-validated.
+    version : str
+        Of the package that wrote it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    settings: ClassifierSettings
+    trained_on: list[str] = []
+    report: dict[str, Any] = {}
+    version: str
+
+
+def save_classifier(classifier: Classifier, path: str | PathLike[str], report: dict[str, Any] | None = None) -> Path:
+    """Write a classifier, and its detector if it has one, to one file, atomically, and return its path.
+
+    `load_detector` reads the detector of that file, `load_classifier` both.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    tensors, metadata = detector_parts(classifier.detector) if classifier.detector is not None else ({}, {})
+    tensors |= {f"{CLASSIFIER_PREFIX}{name}": value.contiguous() for name, value in classifier.state().items()}
+    header = ClassifierHeader(
+        settings=classifier.settings, trained_on=list(classifier.trained_on), report=report or {}, version=__version__
+    )
+    return write_bundle(Path(path), tensors, {**metadata, _KEY: json.dumps(header.model_dump(mode="json"))})
+
+
+def holds_classifier(path: str | PathLike[str]) -> bool:
+    """Return whether a file of ours carries a classifier.
+
+    Raises
+    ------
+    BundleError
+        If it is no file of ours.
+    """
+    return _KEY in read_metadata(Path(path))
+
+
+def read_classifier_header(path: str | PathLike[str]) -> ClassifierHeader:
+    """Return what a classifier's file says of it; its tensors are not read.
+
+    Raises
+    ------
+    BundleError
+        If it carries no classifier.
+    """
+    file = Path(path)
+    metadata = read_metadata(file)
+    if _KEY not in metadata:
+        raise BundleError(f"{file.name} carries no classifier", "give a file written by histoad classify train")
+    try:
+        return ClassifierHeader.model_validate_json(metadata[_KEY])
+    except ValidationError as err:
+        fault = first_fault(err)
+        raise BundleError(f"{file.name}: its classifier's header is not valid ({fault})", "update napari-histoad") from err
+
+
+def load_classifier(path: str | PathLike[str]) -> Classifier:
+    """Return a trained classifier with its detector, ready on the CPU.
+
+    Raises
+    ------
+    BundleError
+        If the file carries none, is damaged, or does not fit this version.
+    """
+    file = Path(path)
+    header = read_classifier_header(file)
+    detector = load_detector(file) if holds_detector(file) else None
+    try:
+        classifier = Classifier(header.settings, detector)
+        tensors = safetensors.torch.load_file(file)
+        start = len(CLASSIFIER_PREFIX)
+        classifier.load_state({name[start:]: value for name, value in tensors.items() if name.startswith(CLASSIFIER_PREFIX)})
+    except HistoadError as err:
+        raise BundleError(f"{file.name}: {err.what}", err.remedy) from err
+    except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as err:
+        reason = str(err).splitlines()[0][:160]
+        raise BundleError(f"{file.name}: its weights do not fit its header ({reason})", "train it again") from err
+    classifier.trained_on = tuple(header.trained_on)
+    classifier.eval()
+    return classifier

@@ -1,0 +1,84 @@
+"""Networks of classifiers by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_histoad.detectors._backbone import create_timm
+from napari_histoad.errors import SettingsError
+from napari_histoad.networks.classifier import (
+    TileNetwork,
+    TokensToMap,
+    base_cnn,
+    body_map,
+    pooled_head,
+    separable_cnn,
+    vggnet,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["NETWORKS", "build_network"]
+
+_OWN = ("base_cnn", "vggnet", "separable_cnn")
+_OF_TIMM = {
+    # name of ours: (timm's, with the tag of the weights; hidden layer; dropout)
+    "resnet18": ("resnet18.a1_in1k", 0, 0.0),
+    "efficientnet_b0": ("efficientnet_b0.ra_in1k", 128, 0.5),
+    "mobilenetv2": ("mobilenetv2_100.ra_in1k", 256, 0.0),
+}
+NETWORKS = (*_OF_TIMM, *_OWN)
+"""Names offered; any name of timm's is one too."""
+_LEAST_PX = {"base_cnn": 22, "separable_cnn": 86}
+"""Valid convolutions eat the rim."""
+
+
+def build_network(
+    name: str,
+    channels: int,
+    classes: int,
+    side: int,
+    *,
+    attention: bool = False,
+    dropout: float = 0.0,
+    pretrained: bool = False,
+    weights: Path | None = None,
+) -> TileNetwork:
+    """Return a network of tiles (B, channels, side, side).
+
+    Parameters
+    ----------
+    name : str
+        One of `NETWORKS`, or a name of timm's.
+    channels, classes, side : int
+    attention : bool
+        Weigh the centre, see `TileNetwork`.
+    dropout : float
+        Of `base_cnn`.
+    pretrained : bool
+        Start from timm's weights; the first convolution is adapted to the channels.
+    weights : Path, optional
+        File of the weights; default: where an earlier download left them.
+
+    Raises
+    ------
+    BackboneError
+        If timm knows no such model, or the weights are not on this machine.
+    SettingsError
+        If the tiles are too small, or weights are asked for a network that has none.
+    """
+    if side < _LEAST_PX.get(name, 1):
+        raise SettingsError(f"{name} takes tiles of {_LEAST_PX[name]} px or more, these are {side}", "use larger tiles")
+    if name in _OWN:
+        if pretrained:
+            raise SettingsError(
+                f"there are no pretrained weights of {name}", f"choose {', '.join(_OF_TIMM)}, or a name of timm's"
+            )
+        if name == "base_cnn":
+            return base_cnn(channels, classes, side, attention=attention, dropout=dropout)
+        return (vggnet if name == "vggnet" else separable_cnn)(channels, classes, attention=attention)
+    of_timm, hidden, drop = _OF_TIMM.get(name, (name, 0, 0.0))
+    model = create_timm(of_timm, channels, side, pretrained=pretrained, weights=weights)
+    body = TokensToMap(model, int(getattr(model, "num_prefix_tokens", 0)), int(model.num_features))
+    return TileNetwork(body, pooled_head(body_map(body, channels, side)[0], classes, hidden, drop), attention=attention)

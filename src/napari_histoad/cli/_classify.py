@@ -1,0 +1,220 @@
+"""``histoad classify``: train, predict, explain."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow
+from napari_histoad.cli._train import read_settings
+from napari_histoad.errors import SettingsError, writing
+
+if TYPE_CHECKING:
+    from napari_histoad.classifiers import Classifier
+    from napari_histoad.engine import LabelledTiles
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="classify",
+    help="Tell classes of tissue apart, by what a pathologist has named.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+ModelArgument = Annotated[Path, typer.Option("--model", help="Trained classifier.", show_default=False)]
+
+
+@app.command()
+@command
+def train(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Slides, or folders of tiles with one folder per class, or manifest.csv files.")
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write, .safetensors.", show_default=False)],
+    regions: Annotated[
+        list[Path] | None, typer.Option(help="Outlines named by their class, one file per slide in the same order.")
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="resnet18 (default), vggnet, base_cnn, efficientnet_b0, mobilenetv2, separable_cnn, or a name of timm's; "
+            "several make an ensemble."
+        ),
+    ] = None,
+    look_at: Annotated[
+        list[str] | None, typer.Option("--input", help="image (default), reconstruction, error; several are stacked.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Trained detector that gives reconstruction and error, and maps beside the classifier.")
+    ] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of a tile; default the detector's, else 256.")] = None,
+    input_px: Annotated[int | None, typer.Option(help="Shrink tiles to this side for the network: faster.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default the detector's, else 0.5.")] = None,
+    slide_mpp: MppOption = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's weights.")] = False,
+    weights: Annotated[Path | None, typer.Option(help="With --pretrained: file of the weights of the only network.")] = None,
+    folds: Annotated[int, typer.Option(help="Estimate how good it is by cross-validation; 0: do not.", min=0, max=20)] = 5,
+    max_tiles: Annotated[int, typer.Option(help="Most tiles to learn from.", min=16)] = 4000,
+    settings: Annotated[Path | None, typer.Option(help="YAML file with further settings.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same device: same classifier.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn classes from named outlines or labelled tiles, and say how well that went on tiles not learnt from."""
+    from napari_histoad.classifiers import save_classifier
+    from napari_histoad.detectors import load_detector
+    from napari_histoad.engine import fit_classifier_job, gather_labelled_job, labelled_sources
+    from napari_histoad.evaluation import cross_validate_job
+    from napari_histoad.slide import GivenMpp
+
+    detector = None if model is None else load_detector(model)
+    given = read_settings(settings)
+    options = {"networks": network, "inputs": look_at, "tile_px": tile_px, "input_px": input_px, "mpp": mpp}
+    given |= {name: value for name, value in options.items() if value is not None}
+    given["pretrained"] = pretrained or given.get("pretrained", False)
+    if detector is not None:
+        given = {"tile_px": detector.settings.tile_px, "mpp": detector.settings.mpp, **given}
+    draft = _settings(given)
+    known = _weights(draft.networks, weights, pretrained=draft.pretrained)
+    given_mpp = GivenMpp(slide_mpp)
+    pairs = [replace(source, mpp=given_mpp.of(source.path)) for source in labelled_sources(sources, regions or [])]
+    srgb = detector is not None and detector.settings.srgb
+    data = follow(
+        gather_labelled_job(pairs, draft.tile_px, given.get("mpp"), max_tiles=max_tiles, srgb=srgb, seed=seed), quiet=as_json
+    )
+    chosen = _settings({**given, "classes": data.classes, "mpp": data.mpp})
+    report = None
+    if folds:
+        job = cross_validate_job(chosen, data, folds=folds, detector=detector, weights=known, device=device, seed=seed)
+        report = follow(job, quiet=as_json)
+    fitted = fit_classifier_job(chosen, data, detector=detector, weights=known, device=device, seed=seed)
+    classifier = follow(fitted, quiet=as_json)
+    save_classifier(classifier, out, None if report is None else report.to_json())
+    counts = {name: int((data.labels == k).sum()) for k, name in enumerate(data.classes)}
+    rows: list[tuple[str, object]] = [("Classes", ", ".join(f"{name} ({n:,} tiles)" for name, n in counts.items()))]
+    rows += [("Networks", ", ".join(chosen.networks)), ("Look at", ", ".join(chosen.inputs))]
+    rows += [] if report is None else report.rows()
+    document = {"model": str(out), "classes": counts, "report": None if report is None else report.to_json()}
+    emit(document, [*rows, ("Saved", out)], as_json=as_json)
+
+
+@app.command()
+@command
+def predict(
+    tiles: Annotated[Path, typer.Argument(help="A folder of tiles, or a manifest.csv.", show_default=False)],
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The table to write: file, class, a probability per class.")] = Path("classes.csv"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Classify tiles that are files; with labels, say how well."""
+    from napari_histoad.classifiers import load_classifier
+    from napari_histoad.engine import predict_job
+    from napari_histoad.evaluation import report_classes
+    from napari_histoad.tiles import list_tile_files, read_tile_files
+
+    classifier = load_classifier(model)
+    classes, side = classifier.settings.classes, classifier.settings.tile_px
+    data = _labelled(tiles, classifier)
+    files = list_tile_files(tiles) if data is None else []
+    read = read_tile_files(files, side) if data is None else data.tiles
+    names = [place.source for place in read.places]
+    probabilities = follow(predict_job(classifier, read.images, device), quiet=as_json)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("w", newline="", encoding="utf-8") as handle:
+            table = csv.writer(handle)
+            table.writerow(["file", "class", *(f"p_{name}" for name in classes)])
+            for name, row in zip(names, probabilities, strict=True):
+                table.writerow([name, classes[int(row.argmax())], *(f"{p:.6g}" for p in row)])
+    report = None if data is None else report_classes(data.labels, probabilities, data.tiles.groups)
+    rows: list[tuple[str, object]] = [("Classified", f"{len(names):,} tiles -> {out}")]
+    document = {"classes": str(out), "tiles": len(names), "report": None if report is None else report.to_json()}
+    emit(document, [*rows, *([] if report is None else report.rows())], as_json=as_json)
+
+
+@app.command()
+@command
+def explain(
+    tiles: Annotated[list[Path], typer.Argument(help="Tiles that are pictures.", show_default=False)],
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("explained"),
+    of_class: Annotated[str | None, typer.Option("--class", help="Whose evidence is shown; default the most probable.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a classifier looks: tile, reconstruction, error map and Grad-CAM side by side."""
+    from napari_histoad.classifiers import load_classifier
+    from napari_histoad.engine import explain_tile
+    from napari_histoad.maps import draw_explanation, explanation_panels
+    from napari_histoad.tiles import TileFile, read_tile_files
+
+    classifier = load_classifier(model)
+    classes = classifier.settings.classes
+    if of_class is not None and of_class not in classes:
+        raise SettingsError(f"the classifier knows no class {of_class!r}", f"it knows {', '.join(classes)}")
+    files = [TileFile(path, path.name, None, "") for path in tiles]
+    images = read_tile_files(files, classifier.settings.tile_px).images
+    written = []
+    for path, image in zip(tiles, images, strict=True):
+        target = None if of_class is None else classes.index(of_class)
+        found = explain_tile(classifier, image, target, device)
+        picture = out / f"{path.stem}.explained.png"
+        name, p = classes[found.target], found.probability
+        panels = explanation_panels(image, found.relevance, found.reconstruction, found.error)
+        draw_explanation(picture, panels, f"{path.name}: {name} {p:.2f}")
+        written.append({"tile": str(path), "picture": str(picture), "class": name, "probability": p})
+    rows = [(str(w["picture"]), f"{w['class']} {w['probability']:.2f}") for w in written]
+    emit({"explained": written}, rows, as_json=as_json)
+
+
+def _settings(given: dict[str, Any]) -> Any:
+    """Return validated settings of a classifier.
+
+    Raises
+    ------
+    SettingsError
+        If one is unknown or out of range.
+    """
+    from pydantic import ValidationError
+
+    from napari_histoad.classifiers import ClassifierSettings
+    from napari_histoad.detectors import first_fault
+
+    try:
+        return ClassifierSettings(**given)
+    except ValidationError as err:
+        msg = f"the classifier's settings do not hold ({first_fault(err)})"
+        raise SettingsError(msg, "see histoad classify train --help") from err
+
+
+def _weights(networks: tuple[str, ...], file: Path | None, *, pretrained: bool) -> dict[str, Path] | None:
+    """Return the files of weights by network; None: start from chance."""
+    if file is not None and len(networks) > 1:
+        raise SettingsError("--weights is of one network, several were given", "fetch the weights: histoad models --fetch NAME")
+    if not pretrained:
+        return None
+    return {} if file is None else {networks[0]: file}
+
+
+def _labelled(tiles: Path, classifier: Classifier) -> LabelledTiles | None:
+    """Return the tiles with their classes if they have any, and they are the classifier's."""
+    import numpy as np
+
+    from napari_histoad.engine import LabelledTiles, list_labelled_files
+    from napari_histoad.tiles import read_tile_files
+
+    known = classifier.settings.classes
+    try:
+        files, names = list_labelled_files(tiles)
+    except SettingsError:
+        return None
+    if not set(names) <= set(known):
+        return None
+    labels = np.array([known.index(name) for name in names], np.int64)
+    return LabelledTiles(read_tile_files(files, classifier.settings.tile_px), labels, known, classifier.settings.mpp)

@@ -1,0 +1,258 @@
+"""Training and using classifiers of tiles."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from sklearn.model_selection import StratifiedGroupKFold
+
+from napari_histoad.classifiers import Classifier, ClassifierSettings, class_weights
+from napari_histoad.engine._device import choose_device
+from napari_histoad.errors import TooFewTilesError
+from napari_histoad.jobs import Progress
+from napari_histoad.networks.augment import affine_jitter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.engine._labelled import LabelledTiles
+    from napari_histoad.jobs import Job
+    from napari_histoad.networks.classifier import TileNetwork
+
+__all__ = ["fit_classifier_job", "grouped_folds", "predict_job", "stack_job"]
+
+_VALIDATION_FOLDS = 5
+_FROZEN_RATE = 1e-3
+_BATCH = 32
+_TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
+_PIXEL_CHANNELS = 3
+_TINT, _BRIGHTNESS = 0.2, 0.2
+
+
+class _Split(NamedTuple):
+    learnt: NDArray[np.int64]
+    checked: NDArray[np.int64]
+
+
+def grouped_folds(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield (kept, held out) rows; groups are never split, and classes are spread over the folds as evenly as they allow.
+
+    Raises
+    ------
+    TooFewTilesError
+        If some class comes from fewer than two groups.
+    """
+    per_class = [len(np.unique(groups[labels == k])) for k in np.unique(labels)]
+    if min(per_class) < 2:
+        msg = "all tiles of one class come from one place, so nothing is left to test on"
+        raise TooFewTilesError(msg, "outline that class in a second place")
+    splitter = StratifiedGroupKFold(min(folds, min(per_class)), shuffle=True, random_state=seed)
+    for kept, held_out in splitter.split(labels, labels, groups):
+        if len(np.unique(labels[kept])) == len(per_class):
+            yield kept, held_out
+
+
+def stack_job(classifier: Classifier, images: NDArray[np.uint8], device: str = "auto") -> Job[Tensor]:
+    """Compute what the networks of a classifier see of all tiles, once: (N, C, S, S) float16 on the CPU.
+
+    The scale of the error map is taken from these tiles: call it with training tiles first.
+    """
+    choice = choose_device(device)
+    classifier.to(choice.device)
+    batches = range(0, len(images), _BATCH)
+    if "error" in classifier.settings.inputs:
+        assert classifier.detector is not None
+        errors = []
+        for i in batches:
+            yield Progress("Mapping errors", i, len(images))
+            with torch.inference_mode(), choice.autocast(classifier.detector):
+                found = classifier.detector.score(torch.from_numpy(images[i : i + _BATCH]).to(choice.device)).error_map
+            assert found is not None
+            errors.append(F.adaptive_avg_pool2d(found.float()[:, None], 32)[:, 0].cpu())
+        classifier.prepare(torch.cat(errors))
+    parts = []
+    for i in batches:
+        yield Progress("Looking at tiles", i, len(images))
+        with torch.inference_mode():
+            parts.append(classifier.stack(torch.from_numpy(images[i : i + _BATCH]).to(choice.device)).half().cpu())
+    yield Progress("Looking at tiles", len(images), len(images))
+    return torch.cat(parts)
+
+
+def fit_classifier_job(
+    settings: ClassifierSettings,
+    data: LabelledTiles,
+    *,
+    detector: Detector | None = None,
+    weights: dict[str, Path] | None = None,
+    rows: NDArray[np.int64] | None = None,
+    stack: Tensor | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Job[Classifier]:
+    """Train a classifier: each network stops by a fifth of the groups, which also set its temperature and its share.
+
+    Parameters
+    ----------
+    settings : ClassifierSettings
+    data : LabelledTiles
+    detector : Detector, optional
+        Gives reconstruction and error map.
+    weights : dict of str to Path, optional
+        Files of pretrained weights by network.
+    rows : (M,) int64, optional
+        Learn from these tiles only.
+    stack : (N, C, S, S) tensor, optional
+        Of all tiles of ``data``, from `stack_job`, if there is one already.
+    device, seed
+
+    Raises
+    ------
+    TooFewTilesError
+        If some class comes from fewer than two groups.
+    HistoadError
+        See `Classifier`.
+    """
+    choice = choose_device(device)
+    torch.manual_seed(seed)
+    classifier = Classifier(settings, detector, weights)
+    rows = np.arange(len(data.labels)) if rows is None else rows
+    if stack is None:
+        stack = yield from stack_job(classifier, data.tiles.images[rows], device)
+        stack_rows = np.arange(len(rows))
+    else:
+        stack_rows = rows
+    labels = data.labels[rows]
+    kept, checked = next(grouped_folds(labels, data.tiles.groups[rows], _VALIDATION_FOLDS, seed))
+    classifier.to(choice.device)
+    tiles = _Tiles(stack, torch.from_numpy(labels), stack_rows)
+    losses = []
+    for k, member in enumerate(classifier.members):
+        yield from _descend_job(classifier, member, k, tiles, _Split(kept, checked), choice, seed)
+        logits = _logits(member, tiles, checked, choice)
+        temperature, loss = _temperature(logits, tiles.labels[checked])
+        classifier.temperatures[k] = temperature
+        losses.append(loss)
+    if settings.weighting == "validation":
+        worth = 1 / torch.tensor(losses).clamp_min(1e-3)
+        classifier.shares = worth / worth.sum()
+    classifier.trained_on = data.tiles.sources
+    classifier.eval()
+    return classifier
+
+
+class _Tiles(NamedTuple):
+    """Stacked inputs, labels, and which row of the stack belongs to which label."""
+
+    stack: Tensor
+    labels: Tensor
+    rows: NDArray[np.int64]
+
+    def inputs(self, picked: NDArray[np.int64], device: torch.device) -> Tensor:
+        return self.stack[self.rows[picked]].to(device).float()
+
+
+def _descend_job(
+    classifier: Classifier, member: TileNetwork, number: int, tiles: _Tiles, split: _Split, choice: DeviceChoice, seed: int
+) -> Job[None]:
+    settings = classifier.settings
+    fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
+    importance = class_weights(tiles.labels[split.learnt].tolist(), len(settings.classes)).to(choice.device)
+    frozen = settings.frozen_epochs if settings.pretrained else 0
+    optimizer = _optimizer(member, settings, frozen=bool(frozen))
+    best, best_state, stale = np.inf, copy.deepcopy(member.state_dict()), 0
+    stage = f"Training {settings.networks[number // settings.seeds]}"
+    yield Progress(stage, 0, settings.epochs, "epochs")
+    for epoch in range(settings.epochs):
+        if frozen and epoch == frozen:
+            optimizer, stale = _optimizer(member, settings, frozen=False), 0
+        member.train()
+        rng = np.random.default_rng([seed, number, epoch])
+        order = rng.permutation(split.learnt)
+        for step, start in enumerate(range(0, len(order), settings.batch)):
+            picked = order[start : start + settings.batch]
+            if len(picked) < 2:  # batch statistics of one tile are none
+                continue
+            with torch.random.fork_rng(devices=[]), fabric.autocast():
+                torch.manual_seed((seed * 1009 + number) * 1_000_003 + epoch * 10_007 + step)
+                inputs = tiles.inputs(picked, choice.device)
+                if settings.augment:
+                    inputs = _augmented(inputs, settings)
+                loss = F.cross_entropy(member(inputs), tiles.labels[picked].to(choice.device), weight=importance)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            optimizer.step()
+        current = float(F.cross_entropy(_logits(member, tiles, split.checked, choice), tiles.labels[split.checked]))
+        stale = 0 if current < best else stale + 1
+        if current < best:
+            best, best_state = current, copy.deepcopy(member.state_dict())
+        yield Progress(stage, epoch + 1, settings.epochs, "epochs", {"held-out loss": current})
+        if stale >= settings.patience and epoch + 1 > frozen:
+            break
+    member.load_state_dict(best_state)
+    member.eval()
+
+
+def _optimizer(member: TileNetwork, settings: ClassifierSettings, *, frozen: bool) -> torch.optim.Optimizer:
+    member.body.requires_grad_(not frozen)
+    parameters = [p for p in member.parameters() if p.requires_grad]
+    rate = _FROZEN_RATE if frozen else settings.learning_rate
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=settings.weight_decay)
+
+
+def _augmented(inputs: Tensor, settings: ClassifierSettings) -> Tensor:
+    inputs = affine_jitter(inputs)
+    first = 0
+    for name in settings.inputs:
+        if name == "image":  # brightness and tint, in units of the normalised pixels
+            n = len(inputs)
+            gain = 1 + _BRIGHTNESS * (2 * torch.rand(n, 1, 1, 1, device=inputs.device) - 1)
+            tint = _TINT * (2 * torch.rand(n, _PIXEL_CHANNELS, 1, 1, device=inputs.device) - 1)
+            image = inputs[:, first : first + _PIXEL_CHANNELS] * gain + tint
+            inputs = torch.cat([inputs[:, :first], image, inputs[:, first + _PIXEL_CHANNELS :]], 1)
+        first += 3 if name != "error" else 1
+    return inputs
+
+
+def _logits(member: TileNetwork, tiles: _Tiles, rows: NDArray[np.int64], choice: DeviceChoice) -> Tensor:
+    member.eval()
+    with torch.inference_mode():
+        parts = [member(tiles.inputs(rows[i : i + _BATCH], choice.device)).float().cpu() for i in range(0, len(rows), _BATCH)]
+    return torch.cat(parts)
+
+
+def _temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the temperature of least cross-entropy, and that (Guo et al. 2017)."""
+    losses = [float(F.cross_entropy(logits / t, labels)) for t in _TEMPERATURES]
+    k = int(np.argmin(losses))
+    return float(_TEMPERATURES[k]), losses[k]
+
+
+def predict_job(
+    classifier: Classifier, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], device: str = "auto"
+) -> Job[NDArray[np.float32]]:
+    """Return the probability of each class of tiles (N, H, W, 3) uint8, (N, K) float32."""
+    choice = choose_device(device)
+    classifier.to(choice.device)
+    classifier.eval()
+    parts = []
+    for i in range(0, len(images), _BATCH):
+        yield Progress("Classifying", i, len(images))
+        batch = torch.from_numpy(images[i : i + _BATCH]).to(choice.device)
+        with torch.inference_mode():
+            parts.append(classifier.probabilities(batch).cpu().numpy())
+    yield Progress("Classifying", len(images), len(images))
+    return np.concatenate(parts) if parts else np.empty((0, len(classifier.settings.classes)), np.float32)

@@ -1,0 +1,143 @@
+"""How good a classifier is, on tiles that it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
+
+from napari_histoad.engine import fit_classifier_job, grouped_folds, predict_job, stack_job
+from napari_histoad.evaluation._metrics import Interval, bootstrap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.classifiers import ClassifierSettings
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine import LabelledTiles
+    from napari_histoad.jobs import Job
+
+__all__ = ["ClassReport", "cross_validate_job", "report_classes"]
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """Figures of merit of a classifier.
+
+    With two classes precision, recall and F1 are those of the second; with more, means over classes. Intervals are
+    by bootstrap over groups.
+
+    Attributes
+    ----------
+    accuracy, precision, recall, f1, auroc : Interval
+    tiles, groups : int
+    folds : int
+        0: of tiles that the classifier had not seen.
+    """
+
+    accuracy: Interval
+    precision: Interval
+    recall: Interval
+    f1: Interval
+    auroc: Interval
+    tiles: int
+    groups: int
+    folds: int = 0
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return (what, value) lines for people."""
+        how = f"cross-validated in {self.folds} folds" if self.folds else "not seen in training"
+        names = ("accuracy", "precision", "recall", "f1", "auroc")
+        titles = ("Accuracy (95% interval)", "Precision", "Recall", "F1", "AUROC")
+        figures = [(title, str(getattr(self, name))) for title, name in zip(titles, names, strict=True)]
+        return [*figures, ("Of", f"{self.tiles:,} tiles in {self.groups:,} groups, {how}")]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def report_classes(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float32], groups: NDArray[np.int64], folds: int = 0
+) -> ClassReport:
+    """Return figures of merit.
+
+    Parameters
+    ----------
+    labels : (N,) int64
+    probabilities : (N, K) float32
+    groups : (N,) int64
+        Slide, patient or outline of each tile.
+    folds : int
+        How the probabilities were come by, see `ClassReport`.
+    """
+    classes = probabilities.shape[1]
+    average = "binary" if classes == 2 else "macro"
+
+    def of(part: int) -> Interval:
+        def metric(rows: NDArray[np.int64]) -> float:
+            said = probabilities[rows].argmax(1)
+            found = precision_recall_fscore_support(labels[rows], said, average=average, zero_division=0)
+            return float(found[part])
+
+        return _interval(metric, labels, groups)
+
+    def auroc(rows: NDArray[np.int64]) -> float:
+        p = probabilities[rows].astype(np.float64)
+        if classes == 2:
+            return float(roc_auc_score(labels[rows], p[:, 1]))
+        present = np.unique(labels[rows])
+        return float(np.mean([roc_auc_score(labels[rows] == k, p[:, k]) for k in present]))
+
+    return ClassReport(
+        accuracy=_interval(lambda rows: float(accuracy_score(labels[rows], probabilities[rows].argmax(1))), labels, groups),
+        precision=of(0),
+        recall=of(1),
+        f1=of(2),
+        auroc=_interval(auroc, labels, groups),
+        tiles=len(labels),
+        groups=len(np.unique(groups)),
+        folds=folds,
+    )
+
+
+def _interval(metric: Any, labels: NDArray[np.int64], groups: NDArray[np.int64]) -> Interval:
+    rows = np.arange(len(labels))
+    # `bootstrap` draws rows whose labels are not all the same; the metric sees which rows.
+    return bootstrap(lambda _, picked: metric(picked.astype(np.int64)), labels > 0, rows.astype(np.float64), groups)
+
+
+def cross_validate_job(
+    settings: ClassifierSettings,
+    data: LabelledTiles,
+    *,
+    folds: int = 5,
+    detector: Detector | None = None,
+    weights: dict[str, Path] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Job[ClassReport]:
+    """Train on all folds but one and classify that one, in turn; groups are never split.
+
+    Raises
+    ------
+    TooFewTilesError
+        If some class comes from fewer than three groups: one to learn from, one to stop by, one to test on.
+    """
+    from napari_histoad.classifiers import Classifier
+
+    stack = yield from stack_job(Classifier(settings, detector), data.tiles.images, device)
+    probabilities = np.full((len(data.labels), len(data.classes)), np.nan, np.float32)
+    used = 0
+    for kept, held_out in grouped_folds(data.labels, data.tiles.groups, folds, seed):
+        classifier = yield from fit_classifier_job(
+            settings, data, detector=detector, weights=weights, rows=kept, stack=stack, device=device, seed=seed
+        )
+        probabilities[held_out] = yield from predict_job(classifier, data.tiles.images[held_out], device)
+        used += 1
+    tested = ~np.isnan(probabilities[:, 0])
+    return report_classes(data.labels[tested], probabilities[tested], data.tiles.groups[tested], used)

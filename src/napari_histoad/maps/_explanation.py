@@ -1,0 +1,76 @@
+"""One tile explained, as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from napari_histoad.errors import writing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["draw_explanation", "explanation_panels"]
+
+_SIDE, _GAP, _LINE = 320, 12, 26
+_STRONGEST = 0.995
+_OPACITY = 0.55
+
+
+def explanation_panels(
+    tile: NDArray[np.uint8],
+    relevance: NDArray[np.float32],
+    reconstruction: NDArray[np.uint8] | None,
+    error: NDArray[np.float32] | None,
+) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Return titles and pictures (H, W, 3): the tile, and what there is of reconstruction, error map and Grad-CAM.
+
+    Parameters
+    ----------
+    tile, reconstruction : (H, W, 3) uint8
+    relevance : (H, W) float32 in [0, 1]
+        Laid over the tile: the warmer, the more it speaks for the class.
+    error : (H, W) float32
+        Brightest at its 99.5th percentile.
+    """
+    panels = [("Tile", tile)]
+    if reconstruction is not None:
+        panels.append(("Reconstruction", reconstruction))
+    if error is not None:
+        top = float(np.quantile(error, _STRONGEST))
+        panels.append(("Error", _coloured(error / max(top, 1e-12), "inferno")))
+    warm = _coloured(relevance, "jet").astype(np.float32)
+    weight = _OPACITY * np.clip(relevance, 0, 1)[..., None] ** 0.5
+    panels.append(("Grad-CAM", np.rint(tile * (1 - weight) + warm * weight).astype(np.uint8)))
+    return panels
+
+
+def draw_explanation(path: Path, panels: list[tuple[str, NDArray[np.uint8]]], headline: str) -> None:
+    """Write panels side by side as a PNG.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    width = _GAP + len(panels) * (_SIDE + _GAP)
+    picture = Image.new("RGB", (width, _SIDE + 2 * _LINE + 2 * _GAP), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    draw.text((_GAP, _GAP // 2), headline, fill="black", font=font)
+    for k, (title, panel) in enumerate(panels):
+        x = _GAP + k * (_SIDE + _GAP)
+        draw.text((x, _LINE + _GAP // 2), title, fill="#555555", font=font)
+        picture.paste(Image.fromarray(panel).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (x, 2 * _LINE + _GAP // 2))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+
+
+def _coloured(values: NDArray[np.float32], colormap: str) -> NDArray[np.uint8]:
+    coloured: NDArray[np.uint8] = mpl.colormaps[colormap](np.clip(values, 0, 1), bytes=True)[..., :3]
+    return coloured

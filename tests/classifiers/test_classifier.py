@@ -1,0 +1,181 @@
+"""Every classifier trains, saves, loads and says the same; what it looks at is what it was given."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from striped_tiles import labelled
+
+from napari_histoad.classifiers import (
+    NETWORKS,
+    Classifier,
+    ClassifierSettings,
+    class_weights,
+    grad_cam,
+    holds_classifier,
+    load_classifier,
+    read_classifier_header,
+    save_classifier,
+)
+from napari_histoad.detectors import create_detector, load_detector, save_detector
+from napari_histoad.engine import explain_tile, fit_classifier_job, predict_job
+from napari_histoad.errors import BundleError, SettingsError
+from napari_histoad.jobs import run
+
+QUICK = {"tile_px": 64, "epochs": 2, "batch": 16}
+
+
+def _probabilities(classifier, data):
+    return run(predict_job(classifier, data.tiles.images, "cpu"))
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "separable_cnn"])
+def test_each_network_trains_saves_loads_and_says_the_same(name, tiles, tmp_path):
+    settings = ClassifierSettings(networks=(name,), **QUICK)
+    classifier = run(fit_classifier_job(settings, tiles, device="cpu"))
+    said = _probabilities(classifier, tiles)
+    assert said.shape == (80, 2)
+    assert np.allclose(said.sum(1), 1, atol=1e-5)
+    again = load_classifier(save_classifier(classifier, tmp_path / "c.safetensors", {"auroc": 0.5}))
+    assert np.array_equal(_probabilities(again, tiles), said)
+    assert again.settings == settings
+    assert again.trained_on == ("made.csv",)
+    assert read_classifier_header(tmp_path / "c.safetensors").report == {"auroc": 0.5}
+
+
+def test_separable_cnn_too_on_tiles_that_are_large_enough(tmp_path):
+    data = labelled(40, side=96)
+    settings = ClassifierSettings(networks=("separable_cnn",), tile_px=96, epochs=1, batch=16)
+    classifier = run(fit_classifier_job(settings, data, device="cpu"))
+    again = load_classifier(save_classifier(classifier, tmp_path / "c.safetensors"))
+    assert np.array_equal(_probabilities(again, data), _probabilities(classifier, data))
+
+
+def test_it_learns_what_can_be_learnt_and_stops_by_itself(tiles):
+    settings = ClassifierSettings(networks=("base_cnn",), tile_px=64, epochs=40, batch=16, learning_rate=3e-3, patience=8)
+    classifier = run(fit_classifier_job(settings, tiles, device="cpu", seed=1))
+    fresh = labelled(40, seed=7)
+    assert (_probabilities(classifier, fresh).argmax(1) == fresh.labels).mean() > 0.9
+
+
+def test_three_classes_and_an_ensemble_weighted_by_validation(tmp_path):
+    data = labelled(90, classes=("normal", "fine", "finer"))
+    settings = ClassifierSettings(networks=("base_cnn", "vggnet"), seeds=2, weighting="validation", classes=data.classes, **QUICK)
+    classifier = run(fit_classifier_job(settings, data, device="cpu"))
+    assert len(classifier.members) == 4
+    assert classifier.shares.sum() == pytest.approx(1, abs=1e-6)
+    assert len(set(classifier.shares.tolist())) > 1
+    assert len(set(classifier.temperatures.tolist())) > 1
+    images = torch.from_numpy(data.tiles.images[:5])
+    with torch.inference_mode():
+        stack = classifier.stack(images)
+        parts = [
+            torch.softmax(member(stack) / t, 1) * share
+            for member, t, share in zip(classifier.members, classifier.temperatures, classifier.shares, strict=True)
+        ]
+        assert torch.allclose(classifier.probabilities(images), torch.stack(parts).sum(0), atol=1e-6)
+    again = load_classifier(save_classifier(classifier, tmp_path / "c.safetensors"))
+    assert np.array_equal(_probabilities(again, data), _probabilities(classifier, data))
+
+
+@pytest.mark.parametrize("inputs", [("image", "error"), ("image", "reconstruction", "error"), ("error",)])
+def test_with_a_detector_both_are_in_one_file(inputs, tiles, detector, tmp_path):
+    settings = ClassifierSettings(networks=("base_cnn",), inputs=inputs, **QUICK)
+    classifier = run(fit_classifier_job(settings, tiles, detector=detector, device="cpu"))
+    said = _probabilities(classifier, tiles)
+    file = save_classifier(classifier, tmp_path / "both.safetensors")
+    assert np.array_equal(_probabilities(load_classifier(file), tiles), said)
+    again = load_detector(file)
+    with torch.inference_mode():
+        images = torch.from_numpy(tiles.tiles.images[:4])
+        assert torch.equal(again.score(images).score, detector.score(images).score)
+        # In one pass: with the scores at hand the detector is not asked again.
+        scores = again.score(images)
+        assert torch.equal(classifier.probabilities(images, scores), classifier.probabilities(images))
+    assert np.array_equal(again.calibration.scores, detector.calibration.scores)
+    assert holds_classifier(file)
+    assert not holds_classifier(save_detector(detector, tmp_path / "alone.safetensors"))
+
+
+def test_the_error_channel_is_on_the_scale_of_the_training_tiles(tiles, detector):
+    settings = ClassifierSettings(networks=("base_cnn",), inputs=("error",), **QUICK)
+    classifier = run(fit_classifier_job(settings, tiles, detector=detector, device="cpu"))
+    with torch.inference_mode():
+        stack = classifier.stack(torch.from_numpy(tiles.tiles.images))
+    assert stack.shape == (80, 1, 64, 64)
+    assert stack.mean().abs() < 0.1
+    assert 0.5 < stack.std() < 2.5  # pooled cells set the scale
+
+
+def test_the_centre_alone_is_seen_if_the_label_speaks_of_it(tiles):
+    settings = ClassifierSettings(networks=("base_cnn",), centre="crop", centre_px=32, **QUICK)
+    classifier = run(fit_classifier_job(settings, tiles, device="cpu"))
+    images = tiles.tiles.images[:4].copy()
+    before = run(predict_job(classifier, images, "cpu"))
+    images[:, :16] = images[:, -16:] = images[:, :, :16] = images[:, :, -16:] = 0
+    assert np.array_equal(run(predict_job(classifier, images, "cpu")), before)
+    relevance = grad_cam(classifier, torch.from_numpy(images), 1)
+    assert relevance.shape == (4, 64, 64)
+    assert (relevance[:, :16] == 0).all()
+
+
+def test_grad_cam_finds_what_differs():
+    """Half of each anomalous tile is normal: the evidence is in the other half."""
+    data = labelled(120, seed=3)
+    fresh = labelled(20, seed=4)
+    for part in (data, fresh):
+        normal = part.tiles.images[part.labels == 0]
+        part.tiles.images[part.labels == 1, :, :32] = normal[:, :, :32]
+    settings = ClassifierSettings(
+        networks=("base_cnn",), tile_px=64, epochs=40, batch=16, learning_rate=3e-3, patience=40, augment=False
+    )
+    classifier = run(fit_classifier_job(settings, data, device="cpu"))
+    relevance = grad_cam(classifier, torch.from_numpy(fresh.tiles.images[fresh.labels == 1]), 1)
+    assert relevance.min() >= 0
+    assert relevance.amax((1, 2)) == pytest.approx(torch.ones(10), abs=1e-5)
+    assert relevance[:, :, 36:].mean() > 1.5 * relevance[:, :, :28].mean()
+
+
+def test_an_explanation_has_all_that_the_detector_gives(tiles, detector):
+    settings = ClassifierSettings(networks=("base_cnn",), inputs=("image", "error"), **QUICK)
+    classifier = run(fit_classifier_job(settings, tiles, detector=detector, device="cpu"))
+    found = explain_tile(classifier, tiles.tiles.images[0], device="cpu")
+    assert found.probability >= 0.5
+    assert found.relevance.shape == found.error.shape == (64, 64)
+    assert found.reconstruction.shape == (64, 64, 3)
+    assert explain_tile(classifier, tiles.tiles.images[0], 1 - found.target, "cpu").probability <= 0.5
+
+
+def test_rare_classes_weigh_more():
+    weights = class_weights([0] * 30 + [1] * 10, 2)
+    assert weights.tolist() == pytest.approx([2 / 3, 2.0])
+
+
+def test_same_seed_same_classifier(tiles):
+    settings = ClassifierSettings(networks=("base_cnn",), **QUICK)
+    one, two, other = (_probabilities(run(fit_classifier_job(settings, tiles, device="cpu", seed=s)), tiles) for s in (0, 0, 1))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_what_does_not_fit_is_refused(tiles, detector, tmp_path):
+    both = ClassifierSettings(inputs=("image", "error"), tile_px=64)
+    with pytest.raises(SettingsError, match="error, which a detector gives.*--model"):
+        Classifier(both)
+    with pytest.raises(SettingsError, match="tiles of 64 px, the classifier of 128"):
+        Classifier(both.model_copy(update={"tile_px": 128}), detector)
+    with pytest.raises(SettingsError, match="colour gives no error"):
+        Classifier(both, create_detector("colour", tile_px=64))
+    alone = run(fit_classifier_job(ClassifierSettings(networks=("base_cnn",), **QUICK), tiles, device="cpu"))
+    file = save_classifier(alone, tmp_path / "c.safetensors")
+    with pytest.raises(BundleError, match="a classifier but no detector"):
+        load_detector(file)
+    with pytest.raises(BundleError, match="carries no classifier"):
+        load_classifier(save_detector(detector, tmp_path / "d.safetensors"))
+    tensors, metadata = safetensors.torch.load_file(file), None
+    with safetensors.safe_open(file, framework="numpy") as opened:
+        metadata = opened.metadata()
+    tensors.pop("classifier.shares")
+    safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors", metadata=metadata)
+    with pytest.raises(BundleError, match="do not fit its header"):
+        load_classifier(tmp_path / "broken.safetensors")
