@@ -6,8 +6,6 @@ from napari_histoad.classifiers import NETWORKS, build_network
 from napari_histoad.detectors._backbone import import_timm
 from napari_histoad.errors import BackboneError, SettingsError
 
-OWN = {"base_cnn", "vggnet", "separable_cnn"}
-
 
 @pytest.mark.parametrize("name", [*NETWORKS, "test_vit.r160_in1k", "test_convnext.r160_in1k"])
 @pytest.mark.parametrize(("channels", "classes"), [(3, 2), (7, 4)])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from napari_histoad.classifiers._networks import build_network
 from napari_histoad.detectors._base import load_module, module_state
 from napari_histoad.errors import SettingsError
+from napari_histoad.networks.classifier import MEAN, STD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,6 @@ __all__ = ["CHANNELS", "Classifier", "ClassifierSettings", "Input"]
 
 Input = Literal["image", "reconstruction", "error"]
 CHANNELS: dict[Input, int] = {"image": 3, "reconstruction": 3, "error": 1}
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what most of timm's weights were trained with
 
 
 class ClassifierSettings(BaseModel):
@@ -91,6 +91,12 @@ class ClassifierSettings(BaseModel):
         if len(set(values)) < len(values):
             raise ValueError("each may be given once")
         return values
+
+    @model_validator(mode="after")
+    def _texture_sees_the_image(self) -> Self:
+        if "texture" in self.networks and (self.inputs[0] != "image" or self.centre == "attention"):
+            raise ValueError("texture looks at the image first, and has no map to weigh")
+        return self
 
     @property
     def channels(self) -> int:
@@ -275,7 +281,7 @@ def _check_detector(settings: ClassifierSettings, detector: Detector | None) -> 
 
 
 def _normalised(pixels: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (_MEAN, _STD))
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
     return (pixels - mean) / std
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from napari_histoad.errors import SettingsError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,7 +28,15 @@ def grad_cam(classifier: Classifier, images: Tensor, target: int) -> Tensor:
     images : (B, H, W, 3) uint8 tensor on its device
     target : int
         The class.
+
+    Raises
+    ------
+    SettingsError
+        If no member has a map to look at.
     """
+    seeing = [(m, s) for m, s in zip(classifier.members, classifier.shares.tolist(), strict=True) if not m.fine]
+    if not seeing:
+        raise SettingsError("texture statistics are of whole tiles: they cannot say where", "explain another kind of network")
     from captum.attr import LayerGradCam  # slow to import, and few ask for it
 
     with torch.no_grad():
@@ -34,7 +44,7 @@ def grad_cam(classifier: Classifier, images: Tensor, target: int) -> Tensor:
     side = images.shape[1]
     seen = round(side * stack.shape[2] / (classifier.settings.input_px or side))
     total = torch.zeros(len(images), 1, side, side, device=images.device)
-    for member, share in zip(classifier.members, classifier.shares.tolist(), strict=True):
+    for member, share in seeing:
         member.eval()
         relevance = LayerGradCam(member, member.body).attribute(stack, target=target, relu_attributions=True).detach()
         relevance = relevance / relevance.amax((2, 3), keepdim=True).clamp_min(1e-12)

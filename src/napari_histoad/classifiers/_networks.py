@@ -13,6 +13,7 @@ from napari_histoad.networks.classifier import (
     body_map,
     pooled_head,
     separable_cnn,
+    texture_network,
     vggnet,
 )
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NETWORKS", "build_network"]
 
-_OWN = ("base_cnn", "vggnet", "separable_cnn")
+_OWN = ("texture", "base_cnn", "vggnet", "separable_cnn")
 _OF_TIMM = {
     # name of ours: (timm's, with the tag of the weights; hidden layer; dropout)
     "resnet18": ("resnet18.a1_in1k", 0, 0.0),
@@ -30,7 +31,7 @@ _OF_TIMM = {
 }
 NETWORKS = (*_OF_TIMM, *_OWN)
 """Names offered; any name of timm's is one too."""
-_LEAST_PX = {"base_cnn": 22, "separable_cnn": 86}
+_LEAST_PX = {"base_cnn": 22, "separable_cnn": 86, "texture": 32}
 """Valid convolutions eat the rim."""
 
 
@@ -75,6 +76,8 @@ def build_network(
             raise SettingsError(
                 f"there are no pretrained weights of {name}", f"choose {', '.join(_OF_TIMM)}, or a name of timm's"
             )
+        if name == "texture":
+            return texture_network(channels, classes, side)
         if name == "base_cnn":
             return base_cnn(channels, classes, side, attention=attention, dropout=dropout)
         return (vggnet if name == "vggnet" else separable_cnn)(channels, classes, attention=attention)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from sklearn.model_selection import StratifiedGroupKFold
+from torch import nn
 
 from napari_histoad.classifiers import Classifier, ClassifierSettings, class_weights
 from napari_histoad.engine._device import choose_device
@@ -35,6 +36,7 @@ __all__ = ["fit_classifier_job", "grouped_folds", "predict_job", "stack_job"]
 _VALIDATION_FOLDS = 5
 _FROZEN_RATE = 1e-3
 _BATCH = 32
+_SCALE_BATCH = 256
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
 _PIXEL_CHANNELS = 3
 _TINT, _BRIGHTNESS = 0.2, 0.2
@@ -141,8 +143,9 @@ def fit_classifier_job(
     tiles = _Tiles(stack, torch.from_numpy(labels), stack_rows)
     losses = []
     for k, member in enumerate(classifier.members):
-        yield from _descend_job(classifier, member, k, tiles, _Split(kept, checked), choice, seed)
-        logits = _logits(member, tiles, checked, choice)
+        seen = (yield from _statistics_job(member, tiles, kept, choice)) if member.fine else tiles
+        yield from _descend_job(classifier, member, k, seen, _Split(kept, checked), choice, seed)
+        logits = _logits(_trained(member), seen, checked, choice)
         temperature, loss = _temperature(logits, tiles.labels[checked])
         classifier.temperatures[k] = temperature
         losses.append(loss)
@@ -173,13 +176,14 @@ def _descend_job(
     importance = class_weights(tiles.labels[split.learnt].tolist(), len(settings.classes)).to(choice.device)
     frozen = settings.frozen_epochs if settings.pretrained else 0
     optimizer = _optimizer(member, settings, frozen=bool(frozen))
+    network = _trained(member)
     best, best_state, stale = np.inf, copy.deepcopy(member.state_dict()), 0
     stage = f"Training {settings.networks[number // settings.seeds]}"
     yield Progress(stage, 0, settings.epochs, "epochs")
     for epoch in range(settings.epochs):
         if frozen and epoch == frozen:
             optimizer, stale = _optimizer(member, settings, frozen=False), 0
-        member.train()
+        network.train()
         rng = np.random.default_rng([seed, number, epoch])
         order = rng.permutation(split.learnt)
         for step, start in enumerate(range(0, len(order), settings.batch)):
@@ -189,13 +193,13 @@ def _descend_job(
             with torch.random.fork_rng(devices=[]), fabric.autocast():
                 torch.manual_seed((seed * 1009 + number) * 1_000_003 + epoch * 10_007 + step)
                 inputs = tiles.inputs(picked, choice.device)
-                if settings.augment:
+                if settings.augment and not member.fine:
                     inputs = _augmented(inputs, settings)
-                loss = F.cross_entropy(member(inputs), tiles.labels[picked].to(choice.device), weight=importance)
+                loss = F.cross_entropy(network(inputs), tiles.labels[picked].to(choice.device), weight=importance)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
-        current = float(F.cross_entropy(_logits(member, tiles, split.checked, choice), tiles.labels[split.checked]))
+        current = float(F.cross_entropy(_logits(network, tiles, split.checked, choice), tiles.labels[split.checked]))
         stale = 0 if current < best else stale + 1
         if current < best:
             best, best_state = current, copy.deepcopy(member.state_dict())
@@ -227,10 +231,31 @@ def _augmented(inputs: Tensor, settings: ClassifierSettings) -> Tensor:
     return inputs
 
 
-def _logits(member: TileNetwork, tiles: _Tiles, rows: NDArray[np.int64], choice: DeviceChoice) -> Tensor:
-    member.eval()
+def _trained(member: TileNetwork) -> nn.Module:
+    """Return what gradient descent trains: a body of fixed statistics is left out."""
+    return member.head if member.fine else member
+
+
+def _statistics_job(member: TileNetwork, tiles: _Tiles, learnt: NDArray[np.int64], choice: DeviceChoice) -> Job[_Tiles]:
+    """Compute the fixed statistics of all tiles once, on the scale of those learnt from."""
+    body, everything = member.body, np.arange(len(tiles.labels))
+    body.train()  # takes the scale
+    parts = []
     with torch.inference_mode():
-        parts = [member(tiles.inputs(rows[i : i + _BATCH], choice.device)).float().cpu() for i in range(0, len(rows), _BATCH)]
+        for start in range(0, len(learnt), _SCALE_BATCH):
+            body(tiles.inputs(learnt[start : start + _SCALE_BATCH], choice.device))
+    body.eval()
+    for start in range(0, len(everything), _BATCH):
+        yield Progress("Measuring texture", start, len(everything))
+        with torch.inference_mode():
+            parts.append(body(tiles.inputs(everything[start : start + _BATCH], choice.device)).cpu())
+    return _Tiles(torch.cat(parts), tiles.labels, everything)
+
+
+def _logits(network: nn.Module, tiles: _Tiles, rows: NDArray[np.int64], choice: DeviceChoice) -> Tensor:
+    network.eval()
+    with torch.inference_mode():
+        parts = [network(tiles.inputs(rows[i : i + _BATCH], choice.device)).float().cpu() for i in range(0, len(rows), _BATCH)]
     return torch.cat(parts)
 
 

@@ -9,7 +9,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TileNetwork", "TokensToMap", "base_cnn", "body_map", "pooled_head", "separable_cnn", "vggnet"]
+from napari_histoad.networks.texture import TextureStatistics
+
+__all__ = [
+    "MEAN",
+    "STD",
+    "TileNetwork",
+    "TokensToMap",
+    "base_cnn",
+    "body_map",
+    "pooled_head",
+    "separable_cnn",
+    "texture_network",
+    "vggnet",
+]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What is subtracted from pixels in [0, 1], and by what they are divided: as most of timm's weights were trained."""
 
 
 class _CentreAttention(nn.Module):
@@ -36,11 +52,17 @@ class TileNetwork(nn.Module):
         That map to logits (B, K).
     attention : bool
         Look at the centre more than at the rim, by a learnt measure.
+    fine : bool
+        The body measures fine texture and learns nothing: tiles are not resampled for it, and it is asked but once.
+
+    Attributes
+    ----------
+    fine : bool
     """
 
-    def __init__(self, body: nn.Module, head: nn.Module, *, attention: bool = False) -> None:
+    def __init__(self, body: nn.Module, head: nn.Module, *, attention: bool = False, fine: bool = False) -> None:
         super().__init__()
-        self.body, self.head = body, head
+        self.body, self.head, self.fine = body, head, fine
         self.attention: nn.Module = _CentreAttention() if attention else nn.Identity()
 
     def forward(self, stack: Tensor) -> Tensor:
@@ -126,3 +148,48 @@ def separable_cnn(channels: int, classes: int, *, attention: bool = False) -> Ti
         wide = 32
     layers += [*separable(32, 32), *separable(32, 32)]
     return TileNetwork(nn.Sequential(*layers), pooled_head(32, classes, hidden=256), attention=attention)
+
+
+class _TextureBody(nn.Module):
+    """Texture statistics and colours of the first three channels; mean, deviation and greatest value of the others."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self.statistics = TextureStatistics(side)
+        self.width = TextureStatistics.dimensions + 6 + 3 * (channels - 3)
+        self.scale = nn.BatchNorm2d(self.width, affine=False, momentum=None)  # the mean of all batches
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+
+    def forward(self, stack: Tensor) -> Tensor:
+        """Return them as a map (B, D, 1, 1)."""
+        with torch.autocast(stack.device.type, enabled=False):  # fourth powers
+            stack = stack.float()
+            pixels = stack[:, :3] * self.std + self.mean
+            found = self.statistics((255 * pixels).clamp(0, 255).movedim(1, 3))
+            colours = torch.cat([stack[:, :3].mean((2, 3)), stack[:, :3].std((2, 3))], 1)
+            parts = [found, colours]
+            if stack.shape[1] > 3:
+                rest = stack[:, 3:]
+                parts += [rest.mean((2, 3)), rest.std((2, 3)), rest.amax((2, 3))]
+            scaled: Tensor = self.scale(torch.cat(parts, 1)[:, :, None, None])
+            return scaled.clamp(-_FARTHEST, _FARTHEST)
+
+
+_FARTHEST = 8.0
+"""In deviations; a statistic farther out says no more."""
+
+
+def texture_network(channels: int, classes: int, side: int) -> TileNetwork:
+    """Return a perceptron of 128 on texture statistics, see `TextureStatistics`: for few tiles, and CPUs.
+
+    The first three channels are the image.
+    """
+    body = _TextureBody(channels, side)
+    head = nn.Sequential(
+        nn.Flatten(), nn.Dropout(0.2), nn.Linear(body.width, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, classes)
+    )
+    return TileNetwork(body, head, fine=True)

@@ -1,0 +1,140 @@
+"""How good is each classifier on labelled tiles, and does the reconstruction error help?
+
+    python benchmarks/classifiers.py --data FOLDER [--networks texture base_cnn …] [--sets oral colon] [--side 128]
+
+FOLDER (default: HISTOAD_DATA) holds ``patches/SET/manifest.csv``. Five folds, groups never split. Where reconstruction or
+error are looked at, the VQ-VAE that gives them is trained anew for each fold, on normal tiles of its training part alone:
+one that had seen the test tiles would rebuild them too well. Rows are appended to a csv as they come; the table is
+printed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from napari_histoad.classifiers import ClassifierSettings
+from napari_histoad.detectors import Detector, create_detector
+from napari_histoad.engine import (
+    LabelledTiles,
+    TrainingSource,
+    fit_classifier_job,
+    fit_job,
+    gather_labelled_job,
+    grouped_folds,
+    predict_job,
+)
+from napari_histoad.evaluation import report_classes
+from napari_histoad.jobs import run
+
+SETS = {"oral": "oral_oscc", "colon": "lc25000_colon"}
+INPUTS = {
+    "image": ("image",),
+    "image + error": ("image", "error"),
+    "image + reconstruction + error": ("image", "reconstruction", "error"),
+}
+FIELDS = ["set", "network", "inputs", "side", "epochs", "accuracy", "precision", "recall", "f1", "auroc", "seconds"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("HISTOAD_DATA"))
+    networks = ["texture", "base_cnn", "vggnet", "resnet18"]
+    parser.add_argument("--networks", nargs="+", default=networks, help="several joined by + make an ensemble")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--inputs", nargs="+", choices=INPUTS, default=list(INPUTS))
+    parser.add_argument("--side", type=int, default=128, help="tiles are read at this side")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--detector-steps", type=int, default=150)
+    parser.add_argument("--out", type=Path, default=Path("classifiers.csv"))
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("name the data folder with --data or HISTOAD_DATA")
+    done = {(r["set"], r["network"], r["inputs"], r["side"], r["epochs"]) for r in _rows(options.out)}
+    for name in options.sets:
+        source = TrainingSource(Path(options.data) / "patches" / SETS[name] / "manifest.csv")
+        data = run(gather_labelled_job([source], options.side, None))
+        detectors: dict[int, Detector] = {}
+        for network in options.networks:
+            for inputs in options.inputs:
+                if (name, network, inputs, str(options.side), str(options.epochs)) in done:
+                    continue
+                row = measure(data, network, inputs, options, detectors)
+                _append(options.out, {"set": name, "network": network, "inputs": inputs, **row})
+                print(name, network, inputs, row, flush=True)
+    print(table(_rows(options.out)))
+
+
+def measure(data: LabelledTiles, network: str, inputs: str, options: argparse.Namespace, detectors: dict[int, Detector]) -> dict:
+    """Cross-validate one combination."""
+    settings = ClassifierSettings(
+        networks=tuple(network.split("+")),
+        inputs=INPUTS[inputs],
+        classes=data.classes,
+        tile_px=options.side,
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        weighting="validation",
+    )
+    probabilities = np.zeros((len(data.labels), len(data.classes)), np.float32)
+    started = time.monotonic()
+    for fold, (kept, held_out) in enumerate(grouped_folds(data.labels, data.tiles.groups, 5, 0)):
+        detector = None
+        if settings.needs_detector:
+            if fold not in detectors:
+                detectors[fold] = _detector(data, kept, options)
+            detector = detectors[fold]
+        torch.manual_seed(fold)
+        classifier = run(fit_classifier_job(settings, data, detector=detector, rows=kept))
+        probabilities[held_out] = run(predict_job(classifier, data.tiles.images[held_out]))
+    report = report_classes(data.labels, probabilities, data.tiles.groups, 5)
+    figures = {name: json.dumps([round(v, 4) for v in (i.value, i.low, i.high)]) for name, i in _figures(report).items()}
+    return {"side": options.side, "epochs": options.epochs, **figures, "seconds": round(time.monotonic() - started)}
+
+
+def _figures(report: object) -> dict:
+    return {name: getattr(report, name) for name in ("accuracy", "precision", "recall", "f1", "auroc")}
+
+
+def _detector(data: LabelledTiles, kept: np.ndarray, options: argparse.Namespace) -> Detector:
+    normal = data.tiles.subset(kept[data.labels[kept] == 0])
+    torch.manual_seed(0)
+    return run(fit_job(create_detector("vqvae", tile_px=options.side, max_steps=options.detector_steps), normal))
+
+
+def _rows(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def _append(path: Path, row: dict) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as handle:
+        writer = csv.DictWriter(handle, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def table(rows: list[dict]) -> str:
+    """Return a Markdown table."""
+    lines = ["| set | network | looks at | accuracy | precision | recall | F1 | AUROC (95%) | s |", "|" + "---|" * 9]
+    for row in rows:
+        cells = [json.loads(row[name]) for name in ("accuracy", "precision", "recall", "f1", "auroc")]
+        shown = [f"{value:.3f}" for value, _, _ in cells[:-1]] + ["{:.3f} ({:.3f}–{:.3f})".format(*cells[-1])]
+        lines.append(f"| {row['set']} | {row['network']} | {row['inputs']} | {' | '.join(shown)} | {row['seconds']} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
