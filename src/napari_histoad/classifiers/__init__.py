@@ -9,6 +9,7 @@ from napari_histoad.classifiers._bundle import (
     save_classifier,
 )
 from napari_histoad.classifiers._explain import grad_cam
+from napari_histoad.classifiers._model import ClassifyingDetector, classes_of, load_model, save_model
 from napari_histoad.classifiers._networks import NETWORKS, build_network
 
 __all__ = [
@@ -17,12 +18,16 @@ __all__ = [
     "Classifier",
     "ClassifierHeader",
     "ClassifierSettings",
+    "ClassifyingDetector",
     "Input",
     "build_network",
     "class_weights",
+    "classes_of",
     "grad_cam",
     "holds_classifier",
     "load_classifier",
+    "load_model",
     "read_classifier_header",
     "save_classifier",
+    "save_model",
 ]

@@ -80,11 +80,14 @@ class TileScores:
         Where in the tile; any resolution.
     reconstruction : (B, 3, H, W) float32 tensor in [0, 1] or None
         What the detector expected to see.
+    probabilities : (B, K) float32 tensor or None
+        Of classes, if a classifier goes with the detector.
     """
 
     score: Tensor
     error_map: Tensor | None = None
     reconstruction: Tensor | None = None
+    probabilities: Tensor | None = None
 
 
 class Detector(ABC):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.engine._score import collect, launch
+from napari_histoad.engine._score import Collected, collect, launch
 from napari_histoad.maps import BLOCK_TILES
 from napari_histoad.tiles import TileLoader
 
@@ -44,6 +44,8 @@ class BlockScores:
     scores : (B,) float32 or None
         Of that block; NaN where a tile could not be decoded.
     error_maps : (B, cells, cells) float32 or None
+    probabilities : (B, K) float32 or None
+        Of classes, if a classifier goes with the detector.
     errors : list of SlideError
         Why tiles could not be decoded, since the last report.
     stored : bool
@@ -56,6 +58,7 @@ class BlockScores:
     error_maps: NDArray[np.float32] | None
     errors: list[SlideError]
     stored: bool = False
+    probabilities: NDArray[np.float32] | None = None
 
 
 def block_rows(block: int, tiles: int) -> NDArray[np.int64]:
@@ -113,24 +116,17 @@ class _Collector:
 
     def __init__(self, loader: TileLoader, tiles: int) -> None:
         self._loader, self._tiles = loader, tiles
-        self._parts: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = []
+        self._parts: list[Collected] = []
         self._errors_seen = 0
 
     def take(self, batch: TileBatch, launched: Launched) -> BlockScores:
-        scores, maps = collect(launched)
-        self._parts.append((np.where(batch.failed, np.float32(np.nan), scores), maps))
+        found, missing = collect(launched), np.float32(np.nan)
+        said = None if found.probabilities is None else np.where(batch.failed[:, None], missing, found.probabilities)
+        self._parts.append(Collected(np.where(batch.failed, missing, found.scores), found.error_maps, said))
         errors = self._loader.errors[self._errors_seen :]
         self._errors_seen += len(errors)
         block = int(batch.index[0]) // BLOCK_TILES
         if batch.index[-1] != block_rows(block, self._tiles)[-1]:
             return BlockScores(len(batch.index), None, None, None, errors)
-        joined, joined_maps = _join(self._parts)
-        self._parts = []
-        return BlockScores(len(batch.index), block, joined, joined_maps, errors)
-
-
-def _join(
-    parts: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]],
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    maps = [m for _, m in parts if m is not None]
-    return np.concatenate([s for s, _ in parts]), np.concatenate(maps) if maps else None
+        joined, self._parts = Collected.join(self._parts), []
+        return BlockScores(len(batch.index), block, joined.scores, joined.error_maps, errors, probabilities=joined.probabilities)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from napari_histoad import __version__
-from napari_histoad.detectors import load_detector, save_detector
+from napari_histoad.classifiers import load_model, save_model
 from napari_histoad.engine._blocks import BlockScores, block_rows, score_blocks
 from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import Stain, TileGrid
 
-    Done = tuple[int, NDArray[np.float32], list[tuple[str, str]]]
+    Done = tuple[int, NDArray[np.float32], NDArray[np.float32] | None, list[tuple[str, str]]]
 
 __all__ = ["Cluster"]
 
@@ -159,8 +159,9 @@ def _results(future: Any) -> Iterator[BlockScores]:
         raise WorkerError(msg, "look into the workers' logs: memory is the usual reason") from err
     except Exception as err:
         raise WorkerError(f"a worker failed ({type(err).__name__}: {err})", "look into the workers' logs") from err
-    for block, scores, errors in done:
-        yield BlockScores(len(scores), block, scores, None, [SlideError(*error) for error in errors], stored=True)
+    for block, scores, probabilities, errors in done:
+        failed = [SlideError(*error) for error in errors]
+        yield BlockScores(len(scores), block, scores, None, failed, stored=True, probabilities=probabilities)
 
 
 def _tasks(slide: Slide, grid: TileGrid, blocks: Sequence[int], target: Path, device: str) -> list[dict[str, Any]]:
@@ -184,7 +185,7 @@ def _tasks(slide: Slide, grid: TileGrid, blocks: Sequence[int], target: Path, de
 
 def _bytes_of(detector: Detector) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
-        return save_detector(detector, Path(scratch) / "detector.safetensors").read_bytes()
+        return save_model(detector, Path(scratch) / "detector.safetensors").read_bytes()
 
 
 # -- on the workers
@@ -206,7 +207,7 @@ def _detector(bundle: bytes, device: str) -> tuple[Detector, DeviceChoice]:
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "detector.safetensors"
             file.write_bytes(bundle)
-            detector = load_detector(file)
+            detector = load_model(file)
         detector.to(choice.device)
         _detectors.clear()
         known = _detectors[key] = (detector, choice)
@@ -220,7 +221,7 @@ def _slide(path: str, mpp: float, srgb: bool, stains: tuple[Stain, Stain] | None
 
 
 def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
-    """Score blocks and write their error maps; return (block, scores, errors) of each."""
+    """Score blocks and write their error maps; return (block, scores, probabilities, errors) of each."""
     from distributed import get_worker
 
     detector, choice = _detector(bundle, task["device"])
@@ -239,6 +240,6 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
             block = numbers[part.block]
             target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))
             on_medium([target.error_map_file(block)])
-            done.append((block, part.scores, errors))
+            done.append((block, part.scores, part.probabilities, errors))
             errors = []
     return done

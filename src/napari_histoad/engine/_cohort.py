@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histoad.detectors import load_detector, read_header
+from napari_histoad.classifiers import load_model
+from napari_histoad.detectors import read_header
 from napari_histoad.engine._map import map_job, map_path
 from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError
 from napari_histoad.jobs import Progress, run
@@ -197,7 +198,7 @@ def _in_turn(
 
 
 def _load(model: Path | None) -> Detector | None:
-    return None if model is None else load_detector(model)
+    return None if model is None else load_model(model)
 
 
 def _prepare(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from napari_histoad import __version__
-from napari_histoad.detectors import load_detector
+from napari_histoad.classifiers import classes_of, load_model
 from napari_histoad.detectors._bundle import fingerprint
 from napari_histoad.engine._blocks import score_blocks, tiles_in
 from napari_histoad.engine._device import choose_device
@@ -139,6 +139,7 @@ def map_job(
         if not result.info.complete:
             yield Progress("Outlining", 0, 1, "steps", path=str(target))
             result.save_labels()
+            result.save_class_layers()
             result.finish()
             yield Progress("Outlining", 1, 1, "steps", path=str(target))
     return result
@@ -213,6 +214,7 @@ def plan_map(
         detector_id=fingerprint(detector),
         trained_on=list(detector.trained_on),
         stain=() if stains is None else stains[0].values,
+        classes=classes_of(detector),
         calibration_note=note
         or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
         version=__version__,
@@ -240,9 +242,9 @@ def write_blocks(result: AnomalyMap, computed: Iterable[BlockScores], finished: 
             errors += part.errors
             if part.block is not None and part.scores is not None:
                 if part.stored:
-                    writer.adopt(part.block, part.scores)
+                    writer.adopt(part.block, part.scores, part.probabilities)
                 else:
-                    writer.add(part.block, part.scores, part.error_maps)
+                    writer.add(part.block, part.scores, part.error_maps, part.probabilities)
             yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
         writer.drain()
         yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
@@ -281,7 +283,7 @@ def map_slide(
     >>> result = map_slide("case.svs", "out", model="skin.safetensors")  # doctest: +SKIP
     >>> result.regions(rate=0.01)  # doctest: +SKIP
     """
-    detector = load_detector(model) if isinstance(model, str | PathLike) else model
+    detector = load_model(model) if isinstance(model, str | PathLike) else model
     outlines = read_regions(regions) if isinstance(regions, str | PathLike) else regions
     with open_slide(slide, slide_mpp) as opened:
         return run(map_job(opened, Path(out), detector=detector, regions=outlines, **options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import TileFile
 
-__all__ = ["Launched", "collect", "launch", "score_batch", "score_files_job", "score_images"]
+__all__ = ["Collected", "Launched", "collect", "launch", "score_batch", "score_files_job", "score_images"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,33 @@ class Launched:
     scores: Tensor | None
     """None: the batch did not fit into memory."""
     error_maps: Tensor | None
+    probabilities: Tensor | None = None
+
+
+class Collected(NamedTuple):
+    """What was said of B tiles.
+
+    Attributes
+    ----------
+    scores : (B,) float32
+    error_maps : (B, cells, cells) float32 or None
+    probabilities : (B, K) float32 or None
+    """
+
+    scores: NDArray[np.float32]
+    error_maps: NDArray[np.float32] | None
+    probabilities: NDArray[np.float32] | None
+
+    @staticmethod
+    def join(parts: Sequence[Collected]) -> Collected:
+        """Return several batches as one."""
+        maps = [part.error_maps for part in parts if part.error_maps is not None]
+        classes = [part.probabilities for part in parts if part.probabilities is not None]
+        return Collected(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate(maps) if maps else None,
+            np.concatenate(classes) if classes else None,
+        )
 
 
 def launch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None) -> Launched:
@@ -70,18 +97,14 @@ def launch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, 
             maps = None
             if cells is not None and result.error_map is not None:
                 maps = F.adaptive_avg_pool2d(result.error_map.float()[:, None], cells)[:, 0]
-            return Launched(detector, images, choice, cells, result.score.float(), maps)
+            said = None if result.probabilities is None else result.probabilities.float()
+            return Launched(detector, images, choice, cells, result.score.float(), maps, said)
     except torch.OutOfMemoryError:
         return Launched(detector, images, choice, cells, None, None)
 
 
-def collect(launched: Launched) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Wait for a batch and return its scores; one that did not fit into memory is scored in halves.
-
-    Returns
-    -------
-    scores : (B,) float32
-    error_maps : (B, cells, cells) float32 or None
+def collect(launched: Launched) -> Collected:
+    """Wait for a batch and return what was said of it; one that did not fit into memory is scored in halves.
 
     Raises
     ------
@@ -90,21 +113,20 @@ def collect(launched: Launched) -> tuple[NDArray[np.float32], NDArray[np.float32
     """
     if launched.scores is not None:
         maps = None if launched.error_maps is None else launched.error_maps.cpu().numpy()
-        return launched.scores.cpu().numpy(), maps
+        said = None if launched.probabilities is None else launched.probabilities.cpu().numpy()
+        return Collected(launched.scores.cpu().numpy(), maps, said)
     images, choice = launched.images, launched.choice
     if len(images) == 1:
         raise DeviceError("a single tile does not fit into the device's memory", "use --device cpu")
     if choice.device.type == "cuda":
         torch.cuda.empty_cache()
     half = len(images) // 2
-    parts = [score_batch(launched.detector, part, choice, launched.cells) for part in (images[:half], images[half:])]
-    joined = [m for _, m in parts if m is not None]
-    return np.concatenate([s for s, _ in parts]), np.concatenate(joined) if joined else None
+    return Collected.join(
+        [score_batch(launched.detector, part, choice, launched.cells) for part in (images[:half], images[half:])]
+    )
 
 
-def score_batch(
-    detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+def score_batch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None) -> Collected:
     """Score one batch on the device and wait for it, see `launch` and `collect`."""
     return collect(launch(detector, images, choice, cells))
 

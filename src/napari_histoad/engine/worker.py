@@ -84,10 +84,10 @@ def _map(args: dict[str, Any]) -> Job[dict[str, Any]]:
 
 
 def _map_once(slide: Slide, args: dict[str, Any]) -> Job[AnomalyMap]:
-    from napari_histoad.detectors import load_detector
+    from napari_histoad.classifiers import load_model
     from napari_histoad.engine import map_job
 
-    detector = load_detector(args["model"]) if args.get("model") else None
+    detector = load_model(args["model"]) if args.get("model") else None
     out, device = Path(args["out"]), args.get("device", "auto")
     return (yield from map_job(slide, out, detector=detector, stride_px=args.get("stride_px"), device=device))
 

@@ -31,6 +31,7 @@ __all__ = [
     "NORMAL_NAME",
     "Heatmap",
     "anomaly_colormap",
+    "class_layers",
     "error_layer",
     "heatmap_layers",
     "labels_layer",
@@ -148,6 +149,29 @@ def error_layer(source: AnomalyMap) -> tuple[Any, dict[str, Any], str]:
     return levels if len(levels) > 1 else levels[0], looks, "image"
 
 
+def class_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
+    """Return the probability of each class as hidden image layer data; none where the map holds no classes."""
+    geometry, mpp = source.geometry, source.info.slide_mpp
+    layers = []
+    for k, name in enumerate(source.info.classes if source.info.complete else ()):
+        levels = [da.from_zarr(level) for level in source.class_levels(k)]
+        looks = {
+            "name": f"Probability of {name}, {source.info.slide}",
+            "colormap": anomaly_colormap(),
+            "contrast_limits": (0.0, 1.0),
+            "opacity": 0.75,
+            "blending": "translucent",
+            "visible": False,
+            "multiscale": len(levels) > 1,
+            "scale": (geometry.scale(0) * mpp,) * 2,
+            "translate": (geometry.translate(0) * mpp,) * 2,
+            "units": ("um", "um"),
+            "metadata": {"histoad_map": str(source.path)},
+        }
+        layers.append((levels if len(levels) > 1 else levels[0], looks, "image"))
+    return layers
+
+
 def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, dict[str, Any], str]:
     """Return flagged regions as a Labels layer drawn as outlines."""
     geometry, mpp = source.geometry, source.info.slide_mpp
@@ -165,7 +189,8 @@ def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, d
 
 def heatmap_layers(source: AnomalyMap, rate: float = 0.01) -> list[tuple[Any, dict[str, Any], str]]:
     """Return heatmap and flagged regions of a finished map."""
-    return [error_layer(source), Heatmap(source).layer(), labels_layer(source, source.flag(rate))]
+    layers = [error_layer(source), *class_layers(source), Heatmap(source).layer()]
+    return [*layers, labels_layer(source, source.flag(rate))]
 
 
 def tissue_layer(tissue: TissueMask, mpp: float, name: str) -> tuple[Any, dict[str, Any], str]:

@@ -10,7 +10,7 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
 
 from napari_histoad.calibration import discovery_rate
-from napari_histoad.gui.layers import Heatmap, error_layer, labels_layer
+from napari_histoad.gui.layers import Heatmap, class_layers, error_layer, labels_layer
 from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class MapReview:
             self._heat_layer.refresh()
 
     def _on_mapped(self, source: AnomalyMap) -> None:
-        data, looks, _ = error_layer(source)
-        self._replace(Image(data, **looks))
+        for data, looks, _ in (error_layer(source), *class_layers(source)):
+            self._replace(Image(data, **looks))
         self._on_map_started(source)  # once more, with the contrast of the whole
         self._p_values = source.p_values
         if warning := source.drift_warning:

@@ -37,7 +37,8 @@ def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float | 
 def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
     """Write one row per tile, as .csv or .parquet by the name's ending, and return the number of rows.
 
-    Columns: y, x (level-0 pixels of the tile's top left corner), size (level-0 pixels), score, p_value.
+    Columns: y, x (level-0 pixels of the tile's top left corner), size (level-0 pixels), score, p_value, and p_<class> for
+    each class that the map holds.
 
     Raises
     ------
@@ -52,6 +53,7 @@ def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
             "size": np.full(len(source), source.info.tile_l0),
             "score": source.scores,
             "p_value": source.p_values,
+            **{f"p_{name}": values for name, values in zip(source.info.classes, source.probabilities.T, strict=True)},
         }
     )
     writers = {".csv": pa.csv.write_csv, ".parquet": pa.parquet.write_table}

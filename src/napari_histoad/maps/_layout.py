@@ -44,6 +44,8 @@ class MapInfo(BaseModel):
         Method, settings, hash of the weights, names of the training slides.
     stain : tuple of float
         With stain normalisation: the slide's own stains, see `Stain.values`.
+    classes : tuple of str
+        Names of the classes whose probabilities the map holds.
     calibration_note : str
         In one sentence, what the p-values are relative to.
     version : str
@@ -74,6 +76,7 @@ class MapInfo(BaseModel):
     detector_id: str
     trained_on: list[str]
     stain: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
     calibration_note: str
     version: str
     complete: bool = False
@@ -100,6 +103,7 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
         if name == "tissue":
             array.attrs["scale_yx"] = list(tissue.scale_yx)
     columns = {"score": ((), _ROWS), "p_value": ((), _ROWS), "error_map": ((c, c), BLOCK_TILES)}
+    columns |= {f"probability_{k}": ((), _ROWS) for k in range(len(info.classes))}
     for name, (shape, rows) in columns.items():
         group.create_array(f"tiles/{name}", shape=(n, *shape), chunks=(rows, *shape), dtype="float32", fill_value=np.nan)
     geometry = info.geometry

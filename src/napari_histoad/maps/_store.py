@@ -5,7 +5,8 @@
     case.ome.zarr/
       0, 1, …           float32 anomaly map, pyramid; NaN = not scored
       labels/anomalous  what lies above the threshold
-      tiles/            origins, score, p_value, error_map: one row per tile; error_map has one chunk per block
+      classes/0, 1, …   float32 pyramids of class probabilities, if a classifier goes with the detector
+      tiles/            origins, score, p_value, error_map, probability_0, …: one row per tile; error_map has one chunk per block
       tissue            the tissue mask
       calibration       scores of held-out normal tiles
       journal           finished blocks, one per line; gone when the map is complete
@@ -58,7 +59,7 @@ class AnomalyMap:
         self.path, self._group, self.info = path, group, info
         self.geometry = info.geometry
         self.calibration = Calibration(np.asarray(group["calibration"]))
-        self._scores: dict[int, NDArray[np.float32]] = {}
+        self._known: dict[tuple[str, int], NDArray[np.float32]] = {}
 
     # -- life
 
@@ -150,7 +151,7 @@ class AnomalyMap:
     # -- tiles
 
     def column(self, name: str) -> zarr.Array[Any]:
-        """Return a column of the tile table: ``score``, ``p_value``, ``error_map``."""
+        """Return a column of the tile table: ``score``, ``p_value``, ``error_map``, ``probability_0``, …."""
         return self._array(f"tiles/{name}")
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -173,6 +174,12 @@ class AnomalyMap:
     def p_values(self) -> NDArray[np.float32]:
         """(N,) float32: share of held-out normal tiles that score at least as high, see `Calibration`."""
         return np.asarray(self._array("tiles/p_value"))
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(N, K) float32: probability of each of ``info.classes``; NaN = not scored."""
+        columns = [np.asarray(self._array(f"tiles/probability_{k}")) for k in range(len(self.info.classes))]
+        return np.stack(columns, 1) if columns else np.empty((self.info.tiles, 0), np.float32)
 
     @property
     def boxes(self) -> NDArray[np.float64]:
@@ -234,7 +241,8 @@ class AnomalyMap:
         self.info = self.info.model_copy(update={"complete": True, "failed_tiles": failed})
         with writing(self.path):
             self._group.attrs[ATTRIBUTE] = self.info.model_dump(mode="json")
-            on_medium([self.path / "zarr.json", *(f for f in (self.path / "labels").rglob("*") if f.is_file())])
+            extra = [f for name in ("labels", "classes") for f in (self.path / name).rglob("*") if f.is_file()]
+            on_medium([self.path / "zarr.json", *extra])
             (self.path / "journal").unlink(missing_ok=True)
 
     # -- pyramid
@@ -279,24 +287,28 @@ class AnomalyMap:
         (H, W) float32
             NaN where nothing is scored.
         """
+        return self.field("score", box)
+
+    def field(self, column: str, box: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
+        """Return a column of the tile table blended over the cells, see `score_field`."""
         y0, x0, y1, x1 = (0, 0, *self.geometry.shape) if box is None else box
         total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
         window, c = self.geometry.window(), self.geometry.cells_per_tile
         near = np.flatnonzero((self._cells < (y1, x1)).all(axis=1) & (self._cells + c > (y0, x0)).all(axis=1))
         for row, (y, x) in zip(near.tolist(), self._cells[near].tolist(), strict=True):
-            score = self._block_scores(row // BLOCK_TILES)[row % BLOCK_TILES]
-            if not np.isnan(score):
-                add_tile(total, weight, np.broadcast_to(score, (c, c)), window, y - y0, x - x0)
+            value = self._block_values(column, row // BLOCK_TILES)[row % BLOCK_TILES]
+            if not np.isnan(value):
+                add_tile(total, weight, np.broadcast_to(value, (c, c)), window, y - y0, x - x0)
         seen = (weight > 0) & self.tissue_cells(y0, x0, y1, x1)
         return np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
 
-    def _block_scores(self, block: int) -> NDArray[np.float32]:
-        known = self._scores.get(block)
+    def _block_values(self, column: str, block: int) -> NDArray[np.float32]:
+        known = self._known.get((column, block))
         if known is None:
             rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
-            known = np.asarray(self._array("tiles/score")[rows])
+            known = np.asarray(self._array(f"tiles/{column}")[rows])
             if not np.isnan(known).all():  # written: it will not change again
-                self._scores[block] = known
+                self._known[column, block] = known
         return known
 
     # -- thresholds
@@ -342,3 +354,14 @@ class AnomalyMap:
         from napari_histoad.maps._labels import write_labels
 
         write_labels(self, self._group, rate)
+
+    def save_class_layers(self) -> None:
+        """Store the pyramid of each class's probability, if there are classes."""
+        from napari_histoad.maps._classes import write_class_layers
+
+        if self.info.classes:
+            write_class_layers(self, self._group)
+
+    def class_levels(self, number: int) -> list[zarr.Array[Any]]:
+        """Return the stored pyramid of a class's probability, finest first."""
+        return [self._array(f"classes/{number}/{i}") for i in range(len(self.geometry.level_shapes()))]

@@ -103,7 +103,8 @@ class MapWriter:
     def __init__(self, target: AnomalyMap) -> None:
         self._map = target
         self._queue: queue.Queue[_Block | None] = queue.Queue(_WAITING_BLOCKS)
-        self._columns = {name: _Column(target.column(name)) for name in ("score", "p_value")}
+        self._classes = [f"probability_{k}" for k in range(len(target.info.classes))]
+        self._columns = {name: _Column(target.column(name)) for name in ("score", "p_value", *self._classes)}
         self._recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._canvases = [_Canvas(level) for level in target.levels]
         self._cells = cells = target.geometry.tile_cells(target.origins)
@@ -124,7 +125,13 @@ class MapWriter:
         if kind is None:
             self._raise()
 
-    def add(self, block: int, scores: NDArray[np.float32], error_maps: NDArray[np.float32] | None) -> None:
+    def add(
+        self,
+        block: int,
+        scores: NDArray[np.float32],
+        error_maps: NDArray[np.float32] | None,
+        probabilities: NDArray[np.float32] | None = None,
+    ) -> None:
         """Take a finished block.
 
         Parameters
@@ -134,12 +141,14 @@ class MapWriter:
             NaN where a tile could not be decoded.
         error_maps : (B, c, c) float32 or None
             Error maps pooled to cells; None fills each tile with its score.
+        probabilities : (B, K) float32 or None
+            Of the map's classes, if it has some.
         """
-        self._put(_Block(block, scores, self._map.error_cells(scores, error_maps)))
+        self._put(_Block(block, scores, self._map.error_cells(scores, error_maps), probabilities))
 
-    def adopt(self, block: int, scores: NDArray[np.float32]) -> None:
+    def adopt(self, block: int, scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None = None) -> None:
         """Take a block whose error maps another process has put on the medium, see `AnomalyMap.write_error_maps`."""
-        self._put(_Block(block, scores, None))
+        self._put(_Block(block, scores, None, probabilities))
 
     def written(self) -> Box | None:
         """Return the box (y0, x0, y1, x1) of finest cells that changed on disk since the last call."""
@@ -200,6 +209,9 @@ class MapWriter:
         for block in blocks:
             self._columns["score"].put(block.number * BLOCK_TILES, block.scores)
             self._columns["p_value"].put(block.number * BLOCK_TILES, self._map.calibration.p_value(block.scores))
+            if block.probabilities is not None:
+                for name, values in zip(self._classes, block.probabilities.T, strict=True):
+                    self._columns[name].put(block.number * BLOCK_TILES, values)
             if block.error_maps is None:
                 self._recent.pop(block.number, None)  # it may have been looked at before it was written
         for name, column in self._columns.items():
@@ -276,6 +288,7 @@ class _Block:
     number: int
     scores: NDArray[np.float32]
     error_maps: NDArray[np.float32] | None
+    probabilities: NDArray[np.float32] | None
 
 
 class _Column:
