@@ -18,7 +18,7 @@ from napari_histoad.classifiers import (
     save_classifier,
 )
 from napari_histoad.detectors import create_detector, load_detector, save_detector
-from napari_histoad.engine import explain_tile, fit_classifier_job, predict_job
+from napari_histoad.engine import explain_tile, fit_classifier_job, predict_job, predict_prepared, prepare_job
 from napari_histoad.errors import BundleError, SettingsError
 from napari_histoad.jobs import run
 
@@ -105,6 +105,19 @@ def test_the_error_channel_is_on_the_scale_of_the_training_tiles(tiles, detector
     assert stack.shape == (80, 1, 64, 64)
     assert stack.mean().abs() < 0.1
     assert 0.5 < stack.std() < 2.5  # pooled cells set the scale
+
+
+@pytest.mark.parametrize("network", ["texture", "base_cnn"])
+def test_what_is_prepared_once_gives_the_classifier_that_preparing_anew_gives(network, tiles, detector):
+    settings = ClassifierSettings(networks=(network,), inputs=("image", "error"), **QUICK)
+    prepared = run(prepare_job(Classifier(settings, detector), tiles.tiles.images, "cpu"))
+    assert (prepared.stack is None) == (network == "texture")
+    one = run(fit_classifier_job(settings, tiles, detector=detector, prepared=prepared, device="cpu"))
+    two = run(fit_classifier_job(settings, tiles, detector=detector, device="cpu"))
+    assert torch.equal(one.error_scale, two.error_scale)
+    assert np.allclose(_probabilities(one, tiles), _probabilities(two, tiles), atol=1e-6)
+    rows = np.array([3, 1, 40])
+    assert np.allclose(predict_prepared(one, prepared, rows, "cpu"), _probabilities(one, tiles)[rows], atol=0.02)
 
 
 def test_the_centre_alone_is_seen_if_the_label_speaks_of_it(tiles):

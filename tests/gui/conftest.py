@@ -35,5 +35,6 @@ def words(monkeypatch):
     said = []
     monkeypatch.setattr("napari_histoad.gui.panel.show_error", said.append)
     monkeypatch.setattr("napari_histoad.gui.panel.show_info", said.append)
-    monkeypatch.setattr("napari_histoad.gui.reader.show_error", said.append)
+    for room in ("reader", "review", "gallery"):
+        monkeypatch.setattr(f"napari_histoad.gui.{room}.show_error", said.append)
     return said

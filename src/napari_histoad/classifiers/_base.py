@@ -135,6 +135,8 @@ class Classifier:
     temperatures : (M,) tensor
         By which each one's logits are divided, so that its probabilities can be trusted (Guo et al. 2017,
         arXiv:1706.04599).
+    error_scale : (2,) tensor
+        Mean and deviation of the error maps of training tiles: what is subtracted, and what divided by.
     trained_on : tuple[str, ...]
 
     Raises
@@ -167,14 +169,14 @@ class Classifier:
         ]
         self.shares = torch.full((len(self.members),), 1 / len(self.members))
         self.temperatures = torch.ones(len(self.members))
-        self._error_scale = torch.tensor([0.0, 1.0])
+        self.error_scale = torch.tensor([0.0, 1.0])
 
     # -- what the networks see
 
     def prepare(self, errors: Tensor) -> None:
         """Take mean and deviation of error maps (N, h, w) of training tiles as the scale of that input."""
         deviation, mean = torch.std_mean(errors.float())
-        self._error_scale = torch.stack([mean, deviation.clamp_min(1e-12)]).cpu()
+        self.error_scale = torch.stack([mean, deviation.clamp_min(1e-12)]).cpu()
 
     def stack(self, images: Tensor, scores: TileScores | None = None) -> Tensor:
         """Return the inputs as one tensor (B, C, S, S) float32.
@@ -200,7 +202,7 @@ class Classifier:
             else:
                 assert scores is not None
                 assert scores.error_map is not None
-                mean, deviation = self._error_scale.to(images.device)
+                mean, deviation = self.error_scale.to(images.device)
                 parts.append((_resized(scores.error_map.float()[:, None], pixels.shape[2]) - mean) / deviation)
         return self._framed(torch.cat(parts, 1))
 
@@ -218,11 +220,12 @@ class Classifier:
 
     def probabilities_of(self, stack: Tensor) -> Tensor:
         """Return the probability of each class (B, K) float32 of stacked inputs."""
-        shares, temperatures = self.shares.to(stack.device), self.temperatures.to(stack.device)
-        parts = [
-            share * F.softmax(member(stack).float() / temperature, dim=1)
-            for member, share, temperature in zip(self.members, shares, temperatures, strict=True)
-        ]
+        return self.joined([member(stack) for member in self.members])
+
+    def joined(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the probability of each class (B, K) float32 from the logits (B, K) of each network."""
+        shares, temperatures = self.shares.tolist(), self.temperatures.tolist()
+        parts = [s * F.softmax(found.float() / t, dim=1) for found, s, t in zip(logits, shares, temperatures, strict=True)]
         return torch.stack(parts).sum(0)
 
     # -- life
@@ -242,7 +245,7 @@ class Classifier:
 
     def state(self) -> dict[str, Tensor]:
         """Return all that training found, as named tensors on the CPU."""
-        state = {"shares": self.shares, "temperatures": self.temperatures, "error_scale": self._error_scale}
+        state = {"shares": self.shares, "temperatures": self.temperatures, "error_scale": self.error_scale}
         for k, member in enumerate(self.members):
             state |= module_state(f"member{k}", member)
         return state
@@ -259,7 +262,7 @@ class Classifier:
         shares, temperatures, scale = (state[name].float() for name in ("shares", "temperatures", "error_scale"))
         if shares.shape != (m,) or temperatures.shape != (m,) or scale.shape != (2,):
             raise ValueError(f"state of {tuple(shares.shape)} networks given, {m} due")
-        self.shares, self.temperatures, self._error_scale = shares, temperatures, scale
+        self.shares, self.temperatures, self.error_scale = shares, temperatures, scale
         for k, member in enumerate(self.members):
             load_module(state, f"member{k}", member)
 

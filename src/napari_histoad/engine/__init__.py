@@ -1,7 +1,7 @@
 """Doing it: where slides and detectors meet. Train, map, score, on the device at hand."""
 
 from napari_histoad.engine._bench import Speed, bench_job
-from napari_histoad.engine._classify import fit_classifier_job, grouped_folds, predict_job, stack_job
+from napari_histoad.engine._classify import fit_classifier_job, grouped_folds, predict_job, predict_prepared, prepare_job
 from napari_histoad.engine._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
 from napari_histoad.engine._device import DeviceChoice, choose_device
 from napari_histoad.engine._explain import Explanation, explain_tile
@@ -37,13 +37,14 @@ __all__ = [
     "map_path",
     "map_slide",
     "predict_job",
+    "predict_prepared",
+    "prepare_job",
     "read_cohort",
     "recalibrate",
     "recalibrate_job",
     "score_files_job",
     "score_images",
     "self_detector_job",
-    "stack_job",
     "suspicious_file",
     "train",
     "train_job",

@@ -17,6 +17,7 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import affine_jitter
+from napari_histoad.networks.classifier import TextureBody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,12 +32,11 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.networks.classifier import TileNetwork
 
-__all__ = ["fit_classifier_job", "grouped_folds", "predict_job", "stack_job"]
+__all__ = ["Prepared", "fit_classifier_job", "grouped_folds", "predict_job", "predict_prepared", "prepare_job"]
 
 _VALIDATION_FOLDS = 5
 _FROZEN_RATE = 1e-3
 _BATCH = 32
-_SCALE_BATCH = 256
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
 _PIXEL_CHANNELS = 3
 _TINT, _BRIGHTNESS = 0.2, 0.2
@@ -67,10 +67,28 @@ def grouped_folds(
             yield kept, held_out
 
 
-def stack_job(classifier: Classifier, images: NDArray[np.uint8], device: str = "auto") -> Job[Tensor]:
-    """Compute what the networks of a classifier see of all tiles, once: (N, C, S, S) float16 on the CPU.
+class Prepared(NamedTuple):
+    """What the networks of a classifier see of N tiles, computed once.
 
-    The scale of the error map is taken from these tiles: call it with training tiles first.
+    Attributes
+    ----------
+    stack : (N, C, S, S) float16 tensor or None
+        The stacked inputs; None if every network looks at fixed statistics.
+    measured : (N, D, 1, 1) float32 tensor or None
+        The fixed statistics, if some network looks at them.
+    error_scale : (2,) tensor
+        Of the error maps in the stack, see `Classifier`.
+    """
+
+    stack: Tensor | None
+    measured: Tensor | None
+    error_scale: Tensor
+
+
+def prepare_job(classifier: Classifier, images: NDArray[np.uint8], device: str = "auto") -> Job[Prepared]:
+    """Compute what the networks see of tiles (N, H, W, 3) uint8, once for all folds and networks.
+
+    The scale of the error map is taken from these tiles.
     """
     choice = choose_device(device)
     classifier.to(choice.device)
@@ -85,13 +103,20 @@ def stack_job(classifier: Classifier, images: NDArray[np.uint8], device: str = "
             assert found is not None
             errors.append(F.adaptive_avg_pool2d(found.float()[:, None], 32)[:, 0].cpu())
         classifier.prepare(torch.cat(errors))
-    parts = []
+    body = next((member.body for member in classifier.members if isinstance(member.body, TextureBody)), None)
+    learning = not all(member.fine for member in classifier.members)
+    stacks, measured = [], []
     for i in batches:
         yield Progress("Looking at tiles", i, len(images))
         with torch.inference_mode():
-            parts.append(classifier.stack(torch.from_numpy(images[i : i + _BATCH]).to(choice.device)).half().cpu())
+            stack = classifier.stack(torch.from_numpy(images[i : i + _BATCH]).to(choice.device))
+            if body is not None:
+                measured.append(body.measure(stack).cpu())
+            if learning:
+                stacks.append(stack.half().cpu())
     yield Progress("Looking at tiles", len(images), len(images))
-    return torch.cat(parts)
+    whole = torch.cat(stacks) if stacks else None
+    return Prepared(whole, torch.cat(measured) if measured else None, classifier.error_scale)
 
 
 def fit_classifier_job(
@@ -101,7 +126,7 @@ def fit_classifier_job(
     detector: Detector | None = None,
     weights: dict[str, Path] | None = None,
     rows: NDArray[np.int64] | None = None,
-    stack: Tensor | None = None,
+    prepared: Prepared | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Job[Classifier]:
@@ -117,8 +142,8 @@ def fit_classifier_job(
         Files of pretrained weights by network.
     rows : (M,) int64, optional
         Learn from these tiles only.
-    stack : (N, C, S, S) tensor, optional
-        Of all tiles of ``data``, from `stack_job`, if there is one already.
+    prepared : Prepared, optional
+        Of all tiles of ``data``, from `prepare_job`, if that was done already.
     device, seed
 
     Raises
@@ -132,18 +157,21 @@ def fit_classifier_job(
     torch.manual_seed(seed)
     classifier = Classifier(settings, detector, weights)
     rows = np.arange(len(data.labels)) if rows is None else rows
-    if stack is None:
-        stack = yield from stack_job(classifier, data.tiles.images[rows], device)
-        stack_rows = np.arange(len(rows))
-    else:
-        stack_rows = rows
+    where = rows
+    if prepared is None:
+        prepared, where = (yield from prepare_job(classifier, data.tiles.images[rows], device)), np.arange(len(rows))
+    classifier.error_scale = prepared.error_scale
     labels = data.labels[rows]
     kept, checked = next(grouped_folds(labels, data.tiles.groups[rows], _VALIDATION_FOLDS, seed))
     classifier.to(choice.device)
-    tiles = _Tiles(stack, torch.from_numpy(labels), stack_rows)
+    tiles = _Tiles(prepared.stack, torch.from_numpy(labels), where)
     losses = []
     for k, member in enumerate(classifier.members):
-        seen = (yield from _statistics_job(member, tiles, kept, choice)) if member.fine else tiles
+        seen = tiles
+        if isinstance(member.body, TextureBody):
+            assert prepared.measured is not None
+            seen = _statistics(member.body, prepared.measured, tiles, kept)
+            member.to(choice.device)
         yield from _descend_job(classifier, member, k, seen, _Split(kept, checked), choice, seed)
         logits = _logits(_trained(member), seen, checked, choice)
         temperature, loss = _temperature(logits, tiles.labels[checked])
@@ -160,11 +188,12 @@ def fit_classifier_job(
 class _Tiles(NamedTuple):
     """Stacked inputs, labels, and which row of the stack belongs to which label."""
 
-    stack: Tensor
+    stack: Tensor | None
     labels: Tensor
     rows: NDArray[np.int64]
 
     def inputs(self, picked: NDArray[np.int64], device: torch.device) -> Tensor:
+        assert self.stack is not None
         return self.stack[self.rows[picked]].to(device).float()
 
 
@@ -236,20 +265,15 @@ def _trained(member: TileNetwork) -> nn.Module:
     return member.head if member.fine else member
 
 
-def _statistics_job(member: TileNetwork, tiles: _Tiles, learnt: NDArray[np.int64], choice: DeviceChoice) -> Job[_Tiles]:
-    """Compute the fixed statistics of all tiles once, on the scale of those learnt from."""
-    body, everything = member.body, np.arange(len(tiles.labels))
-    body.train()  # takes the scale
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(learnt), _SCALE_BATCH):
-            body(tiles.inputs(learnt[start : start + _SCALE_BATCH], choice.device))
-    body.eval()
-    for start in range(0, len(everything), _BATCH):
-        yield Progress("Measuring texture", start, len(everything))
-        with torch.inference_mode():
-            parts.append(body(tiles.inputs(everything[start : start + _BATCH], choice.device)).cpu())
-    return _Tiles(torch.cat(parts), tiles.labels, everything)
+def _statistics(body: TextureBody, measured: Tensor, tiles: _Tiles, learnt: NDArray[np.int64]) -> _Tiles:
+    """Return the statistics of tiles on the scale of those learnt from."""
+    mine = measured[tiles.rows]
+    body.scale.reset_running_stats()
+    with torch.no_grad():
+        body.scale.to("cpu").train()
+        body.scale(mine[learnt])
+        body.scale.eval()
+        return _Tiles(body.scaled(mine), tiles.labels, np.arange(len(mine)))
 
 
 def _logits(network: nn.Module, tiles: _Tiles, rows: NDArray[np.int64], choice: DeviceChoice) -> Tensor:
@@ -264,6 +288,26 @@ def _temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     losses = [float(F.cross_entropy(logits / t, labels)) for t in _TEMPERATURES]
     k = int(np.argmin(losses))
     return float(_TEMPERATURES[k]), losses[k]
+
+
+def predict_prepared(
+    classifier: Classifier, prepared: Prepared, rows: NDArray[np.int64], device: str = "auto"
+) -> NDArray[np.float32]:
+    """Return the probability of each class of tiles that were prepared, (M, K) float32."""
+    choice = choose_device(device)
+    labels = torch.zeros(len(rows), dtype=torch.int64)
+    logits = []
+    for member in classifier.members:
+        tiles, network = _Tiles(prepared.stack, labels, rows), _trained(member)
+        if isinstance(member.body, TextureBody):
+            assert prepared.measured is not None
+            body = member.body.cpu()
+            with torch.inference_mode():
+                tiles = _Tiles(body.scaled(prepared.measured[rows]), labels, np.arange(len(rows)))
+            member.to(choice.device)
+        logits.append(_logits(network, tiles, np.arange(len(rows)), choice))
+    found: NDArray[np.float32] = classifier.joined(logits).numpy()
+    return found
 
 
 def predict_job(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
 
-from napari_histoad.engine import fit_classifier_job, grouped_folds, predict_job, stack_job
+from napari_histoad.engine import fit_classifier_job, grouped_folds, predict_prepared, prepare_job
 from napari_histoad.evaluation._metrics import Interval, bootstrap
 
 if TYPE_CHECKING:
@@ -130,14 +130,14 @@ def cross_validate_job(
     """
     from napari_histoad.classifiers import Classifier
 
-    stack = yield from stack_job(Classifier(settings, detector), data.tiles.images, device)
+    prepared = yield from prepare_job(Classifier(settings, detector), data.tiles.images, device)
     probabilities = np.full((len(data.labels), len(data.classes)), np.nan, np.float32)
     used = 0
     for kept, held_out in grouped_folds(data.labels, data.tiles.groups, folds, seed):
         classifier = yield from fit_classifier_job(
-            settings, data, detector=detector, weights=weights, rows=kept, stack=stack, device=device, seed=seed
+            settings, data, detector=detector, weights=weights, rows=kept, prepared=prepared, device=device, seed=seed
         )
-        probabilities[held_out] = yield from predict_job(classifier, data.tiles.images[held_out], device)
+        probabilities[held_out] = predict_prepared(classifier, prepared, held_out, device)
         used += 1
     tested = ~np.isnan(probabilities[:, 0])
     return report_classes(data.labels[tested], probabilities[tested], data.tiles.groups[tested], used)

@@ -16,7 +16,7 @@ from psygnal import Signal
 from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError, writing
 from napari_histoad.gui.worker_client import WorkerClient, progress_of
 from napari_histoad.jobs import Eta, Progress
-from napari_histoad.maps import AnomalyMap
+from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap
 from napari_histoad.maps._regions import measure_regions
 from napari_histoad.regions import write_geojson
 from napari_histoad.remembered import recall, remember
@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_histoad.maps import Verdicts
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
 __all__ = ["Controller", "Review", "output_folder"]
+
+_LEAST_VERDICTS = 4
+"""Of each class: three folds or more, and in each of them tiles to stop by."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Controller:
     """AnomalyMap, complete."""
     reviewed = Signal(object)
     """Review."""
+    classified = Signal(object, str)
+    """Path of a detector with a classifier learnt from verdicts; how good it is, in words."""
     saved = Signal(list)
     """Paths of the files."""
     slide_copied = Signal(object)
@@ -233,6 +239,25 @@ class Controller:
         target = self._work_folder() / f"{self.model.stem.removesuffix('.recalibrated')}.recalibrated.safetensors"
         self._submit("recalibrate", regions=str(outlines), model=str(self.model), out=str(target))
 
+    def train_classifier(self, verdicts: Verdicts) -> None:
+        """Start to train a classifier on verdicts, beside the detector of the map at hand; `classified` follows.
+
+        Raises
+        ------
+        SettingsError
+            If there are too few verdicts, or the map was made without a trained detector.
+        """
+        counts = {name: n for name, n in verdicts.counts().items() if name != UNSURE}
+        few = [name for name in VERDICTS[:2] if counts.get(name, 0) < _LEAST_VERDICTS]
+        if few:
+            names = " and ".join(name.lower() for name in few)
+            raise SettingsError(f"too few tiles are judged {names}", f"judge at least {_LEAST_VERDICTS} of each")
+        if self.model is None:
+            raise SettingsError("no trained detector is chosen to go with the classifier", "choose one in step 4, or train one")
+        slide, folder = self._need_slide(), self._work_folder()
+        target = folder / f"{slide.name}.classifier.safetensors"
+        self._submit("classify", verdicts=str(verdicts.path), model=str(self.model), out=str(target))
+
     def _write_outlines(self, regions: Sequence[Region]) -> Path:
         slide = self._need_slide()
         if not regions:
@@ -303,6 +328,10 @@ class Controller:
             self.model = Path(result["path"])
             listed = result["suspicious"]
             self.trained.emit(self.model, [] if listed is None else read_places(Path(listed)))
+        elif self._job == "classify":
+            self.model = Path(result["path"])
+            words = f"Learnt from {result['verdicts']} verdicts. AUROC {result['auroc']}, cross-validated."
+            self.classified.emit(self.model, words)
         elif self._job == "map":
             self.show(AnomalyMap.open(result["path"]))
         elif self._job == "save":

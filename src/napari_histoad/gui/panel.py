@@ -95,11 +95,13 @@ class AnomalyPanel(PanelWidgets):
         self.model_box.changed.connect(self._on_model)
         self.map_button.changed.connect(self._guarded(self.controller.compute_map))
         self.cancel_button.changed.connect(self.controller.cancel)
+        self.gallery_button.changed.connect(self._guarded(self.review.open_gallery))
         self.save_button.changed.connect(self._guarded(lambda: self.controller.save(self.rate())))
         c = self.controller
         c.progressed.connect(self._on_progress)
         c.tissue_found.connect(self._on_tissue)
         c.trained.connect(self._on_trained)
+        c.classified.connect(lambda path, _: self._offer_model(path))
         c.saved.connect(self._on_saved)
         c.slide_copied.connect(self._on_slide_copied)
         c.failed.connect(self._on_failed)

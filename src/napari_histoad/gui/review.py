@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
-from napari.utils.notifications import show_warning
+from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QTimer
 
 from napari_histoad.calibration import discovery_rate
+from napari_histoad.errors import HistoadError, SettingsError
+from napari_histoad.gui.gallery import TileGallery
 from napari_histoad.gui.layers import Heatmap, class_layers, error_layer, labels_layer
 from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
 
@@ -40,6 +43,11 @@ class MapReview:
     controller : Controller
     replace : callable
         Puts a layer in the place of the one of the same name.
+
+    Attributes
+    ----------
+    gallery : TileGallery or None
+        Tiles of the map, if they are being judged.
     """
 
     def __init__(self, panel: PanelWidgets, viewer: Viewer, controller: Controller, replace: Callable[[Any], Any]) -> None:
@@ -54,6 +62,8 @@ class MapReview:
         self._ask_timer = self._timer(self._ask)
         self._reveal_timer = self._timer(lambda: panel.scroll_area.ensureWidgetVisible(panel.save_button.native))
         self._p_values: Any = None
+        self.gallery: TileGallery | None = None
+        self._gallery_dock: Any = None
         panel.rate_kind.changed.connect(self._on_rate_kind)
         panel.rate_slider.valueChanged.connect(lambda _: self._ask_timer.start(_REFRESH_MS // 2))
         panel.region_list.currentRowChanged.connect(self._on_region)
@@ -61,6 +71,41 @@ class MapReview:
         controller.map_updated.connect(self._on_map_updated)
         controller.mapped.connect(self._on_mapped)
         controller.reviewed.connect(self._on_reviewed)
+        controller.classified.connect(self._on_classified)
+
+    # -- tiles, one by one
+
+    def open_gallery(self) -> None:
+        """Show the tiles of the finished map that tell most, to be judged.
+
+        Raises
+        ------
+        SettingsError
+            If there is no finished map.
+        """
+        source, slide = self._controller.map, self._controller.slide
+        if source is None or slide is None or not source.info.complete:
+            raise SettingsError("there is no finished map to judge tiles of", "compute one in step 4")
+        if self.gallery is None or self.gallery.source is not source:
+            if self._gallery_dock is not None:
+                with suppress(LookupError, RuntimeError):  # closed by hand
+                    self._viewer.window.remove_dock_widget(self._gallery_dock)
+            self.gallery = TileGallery(self._viewer, source, slide)
+            self.gallery.train_asked.connect(self._on_train_asked)
+            self._gallery_dock = self._viewer.window.add_dock_widget(self.gallery, name="Judge tiles", area="bottom")
+        self._gallery_dock.show()
+        self.gallery.setFocus()
+
+    def _on_train_asked(self) -> None:
+        assert self.gallery is not None
+        try:
+            self._controller.train_classifier(self.gallery.verdicts)
+        except HistoadError as err:
+            show_error(str(err))
+
+    def _on_classified(self, _: object, words: str) -> None:
+        if self.gallery is not None:
+            self.gallery.say(f"{words} Compute the anomaly map again, then judge what it is least sure of.")
 
     def _timer(self, action: Callable[[], object]) -> QTimer:
         timer = QTimer(self._panel)

@@ -150,9 +150,18 @@ class PanelWidgets(QWidget):
         self.region_list = QListWidget()
         self.region_list.setMaximumHeight(130)
         self.region_list.setToolTip("Click to go there")
+        self.gallery_button = PushButton(
+            text="Judge tiles one by one", tooltip="The most telling tiles as pictures; say by key what each of them is"
+        )
         self.save_button = PushButton(text="Save regions, picture and report")
         self.review_group = _group(
-            "5 · Review", self.rate_kind.native, self.rate_slider, self.rate_info, self.region_list, self.save_button.native
+            "5 · Review",
+            self.rate_kind.native,
+            self.rate_slider,
+            self.rate_info,
+            self.region_list,
+            self.gallery_button.native,
+            self.save_button.native,
         )
         steps.addWidget(self.review_group)
         steps.addStretch(1)

@@ -32,7 +32,7 @@ class WorkerClient:
     Parameters
     ----------
     on_event : callable
-        Called **from a reading thread** with every event, see `napari_histoad.engine.worker`. A child that dies
+        Called **from a reading thread** with every event, see `napari_histoad.worker`. A child that dies
         gives the event ``{"event": "died"}`` for the job at hand.
     """
 
@@ -61,7 +61,7 @@ class WorkerClient:
                 return
             # -m with our own interpreter, not multiprocessing: nothing of napari's main module is imported again.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "napari_histoad.engine.worker"],
+                [sys.executable, "-m", "napari_histoad.worker"],
                 env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # waiting threads do not spin on cores that decode
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -6,14 +6,19 @@ from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
 from napari_histoad.maps._report import write_report
 from napari_histoad.maps._store import AnomalyMap
+from napari_histoad.maps._verdicts import UNSURE, VERDICTS, Verdict, Verdicts, propose_tiles, verdict_file
 from napari_histoad.maps._writer import MapWriter, hold_map
 
 __all__ = [
     "BLOCK_TILES",
+    "UNSURE",
+    "VERDICTS",
     "AnomalyMap",
     "MapGeometry",
     "MapInfo",
     "MapWriter",
+    "Verdict",
+    "Verdicts",
     "draw_explanation",
     "explanation_panels",
     "export_geojson",
@@ -21,5 +26,7 @@ __all__ = [
     "export_png",
     "export_table",
     "hold_map",
+    "propose_tiles",
+    "verdict_file",
     "write_report",
 ]

@@ -14,6 +14,7 @@ from napari_histoad.networks.texture import TextureStatistics
 __all__ = [
     "MEAN",
     "STD",
+    "TextureBody",
     "TileNetwork",
     "TokensToMap",
     "base_cnn",
@@ -150,7 +151,7 @@ def separable_cnn(channels: int, classes: int, *, attention: bool = False) -> Ti
     return TileNetwork(nn.Sequential(*layers), pooled_head(32, classes, hidden=256), attention=attention)
 
 
-class _TextureBody(nn.Module):
+class TextureBody(nn.Module):
     """Texture statistics and colours of the first three channels; mean, deviation and greatest value of the others."""
 
     mean: Tensor
@@ -165,7 +166,16 @@ class _TextureBody(nn.Module):
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, stack: Tensor) -> Tensor:
-        """Return them as a map (B, D, 1, 1)."""
+        """Return them on the scale of the training tiles, as a map (B, D, 1, 1)."""
+        return self.scaled(self.measure(stack))
+
+    def scaled(self, measured: Tensor) -> Tensor:
+        """Return what `measure` found on the scale of the training tiles."""
+        scaled: Tensor = self.scale(measured)
+        return scaled.clamp(-_FARTHEST, _FARTHEST)
+
+    def measure(self, stack: Tensor) -> Tensor:
+        """Return the statistics as they are, (B, D, 1, 1)."""
         with torch.autocast(stack.device.type, enabled=False):  # fourth powers
             stack = stack.float()
             pixels = stack[:, :3] * self.std + self.mean
@@ -175,8 +185,7 @@ class _TextureBody(nn.Module):
             if stack.shape[1] > 3:
                 rest = stack[:, 3:]
                 parts += [rest.mean((2, 3)), rest.std((2, 3)), rest.amax((2, 3))]
-            scaled: Tensor = self.scale(torch.cat(parts, 1)[:, :, None, None])
-            return scaled.clamp(-_FARTHEST, _FARTHEST)
+            return torch.cat(parts, 1)[:, :, None, None]
 
 
 _FARTHEST = 8.0
@@ -188,7 +197,7 @@ def texture_network(channels: int, classes: int, side: int) -> TileNetwork:
 
     The first three channels are the image.
     """
-    body = _TextureBody(channels, side)
+    body = TextureBody(channels, side)
     head = nn.Sequential(
         nn.Flatten(), nn.Dropout(0.2), nn.Linear(body.width, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, classes)
     )

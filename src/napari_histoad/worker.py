@@ -1,4 +1,4 @@
-"""The background process of the GUI: ``python -m napari_histoad.engine.worker``.
+"""The background process of the GUI: ``python -m napari_histoad.worker``.
 
 Requests come in on stdin, events go out on stdout, one JSON document per line; no pickle. One job runs at a time.
 
@@ -7,7 +7,7 @@ in                           ``{"id": 1, "job": "map", "args": {…}}`` · ``{"c
 out                          ``{"id": 1, "event": "progress" | "result" | "error" | "cancelled", …}``
 ===========================  =============================================================================
 
-torch lives here and not in the GUI's process: the window stays responsive, memory of the GPU is given back, a crash
+torch is loaded here and not in the GUI's process: the window stays responsive, memory of the GPU is given back, a crash
 costs the run and not the user's outlines, and torch is never imported after Qt (which fails on Windows).
 """
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["JOBS", "main"]
 
+_VERDICT_TILES, _VERDICT_PX = 400, 128
+"""Each verdict gives several tiles that overlap its own; they are shrunk, for people wait for what they have taught."""
+
 
 def _train(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.engine import TrainingSource, suspicious_file, train_job
@@ -67,6 +70,34 @@ def _recalibrate(args: dict[str, Any]) -> Job[dict[str, Any]]:
     detector = yield from recalibrate_job([source], Path(args["model"]), Path(args["out"]), device=args.get("device", "auto"))
     assert detector.calibration is not None
     return {"path": args["out"], "held_out": len(detector.calibration.scores), "suspicious": None}
+
+
+def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    """Train a classifier on verdicts, beside the detector of the map that they were given on."""
+    from napari_histoad.classifiers import ClassifierSettings, save_classifier
+    from napari_histoad.detectors import load_detector
+    from napari_histoad.engine import TrainingSource, fit_classifier_job, gather_labelled_job
+    from napari_histoad.evaluation import cross_validate_job
+    from napari_histoad.maps import UNSURE
+    from napari_histoad.regions import read_regions
+
+    detector, device = load_detector(args["model"]), args.get("device", "auto")
+    side, mpp = detector.settings.tile_px, detector.settings.mpp
+    judged = [region for region in read_regions(args["verdicts"]) if region.name != UNSURE]
+    source = TrainingSource(Path(args["slide"]), judged, args.get("slide_mpp"))
+    data = yield from gather_labelled_job([source], side, mpp, max_tiles=_VERDICT_TILES, srgb=detector.settings.srgb)
+    settings = ClassifierSettings(
+        networks=("texture",),
+        classes=data.classes,
+        tile_px=side,
+        mpp=mpp,
+        input_px=min(side, _VERDICT_PX),
+        learning_rate=1e-3,
+    )
+    report = yield from cross_validate_job(settings, data, device=device)
+    classifier = yield from fit_classifier_job(settings, data, detector=detector, device=device)
+    save_classifier(classifier, args["out"], report.to_json())
+    return {"path": args["out"], "auroc": str(report.auroc), "verdicts": len(judged), "folds": report.folds}
 
 
 def _map(args: dict[str, Any]) -> Job[dict[str, Any]]:
@@ -142,6 +173,7 @@ def _sample(args: dict[str, Any]) -> Job[dict[str, Any]]:
 JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
     "train": _train,
     "recalibrate": _recalibrate,
+    "classify": _classify,
     "map": _map,
     "tissue": _tissue,
     "save": _save,

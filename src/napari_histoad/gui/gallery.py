@@ -1,0 +1,231 @@
+"""Tiles as pictures, judged one by one with the keyboard."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtGui import QColor, QIcon, QImage, QPainter, QPixmap
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QListView, QListWidget, QListWidgetItem, QPushButton, QVBoxLayout, QWidget
+
+from napari_histoad.errors import HistoadError
+from napari_histoad.maps import VERDICTS, Verdicts, propose_tiles, verdict_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.viewer import Viewer
+    from qtpy.QtGui import QKeyEvent
+
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.slide import Slide
+
+__all__ = ["TileGallery"]
+
+_COUNT = 24
+_PICTURE_PX = 112
+_FRAME_PX = 6
+_KEYS = {Qt.Key.Key_N: "Normal", Qt.Key.Key_A: "Anomalous", Qt.Key.Key_R: "Artefact", Qt.Key.Key_U: "Unsure"}
+_COLOURS = {"Normal": "#1e90ff", "Anomalous": "#e8380d", "Artefact": "#8a8a8a", "Unsure": "#f0c000"}
+_HELP = "Arrow keys: next and back · Z: undo · T: train · M: more tiles"
+
+
+class TileGallery(QWidget):
+    """The most telling tiles of a map, spread over the slide; each verdict is saved at once.
+
+    Keys: A anomalous, N normal, R artefact, U unsure; arrows, Z undo, T train, M more. A click, or moving to a tile, goes to
+    its place in the viewer.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    source : AnomalyMap
+    slide : Slide
+
+    Attributes
+    ----------
+    verdicts : Verdicts
+    rows : (N,) int64
+        The tiles shown.
+    """
+
+    train_asked = QtSignal()
+
+    def __init__(self, viewer: Viewer, source: AnomalyMap, slide: Slide) -> None:
+        super().__init__()
+        self._viewer, self.source, self._slide = viewer, source, slide
+        self.verdicts = Verdicts(verdict_file(source))
+        self.rows = np.empty(0, np.int64)
+        self.pictures = QListWidget()
+        self.pictures.setViewMode(QListView.ViewMode.IconMode)
+        self.pictures.setFlow(QListView.Flow.LeftToRight)
+        self.pictures.setWrapping(False)
+        self.pictures.setMovement(QListView.Movement.Static)
+        self.pictures.setIconSize(QSize(_PICTURE_PX, _PICTURE_PX))
+        self.pictures.setFixedHeight(_PICTURE_PX + 46)
+        self.pictures.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are the gallery's
+        self.pictures.currentRowChanged.connect(self._on_current)
+        self.words = QLabel()
+        self.counts = QLabel()
+        buttons = QHBoxLayout()
+        for key, name in _KEYS.items():
+            looks = f"border-left: 6px solid {_COLOURS[name]}; padding: 4px 10px;"
+            buttons.addWidget(_button(f"{name} ({chr(key)})", partial(self.give, name), looks))
+        buttons.addWidget(_button("Undo (Z)", self.undo))
+        buttons.addWidget(_button("More tiles (M)", self.propose))
+        buttons.addWidget(_button("Train classifier on my verdicts (T)", self.train_asked.emit))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 4, 6, 4)
+        line = QHBoxLayout()
+        line.addWidget(self.words, 1)
+        line.addWidget(self.counts)
+        layout.addLayout(line)
+        layout.addWidget(self.pictures)
+        layout.addLayout(buttons)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self._painter = QTimer(self)
+        self._painter.timeout.connect(self._paint_next)
+        self._unpainted: list[int] = []
+        self.propose()
+
+    # -- which tiles
+
+    def propose(self) -> None:
+        """Show the most telling tiles that are not judged yet."""
+        rows = propose_tiles(self.source, self.verdicts, _COUNT)
+        if not len(rows):
+            self.say("Every part of this map has been judged.")
+            return
+        self.rows = rows
+        self.pictures.clear()
+        blank = QPixmap(_PICTURE_PX, _PICTURE_PX)
+        blank.fill(QColor("#dddddd"))
+        for number in range(len(rows)):
+            self.pictures.addItem(QListWidgetItem(QIcon(blank), f"{number + 1}"))
+        self._unpainted = list(range(len(rows)))
+        self._painter.start(0)
+        self._show_counts()
+        self.pictures.setCurrentRow(0)
+
+    def _paint_next(self) -> None:
+        """Read and draw one tile; the window stays alive in between."""
+        if not self._unpainted:
+            self._painter.stop()
+            return
+        self._paint(self._unpainted.pop(0))
+
+    def _paint(self, number: int) -> None:
+        y0, x0, y1, x1 = self._box(number)
+        try:
+            pixels = self._slide.read_scaled(y0, x0, y1 - y0, x1 - x0, (_PICTURE_PX, _PICTURE_PX))
+        except HistoadError as err:
+            self._unpainted.clear()  # the other tiles would fail as well; once is enough
+            show_error(str(err))
+            return
+        image = QImage(pixels.tobytes(), _PICTURE_PX, _PICTURE_PX, 3 * _PICTURE_PX, QImage.Format.Format_RGB888)
+        picture = QPixmap.fromImage(image)
+        said = self.verdicts.of(self._box(number))
+        if said is not None:
+            with_frame = QPainter(picture)
+            pen = with_frame.pen()
+            pen.setColor(QColor(_COLOURS[said]))
+            pen.setWidth(2 * _FRAME_PX)
+            with_frame.setPen(pen)
+            with_frame.drawRect(0, 0, _PICTURE_PX, _PICTURE_PX)
+            with_frame.end()
+        item = self.pictures.item(number)
+        assert item is not None
+        icon = QIcon(picture)
+        icon.addPixmap(picture, QIcon.Mode.Selected)  # not tinted when it is the current one
+        item.setIcon(icon)
+        item.setText(f"{number + 1}" if said is None else said)
+
+    def _box(self, number: int) -> tuple[float, float, float, float]:
+        y0, x0, y1, x1 = self.source.boxes[self.rows[number]].tolist()
+        return y0, x0, y1, x1
+
+    # -- what is said of them
+
+    def give(self, name: str) -> None:
+        """Give a verdict on the current tile and move on."""
+        number = self.pictures.currentRow()
+        if not 0 <= number < len(self.rows):
+            return
+        try:
+            self.verdicts.give(self._box(number), name)
+        except HistoadError as err:
+            show_error(str(err))
+            return
+        self._paint(number)
+        self._show_counts()
+        if number + 1 < len(self.rows):
+            self.pictures.setCurrentRow(number + 1)
+        else:
+            self.say("The last of these. M shows more tiles, T trains a classifier on your verdicts.")
+
+    def undo(self) -> None:
+        """Take the last verdict back and go to its tile."""
+        try:
+            spoken = self.verdicts.undo()
+        except HistoadError as err:
+            show_error(str(err))
+            return
+        if spoken is None:
+            self.say("There is nothing to undo.")
+            return
+        self._show_counts()
+        for number in range(len(self.rows)):
+            if np.allclose(self._box(number), spoken):
+                self._paint(number)
+                self.pictures.setCurrentRow(number)
+
+    def say(self, words: str) -> None:
+        """Show a line."""
+        self.words.setText(words)
+
+    def _show_counts(self) -> None:
+        counts = self.verdicts.counts()
+        told = ", ".join(f"{counts[name]} {name.lower()}" for name in VERDICTS if name in counts)
+        self.counts.setText(f"{len(self.verdicts)} verdicts: {told}" if told else _HELP)
+        self.counts.setToolTip(_HELP)
+
+    # -- where they are
+
+    def _on_current(self, number: int) -> None:
+        if not 0 <= number < len(self.rows):
+            return
+        row, (y0, x0, y1, x1) = int(self.rows[number]), self._box(number)
+        words = f"Tile {number + 1} of {len(self.rows)} · score {self.source.scores[row]:.3g} · p {self.source.p_values[row]:.2g}"
+        for k, name in enumerate(self.source.info.classes):
+            words += f" · {name} {self.source.probabilities[row, k]:.0%}"
+        self.say(words)
+        mpp = self.source.info.slide_mpp
+        self._viewer.scene.camera.center = ((y0 + y1) / 2 * mpp, (x0 + x1) / 2 * mpp)
+        self._viewer.scene.camera.zoom = 1 / mpp  # a pixel of the screen per pixel of the slide
+
+    def keyPressEvent(self, event: QKeyEvent | Any) -> None:  # noqa: N802 - Qt's name
+        """Judge, move, undo, train."""
+        key = Qt.Key(event.key())
+        actions = {Qt.Key.Key_Z: self.undo, Qt.Key.Key_T: self.train_asked.emit, Qt.Key.Key_M: self.propose}
+        if key in _KEYS:
+            self.give(_KEYS[key])
+        elif key in actions:
+            actions[key]()
+        elif key in (Qt.Key.Key_Right, Qt.Key.Key_Left, Qt.Key.Key_Space):
+            step = -1 if key == Qt.Key.Key_Left else 1
+            self.pictures.setCurrentRow(min(max(self.pictures.currentRow() + step, 0), len(self.rows) - 1))
+        else:
+            super().keyPressEvent(event)
+
+
+def _button(words: str, action: Callable[[], object], looks: str = "") -> QPushButton:
+    """Return a button that leaves the keyboard to the gallery."""
+    button = QPushButton(words)
+    button.setStyleSheet(looks)
+    button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    button.clicked.connect(lambda _=False: action())
+    return button

@@ -1,0 +1,123 @@
+"""The review loop in a real window, by keyboard alone: judge tiles, train on the verdicts, map again, judge what is unsure."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_histoad import AnomalyMap
+from napari_histoad.gui.gallery import TileGallery
+from napari_histoad.maps import Verdicts, verdict_file
+from napari_histoad.slide import open_slide
+
+SHOTS = Path(os.environ.get("HISTOAD_SCREENSHOTS", "test-out"))
+A, N, R, U, Z, M, T = (getattr(Qt.Key, f"Key_{k}") for k in "ANRUZMT")
+
+
+def _shot(viewer, name):
+    SHOTS.mkdir(exist_ok=True, parents=True)
+    viewer.window.screenshot(str(SHOTS / f"{name}.png"), canvas_only=False, flash=False)
+
+
+def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qtbot):
+    viewer.open_sample("napari-histoad", "planted")
+    assert not panel.gallery_button.native.isEnabled()
+    panel.method_box.value = "colour"
+    panel.train_button.native.click()
+    qtbot.waitUntil(lambda: "Ready" in panel.train_info.text() or bool(words), timeout=120_000)
+    panel.map_button.native.click()
+    qtbot.waitUntil(lambda: panel.review_group.isEnabled() or bool(words), timeout=120_000)
+    assert words == []
+    panel.gallery_button.native.click()
+    gallery = panel.review.gallery
+    qtbot.waitUntil(lambda: not gallery._painter.isActive(), timeout=20_000)
+    assert len(gallery.rows) >= 10
+    qtbot.keyClick(gallery, T)
+    assert "too few tiles are judged normal and anomalous" in words.pop()
+
+    first = np.array(viewer.scene.camera.center)
+    qtbot.keyClick(gallery, R)
+    assert gallery.verdicts.counts() == {"Artefact": 1}
+    assert not np.allclose(viewer.scene.camera.center, first)  # moved on to the next tile
+    qtbot.keyClick(gallery, Z)
+    assert len(gallery.verdicts) == 0
+    assert np.allclose(viewer.scene.camera.center, first)
+    for key in [A] * 4 + [U] + [N] * 4:
+        qtbot.keyClick(gallery, key)
+    saved = Verdicts(verdict_file(panel.controller.map))
+    assert saved.counts() == gallery.verdicts.counts() == {"Normal": 4, "Anomalous": 4, "Unsure": 1}
+    assert gallery.pictures.currentRow() == 9
+    qtbot.keyClick(gallery, Qt.Key.Key_Left)
+    assert gallery.pictures.currentRow() == 8
+    qtbot.wait(300)
+    _shot(viewer, "judging")
+
+    qtbot.keyClick(gallery, T)
+    qtbot.waitUntil(lambda: "cross-validated" in gallery.words.text() or bool(words), timeout=240_000)
+    assert words == []
+    assert panel.model_box.value == "sample.classifier.safetensors"
+    panel.map_button.native.click()
+    qtbot.waitUntil(lambda: "Probability of Anomalous, sample.tif" in viewer.layers or bool(words), timeout=240_000)
+    assert words == []
+    again = panel.controller.map
+    assert again.info.classes == ("Normal", "Anomalous")
+    panel.gallery_button.native.click()
+    following = panel.review.gallery
+    assert following is not gallery
+    assert "Anomalous" in following.words.text()  # its probability
+    judged = {verdict.box for verdict in saved}
+    assert not judged & {following._box(k) for k in range(len(following.rows))}
+    viewer.layers["Probability of Anomalous, sample.tif"].visible = True
+    viewer.layers["Anomaly map of sample.tif"].visible = False
+    viewer.reset_view()
+    qtbot.wait(500)
+    _shot(viewer, "classified")
+
+
+@pytest.fixture
+def gallery(viewer, sample, map_folder, qtbot):
+    for name in map_folder.parent.glob("*.verdicts.geojson"):
+        name.unlink()
+    with open_slide(sample.path) as slide:
+        widget = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
+        qtbot.addWidget(widget)
+        widget.show()
+        qtbot.waitUntil(lambda: not widget._painter.isActive(), timeout=20_000)
+        yield widget
+        widget._painter.stop()
+    for name in map_folder.parent.glob("*.verdicts.geojson"):
+        name.unlink()
+
+
+def test_verdicts_are_there_when_the_gallery_opens_again(gallery, viewer, sample, map_folder, qtbot):
+    qtbot.keyClick(gallery, N)
+    with open_slide(sample.path) as slide:
+        other = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
+        qtbot.addWidget(other)
+        qtbot.waitUntil(lambda: not other._painter.isActive(), timeout=20_000)
+        assert "1 normal" in other.counts.text()
+        assert gallery._box(0) not in {other._box(k) for k in range(len(other.rows))}
+
+
+def test_a_verdict_that_cannot_be_saved_is_told_and_not_shown(gallery, words, qtbot, monkeypatch):
+    monkeypatch.setattr("napari_histoad.maps._verdicts.write_geojson", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    qtbot.keyClick(gallery, A)
+    assert "disk full" in words[0] or "space" in words[0]
+    assert gallery.pictures.currentRow() == 0
+    assert len(gallery.verdicts) == 0
+
+
+def test_more_and_other_keys(gallery, qtbot):
+    qtbot.keyClick(gallery, Z)
+    assert "nothing to undo" in gallery.words.text()
+    for _ in range(200):
+        if "Every part" in gallery.words.text():
+            break
+        for _ in range(len(gallery.rows)):
+            qtbot.keyClick(gallery, N)
+        qtbot.keyClick(gallery, M)
+    assert "Every part of this map has been judged" in gallery.words.text()
+    qtbot.waitUntil(lambda: not gallery._painter.isActive(), timeout=20_000)
+    qtbot.keyClick(gallery, Qt.Key.Key_Escape)
