@@ -21,6 +21,7 @@ import os
 import queue
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,28 +74,39 @@ def _recalibrate(args: dict[str, Any]) -> Job[dict[str, Any]]:
 
 
 def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
-    """Train a classifier on verdicts, beside the detector of the map that they were given on."""
-    from napari_histoad.classifiers import ClassifierSettings, save_classifier
+    """Train a classifier on verdicts, beside the detector of the map that they were given on.
+
+    Verdicts are on what stands out. What ordinary tissue looks like is learnt from the outlines of normal tissue, else the
+    classifier guesses there.
+    """
+    from napari_histoad.classifiers import ClassifierSettings, gives_error, save_classifier
     from napari_histoad.detectors import load_detector
     from napari_histoad.engine import TrainingSource, fit_classifier_job, gather_labelled_job
     from napari_histoad.evaluation import cross_validate_job
-    from napari_histoad.maps import UNSURE
+    from napari_histoad.maps import UNSURE, VERDICTS
     from napari_histoad.regions import read_regions
 
     detector, device = load_detector(args["model"]), args.get("device", "auto")
     side, mpp = detector.settings.tile_px, detector.settings.mpp
     judged = [region for region in read_regions(args["verdicts"]) if region.name != UNSURE]
-    source = TrainingSource(Path(args["slide"]), judged, args.get("slide_mpp"))
-    data = yield from gather_labelled_job([source], side, mpp, max_tiles=_VERDICT_TILES, srgb=detector.settings.srgb)
+    slide, slide_mpp = Path(args["slide"]), args.get("slide_mpp")
+    sources = [TrainingSource(slide, judged, slide_mpp)]
+    if args.get("normal"):
+        ordinary = [replace(region, name=VERDICTS[0]) for region in read_regions(args["normal"])]
+        sources.append(TrainingSource(slide, ordinary, slide_mpp))
+    data = yield from gather_labelled_job(
+        sources, side, mpp, max_tiles=_VERDICT_TILES * len(sources), srgb=detector.settings.srgb
+    )
     settings = ClassifierSettings(
         networks=("texture",),
+        inputs=("image", "error") if gives_error(detector) else ("image",),
         classes=data.classes,
         tile_px=side,
         mpp=mpp,
         input_px=min(side, _VERDICT_PX),
         learning_rate=1e-3,
     )
-    report = yield from cross_validate_job(settings, data, device=device)
+    report = yield from cross_validate_job(settings, data, detector=detector, device=device)
     classifier = yield from fit_classifier_job(settings, data, detector=detector, device=device)
     save_classifier(classifier, args["out"], report.to_json())
     return {"path": args["out"], "auroc": str(report.auroc), "verdicts": len(judged), "folds": report.folds}

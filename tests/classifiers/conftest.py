@@ -4,7 +4,7 @@ from striped_tiles import labelled
 
 @pytest.fixture
 def tiles():
-    return labelled(80)
+    return labelled(48)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Which class: classifiers of tiles on image, reconstruction and error map, ensembles of them, and what they look at."""
 
-from napari_histoad.classifiers._base import CHANNELS, Classifier, ClassifierSettings, Input, class_weights
+from napari_histoad.classifiers._base import CHANNELS, Classifier, ClassifierSettings, Input, class_weights, gives_error
 from napari_histoad.classifiers._bundle import (
     ClassifierHeader,
     holds_classifier,
@@ -23,6 +23,7 @@ __all__ = [
     "build_network",
     "class_weights",
     "classes_of",
+    "gives_error",
     "grad_cam",
     "holds_classifier",
     "load_classifier",

@@ -267,6 +267,17 @@ class Classifier:
             load_module(state, f"member{k}", member)
 
 
+def gives_error(detector: Detector) -> bool:
+    """Return whether a detector maps errors inside a tile."""
+    return _probe(detector).error_map is not None
+
+
+def _probe(detector: Detector) -> TileScores:
+    side = detector.settings.tile_px
+    with torch.inference_mode():
+        return detector.score(torch.full((1, side, side, 3), 200, dtype=torch.uint8, device=detector.device))
+
+
 def _check_detector(settings: ClassifierSettings, detector: Detector | None) -> None:
     wanted = " and ".join(name for name in settings.inputs if name != "image")
     if detector is None:
@@ -275,8 +286,7 @@ def _check_detector(settings: ClassifierSettings, detector: Detector | None) -> 
     if side != settings.tile_px:
         msg = f"the detector takes tiles of {side} px, the classifier of {settings.tile_px}"
         raise SettingsError(msg, f"use --tile-px {side}")
-    with torch.inference_mode():
-        scores = detector.score(torch.full((1, side, side, 3), 200, dtype=torch.uint8, device=detector.device))
+    scores = _probe(detector)
     given = {"reconstruction": scores.reconstruction, "error": scores.error_map}
     for name in settings.inputs:
         if name != "image" and given[name] is None:

@@ -99,7 +99,10 @@ def train(
     rows: list[tuple[str, object]] = [("Classes", ", ".join(f"{name} ({n:,} tiles)" for name, n in counts.items()))]
     rows += [("Networks", ", ".join(chosen.networks)), ("Look at", ", ".join(chosen.inputs))]
     rows += [] if report is None else report.rows()
-    document = {"model": str(out), "classes": counts, "report": None if report is None else report.to_json()}
+    known_to = set(data.tiles.sources) & set(detector.trained_on if detector is not None and chosen.needs_detector else ())
+    note = f"the detector has learnt from {min(known_to)}: elsewhere expect less than these figures" if known_to else ""
+    rows += [("Mind", note)] if note else []
+    document = {"model": str(out), "classes": counts, "report": None if report is None else report.to_json(), "note": note}
     emit(document, [*rows, ("Saved", out)], as_json=as_json)
 
 

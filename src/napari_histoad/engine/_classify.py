@@ -52,19 +52,23 @@ def grouped_folds(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield (kept, held out) rows; groups are never split, and classes are spread over the folds as evenly as they allow.
 
+    A fold that holds all of some class is left out: nothing could be learnt of it.
+
     Raises
     ------
     TooFewTilesError
-        If some class comes from fewer than two groups.
+        If some class comes from fewer than two groups, or groups cannot be shared out so that both sides know all classes.
     """
     per_class = [len(np.unique(groups[labels == k])) for k in np.unique(labels)]
-    if min(per_class) < 2:
+    usable = []
+    if min(per_class) >= 2:
+        splitter = StratifiedGroupKFold(min(folds, min(per_class)), shuffle=True, random_state=seed)
+        parts = splitter.split(labels, labels, groups)
+        usable = [(kept, held_out) for kept, held_out in parts if len(np.unique(labels[kept])) == len(per_class)]
+    if not usable:
         msg = "all tiles of one class come from one place, so nothing is left to test on"
         raise TooFewTilesError(msg, "outline that class in a second place")
-    splitter = StratifiedGroupKFold(min(folds, min(per_class)), shuffle=True, random_state=seed)
-    for kept, held_out in splitter.split(labels, labels, groups):
-        if len(np.unique(labels[kept])) == len(per_class):
-            yield kept, held_out
+    yield from usable
 
 
 class Prepared(NamedTuple):
@@ -102,6 +106,7 @@ def prepare_job(classifier: Classifier, images: NDArray[np.uint8], device: str =
                 found = classifier.detector.score(torch.from_numpy(images[i : i + _BATCH]).to(choice.device)).error_map
             assert found is not None
             errors.append(F.adaptive_avg_pool2d(found.float()[:, None], 32)[:, 0].cpu())
+        yield Progress("Mapping errors", len(images), len(images))
         classifier.prepare(torch.cat(errors))
     body = next((member.body for member in classifier.members if isinstance(member.body, TextureBody)), None)
     learning = not all(member.fine for member in classifier.members)

@@ -256,7 +256,9 @@ class Controller:
             raise SettingsError("no trained detector is chosen to go with the classifier", "choose one in step 4, or train one")
         slide, folder = self._need_slide(), self._work_folder()
         target = folder / f"{slide.name}.classifier.safetensors"
-        self._submit("classify", verdicts=str(verdicts.path), model=str(self.model), out=str(target))
+        outlines = folder / f"{slide.name}.normal.geojson"  # of the last training
+        normal = str(outlines) if outlines.exists() else None
+        self._submit("classify", verdicts=str(verdicts.path), normal=normal, model=str(self.model), out=str(target))
 
     def _write_outlines(self, regions: Sequence[Region]) -> Path:
         slide = self._need_slide()
