@@ -81,7 +81,7 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
     """
     from napari_histoad.classifiers import ClassifierSettings, gives_error, save_classifier
     from napari_histoad.detectors import load_detector
-    from napari_histoad.engine import TrainingSource, fit_classifier_job, gather_labelled_job
+    from napari_histoad.engine import TrainingSource, fit_classifier_job, gather_labelled_job, stain_of
     from napari_histoad.evaluation import cross_validate_job
     from napari_histoad.maps import UNSURE, VERDICTS
     from napari_histoad.regions import read_regions
@@ -95,7 +95,7 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
         ordinary = [replace(region, name=VERDICTS[0]) for region in read_regions(args["normal"])]
         sources.append(TrainingSource(slide, ordinary, slide_mpp))
     data = yield from gather_labelled_job(
-        sources, side, mpp, max_tiles=_VERDICT_TILES * len(sources), srgb=detector.settings.srgb
+        sources, side, mpp, max_tiles=_VERDICT_TILES * len(sources), srgb=detector.settings.srgb, stain=stain_of(detector)
     )
     settings = ClassifierSettings(
         networks=("texture",),

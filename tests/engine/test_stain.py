@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_histoad import load_detector, map_slide, open_slide, train
-from napari_histoad.engine import score_files_job
+from napari_histoad import find_tissue, load_detector, map_slide, open_slide, train
+from napari_histoad.engine import TrainingSource, gather_labelled_job, score_files_job, stain_of
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import run
+from napari_histoad.regions import Region
 from napari_histoad.slide import convert_job
 from napari_histoad.slide._array import ArraySlide
-from napari_histoad.tiles import list_tile_files
+from napari_histoad.tiles import Stain, list_tile_files
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +103,22 @@ def test_jitter_changes_what_is_learnt_and_is_recorded(sample, tmp_path):
         weights.append(next(iter(detector.network.parameters())).detach().clone())
     assert not np.array_equal(weights[0], weights[1])
     assert np.array_equal(weights[1], weights[2])
+
+
+def test_a_classifier_learns_from_tiles_in_the_stains_that_a_map_has(sample, other_lab, detector_at):
+    detector = load_detector(detector_at)
+    regions = [*sample.plan.normal, *(Region(r.geometry, "Anomaly") for r in sample.plan.planted)]
+    plain, given = (
+        run(gather_labelled_job([TrainingSource(other_lab, regions)], 64, 1.0, max_tiles=100, stain=stain))
+        for stain in (None, stain_of(detector))
+    )
+    if detector.settings.stain == "none":
+        assert np.array_equal(plain.tiles.images, given.tiles.images)
+        return
+    with open_slide(other_lab) as slide:
+        own = Stain.of_slide(slide, find_tissue(slide), "macenko", tile_px=64, mpp=1.0)
+    expected = plain.tiles.images.copy()
+    own.to(stain_of(detector))(expected)
+    # The same but for the order of recolouring and shrinking.
+    assert np.abs(given.tiles.images.astype(int) - expected).mean() < 2
+    assert np.abs(given.tiles.images.astype(int) - plain.tiles.images).mean() > 5

@@ -68,7 +68,7 @@ def train(
     """Learn classes from named outlines or labelled tiles, and say how well that went on tiles not learnt from."""
     from napari_histoad.classifiers import save_classifier
     from napari_histoad.detectors import load_detector
-    from napari_histoad.engine import fit_classifier_job, gather_labelled_job, labelled_sources
+    from napari_histoad.engine import fit_classifier_job, gather_labelled_job, labelled_sources, stain_of
     from napari_histoad.evaluation import cross_validate_job
     from napari_histoad.slide import GivenMpp
 
@@ -83,15 +83,14 @@ def train(
     known = _weights(draft.networks, weights, pretrained=draft.pretrained)
     given_mpp = GivenMpp(slide_mpp)
     pairs = [replace(source, mpp=given_mpp.of(source.path)) for source in labelled_sources(sources, regions or [])]
-    srgb = detector is not None and detector.settings.srgb
-    data = follow(
-        gather_labelled_job(pairs, draft.tile_px, given.get("mpp"), max_tiles=max_tiles, srgb=srgb, seed=seed), quiet=as_json
-    )
+    looks: dict[str, Any] = {} if detector is None else {"srgb": detector.settings.srgb, "stain": stain_of(detector)}
+    job = gather_labelled_job(pairs, draft.tile_px, given.get("mpp"), max_tiles=max_tiles, seed=seed, **looks)
+    data = follow(job, quiet=as_json)
     chosen = _settings({**given, "classes": data.classes, "mpp": data.mpp})
     report = None
     if folds:
-        job = cross_validate_job(chosen, data, folds=folds, detector=detector, weights=known, device=device, seed=seed)
-        report = follow(job, quiet=as_json)
+        validation = cross_validate_job(chosen, data, folds=folds, detector=detector, weights=known, device=device, seed=seed)
+        report = follow(validation, quiet=as_json)
     fitted = fit_classifier_job(chosen, data, detector=detector, weights=known, device=device, seed=seed)
     classifier = follow(fitted, quiet=as_json)
     save_classifier(classifier, out, None if report is None else report.to_json())
@@ -117,7 +116,7 @@ def predict(
 ) -> None:
     """Classify tiles that are files; with labels, say how well."""
     from napari_histoad.classifiers import load_classifier
-    from napari_histoad.engine import predict_job
+    from napari_histoad.engine import predict_job, stain_of, stain_of_files
     from napari_histoad.evaluation import report_classes
     from napari_histoad.tiles import list_tile_files, read_tile_files
 
@@ -126,6 +125,9 @@ def predict(
     data = _labelled(tiles, classifier)
     files = list_tile_files(tiles) if data is None else []
     read = read_tile_files(files, side) if data is None else data.tiles
+    stain = None if classifier.detector is None else stain_of(classifier.detector)
+    if stain is not None:
+        stain_of_files(list_tile_files(tiles), stain.method, side).to(stain)(read.images)
     names = [place.source for place in read.places]
     probabilities = follow(predict_job(classifier, read.images, device), quiet=as_json)
     with writing(out):

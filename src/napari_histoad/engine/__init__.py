@@ -5,7 +5,7 @@ from napari_histoad.engine._classify import fit_classifier_job, grouped_folds, p
 from napari_histoad.engine._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
 from napari_histoad.engine._device import DeviceChoice, choose_device
 from napari_histoad.engine._explain import Explanation, explain_tile
-from napari_histoad.engine._gather import TrainingSource, gather_job, training_sources
+from napari_histoad.engine._gather import TrainingSource, gather_job, stain_of, stain_of_files, training_sources
 from napari_histoad.engine._labelled import LabelledTiles, gather_labelled_job, labelled_sources, list_labelled_files
 from napari_histoad.engine._map import MapOptions, map_job, map_path, map_slide
 from napari_histoad.engine._recalibrate import recalibrate, recalibrate_job
@@ -45,6 +45,8 @@ __all__ = [
     "score_files_job",
     "score_images",
     "self_detector_job",
+    "stain_of",
+    "stain_of_files",
     "suspicious_file",
     "train",
     "train_job",

@@ -19,9 +19,10 @@ from napari_histoad.tiles import Stain, TileSet, find_tissue, list_tile_files, r
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from napari_histoad.detectors import Detector
     from napari_histoad.jobs import Job
     from napari_histoad.slide import Slide
-    from napari_histoad.tiles import StainMethod, TileFile
+    from napari_histoad.tiles import StainMethod, TileFile, TissueMask
 
 __all__ = [
     "MAX_TILES",
@@ -30,7 +31,9 @@ __all__ = [
     "common_mpp",
     "gather_job",
     "stain_job",
+    "stain_of",
     "stain_of_files",
+    "stained",
     "training_sources",
 ]
 
@@ -133,6 +136,20 @@ def stain_job(
     return Stain.between(stains)
 
 
+def stained(slide: Slide, tissue: TissueMask, stain: Stain | None, tile_px: int, mpp: float) -> Slide:
+    """Return the slide with the stains ``stain``, or as it is."""
+    if stain is None:
+        return slide
+    own = Stain.of_slide(slide, tissue, stain.method, tile_px=tile_px, mpp=mpp)
+    return RecolouredSlide(slide, own.to(stain))
+
+
+def stain_of(detector: Detector) -> Stain | None:
+    """Return the stains that a detector has every slide given; None if it takes them as they are."""
+    method = detector.settings.stain
+    return None if method == "none" else Stain(method, detector.stain_target)
+
+
 def stain_of_files(files: Sequence[TileFile], method: StainMethod, tile_px: int) -> Stain:
     """Estimate the stains that tiles which are files have in common, from at most 32 of them."""
     few = files[:: -(-len(files) // _FILES_FOR_STAIN)]
@@ -181,10 +198,7 @@ def _slide_tiles(
             side_um = tile_px * mpp
             msg = f"the normal regions of {source.path.name} hold no tile of {side_um:.0f} µm of tissue"
             raise RegionError(msg, "outline larger areas, on the tissue; check that the outlines belong to this slide")
-        seen: Slide = slide
-        if stain is not None:
-            own = Stain.of_slide(slide, tissue, stain.method, tile_px=tile_px, mpp=mpp)
-            seen = RecolouredSlide(slide, own.to(stain))
+        seen = stained(slide, tissue, stain, tile_px, mpp)
         tiles = sample_tiles(seen, grid, share, rng, source.regions if unit == "region" else None)
     return replace(tiles, groups=np.zeros_like(tiles.groups)) if unit == "slide" else tiles
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.engine._gather import TrainingSource, common_mpp
+from napari_histoad.engine._gather import TrainingSource, common_mpp, stain_of_files, stained
 from napari_histoad.errors import RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import NORMAL_NAMES, read_regions
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_histoad.jobs import Job
+    from napari_histoad.tiles import Stain
 
 __all__ = ["LabelledTiles", "gather_labelled_job", "labelled_sources", "list_labelled_files"]
 
@@ -134,9 +135,10 @@ def gather_labelled_job(
     *,
     max_tiles: int = 4000,
     srgb: bool = False,
+    stain: Stain | None = None,
     seed: int = 0,
 ) -> Job[LabelledTiles]:
-    """Read tiles of every class into memory, at most so many, the rarer classes first in full.
+    """Read tiles of every class into memory, at most so many, the rarer classes first in full; with ``stain``, in these.
 
     On slides the class of an outline is its name; a tile is of the class that covers half of it or more. Normal tissue is
     the first class, the others follow by label and name.
@@ -159,11 +161,14 @@ def gather_labelled_job(
         if source.is_tiles:
             files, classes = list_labelled_files(source.path)
             rows = _balanced(np.array(classes), share, rng)
-            sets.append(replace(read_tile_files([files[i] for i in rows], tile_px), sources=(source.path.name,)))
+            tiles = read_tile_files([files[i] for i in rows], tile_px)
+            if stain is not None:
+                stain_of_files(files, stain.method, tile_px).to(stain)(tiles.images)
+            sets.append(replace(tiles, sources=(source.path.name,)))
             names += [classes[i] for i in rows]
             label_of |= {name: file.label for file, name in zip(files, classes, strict=True) if file.label is not None}
         else:
-            for name, tiles in _of_slide(source, tile_px, wanted, share, rng, srgb=srgb):
+            for name, tiles in _of_slide(source, tile_px, wanted, share, rng, srgb=srgb, stain=stain):
                 sets.append(tiles)
                 names += [name] * len(tiles)
     yield Progress("Reading tiles", len(sources), len(sources), "slides")
@@ -190,7 +195,14 @@ def _balanced(names: NDArray[np.str_], most: int, rng: np.random.Generator) -> N
 
 
 def _of_slide(
-    source: TrainingSource, tile_px: int, mpp: float, share: int, rng: np.random.Generator, *, srgb: bool
+    source: TrainingSource,
+    tile_px: int,
+    mpp: float,
+    share: int,
+    rng: np.random.Generator,
+    *,
+    srgb: bool,
+    stain: Stain | None,
 ) -> list[tuple[str, TileSet]]:
     """Return the tiles of each class of a slide; those of one slide share groups by outline."""
     by_name: dict[str, list[int]] = {}
@@ -201,9 +213,10 @@ def _of_slide(
     result = []
     with open_slide(source.path, source.mpp, srgb=srgb) as slide:
         tissue = find_tissue(slide)
+        seen = stained(slide, tissue, stain, tile_px, mpp)
         for name, rows in by_name.items():
             mine = [regions[k] for k in rows]
             grid = training_grid(slide, tissue, tile_px=tile_px, mpp=mpp, regions=mine)
             if len(grid):
-                result.append((name, sample_tiles(slide, grid, -(-share // len(by_name)), rng, mine)))
+                result.append((name, sample_tiles(seen, grid, -(-share // len(by_name)), rng, mine)))
     return result

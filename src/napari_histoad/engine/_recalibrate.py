@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import load_detector, save_detector
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine._gather import MAX_TILES, gather_job, training_sources
+from napari_histoad.engine._gather import MAX_TILES, gather_job, stain_of, training_sources
 from napari_histoad.engine._score import score_batch
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress, run
-from napari_histoad.tiles import Stain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +51,7 @@ def recalibrate_job(
         msg = f"{model.name} was trained on {seen[0]}: its normal tissue there scores too low to set a threshold by"
         raise SettingsError(msg, "recalibrate on slides that it has not seen, or train it again")
     wanted, choice = detector.settings, choose_device(device)
-    stain = None if wanted.stain == "none" else Stain(wanted.stain, detector.stain_target)
+    stain = stain_of(detector)
     tiles, _ = yield from gather_job(
         sources, wanted.tile_px, wanted.mpp, max_tiles=max_tiles, srgb=wanted.srgb, stain=stain, seed=seed
     )
