@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector, TileScores
     from napari_histoad.networks.classifier import TileNetwork
 
-__all__ = ["CHANNELS", "Classifier", "ClassifierSettings", "Input"]
+__all__ = ["CHANNELS", "Classifier", "ClassifierSettings", "Input", "class_weights", "gives_error"]
 
 Input = Literal["image", "reconstruction", "error"]
 CHANNELS: dict[Input, int] = {"image": 3, "reconstruction": 3, "error": 1}
@@ -123,7 +123,7 @@ class Classifier:
     settings : ClassifierSettings
     detector : Detector, optional
         Gives reconstruction and error map; kept with the classifier, and what a map of both is made with.
-    weights : sequence of (str, Path), optional
+    weights : dict of str to Path, optional
         Files of pretrained weights by the network's name.
 
     Attributes

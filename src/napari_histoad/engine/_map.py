@@ -14,6 +14,7 @@ from napari_histoad.classifiers import classes_of, load_model
 from napari_histoad.detectors._bundle import fingerprint
 from napari_histoad.engine._blocks import score_blocks, tiles_in
 from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._gather import stain_of
 from napari_histoad.engine._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
@@ -190,12 +191,10 @@ def plan_map(
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
     grid = grid.subset(work_order(grid, geometry))
     stains = None
-    if settings.stain != "none":
-        stains = (
-            Stain.of_slide(slide, tissue, settings.stain, tile_px=settings.tile_px, mpp=settings.mpp),
-            Stain(settings.stain, detector.stain_target),
-        )
-        slide = RecolouredSlide(slide, stains[0].to(stains[1]))
+    target = stain_of(detector)
+    if target is not None:
+        stains = (Stain.of_slide(slide, tissue, target.method, tile_px=settings.tile_px, mpp=settings.mpp), target)
+        slide = RecolouredSlide(slide, stains[0].to(target))
     info = MapInfo(
         slide=slide.path.name,
         slide_shape=slide.shape,

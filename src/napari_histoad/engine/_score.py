@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from napari_histoad.engine._device import DeviceChoice, choose_device
-from napari_histoad.engine._gather import stain_of_files
+from napari_histoad.engine._gather import stain_of, stain_of_files
 from napari_histoad.errors import DeviceError, SettingsError
 from napari_histoad.jobs import Progress
-from napari_histoad.tiles import Stain, read_tile_files
+from napari_histoad.tiles import read_tile_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,9 +153,10 @@ def score_files_job(
     choice = choose_device(device)
     detector.to(choice.device)
     settings, colours = detector.settings, None
-    if settings.stain != "none":
+    stain = stain_of(detector)
+    if stain is not None:
         yield Progress("Looking at stains", 0, len(files))
-        colours = stain_of_files(files, settings.stain, settings.tile_px).to(Stain(settings.stain, detector.stain_target))
+        colours = stain_of_files(files, stain.method, settings.tile_px).to(stain)
     scores = []
     for i in range(0, len(files), choice.batch):
         yield Progress("Scoring", i, len(files))

@@ -101,6 +101,9 @@ class TileGallery(QWidget):
             self.say("Every part of this map has been judged.")
             return
         self.rows = rows
+        # The whole table is read here, once, and not at every key.
+        self._scores, self._p_values = self.source.scores[rows], self.source.p_values[rows]
+        self._probabilities = self.source.probabilities[rows]
         self.pictures.clear()
         blank = QPixmap(_PICTURE_PX, _PICTURE_PX)
         blank.fill(QColor("#dddddd"))
@@ -145,8 +148,8 @@ class TileGallery(QWidget):
         item.setText(f"{number + 1}" if said is None else said)
 
     def _box(self, number: int) -> tuple[float, float, float, float]:
-        y0, x0, y1, x1 = self.source.boxes[self.rows[number]].tolist()
-        return y0, x0, y1, x1
+        (y, x), side = self.source.origins[self.rows[number]].tolist(), self.source.info.tile_l0
+        return y, x, y + side, x + side
 
     # -- what is said of them
 
@@ -198,10 +201,10 @@ class TileGallery(QWidget):
     def _on_current(self, number: int) -> None:
         if not 0 <= number < len(self.rows):
             return
-        row, (y0, x0, y1, x1) = int(self.rows[number]), self._box(number)
-        words = f"Tile {number + 1} of {len(self.rows)} · score {self.source.scores[row]:.3g} · p {self.source.p_values[row]:.2g}"
-        for k, name in enumerate(self.source.info.classes):
-            words += f" · {name} {self.source.probabilities[row, k]:.0%}"
+        y0, x0, y1, x1 = self._box(number)
+        words = f"Tile {number + 1} of {len(self.rows)} · score {self._scores[number]:.3g} · p {self._p_values[number]:.2g}"
+        for name, p in zip(self.source.info.classes, self._probabilities[number], strict=True):
+            words += f" · {name} {p:.0%}"
         self.say(words)
         mpp = self.source.info.slide_mpp
         self._viewer.scene.camera.center = ((y0 + y1) / 2 * mpp, (x0 + x1) / 2 * mpp)

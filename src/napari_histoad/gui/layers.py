@@ -111,7 +111,6 @@ class Heatmap:
 
     def layer(self) -> tuple[Any, dict[str, Any], str]:
         """Return the heatmap as image layer data."""
-        geometry, mpp = self.source.geometry, self.source.info.slide_mpp
         looks = {
             "name": f"Anomaly map of {self.source.info.slide}",
             "colormap": anomaly_colormap(),
@@ -119,17 +118,24 @@ class Heatmap:
             "opacity": 0.75,
             "blending": "translucent",
             "interpolation2d": "linear",
-            "scale": (geometry.scale(self.level) * mpp,) * 2,
-            "translate": (geometry.translate(self.level) * mpp,) * 2,
-            "units": ("um", "um"),
-            "metadata": {"histoad_map": str(self.source.path)},
+            **_placed(self.source, self.level),
         }
         return self.values, looks, "image"
 
 
+def _placed(source: AnomalyMap, level: int = 0) -> dict[str, Any]:
+    """Return where a layer of a map's cells lies, and of which map it is."""
+    geometry, mpp = source.geometry, source.info.slide_mpp
+    return {
+        "scale": (geometry.scale(level) * mpp,) * 2,
+        "translate": (geometry.translate(level) * mpp,) * 2,
+        "units": ("um", "um"),
+        "metadata": {"histoad_map": str(source.path)},
+    }
+
+
 def error_layer(source: AnomalyMap) -> tuple[Any, dict[str, Any], str]:
     """Return the stored pyramid of error maps, finer than the tiles, as hidden image layer data."""
-    geometry, mpp = source.geometry, source.info.slide_mpp
     levels = [da.from_zarr(level) for level in source.levels]
     coarsest = np.asarray(source.levels[-1])
     seen = coarsest[~np.isnan(coarsest)]
@@ -141,17 +147,13 @@ def error_layer(source: AnomalyMap) -> tuple[Any, dict[str, Any], str]:
         "blending": "translucent",
         "visible": False,
         "multiscale": len(levels) > 1,
-        "scale": (geometry.scale(0) * mpp,) * 2,
-        "translate": (geometry.translate(0) * mpp,) * 2,
-        "units": ("um", "um"),
-        "metadata": {"histoad_map": str(source.path)},
+        **_placed(source),
     }
     return levels if len(levels) > 1 else levels[0], looks, "image"
 
 
 def class_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
     """Return the probability of each class as hidden image layer data; none where the map holds no classes."""
-    geometry, mpp = source.geometry, source.info.slide_mpp
     layers = []
     for k, name in enumerate(source.info.classes if source.info.complete else ()):
         levels = [da.from_zarr(level) for level in source.class_levels(k)]
@@ -163,10 +165,7 @@ def class_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
             "blending": "translucent",
             "visible": False,
             "multiscale": len(levels) > 1,
-            "scale": (geometry.scale(0) * mpp,) * 2,
-            "translate": (geometry.translate(0) * mpp,) * 2,
-            "units": ("um", "um"),
-            "metadata": {"histoad_map": str(source.path)},
+            **_placed(source),
         }
         layers.append((levels if len(levels) > 1 else levels[0], looks, "image"))
     return layers
@@ -174,15 +173,11 @@ def class_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
 
 def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, dict[str, Any], str]:
     """Return flagged regions as a Labels layer drawn as outlines."""
-    geometry, mpp = source.geometry, source.info.slide_mpp
     looks = {
         "name": f"Flagged regions of {source.info.slide}",
         "opacity": 1.0,
         "colormap": DirectLabelColormap(color_dict={0: "transparent", None: _FLAG_COLOUR}),
-        "scale": (geometry.scale(0) * mpp,) * 2,
-        "translate": (geometry.translate(0) * mpp,) * 2,
-        "units": ("um", "um"),
-        "metadata": {"histoad_map": str(source.path)},
+        **_placed(source),
     }
     return labels, looks, "labels"
 

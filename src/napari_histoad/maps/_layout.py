@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from napari_histoad.maps._geometry import MapGeometry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -106,13 +107,28 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
     columns |= {f"probability_{k}": ((), _ROWS) for k in range(len(info.classes))}
     for name, (shape, rows) in columns.items():
         group.create_array(f"tiles/{name}", shape=(n, *shape), chunks=(rows, *shape), dtype="float32", fill_value=np.nan)
-    geometry = info.geometry
-    for level, shape in enumerate(geometry.level_shapes()):
+    create_pyramid(group, "anomaly", info.geometry, info.slide_mpp)
+    group.attrs[ATTRIBUTE] = info.model_dump(mode="json")
+
+
+def create_pyramid(group: zarr.Group, name: str, geometry: MapGeometry, mpp: float) -> list[zarr.Array[Any]]:
+    """Return the levels of a new float32 pyramid over the cells of a map, NaN throughout, finest first."""
+    group.attrs["ome"] = multiscales(name, geometry, mpp)
+    return [
         group.create_array(
             str(level), shape=shape, chunks=chunks_of(shape), dtype="float32", fill_value=np.nan, dimension_names=("y", "x")
         )
-    group.attrs["ome"] = multiscales("anomaly", geometry, info.slide_mpp)
-    group.attrs[ATTRIBUTE] = info.model_dump(mode="json")
+        for level, shape in enumerate(geometry.level_shapes())
+    ]
+
+
+def write_band(levels: Sequence[zarr.Array[Any]], y: int, band: NDArray[Any]) -> None:
+    """Write rows of finest cells that begin at ``y``, and every 2nd, 4th, … of them to the coarser levels."""
+    for level, array in enumerate(levels):
+        step = 2**level
+        first, stop = -(-y // step), min(-(-(y + len(band)) // step), array.shape[0])
+        if first < stop:
+            array[first:stop] = band[first * step - y :: step, ::step][: stop - first, : array.shape[1]]
 
 
 def chunks_of(shape: tuple[int, ...], side: int = _CHUNK) -> tuple[int, ...]:
