@@ -60,6 +60,7 @@ class AnomalyMap:
         self.geometry = info.geometry
         self.calibration = Calibration(np.asarray(group["calibration"]))
         self._known: dict[tuple[str, int], NDArray[np.float32]] = {}
+        self._whole: dict[str, NDArray[np.float32]] = {}
 
     # -- life
 
@@ -295,21 +296,29 @@ class AnomalyMap:
         total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
         window, c = self.geometry.window(), self.geometry.cells_per_tile
         near = np.flatnonzero((self._cells < (y1, x1)).all(axis=1) & (self._cells + c > (y0, x0)).all(axis=1))
-        for row, (y, x) in zip(near.tolist(), self._cells[near].tolist(), strict=True):
-            value = self._block_values(column, row // BLOCK_TILES)[row % BLOCK_TILES]
-            if not np.isnan(value):
-                add_tile(total, weight, np.broadcast_to(value, (c, c)), window, y - y0, x - x0)
+        values = self._values(column, near)
+        scored = ~np.isnan(values)
+        for value, (y, x) in zip(values[scored], self._cells[near[scored]].tolist(), strict=True):
+            add_tile(total, weight, np.broadcast_to(value, (c, c)), window, y - y0, x - x0)
         seen = (weight > 0) & self.tissue_cells(y0, x0, y1, x1)
         return np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
 
-    def _block_values(self, column: str, block: int) -> NDArray[np.float32]:
-        known = self._known.get((column, block))
-        if known is None:
-            rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
-            known = np.asarray(self._array(f"tiles/{column}")[rows])
-            if not np.isnan(known).all():  # written: it will not change again
-                self._known[column, block] = known
-        return known
+    def _values(self, column: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return some rows of a column; what is written is read from disk once, for it will not change again."""
+        if self.info.complete:
+            if column not in self._whole:
+                self._whole[column] = np.asarray(self._array(f"tiles/{column}"))
+            return self._whole[column][rows]
+        values = np.empty(len(rows), np.float32)
+        for block in np.unique(rows // BLOCK_TILES).tolist():
+            known = self._known.get((column, block))
+            if known is None:
+                known = np.asarray(self._array(f"tiles/{column}")[block * BLOCK_TILES : (block + 1) * BLOCK_TILES])
+                if not np.isnan(known).all():
+                    self._known[column, block] = known
+            mine = rows // BLOCK_TILES == block
+            values[mine] = known[rows[mine] % BLOCK_TILES]
+        return values
 
     # -- thresholds
 
