@@ -10,7 +10,6 @@ Rows are appended to a csv as they come, so that a long run can be cut and taken
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import resource
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rows import append_row, read_rows
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from napari_histoad.detectors import create_detector
@@ -46,7 +46,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "perceptual_gan": ("perceptual_gan", {"max_steps": 80, "input_px": 32, "widths": [16, 32, 64]}),
     "geometric_transforms": ("geometric_transforms", {"max_steps": 80, "widen": 2, "score_transforms": 9}),
 }
-FIELDS = ["method", "set", "seed", "auroc", "ap", "false_positives", "seconds", "peak_mb", "refine", "contamination"]
+KEY = ("method", "set", "seed", "refine", "contamination")
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.data is None:
         parser.error("name the data folder with --data or HISTOAD_DATA")
-    done = _read(options.out)
+    done = {tuple(row[k] for k in KEY) for row in read_rows(options.out)}
     for name in options.sets:
         for method in options.methods:
             detector, settings = METHODS[method]
@@ -73,8 +73,8 @@ def main() -> None:
                 if key in done:
                     continue
                 row = measure(detector, settings, tiles, labels, seed, options.contaminate, options.refine)
-                row |= {"method": method, "set": name, "seed": seed}
-                _append(options.out, row)
+                row = {"method": method, "set": name, "seed": seed, **row}
+                append_row(options.out, row)
                 print(row, flush=True)
     print(table(options.out))
 
@@ -120,30 +120,13 @@ def measure(
     }
 
 
-def _read(path: Path) -> set[tuple[str, ...]]:
-    if not path.exists():
-        return set()
-    with path.open(newline="") as handle:
-        return {tuple(row[k] for k in ("method", "set", "seed", "refine", "contamination")) for row in csv.DictReader(handle)}
-
-
-def _append(path: Path, row: dict) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as handle:
-        writer = csv.DictWriter(handle, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def table(path: Path) -> str:
     """Return the means and deviations over seeds as a Markdown table."""
     cells: dict[tuple[str, str], list[dict]] = defaultdict(list)
-    with path.open(newline="") as handle:
-        for row in csv.DictReader(handle):
-            extra = f", {float(row['contamination']):.0%} anomalies" if float(row["contamination"]) else ""
-            extra += f", refined ({row['refine']})" if row["refine"] else ""
-            cells[row["method"] + extra, row["set"]].append(row)
+    for row in read_rows(path):
+        extra = f", {float(row['contamination']):.0%} anomalies" if float(row["contamination"]) else ""
+        extra += f", refined ({row['refine']})" if row["refine"] else ""
+        cells[row["method"] + extra, row["set"]].append(row)
     sets = [name for name in SETS if any(key[1] == name for key in cells)]
     heads = [f"{name}: AUROC | AP | false positives at 5% | s" for name in sets]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (1 + 4 * len(sets)) + "|"]

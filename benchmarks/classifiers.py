@@ -11,7 +11,6 @@ printed at the end.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rows import append_row, read_rows
 
 from napari_histoad.classifiers import ClassifierSettings
 from napari_histoad.detectors import Detector, create_detector
@@ -40,7 +40,6 @@ INPUTS = {
     "image + error": ("image", "error"),
     "image + reconstruction + error": ("image", "reconstruction", "error"),
 }
-FIELDS = ["set", "network", "inputs", "side", "epochs", "accuracy", "precision", "recall", "f1", "auroc", "seconds"]
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.data is None:
         parser.error("name the data folder with --data or HISTOAD_DATA")
-    done = {(r["set"], r["network"], r["inputs"], r["side"], r["epochs"]) for r in _rows(options.out)}
+    done = {(r["set"], r["network"], r["inputs"], r["side"], r["epochs"]) for r in read_rows(options.out)}
     for name in options.sets:
         source = TrainingSource(Path(options.data) / "patches" / SETS[name] / "manifest.csv")
         data = run(gather_labelled_job([source], options.side, None))
@@ -68,9 +67,9 @@ def main() -> None:
                 if (name, network, inputs, str(options.side), str(options.epochs)) in done:
                     continue
                 row = measure(data, network, inputs, options, detectors)
-                _append(options.out, {"set": name, "network": network, "inputs": inputs, **row})
+                append_row(options.out, {"set": name, "network": network, "inputs": inputs, **row})
                 print(name, network, inputs, row, flush=True)
-    print(table(_rows(options.out)))
+    print(table(read_rows(options.out)))
 
 
 def measure(data: LabelledTiles, network: str, inputs: str, options: argparse.Namespace, detectors: dict[int, Detector]) -> dict:
@@ -108,22 +107,6 @@ def _detector(data: LabelledTiles, kept: np.ndarray, options: argparse.Namespace
     normal = data.tiles.subset(kept[data.labels[kept] == 0])
     torch.manual_seed(0)
     return run(fit_job(create_detector("vqvae", tile_px=options.side, max_steps=options.detector_steps), normal))
-
-
-def _rows(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
-def _append(path: Path, row: dict) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as handle:
-        writer = csv.DictWriter(handle, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def table(rows: list[dict]) -> str:
