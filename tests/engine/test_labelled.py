@@ -41,9 +41,9 @@ def test_the_breast_set_is_grouped_by_patient(tmp_path):
         for label in (0, 1):
             for k in range(4):
                 _write(tmp_path / str(patient) / str(label) / f"{patient}_idx5_x{50 * k}_y1_class{label}.png")
-    files, classes = list_labelled_files(tmp_path)
+    files = list_labelled_files(tmp_path)
     assert {file.group for file in files} == {"8863", "9023", "10253"}
-    assert all(file.path.parent.name == name for file, name in zip(files, classes, strict=True))
+    assert all(file.path.parent.name == file.class_name for file in files)
     data = run(gather_labelled_job([TrainingSource(tmp_path)], 64, None))
     assert data.classes == ("0", "1")
     assert len(np.unique(data.tiles.groups)) == 3
@@ -58,6 +58,9 @@ def test_patchcamelyon_as_kaggle_gives_it(tmp_path):
     data = run(gather_labelled_job([TrainingSource(tmp_path / "train_labels.csv")], 96, None))
     assert data.classes == ("0", "1")
     assert len(data.labels) == 20
+    _table(tmp_path / "train_labels.csv", ["id", "label"], [("tile0", "tumour")])
+    with pytest.raises(SettingsError, match="line 2: the label is neither 0 nor 1"):
+        list_labelled_files(tmp_path / "train_labels.csv")
 
 
 def test_a_manifest_names_class_and_group_and_the_larger_class_is_cut(tmp_path):

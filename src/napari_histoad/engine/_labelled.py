@@ -72,12 +72,12 @@ def labelled_sources(paths: Sequence[Path], regions: Sequence[Path]) -> list[Tra
     return [source if source.is_tiles else replace(source, regions=read_regions(next(files))) for source in sources]
 
 
-def list_labelled_files(source: Path) -> tuple[list[TileFile], list[str]]:
-    """Return tiles that are files and the name of each one's class.
+def list_labelled_files(source: Path) -> list[TileFile]:
+    """Return tiles that are files, each with its class.
 
     Known are: a manifest.csv with columns file, label and perhaps class and group; a csv with columns id and label beside
     a folder train (PatchCamelyon, Kaggle's edition); files named as in the breast IDC set, grouped by patient; and a folder
-    with a subfolder per class.
+    with a subfolder per class. Lines of a manifest without a class are left out.
 
     Raises
     ------
@@ -85,47 +85,36 @@ def list_labelled_files(source: Path) -> tuple[list[TileFile], list[str]]:
         If nothing says what class the tiles are of.
     """
     if source.suffix.lower() == ".csv":
-        names = _read_classes(source)
-        if names is None:
-            return _pcam(source)
+        files = _pcam(source) or list_tile_files(source)
+    else:
         files = list_tile_files(source)
-        return _only_named(source, files, names)
-    files = list_tile_files(source)
-    matches = [_IDC.match(file.path.stem) for file in files]
-    if all(matches):
-        found = [match for match in matches if match is not None]
-        return [replace(f, group=m["patient"]) for f, m in zip(files, found, strict=True)], [m["label"] for m in found]
-    # Nothing says which tiles belong together, so each stands for itself.
-    parts = [file.path.relative_to(source).parts for file in files]
-    return _only_named(source, [replace(f, group=f.name) for f in files], [p[0] if len(p) > 1 else "" for p in parts])
-
-
-def _read_classes(source: Path) -> list[str] | None:
-    """Return the class of each line of a manifest, or None for PatchCamelyon's table."""
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise SettingsError(f"{source} cannot be read as a table ({err})", "give a UTF-8 csv file") from err
-    if rows and rows[0].keys() >= _PCAM and "file" not in rows[0]:
-        return None
-    return [(row.get("class") or row.get("label") or "").strip() for row in rows]
-
-
-def _pcam(source: Path) -> tuple[list[TileFile], list[str]]:
-    folder = source.parent / "train"
-    with source.open(newline="", encoding="utf-8-sig") as handle:
-        rows = list(csv.DictReader(handle))
-    files = [TileFile(folder / f"{row['id']}.tif", f"{row['id']}.tif", int(row["label"]), row["id"]) for row in rows]
-    return _only_named(source, files, [row["label"] for row in rows])
-
-
-def _only_named(source: Path, files: list[TileFile], names: list[str]) -> tuple[list[TileFile], list[str]]:
-    kept = [(file, name) for file, name in zip(files, names, strict=True) if name]
-    if len({name for _, name in kept}) < 2:
+        matches = [_IDC.match(file.path.stem) for file in files]
+        if all(matches):
+            found = [(file, m) for file, m in zip(files, matches, strict=True) if m is not None]
+            return [replace(file, group=m["patient"], class_name=m["label"]) for file, m in found]
+        parts = [file.path.relative_to(source).parts for file in files]
+        # Nothing says which tiles belong together, so each stands for itself.
+        files = [replace(f, group=f.name, class_name=p[0] if len(p) > 1 else "") for f, p in zip(files, parts, strict=True)]
+    named = [file for file in files if file.class_name]
+    if len({file.class_name for file in named}) < 2:
         msg = f"{source} names fewer than two classes"
         raise SettingsError(msg, "give a folder per class, or a manifest.csv with columns file, class, group")
-    return [file for file, _ in kept], [name for _, name in kept]
+    return named
+
+
+def _pcam(source: Path) -> list[TileFile]:
+    """Return the tiles of PatchCamelyon's table; none if the file is another or cannot be read."""
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as handle:
+            table = csv.DictReader(handle)
+            rows = list(table) if set(table.fieldnames or ()) == _PCAM else []
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []  # whoever reads it as a manifest says what is wrong with it
+    wrong = next((line for line, row in enumerate(rows, start=2) if row["label"] not in ("0", "1")), None)
+    if wrong is not None:
+        raise SettingsError(f"{source.name}, line {wrong}: the label is neither 0 nor 1", "mend that line")
+    folder = source.parent / "train"
+    return [TileFile(folder / f"{r['id']}.tif", f"{r['id']}.tif", int(r["label"]), r["id"], r["label"]) for r in rows]
 
 
 def gather_labelled_job(
@@ -159,14 +148,14 @@ def gather_labelled_job(
     for number, source in enumerate(sources):
         yield Progress("Reading tiles", number, len(sources), "slides", path=str(source.path))
         if source.is_tiles:
-            files, classes = list_labelled_files(source.path)
-            rows = _balanced(np.array(classes), share, rng)
-            tiles = read_tile_files([files[i] for i in rows], tile_px)
+            files = list_labelled_files(source.path)
+            chosen = [files[i] for i in _balanced(np.array([file.class_name for file in files]), share, rng)]
+            tiles = read_tile_files(chosen, tile_px)
             if stain is not None:
                 stain_of_files(files, stain.method, tile_px).to(stain)(tiles.images)
             sets.append(replace(tiles, sources=(source.path.name,)))
-            names += [classes[i] for i in rows]
-            label_of |= {name: file.label for file, name in zip(files, classes, strict=True) if file.label is not None}
+            names += [file.class_name for file in chosen]
+            label_of |= {file.class_name: file.label for file in files if file.label is not None}
         else:
             for name, tiles in _of_slide(source, tile_px, wanted, share, rng, srgb=srgb, stain=stain):
                 sets.append(tiles)

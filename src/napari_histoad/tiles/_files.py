@@ -23,16 +23,30 @@ _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 
 @dataclass(frozen=True)
 class TileFile:
-    """One tile that is a file, as listed by a manifest or found in a folder."""
+    """One tile that is a file, as listed by a manifest or found in a folder.
+
+    Attributes
+    ----------
+    path : Path
+    name : str
+        As listed.
+    label : int or None
+        0 for normal.
+    group : str
+        What it comes from; never split between training and testing.
+    class_name : str
+        Empty if unknown.
+    """
 
     path: Path
     name: str
     label: int | None
     group: str
+    class_name: str = ""
 
 
 def list_tile_files(source: Path) -> list[TileFile]:
-    """Return the tiles of a folder or of a manifest.csv with columns file, label, group.
+    """Return the tiles of a folder or of a manifest.csv with columns file, label, class, group, of which the first must be there.
 
     Raises
     ------
@@ -65,7 +79,8 @@ def _read_manifest(source: Path) -> list[TileFile]:
         if label and not label.lstrip("-").isdigit():
             raise SettingsError(f"{source.name}, line {line}: label {label!r} is not a number", "0 is normal, 1 anomalous")
         path = source.parent / row["file"]
-        tiles.append(TileFile(path, row["file"], int(label) if label else None, row.get("group") or row["file"]))
+        named = (row.get("class") or label).strip()
+        tiles.append(TileFile(path, row["file"], int(label) if label else None, row.get("group") or row["file"], named))
     return tiles
 
 
