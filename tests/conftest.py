@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 SAMPLE_PX = 2048
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, for they share what they made; and all windows, for there is one screen."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("windows" if "/gui/" in file else file))
+
+
 @dataclass(frozen=True)
 class Sample:
     path: Path

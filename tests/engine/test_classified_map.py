@@ -111,7 +111,7 @@ def test_a_cluster_writes_the_same(classified, sample, bundle, tmp_path):
     from napari_histoad.engine._cluster import Cluster
 
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as local,
         Cluster(local.scheduler_address) as cluster,
         open_slide(sample.path) as slide,
     ):

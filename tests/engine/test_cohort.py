@@ -88,7 +88,7 @@ def test_slides_of_the_same_name_and_wrong_models_are_refused_before_any_work(sa
 
 @pytest.fixture(scope="module")
 def workers():
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         yield cluster
 
 

@@ -61,7 +61,7 @@ def test_recalibration_and_a_cluster_see_the_same_colours(sample, other_lab, tmp
     assert np.median(again.calibration.scores) == pytest.approx(np.median(plain.calibration.scores), rel=0.2)
     alone = map_slide(other_lab, tmp_path / "alone", model=model, stride_px=64, device="cpu")
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as local,
         Client(local),
         Cluster(local.scheduler_address) as cluster,
         open_slide(other_lab) as slide,
