@@ -33,6 +33,8 @@ from napari_histoad.errors import HistoadError, OtherMapError, SettingsError, wr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from napari_histoad.jobs import Job, Progress
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
@@ -112,6 +114,26 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
     return {"path": args["out"], "auroc": str(report.auroc), "verdicts": len(judged), "folds": report.folds}
 
 
+def _explain(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    from napari_histoad.classifiers import classes_of, load_model
+    from napari_histoad.engine import explain_tile, read_tile_at
+    from napari_histoad.jobs import Progress
+    from napari_histoad.maps import explanation_panels
+    from napari_histoad.slide import open_slide
+
+    yield Progress("Explaining", 0, 1)
+    model, (y, x) = load_model(args["model"]), args["centre"]
+    with open_slide(args["slide"], args.get("slide_mpp"), srgb=model.settings.srgb) as slide:
+        tile = read_tile_at(slide, (y, x), model)
+    found = explain_tile(model, tile, device=args.get("device", "auto"))
+    panels = explanation_panels(tile, found.reconstruction, found.error, found.relevance, found.method)
+    words = f"score {found.score:.3g}"
+    if found.target is not None:
+        name = classes_of(model)[found.target]
+        words += f"\n{name} {found.probability:.0%}\n{found.method}: the warmer a place, the more it speaks for {name}"
+    return {"panels": [(title, _as_png(picture)) for title, picture in panels], "words": words}
+
+
 def _map(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.engine import map_path
     from napari_histoad.slide import open_slide
@@ -186,6 +208,7 @@ JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
     "train": _train,
     "recalibrate": _recalibrate,
     "classify": _classify,
+    "explain": _explain,
     "map": _map,
     "tissue": _tissue,
     "save": _save,
@@ -252,11 +275,6 @@ class _Server:
 
 
 def _plain(progress: Progress) -> dict[str, Any]:
-    preview = None
-    if progress.preview is not None:
-        buffer = io.BytesIO()
-        Image.fromarray(progress.preview).save(buffer, format="PNG")
-        preview = base64.b64encode(buffer.getvalue()).decode()
     return {
         "stage": progress.stage,
         "done": progress.done,
@@ -266,8 +284,15 @@ def _plain(progress: Progress) -> dict[str, Any]:
         "updated": progress.updated,
         "path": progress.path,
         "note": progress.note,
-        "preview": preview,
+        "preview": None if progress.preview is None else _as_png(progress.preview),
     }
+
+
+def _as_png(picture: NDArray[np.uint8]) -> str:
+    """Return a picture as base64 of a PNG, which the GUI's end reads with `as_picture`."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def main() -> None:

@@ -11,14 +11,14 @@ from napari_histoad.classifiers import (
     Classifier,
     ClassifierSettings,
     class_weights,
-    grad_cam,
     holds_classifier,
     load_classifier,
     read_classifier_header,
+    relevance,
     save_classifier,
 )
 from napari_histoad.detectors import create_detector, load_detector, save_detector
-from napari_histoad.engine import explain_tile, fit_classifier_job, predict_job, predict_prepared, prepare_job
+from napari_histoad.engine import explain_tile, fit_classifier_job, fit_job, predict_job, predict_prepared, prepare_job
 from napari_histoad.errors import BundleError, SettingsError
 from napari_histoad.jobs import run
 
@@ -127,12 +127,13 @@ def test_the_centre_alone_is_seen_if_the_label_speaks_of_it(tiles):
     before = run(predict_job(classifier, images, "cpu"))
     images[:, :16] = images[:, -16:] = images[:, :, :16] = images[:, :, -16:] = 0
     assert np.array_equal(run(predict_job(classifier, images, "cpu")), before)
-    relevance = grad_cam(classifier, torch.from_numpy(images), 1)
-    assert relevance.shape == (4, 64, 64)
-    assert (relevance[:, :16] == 0).all()
+    where, _ = relevance(classifier, torch.from_numpy(images), 1)
+    assert where.shape == (4, 64, 64)
+    assert (where[:, :16] == 0).all()
 
 
-def test_grad_cam_finds_what_differs():
+@pytest.mark.parametrize(("network", "method"), [("base_cnn", "Grad-CAM"), ("texture", "Occlusion")])
+def test_the_evidence_lies_where_a_tile_differs(network, method):
     """Half of each anomalous tile is normal: the evidence is in the other half."""
     data = labelled(80, seed=3)
     fresh = labelled(20, seed=4)
@@ -140,13 +141,14 @@ def test_grad_cam_finds_what_differs():
         normal = part.tiles.images[part.labels == 0]
         part.tiles.images[part.labels == 1, :, :32] = normal[:, :, :32]
     settings = ClassifierSettings(
-        networks=("base_cnn",), tile_px=64, epochs=25, batch=16, learning_rate=3e-3, patience=25, augment=False
+        networks=(network,), tile_px=64, epochs=25, batch=16, learning_rate=3e-3, patience=25, augment=False
     )
     classifier = run(fit_classifier_job(settings, data, device="cpu"))
-    relevance = grad_cam(classifier, torch.from_numpy(fresh.tiles.images[fresh.labels == 1]), 1)
-    assert relevance.min() >= 0
-    assert relevance.amax((1, 2)) == pytest.approx(torch.ones(10), abs=1e-5)
-    assert relevance[:, :, 36:].mean() > 1.5 * relevance[:, :, :28].mean()
+    where, found_by = relevance(classifier, torch.from_numpy(fresh.tiles.images[fresh.labels == 1]), 1)
+    assert found_by == method
+    assert where.min() >= 0
+    assert where.amax((1, 2)) == pytest.approx(torch.ones(10), abs=1e-5)
+    assert where[:, :, 36:].mean() > 1.5 * where[:, :, :28].mean()
 
 
 def test_an_explanation_has_all_that_the_detector_gives(tiles, detector):
@@ -157,6 +159,16 @@ def test_an_explanation_has_all_that_the_detector_gives(tiles, detector):
     assert found.relevance.shape == found.error.shape == (64, 64)
     assert found.reconstruction.shape == (64, 64, 3)
     assert explain_tile(classifier, tiles.tiles.images[0], 1 - found.target, "cpu").probability <= 0.5
+    alone = explain_tile(detector, tiles.tiles.images[0], device="cpu")
+    assert np.array_equal(alone.error, found.error)
+    assert alone.target is alone.relevance is None
+
+
+def test_of_a_detector_that_gives_one_number_nothing_can_be_explained(tiles):
+    detector = run(fit_job(create_detector("colour", tile_px=64), tiles.tiles, device="cpu"))
+    with pytest.raises(SettingsError, match="one score per tile") as caught:
+        explain_tile(detector, tiles.tiles.images[0], device="cpu")
+    assert "vqvae" in caught.value.remedy
 
 
 def test_rare_classes_weigh_more():

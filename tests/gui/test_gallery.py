@@ -13,7 +13,8 @@ from napari_histoad.maps import Verdicts, verdict_file
 from napari_histoad.slide import open_slide
 
 SHOTS = Path(os.environ.get("HISTOAD_SCREENSHOTS", "test-out"))
-A, N, R, U, Z, M, T = (getattr(Qt.Key, f"Key_{k}") for k in "ANRUZMT")
+A, E, N, R, U, Z, M, T = (getattr(Qt.Key, f"Key_{k}") for k in "AENRUZMT")
+OUTLINE = Qt.Key.Key_O
 
 
 def _shot(viewer, name):
@@ -67,6 +68,28 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     following = panel.review.gallery
     assert following is not gallery
     assert "Anomalous" in following.words.text()  # its probability
+
+    qtbot.keyClick(following, E)
+    assert following.explanation.isVisible()
+    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Occlusion"], timeout=60_000)
+    assert "%" in following.explanation.words.text()
+    qtbot.keyClick(following, Qt.Key.Key_Right)  # the next one is explained as well
+    qtbot.waitUntil(lambda: following.explanation.titles == [], timeout=5_000)
+    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Occlusion"], timeout=60_000)
+    assert words == []
+    qtbot.wait(500)
+    _shot(viewer, "explained")
+    qtbot.keyClick(following, E)
+    assert not following.explanation.isVisible()
+
+    outlined = len(panel.normal_regions())
+    qtbot.keyClick(following, OUTLINE)
+    assert len(panel.normal_regions()) == outlined + 4
+    boxes = [region.geometry.bounds for region in panel.normal_regions()]
+    assert all(any(np.allclose(verdict.box, box) for box in boxes) for verdict in saved if verdict.name == "Normal")
+    qtbot.keyClick(following, OUTLINE)
+    assert "0 tiles were added" in following.words.text()
+    assert len(panel.normal_regions()) == outlined + 4
     judged = {verdict.box for verdict in saved}
     assert not judged & {following._box(k) for k in range(len(following.rows))}
     viewer.layers["Probability of Anomalous, sample.tif"].visible = True
@@ -107,6 +130,19 @@ def test_a_verdict_that_cannot_be_saved_is_told_and_not_shown(gallery, words, qt
     assert "disk full" in words[0] or "space" in words[0]
     assert gallery.pictures.currentRow() == 0
     assert len(gallery.verdicts) == 0
+
+
+def test_what_cannot_be_explained_says_so_beside_the_tile(viewer, panel, words, qtbot, sample, map_folder):
+    viewer.open(sample.path, plugin="napari-histoad")
+    panel.controller.show(AnomalyMap.open(map_folder))
+    panel.gallery_button.native.click()
+    gallery = panel.review.gallery
+    qtbot.keyClick(gallery, E)
+    assert "no trained detector is chosen" in gallery.explanation.words.text()
+    qtbot.keyClick(gallery, OUTLINE)
+    assert "no tile is judged normal yet" in words.pop()
+    assert words == []
+    gallery._painter.stop()
 
 
 def test_more_and_other_keys(gallery, qtbot):

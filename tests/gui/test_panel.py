@@ -35,7 +35,7 @@ def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
     assert len(panel.normal_regions()) >= 3
     panel.tissue_button.native.click()
     qtbot.waitUntil(lambda: "mm²" in panel.tissue_info.text(), timeout=60_000)
-    panel.steps_box.value = 150
+    panel.steps_box.value = 60
     panel.train_button.native.click()
     qtbot.waitUntil(panel.progress_row.isVisible, timeout=5_000)
     assert not panel.map_button.enabled
@@ -84,7 +84,7 @@ def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel
     outlines = [region.geometry for region in panel.normal_regions()]
     for square in suspicious.data:
         middle = viewer.layers["sample"].world_to_data(suspicious.data_to_world(square.mean(axis=0)))
-        assert any(outline.distance(Point(middle[1], middle[0])) < 128 for outline in outlines)
+        assert any(outline.distance(Point(*middle)) < 128 for outline in outlines)
     _shot(viewer, "suspicious")
     panel.recalibrate_button.native.click()
     qtbot.waitUntil(lambda: bool(words), timeout=120_000)

@@ -8,7 +8,7 @@ from napari_histoad.classifiers._bundle import (
     read_classifier_header,
     save_classifier,
 )
-from napari_histoad.classifiers._explain import grad_cam
+from napari_histoad.classifiers._explain import relevance
 from napari_histoad.classifiers._model import ClassifyingDetector, classes_of, load_model, save_model
 from napari_histoad.classifiers._networks import NETWORKS, build_network
 
@@ -24,11 +24,11 @@ __all__ = [
     "class_weights",
     "classes_of",
     "gives_error",
-    "grad_cam",
     "holds_classifier",
     "load_classifier",
     "load_model",
     "read_classifier_header",
+    "relevance",
     "save_classifier",
     "save_model",
 ]

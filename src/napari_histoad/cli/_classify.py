@@ -14,8 +14,7 @@ from napari_histoad.cli._train import read_settings
 from napari_histoad.errors import SettingsError, writing
 
 if TYPE_CHECKING:
-    from napari_histoad.classifiers import Classifier
-    from napari_histoad.engine import LabelledTiles
+    from napari_histoad.tiles import TileFile
 
 __all__ = ["app"]
 
@@ -115,6 +114,8 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Classify tiles that are files; with labels, say how well."""
+    import numpy as np
+
     from napari_histoad.classifiers import load_classifier
     from napari_histoad.engine import predict_job, stain_of, stain_of_files
     from napari_histoad.evaluation import report_classes
@@ -122,13 +123,13 @@ def predict(
 
     classifier = load_classifier(model)
     classes, side = classifier.settings.classes, classifier.settings.tile_px
-    data = _labelled(tiles, classifier)
-    files = list_tile_files(tiles) if data is None else []
-    read = read_tile_files(files, side) if data is None else data.tiles
+    labelled = _labelled(tiles, classes)
+    files = labelled or list_tile_files(tiles)
+    read = read_tile_files(files, side)
     stain = None if classifier.detector is None else stain_of(classifier.detector)
     if stain is not None:
-        stain_of_files(list_tile_files(tiles), stain.method, side).to(stain)(read.images)
-    names = [place.source for place in read.places]
+        stain_of_files(files, stain.method, side).to(stain)(read.images)
+    names = [file.name for file in files]
     probabilities = follow(predict_job(classifier, read.images, device), quiet=as_json)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,8 @@ def predict(
             table.writerow(["file", "class", *(f"p_{name}" for name in classes)])
             for name, row in zip(names, probabilities, strict=True):
                 table.writerow([name, classes[int(row.argmax())], *(f"{p:.6g}" for p in row)])
-    report = None if data is None else report_classes(data.labels, probabilities, data.tiles.groups)
+    truth = np.array([classes.index(file.class_name) for file in labelled], np.int64)
+    report = report_classes(truth, probabilities, read.groups) if labelled else None
     rows: list[tuple[str, object]] = [("Classified", f"{len(names):,} tiles -> {out}")]
     document = {"classes": str(out), "tiles": len(names), "report": None if report is None else report.to_json()}
     emit(document, [*rows, *([] if report is None else report.rows())], as_json=as_json)
@@ -153,7 +155,7 @@ def explain(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show where a classifier looks: tile, reconstruction, error map and Grad-CAM side by side."""
+    """Show where a classifier looks: tile, reconstruction, error map, and Grad-CAM or occlusion, side by side."""
     from napari_histoad.classifiers import load_classifier
     from napari_histoad.engine import explain_tile
     from napari_histoad.maps import draw_explanation, explanation_panels
@@ -170,8 +172,9 @@ def explain(
         target = None if of_class is None else classes.index(of_class)
         found = explain_tile(classifier, image, target, device)
         picture = out / f"{path.stem}.explained.png"
+        assert found.target is not None
         name, p = classes[found.target], found.probability
-        panels = explanation_panels(image, found.relevance, found.reconstruction, found.error)
+        panels = explanation_panels(image, found.reconstruction, found.error, found.relevance, found.method)
         draw_explanation(picture, panels, f"{path.name}: {name} {p:.2f}")
         written.append({"tile": str(path), "picture": str(picture), "class": name, "probability": p})
     rows = [(str(w["picture"]), f"{w['class']} {w['probability']:.2f}") for w in written]
@@ -207,19 +210,12 @@ def _weights(networks: tuple[str, ...], file: Path | None, *, pretrained: bool) 
     return {} if file is None else {networks[0]: file}
 
 
-def _labelled(tiles: Path, classifier: Classifier) -> LabelledTiles | None:
-    """Return the tiles with their classes if they have any, and they are the classifier's."""
-    import numpy as np
+def _labelled(tiles: Path, known: tuple[str, ...]) -> list[TileFile]:
+    """Return the tiles with their classes, if they have any and the classifier knows these; else none."""
+    from napari_histoad.engine import list_labelled_files
 
-    from napari_histoad.engine import LabelledTiles, list_labelled_files
-    from napari_histoad.tiles import read_tile_files
-
-    known = classifier.settings.classes
     try:
-        files, names = list_labelled_files(tiles)
+        files = list_labelled_files(tiles)
     except SettingsError:
-        return None
-    if not set(names) <= set(known):
-        return None
-    labels = np.array([known.index(name) for name in names], np.int64)
-    return LabelledTiles(read_tile_files(files, classifier.settings.tile_px), labels, known, classifier.settings.mpp)
+        return []
+    return files if {file.class_name for file in files} <= set(known) else []

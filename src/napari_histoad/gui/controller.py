@@ -14,7 +14,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError, writing
-from napari_histoad.gui.worker_client import WorkerClient, progress_of
+from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap
 from napari_histoad.maps._regions import measure_regions
@@ -96,6 +96,8 @@ class Controller:
     """Review."""
     classified = Signal(object, str)
     """Path of a detector with a classifier learnt from verdicts; how good it is, in words."""
+    explained = Signal(list, str)
+    """Titles and pictures (H, W, 3) uint8 of a tile and of what the chosen detector and classifier make of it; in words."""
     saved = Signal(list)
     """Paths of the files."""
     slide_copied = Signal(object)
@@ -155,6 +157,8 @@ class Controller:
 
     def _submit(self, job: str, **args: Any) -> None:
         slide = self._need_slide()
+        if self.busy:
+            raise HistoadError("another job is still running", "wait for its end, or cancel it")
         self._job, self._eta = job, Eta()
         if slide.on_disk:
             self.client.submit(job, {"slide": str(slide.path), "slide_mpp": slide.mpp, **args})
@@ -260,6 +264,18 @@ class Controller:
         normal = str(outlines) if outlines.exists() else None
         self._submit("classify", verdicts=str(verdicts.path), normal=normal, model=str(self.model), out=str(target))
 
+    def explain(self, centre: tuple[float, float]) -> None:
+        """Start to explain the tile around (y, x) in level-0 pixels with the chosen detector; `explained` follows.
+
+        Raises
+        ------
+        SettingsError
+            If no detector is chosen.
+        """
+        if self.model is None:
+            raise SettingsError("no trained detector is chosen to explain the tile with", "choose one in step 4, or train one")
+        self._submit("explain", model=str(self.model), centre=list(centre))
+
     def _write_outlines(self, regions: Sequence[Region]) -> Path:
         slide = self._need_slide()
         if not regions:
@@ -334,6 +350,10 @@ class Controller:
             self.model = Path(result["path"])
             words = f"Learnt from {result['verdicts']} verdicts. AUROC {result['auroc']}, cross-validated."
             self.classified.emit(self.model, words)
+        elif self._job == "explain":
+            assert self.model is not None
+            panels = [(title, as_picture(picture)) for title, picture in result["panels"]]
+            self.explained.emit(panels, f"{self.model.stem}\n{result['words']}")
         elif self._job == "map":
             self.show(AnomalyMap.open(result["path"]))
         elif self._job == "save":

@@ -13,12 +13,14 @@ from qtpy.QtGui import QColor, QIcon, QImage, QPainter, QPixmap
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QListView, QListWidget, QListWidgetItem, QPushButton, QVBoxLayout, QWidget
 
 from napari_histoad.errors import HistoadError
+from napari_histoad.gui.explanation import ExplanationRow
 from napari_histoad.maps import VERDICTS, Verdicts, propose_tiles, verdict_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari.viewer import Viewer
+    from numpy.typing import NDArray
     from qtpy.QtGui import QKeyEvent
 
     from napari_histoad.maps import AnomalyMap
@@ -29,16 +31,17 @@ __all__ = ["TileGallery"]
 _COUNT = 24
 _PICTURE_PX = 112
 _FRAME_PX = 6
+_SETTLED_MS = 250
 _KEYS = {Qt.Key.Key_N: "Normal", Qt.Key.Key_A: "Anomalous", Qt.Key.Key_R: "Artefact", Qt.Key.Key_U: "Unsure"}
 _COLOURS = {"Normal": "#1e90ff", "Anomalous": "#e8380d", "Artefact": "#8a8a8a", "Unsure": "#f0c000"}
-_HELP = "Arrow keys: next and back · Z: undo · T: train · M: more tiles"
+_HELP = "Arrow keys: next and back · Z: undo · E: explain · M: more tiles · O: outline normal · T: train"
 
 
 class TileGallery(QWidget):
     """The most telling tiles of a map, spread over the slide; each verdict is saved at once.
 
-    Keys: A anomalous, N normal, R artefact, U unsure; arrows, Z undo, T train, M more. A click, or moving to a tile, goes to
-    its place in the viewer.
+    Keys: A anomalous, N normal, R artefact, U unsure; arrows, Z undo, E explain, M more, O outline normal, T train. A click,
+    or moving to a tile, goes to its place in the viewer; while tiles are explained, the next one is explained too.
 
     Parameters
     ----------
@@ -51,9 +54,14 @@ class TileGallery(QWidget):
     verdicts : Verdicts
     rows : (N,) int64
         The tiles shown.
+    explanation : ExplanationRow
+        Of the current tile, if it was asked for.
     """
 
     train_asked = QtSignal()
+    outline_asked = QtSignal()
+    explain_asked = QtSignal(float, float)
+    """(y, x) of the middle of a tile in level-0 pixels."""
 
     def __init__(self, viewer: Viewer, source: AnomalyMap, slide: Slide) -> None:
         super().__init__()
@@ -76,8 +84,14 @@ class TileGallery(QWidget):
             looks = f"border-left: 6px solid {_COLOURS[name]}; padding: 4px 10px;"
             buttons.addWidget(_button(f"{name} ({chr(key)})", partial(self.give, name), looks))
         buttons.addWidget(_button("Undo (Z)", self.undo))
-        buttons.addWidget(_button("More tiles (M)", self.propose))
+        buttons.addWidget(_button("Explain (E)", self.explain))
+        buttons.addWidget(_button("More (M)", self.propose))
+        outline = _button("Outline the normal ones (O)", self.outline_asked.emit)
+        outline.setToolTip("Add the tiles judged normal to the outlines of normal tissue, for the detector's next training")
+        buttons.addWidget(outline)
         buttons.addWidget(_button("Train classifier on my verdicts (T)", self.train_asked.emit))
+        self.explanation = ExplanationRow()
+        self.explanation.hide()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 4, 6, 4)
         line = QHBoxLayout()
@@ -85,11 +99,17 @@ class TileGallery(QWidget):
         line.addWidget(self.counts)
         layout.addLayout(line)
         layout.addWidget(self.pictures)
+        layout.addWidget(self.explanation)
         layout.addLayout(buttons)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._painter = QTimer(self)
         self._painter.timeout.connect(self._paint_next)
         self._unpainted: list[int] = []
+        # Whoever leafs through tiles does not wait for each to be explained.
+        self._settled = QTimer(self)
+        self._settled.setSingleShot(True)
+        self._settled.timeout.connect(self._ask_explanation)
+        self._explained = -1
         self.propose()
 
     # -- which tiles
@@ -186,6 +206,32 @@ class TileGallery(QWidget):
                 self._paint(number)
                 self.pictures.setCurrentRow(number)
 
+    # -- why
+
+    def explain(self) -> None:
+        """Show what detector and classifier make of the current tile, or hide that again."""
+        if self.explanation.isHidden():
+            self.explanation.show()
+            self._ask_explanation()
+        else:
+            self.explanation.hide()
+
+    def _ask_explanation(self) -> None:
+        number = self.pictures.currentRow()
+        if self.explanation.isHidden() or not 0 <= number < len(self.rows):
+            return
+        self._explained = number
+        self.explanation.tell("Explaining …")
+        y0, x0, y1, x1 = self._box(number)
+        self.explain_asked.emit((y0 + y1) / 2, (x0 + x1) / 2)
+
+    def show_explanation(self, panels: list[tuple[str, NDArray[np.uint8]]], words: str) -> None:
+        """Show an explanation; if the user has gone on meanwhile, ask for that of the current tile."""
+        if self._explained != self.pictures.currentRow():
+            self._ask_explanation()
+        else:
+            self.explanation.show_panels(panels, words)
+
     def say(self, words: str) -> None:
         """Show a line."""
         self.words.setText(words)
@@ -209,11 +255,19 @@ class TileGallery(QWidget):
         mpp = self.source.info.slide_mpp
         self._viewer.scene.camera.center = ((y0 + y1) / 2 * mpp, (x0 + x1) / 2 * mpp)
         self._viewer.scene.camera.zoom = 1 / mpp  # a pixel of the screen per pixel of the slide
+        if not self.explanation.isHidden():
+            self._settled.start(_SETTLED_MS)
 
     def keyPressEvent(self, event: QKeyEvent | Any) -> None:  # noqa: N802 - Qt's name
         """Judge, move, undo, train."""
         key = Qt.Key(event.key())
-        actions = {Qt.Key.Key_Z: self.undo, Qt.Key.Key_T: self.train_asked.emit, Qt.Key.Key_M: self.propose}
+        actions = {
+            Qt.Key.Key_Z: self.undo,
+            Qt.Key.Key_E: self.explain,
+            Qt.Key.Key_M: self.propose,
+            Qt.Key.Key_O: self.outline_asked.emit,
+            Qt.Key.Key_T: self.train_asked.emit,
+        }
         if key in _KEYS:
             self.give(_KEYS[key])
         elif key in actions:

@@ -27,13 +27,14 @@ from napari_histoad.gui.widgets import (
     metric_words,
     progress_words,
 )
-from napari_histoad.regions import regions_from_shapes
+from napari_histoad.regions import regions_from_shapes, shapes_from_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari.layers import Layer
     from napari.viewer import Viewer
+    from shapely.geometry.base import BaseGeometry
 
     from napari_histoad.jobs import Progress
     from napari_histoad.regions import Region
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from napari_histoad.tiles import TilePlace, TissueMask
 
 __all__ = ["AnomalyPanel"]
+
+
+_SAME_PX = 0.5
 
 
 class _Bridge(QObject):
@@ -67,7 +71,7 @@ class AnomalyPanel(PanelWidgets):
         self._bridge = _Bridge(self)
         self.controller = Controller(self._bridge.called.emit)
         self._models: dict[str, Path] = {}
-        self.review = MapReview(self, napari_viewer, self.controller, self._replace)
+        self.review = MapReview(self, napari_viewer, self.controller, self._replace, self.add_outlines)
         self._connect()
         self.controller.client.start()  # torch loads while the user looks around
         controller, watched, changed = self.controller, self.viewer.layers.events, self._on_layers
@@ -219,13 +223,28 @@ class AnomalyPanel(PanelWidgets):
     def _normal_layer(self) -> Shapes | None:
         return next((y for y in self.viewer.layers if isinstance(y, Shapes) and y.name == NORMAL_NAME), None)
 
-    def _on_outline(self) -> None:
-        slide = self.controller.slide
+    def _need_normal_layer(self) -> Shapes:
         layer = self._normal_layer()
         if layer is None:
+            slide = self.controller.slide
             looks = pixel_size(None if slide is None else slide.mpp)
             layer = Shapes(name=NORMAL_NAME, ndim=2, edge_color="#1e90ff", face_color="#1e90ff22", edge_width=6, **looks)
             self.viewer.add_layer(layer)
+        return layer
+
+    def add_outlines(self, regions: list[Region]) -> int:
+        """Add regions to the outlines of normal tissue; return how many were not there before."""
+        there = [region.geometry for region in self.normal_regions()]
+        new = [region for region in regions if not any(_same_place(region.geometry, known) for known in there)]
+        if new:
+            layer, slide_layer = self._need_normal_layer(), self.slide_box.value
+            outlines, _ = shapes_from_regions(new)
+            layer.add_polygons([np.array([layer.world_to_data(slide_layer.data_to_world(v)) for v in o]) for o in outlines])
+            self.train_info.setText(f"{len(new)} tiles judged normal are outlined as well. Click Train to learn from them.")
+        return len(new)
+
+    def _on_outline(self) -> None:
+        layer = self._need_normal_layer()
         self.viewer.layers.selection.active = layer
         layer.mode = "add_polygon_lasso"
         self.train_info.setText("Draw around normal tissue; a few different places are best. Then click Train.")
@@ -327,3 +346,7 @@ class AnomalyPanel(PanelWidgets):
         for old in [y for y in self.viewer.layers if y.name == layer.name]:
             self.viewer.layers.remove(old)
         return self.viewer.add_layer(layer)
+
+
+def _same_place(one: BaseGeometry, other: BaseGeometry) -> bool:
+    return bool(np.allclose(one.bounds, other.bounds, atol=_SAME_PX))

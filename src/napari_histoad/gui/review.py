@@ -9,22 +9,25 @@ import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QTimer
+from shapely.geometry import box as polygon
 
 from napari_histoad.calibration import discovery_rate
 from napari_histoad.errors import HistoadError, SettingsError
 from napari_histoad.gui.gallery import TileGallery
 from napari_histoad.gui.layers import Heatmap, class_layers, error_layer, labels_layer
 from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
+from napari_histoad.maps import VERDICTS
+from napari_histoad.regions import Region
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari.viewer import Viewer
+    from numpy.typing import NDArray
 
     from napari_histoad.gui.controller import Controller, Review
     from napari_histoad.gui.widgets import PanelWidgets
-    from napari_histoad.maps import AnomalyMap
-    from napari_histoad.regions import Region
+    from napari_histoad.maps import AnomalyMap, Verdicts
 
 __all__ = ["MapReview"]
 
@@ -43,6 +46,8 @@ class MapReview:
     controller : Controller
     replace : callable
         Puts a layer in the place of the one of the same name.
+    outline : callable
+        Adds regions to the outlines of normal tissue, and returns how many were new.
 
     Attributes
     ----------
@@ -50,8 +55,16 @@ class MapReview:
         Tiles of the map, if they are being judged.
     """
 
-    def __init__(self, panel: PanelWidgets, viewer: Viewer, controller: Controller, replace: Callable[[Any], Any]) -> None:
-        self._panel, self._viewer, self._controller, self._replace = panel, viewer, controller, replace
+    def __init__(
+        self,
+        panel: PanelWidgets,
+        viewer: Viewer,
+        controller: Controller,
+        replace: Callable[[Any], Any],
+        outline: Callable[[list[Region]], int],
+    ) -> None:
+        self._panel, self._viewer, self._controller = panel, viewer, controller
+        self._replace, self._outline = replace, outline
         self._heatmap: Heatmap | None = None
         self._heat_layer: Image | None = None
         self._labels: Labels | None = None
@@ -72,6 +85,7 @@ class MapReview:
         controller.mapped.connect(self._on_mapped)
         controller.reviewed.connect(self._on_reviewed)
         controller.classified.connect(self._on_classified)
+        controller.explained.connect(self._on_explained)
 
     # -- tiles, one by one
 
@@ -91,17 +105,43 @@ class MapReview:
                 with suppress(LookupError, RuntimeError):  # closed by hand
                     self._viewer.window.remove_dock_widget(self._gallery_dock)
             self.gallery = TileGallery(self._viewer, source, slide)
-            self.gallery.train_asked.connect(self._on_train_asked)
+            verdicts = self.gallery.verdicts
+            self.gallery.train_asked.connect(self._guarded(lambda: self._controller.train_classifier(verdicts)))
+            self.gallery.outline_asked.connect(self._guarded(lambda: self._on_outline_asked(verdicts)))
+            self.gallery.explain_asked.connect(self._on_explain_asked)
             self._gallery_dock = self._viewer.window.add_dock_widget(self.gallery, name="Judge tiles", area="bottom")
         self._gallery_dock.show()
         self.gallery.setFocus()
 
-    def _on_train_asked(self) -> None:
+    def _guarded(self, action: Callable[[], object]) -> Callable[[], None]:
+        """Return a slot that turns an error into a notification with its remedy."""
+
+        def slot() -> None:
+            try:
+                action()
+            except HistoadError as err:
+                show_error(str(err))
+
+        return slot
+
+    def _on_outline_asked(self, verdicts: Verdicts) -> None:
+        normal = [Region(polygon(*verdict.box), verdict.name) for verdict in verdicts if verdict.name == VERDICTS[0]]
+        if not normal:
+            raise SettingsError("no tile is judged normal yet", "press N on a tile of normal tissue")
+        added = self._outline(normal)
+        assert self.gallery is not None
+        self.gallery.say(f"{added} tiles were added to the outlines of normal tissue; Train learns from them too.")
+
+    def _on_explain_asked(self, y: float, x: float) -> None:
         assert self.gallery is not None
         try:
-            self._controller.train_classifier(self.gallery.verdicts)
-        except HistoadError as err:
-            show_error(str(err))
+            self._controller.explain((y, x))
+        except HistoadError as err:  # beside the tiles that it speaks of, and not once per tile as a notification
+            self.gallery.explanation.tell(str(err))
+
+    def _on_explained(self, panels: list[tuple[str, NDArray[np.uint8]]], words: str) -> None:
+        if self.gallery is not None:
+            self.gallery.show_explanation(panels, words)
 
     def _on_classified(self, _: object, words: str) -> None:
         if self.gallery is not None:

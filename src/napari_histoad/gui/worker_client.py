@@ -21,7 +21,9 @@ from napari_histoad.jobs import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["WorkerClient", "progress_of"]
+    from numpy.typing import NDArray
+
+__all__ = ["WorkerClient", "as_picture", "progress_of"]
 
 _GRACE_SECONDS = 0.8
 
@@ -140,6 +142,11 @@ class WorkerClient:
         self._on_event({"id": number, "event": "died", "code": code})
 
 
+def as_picture(words: str) -> NDArray[np.uint8]:
+    """Return the picture (H, W, 3) uint8 that an event carries as base64 of a PNG."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(words))))
+
+
 def progress_of(event: dict[str, Any]) -> Progress:
     """Return the `Progress` that a progress event carries."""
     preview = event.get("preview")
@@ -150,7 +157,7 @@ def progress_of(event: dict[str, Any]) -> Progress:
         total=event["total"],
         unit=event["unit"],
         metrics=event["metrics"],
-        preview=np.asarray(Image.open(io.BytesIO(base64.b64decode(preview)))) if preview else None,
+        preview=as_picture(preview) if preview else None,
         updated=tuple(updated) if updated else None,
         path=event["path"],
         note=event["note"],

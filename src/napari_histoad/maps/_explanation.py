@@ -24,19 +24,22 @@ _OPACITY = 0.55
 
 def explanation_panels(
     tile: NDArray[np.uint8],
-    relevance: NDArray[np.float32],
     reconstruction: NDArray[np.uint8] | None,
     error: NDArray[np.float32] | None,
+    relevance: NDArray[np.float32] | None,
+    method: str = "Grad-CAM",
 ) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Return titles and pictures (H, W, 3): the tile, and what there is of reconstruction, error map and Grad-CAM.
+    """Return titles and pictures (H, W, 3): the tile, and what there is of reconstruction, error map and relevance.
 
     Parameters
     ----------
     tile, reconstruction : (H, W, 3) uint8
-    relevance : (H, W) float32 in [0, 1]
-        Laid over the tile: the warmer, the more it speaks for the class.
     error : (H, W) float32
         Brightest at its 99.5th percentile.
+    relevance : (H, W) float32 in [0, 1]
+        Laid over the tile: the warmer, the more it speaks for the class.
+    method : str
+        How that was found.
     """
     panels = [("Tile", tile)]
     if reconstruction is not None:
@@ -44,9 +47,10 @@ def explanation_panels(
     if error is not None:
         top = float(np.quantile(error, _STRONGEST))
         panels.append(("Error", _coloured(error / max(top, 1e-12), "inferno")))
-    warm = _coloured(relevance, "jet").astype(np.float32)
-    weight = _OPACITY * np.clip(relevance, 0, 1)[..., None] ** 0.5
-    panels.append(("Grad-CAM", np.rint(tile * (1 - weight) + warm * weight).astype(np.uint8)))
+    if relevance is not None:
+        warm = _coloured(relevance, "jet").astype(np.float32)
+        weight = _OPACITY * np.clip(relevance, 0, 1)[..., None] ** 0.5
+        panels.append((method, np.rint(tile * (1 - weight) + warm * weight).astype(np.uint8)))
     return panels
 
 

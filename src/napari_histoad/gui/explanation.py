@@ -1,0 +1,68 @@
+"""Tile, reconstruction, error map and evidence side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["ExplanationRow"]
+
+_PICTURE_PX = 190
+
+
+class ExplanationRow(QWidget):
+    """A row of titled pictures; empty until it is given some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 4, 0, 4)
+        self._grid.setHorizontalSpacing(10)
+        self.setMinimumHeight(_PICTURE_PX + 30)  # nothing jumps while the next tile is being explained
+        self.words = QLabel()
+        self.words.setWordWrap(True)
+        self.words.setFixedWidth(_PICTURE_PX)
+        self.words.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+        self._pictures: list[QLabel] = []
+
+    @property
+    def titles(self) -> list[str]:
+        """What the pictures are."""
+        return [str(picture.property("title")) for picture in self._pictures]
+
+    def tell(self, words: str) -> None:
+        """Show words alone, while there are no pictures yet or in place of them."""
+        self.show_panels([], words)
+
+    def show_panels(self, panels: list[tuple[str, NDArray[np.uint8]]], words: str) -> None:
+        """Show titled pictures (H, W, 3) uint8, and words beside them."""
+        while (item := self._grid.takeAt(0)) is not None:
+            if (widget := item.widget()) is not None and widget is not self.words:
+                widget.setParent(None)
+                widget.deleteLater()
+        self._pictures = []
+        for column, (title, pixels) in enumerate(panels):
+            self._grid.addWidget(QLabel(title), 0, column)
+            self._grid.addWidget(self._picture(title, pixels), 1, column)
+        self.words.setText(words)
+        self._grid.addWidget(self.words, 1, len(panels))
+        for column in range(self._grid.columnCount() + 1):
+            self._grid.setColumnStretch(column, int(column == len(panels) + 1))
+
+    def _picture(self, title: str, pixels: NDArray[np.uint8]) -> QLabel:
+        pixels = np.ascontiguousarray(pixels)
+        h, w = pixels.shape[:2]
+        image = QPixmap.fromImage(QImage(pixels.tobytes(), w, h, 3 * w, QImage.Format.Format_RGB888))
+        label = QLabel()
+        label.setProperty("title", title)
+        smooth = Qt.TransformationMode.SmoothTransformation
+        label.setPixmap(image.scaled(_PICTURE_PX, _PICTURE_PX, Qt.AspectRatioMode.KeepAspectRatio, smooth))
+        self._pictures.append(label)
+        return label
