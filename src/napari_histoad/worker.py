@@ -106,7 +106,6 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
         tile_px=side,
         mpp=mpp,
         input_px=min(side, _VERDICT_PX),
-        learning_rate=1e-3,
     )
     report = yield from cross_validate_job(settings, data, detector=detector, device=device)
     classifier = yield from fit_classifier_job(settings, data, detector=detector, device=device)

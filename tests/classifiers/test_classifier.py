@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from sklearn.svm import SVC
 from striped_tiles import labelled
 
 from napari_histoad.classifiers import (
@@ -169,6 +170,23 @@ def test_of_a_detector_that_gives_one_number_nothing_can_be_explained(tiles):
     with pytest.raises(SettingsError, match="one score per tile") as caught:
         explain_tile(detector, tiles.tiles.images[0], device="cpu")
     assert "vqvae" in caught.value.remedy
+
+
+def test_on_texture_a_support_vector_machine_is_fitted(tiles, tmp_path):
+    classifier = run(fit_classifier_job(ClassifierSettings(networks=("texture",), **QUICK), tiles, device="cpu"))
+    body, head = classifier.members[0].body, classifier.members[0].head
+    fresh = labelled(20, seed=9)
+    with torch.inference_mode():
+        learnt, new = (body(classifier.stack(torch.from_numpy(t.tiles.images))).flatten(1) for t in (tiles, fresh))
+        said, far = head(new[:, :, None, None]), head(4 * new[:, :, None, None])
+    machine = SVC(C=10, kernel="precomputed", class_weight="balanced")
+    machine.fit(head.kernel(learnt, learnt).double().numpy(), tiles.labels)
+    theirs = machine.decision_function(head.kernel(new, learnt).double().numpy())
+    assert said[:, 1].numpy() == pytest.approx(theirs, abs=1e-3)
+    assert said[:, 0].numpy() == pytest.approx(-theirs, abs=1e-3)
+    # Tiles unlike all of training are told by the side on which they lie.
+    assert (far.argmax(1).numpy() == fresh.labels).all()
+    assert far.std() > 0.1
 
 
 def test_rare_classes_weigh_more():

@@ -31,7 +31,7 @@ def bundle(sample, detector_file, tmp_path_factory):
     source, side = TrainingSource(sample.path, regions), detector.settings.tile_px
     data = run(gather_labelled_job([source], side, detector.settings.mpp, max_tiles=300))
     settings = ClassifierSettings(
-        networks=("texture",), inputs=("image", "error"), classes=data.classes, tile_px=side, mpp=data.mpp, learning_rate=1e-3
+        networks=("texture",), inputs=("image", "error"), classes=data.classes, tile_px=side, mpp=data.mpp
     )
     classifier = run(fit_classifier_job(settings, data, detector=detector, device="cpu"))
     return save_classifier(classifier, tmp_path_factory.mktemp("bundle") / "both.safetensors")

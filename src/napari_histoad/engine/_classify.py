@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.svm import SVC
 from torch import nn
 
 from napari_histoad.classifiers import Classifier, ClassifierSettings, class_weights
@@ -17,7 +18,7 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import affine_jitter
-from napari_histoad.networks.classifier import TextureBody
+from napari_histoad.networks.classifier import KernelHead, TextureBody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +41,10 @@ _BATCH = 32
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
 _PIXEL_CHANNELS = 3
 _TINT, _BRIGHTNESS = 0.2, 0.2
+_MOST_FITTED = 6000
+"""Tiles that a support vector machine learns from: the kernel has a number for each pair of them."""
+_SOFTNESS = 10.0
+"""How much a tile on the wrong side of the margin costs a support vector machine, the margin's own cost being 1."""
 
 
 class _Split(NamedTuple):
@@ -171,15 +176,16 @@ def fit_classifier_job(
     classifier.to(choice.device)
     tiles = _Tiles(prepared.stack, torch.from_numpy(labels), where)
     losses = []
+    split = _Split(kept, checked)
     for k, member in enumerate(classifier.members):
-        seen = tiles
         if isinstance(member.body, TextureBody):
             assert prepared.measured is not None
-            seen = _statistics(member.body, prepared.measured, tiles, kept)
+            yield Progress("Fitting texture", k, len(classifier.members), "networks")
+            temperature, loss = _fit_texture(member, prepared.measured[where], tiles.labels, split)
             member.to(choice.device)
-        yield from _descend_job(classifier, member, k, seen, _Split(kept, checked), choice, seed)
-        logits = _logits(_trained(member), seen, checked, choice)
-        temperature, loss = _temperature(logits, tiles.labels[checked])
+        else:
+            yield from _descend_job(classifier, member, k, tiles, split, choice, seed)
+            temperature, loss = _temperature(_logits(member, tiles, checked, choice), tiles.labels[checked])
         classifier.temperatures[k] = temperature
         losses.append(loss)
     if settings.weighting == "validation":
@@ -210,14 +216,13 @@ def _descend_job(
     importance = class_weights(tiles.labels[split.learnt].tolist(), len(settings.classes)).to(choice.device)
     frozen = settings.frozen_epochs if settings.pretrained else 0
     optimizer = _optimizer(member, settings, frozen=bool(frozen))
-    network = _trained(member)
     best, best_state, stale = np.inf, copy.deepcopy(member.state_dict()), 0
     stage = f"Training {settings.networks[number // settings.seeds]}"
     yield Progress(stage, 0, settings.epochs, "epochs")
     for epoch in range(settings.epochs):
         if frozen and epoch == frozen:
             optimizer, stale = _optimizer(member, settings, frozen=False), 0
-        network.train()
+        member.train()
         rng = np.random.default_rng([seed, number, epoch])
         order = rng.permutation(split.learnt)
         for step, start in enumerate(range(0, len(order), settings.batch)):
@@ -227,13 +232,13 @@ def _descend_job(
             with torch.random.fork_rng(devices=[]), fabric.autocast():
                 torch.manual_seed((seed * 1009 + number) * 1_000_003 + epoch * 10_007 + step)
                 inputs = tiles.inputs(picked, choice.device)
-                if settings.augment and not member.fine:
+                if settings.augment:
                     inputs = _augmented(inputs, settings)
-                loss = F.cross_entropy(network(inputs), tiles.labels[picked].to(choice.device), weight=importance)
+                loss = F.cross_entropy(member(inputs), tiles.labels[picked].to(choice.device), weight=importance)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
-        current = float(F.cross_entropy(_logits(network, tiles, split.checked, choice), tiles.labels[split.checked]))
+        current = float(F.cross_entropy(_logits(member, tiles, split.checked, choice), tiles.labels[split.checked]))
         stale = 0 if current < best else stale + 1
         if current < best:
             best, best_state = current, copy.deepcopy(member.state_dict())
@@ -265,20 +270,38 @@ def _augmented(inputs: Tensor, settings: ClassifierSettings) -> Tensor:
     return inputs
 
 
-def _trained(member: TileNetwork) -> nn.Module:
-    """Return what gradient descent trains: a body of fixed statistics is left out."""
-    return member.head if member.fine else member
+def _fit_texture(member: TileNetwork, measured: Tensor, labels: Tensor, split: _Split) -> tuple[float, float]:
+    """Fit a support vector machine; return the temperature and the loss that held-out tiles give."""
+    member.to(torch.device("cpu"))
+    body, head = member.body, member.head
+    assert isinstance(body, TextureBody)
+    assert isinstance(head, KernelHead)
+    _fit_support(body, head, measured[split.learnt], labels[split.learnt])
+    with torch.inference_mode():
+        found = _temperature(head(body.scaled(measured[split.checked])), labels[split.checked])
+    _fit_support(body, head, measured, labels)  # nothing stops early here, so in the end all tiles are learnt from
+    return found
 
 
-def _statistics(body: TextureBody, measured: Tensor, tiles: _Tiles, learnt: NDArray[np.int64]) -> _Tiles:
-    """Return the statistics of tiles on the scale of those learnt from."""
-    mine = measured[tiles.rows]
-    body.scale.reset_running_stats()
+def _fit_support(body: TextureBody, head: KernelHead, measured: Tensor, labels: Tensor) -> None:
+    """Fit one machine per class against the rest, on statistics on the scale of these tiles; of very many on a part."""
+    if len(labels) > _MOST_FITTED:
+        chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))[:_MOST_FITTED])
+        measured, labels = measured[chosen], labels[chosen]
     with torch.no_grad():
-        body.scale.to("cpu").train()
-        body.scale(mine[learnt])
+        body.scale.reset_running_stats()
+        body.scale.train()
+        body.scale(measured)
         body.scale.eval()
-        return _Tiles(body.scaled(mine), tiles.labels, np.arange(len(mine)))
+        x = body.scaled(measured).flatten(1)
+        alike = head.kernel(x, x).double().numpy()
+    weights = np.zeros((len(x), head.classes), np.float32)
+    bias = np.zeros(head.classes, np.float32)
+    for k in range(head.classes):
+        machine = SVC(C=_SOFTNESS, kernel="precomputed", class_weight="balanced").fit(alike, labels.numpy() == k)
+        weights[machine.support_, k], bias[k] = machine.dual_coef_[0], machine.intercept_[0]
+    used = np.flatnonzero(weights.any(axis=1))
+    head.adopt(x[torch.from_numpy(used)], torch.from_numpy(weights[used]), torch.from_numpy(bias))
 
 
 def _logits(network: nn.Module, tiles: _Tiles, rows: NDArray[np.int64], choice: DeviceChoice) -> Tensor:
@@ -303,14 +326,14 @@ def predict_prepared(
     labels = torch.zeros(len(rows), dtype=torch.int64)
     logits = []
     for member in classifier.members:
-        tiles, network = _Tiles(prepared.stack, labels, rows), _trained(member)
         if isinstance(member.body, TextureBody):
             assert prepared.measured is not None
-            body = member.body.cpu()
+            member.to(torch.device("cpu"))
             with torch.inference_mode():
-                tiles = _Tiles(body.scaled(prepared.measured[rows]), labels, np.arange(len(rows)))
+                logits.append(member.head(member.body.scaled(prepared.measured[rows])))
             member.to(choice.device)
-        logits.append(_logits(network, tiles, np.arange(len(rows)), choice))
+        else:
+            logits.append(_logits(member, _Tiles(prepared.stack, labels, rows), np.arange(len(rows)), choice))
     found: NDArray[np.float32] = classifier.joined(logits).numpy()
     return found
 
