@@ -65,6 +65,19 @@ def _train(args: dict[str, Any]) -> Job[dict[str, Any]]:
     return {"path": args["out"], "held_out": len(detector.calibration.scores), "suspicious": listed}
 
 
+def _encoder(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    """Say what is known of an encoder's weights; download them if that was asked for."""
+    from napari_histoad.detectors import describe_backbone, fetch_weights
+    from napari_histoad.jobs import Progress
+
+    name, fetch = args["name"], args.get("fetch", False)
+    yield Progress("Downloading weights" if fetch else "Looking for weights", unit="files")
+    known = describe_backbone(name)
+    if fetch:
+        known["file"] = str(fetch_weights(name))
+    return known
+
+
 def _recalibrate(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.engine import TrainingSource, recalibrate_job
     from napari_histoad.regions import read_regions
@@ -205,6 +218,7 @@ def _sample(args: dict[str, Any]) -> Job[dict[str, Any]]:
 
 JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
     "train": _train,
+    "encoder": _encoder,
     "recalibrate": _recalibrate,
     "classify": _classify,
     "explain": _explain,

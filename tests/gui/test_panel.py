@@ -6,15 +6,20 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import safetensors.torch
+import torch
 from napari.layers import Labels, Shapes
+from qtpy.QtWidgets import QMessageBox
 from shapely import Point
 
 from napari_histoad import AnomalyMap
-from napari_histoad.detectors._registry import _BUILT_IN
+from napari_histoad.detectors import load_detector
+from napari_histoad.detectors._backbone import import_timm
+from napari_histoad.detectors._registry import _BUILT_IN, detector_class
 from napari_histoad.gui import reader
 from napari_histoad.gui.layers import Heatmap
 from napari_histoad.gui.slide_layers import slide_layer
-from napari_histoad.gui.widgets import BY_DISCOVERIES, METHODS
+from napari_histoad.gui.widgets import BY_DISCOVERIES, METHODS, WITH_ENCODER
 from napari_histoad.maps import MapGeometry
 from napari_histoad.slide import open_slide
 from napari_histoad.tiles import TileGrid
@@ -101,6 +106,47 @@ def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel
 
 def test_the_panel_offers_every_detector():
     assert set(METHODS) == set(_BUILT_IN)
+    assert {name for name in METHODS if "backbone" in detector_class(name).Settings.model_fields} == set(WITH_ENCODER)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No hub, and none of its files: what the background process inherits."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+
+
+def test_an_encoder_of_others_is_asked_for_and_taken_from_its_file(offline, viewer, panel, words, qtbot, tmp_path, monkeypatch):
+    name, asked = "test_vit.r160_in1k", []
+    viewer.open_sample("napari-histoad", "planted")
+    assert not panel.encoder_box.isVisible()
+    panel.method_box.value = "embedding"
+    assert panel.encoder_box.isVisible()
+    assert not panel.weights_file.native.isVisible()
+    panel.encoder_box.setCurrentText("own")
+    assert panel.steps_box.enabled
+    panel.encoder_box.setCurrentText(name)
+    assert panel.weights_file.native.isVisible()
+    assert not panel.steps_box.enabled
+    monkeypatch.setattr(QMessageBox, "question", lambda *args: asked.append(args[2]) or QMessageBox.StandardButton.No)
+    panel.train_button.native.click()
+    qtbot.waitUntil(lambda: "was not downloaded" in panel.train_info.text() or bool(words), timeout=60_000)
+    assert words == []
+    assert name in asked[0]
+    assert "apache-2.0" in asked[0]
+    monkeypatch.setattr(QMessageBox, "question", lambda *args: QMessageBox.StandardButton.Yes)
+    panel.train_button.native.click()
+    qtbot.waitUntil(lambda: bool(words), timeout=60_000)
+    assert "cannot be downloaded" in words[-1]
+    assert "Weights in the panel" in words.pop()
+    torch.manual_seed(0)
+    safetensors.torch.save_file(import_timm().create_model(name).state_dict(), tmp_path / "vit.safetensors")
+    panel.weights_file.value = tmp_path / "vit.safetensors"
+    _shot(viewer, "encoder")
+    panel.train_button.native.click()
+    qtbot.waitUntil(lambda: "Ready" in panel.train_info.text() or bool(words), timeout=120_000)
+    assert words == []
+    assert load_detector(panel.controller.model).backbone.name == name
 
 
 def test_first_click_without_training_and_cancel(viewer, panel, words, qtbot):

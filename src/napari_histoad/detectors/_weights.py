@@ -61,7 +61,7 @@ def download_weights(name: str, config: Any) -> Path:
         If they cannot be had.
     """
     hub = importlib.import_module("huggingface_hub")
-    offline = "download the file elsewhere and give it as backbone_weights"
+    offline = "download the file elsewhere and give it: Weights in the panel, --backbone-weights, or backbone_weights in Python"
     if not config.hf_hub_id:
         raise BackboneError(f"{name} has no weights on the hub", offline)
     for file in _FILES:

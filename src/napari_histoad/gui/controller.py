@@ -86,6 +86,8 @@ class Controller:
     """TissueMask, area in mm²."""
     trained = Signal(object, list)
     """Path of the detector; places of the normal tiles that were left out of its training as suspicious."""
+    encoder_known = Signal(dict)
+    """What is known of an encoder of others: name, licence, from, and file, empty if its weights are not on this machine."""
     map_started = Signal(object)
     """AnomalyMap, still empty or half full."""
     map_updated = Signal(tuple)
@@ -227,6 +229,10 @@ class Controller:
         settings = {**settings, "srgb": slide.icc_profile is not None}
         self._submit("train", regions=str(outlines), out=str(target), detector=detector, settings=settings, refine=refine)
 
+    def look_for_encoder(self, name: str, *, fetch: bool = False) -> None:
+        """Start to look for the weights of an encoder by timm's name, or to download them; `encoder_known` follows."""
+        self._submit("encoder", name=name, fetch=fetch)
+
     def recalibrate(self, regions: Sequence[Region]) -> None:
         """Start to set the chosen detector's thresholds by outlines of the open slide; `trained` follows.
 
@@ -346,6 +352,8 @@ class Controller:
             self.model = Path(result["path"])
             listed = result["suspicious"]
             self.trained.emit(self.model, [] if listed is None else read_places(Path(listed)))
+        elif self._job == "encoder":
+            self.encoder_known.emit(result)
         elif self._job == "classify":
             self.model = Path(result["path"])
             words = f"Learnt from {result['verdicts']} verdicts. AUROC {result['auroc']}, cross-validated."

@@ -11,6 +11,7 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtWidgets import QMessageBox
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
@@ -19,9 +20,12 @@ from napari_histoad.gui.review import MapReview
 from napari_histoad.gui.slide_layers import SLIDE_KEY, associated_layers, can_be_slide, pixel_size, slide_of_layer
 from napari_histoad.gui.widgets import (
     NO_SLIDE,
+    OWN,
+    OWN_ENCODERS,
     SELF,
     SELF_HINT,
     STAINS,
+    WITH_ENCODER,
     WITHOUT_STEPS,
     PanelWidgets,
     metric_words,
@@ -95,6 +99,7 @@ class AnomalyPanel(PanelWidgets):
         self.train_button.changed.connect(self._guarded(self._on_train))
         self.recalibrate_button.changed.connect(self._guarded(lambda: self.controller.recalibrate(self.normal_regions())))
         self.method_box.changed.connect(self._on_method)
+        self.encoder_box.currentTextChanged.connect(lambda _: self._on_method(self.method_box.value))
         self.model_file.changed.connect(self._guarded(self._on_model_file))
         self.model_box.changed.connect(self._on_model)
         self.map_button.changed.connect(self._guarded(self.controller.compute_map))
@@ -104,6 +109,7 @@ class AnomalyPanel(PanelWidgets):
         c = self.controller
         c.progressed.connect(self._on_progress)
         c.tissue_found.connect(self._on_tissue)
+        c.encoder_known.connect(self._on_encoder_known)
         c.trained.connect(self._on_trained)
         c.classified.connect(lambda path, _: self._offer_model(path))
         c.saved.connect(self._on_saved)
@@ -259,7 +265,35 @@ class AnomalyPanel(PanelWidgets):
         return regions_from_shapes(data, list(layer.shape_type), "Normal")
 
     def _on_train(self) -> None:
+        name = self.encoder_box.currentText().strip()
+        if self.method_box.value in WITH_ENCODER and name not in OWN_ENCODERS and self._given_weights() is None:
+            self.controller.look_for_encoder(name)  # asks before anything is downloaded, then trains
+        else:
+            self._train()
+
+    def _given_weights(self) -> Path | None:
+        given = self.weights_file.value
+        return Path(str(given)) if given and Path(str(given)).is_file() else None
+
+    def _on_encoder_known(self, known: dict[str, str]) -> None:
+        if known["file"]:
+            self._guarded(self._train)()
+        elif self.agrees(known):
+            self.controller.look_for_encoder(known["name"], fetch=True)
+        else:
+            self.train_info.setText(f"{known['name']} was not downloaded. Give the file of its weights, or choose another.")
+
+    def agrees(self, known: dict[str, str]) -> bool:
+        """Ask whether weights of others shall be downloaded under their licence."""
+        words = f"{known['name']} is not on this machine.\n\nLicence: {known['licence']}\nFrom: {known['from']}\n\nDownload it?"
+        return QMessageBox.question(self, "Download weights", words) == QMessageBox.StandardButton.Yes
+
+    def _train(self) -> None:
         settings: dict[str, Any] = {"max_steps": self.steps_box.value} if self.steps_box.enabled else {}
+        if self.method_box.value in WITH_ENCODER:
+            settings["backbone"] = self.encoder_box.currentText().strip()
+            if self._given_weights() is not None and settings["backbone"] not in OWN_ENCODERS:
+                settings["backbone_weights"] = str(self._given_weights())
         if self.stain_box.value != STAINS[0]:
             settings["stain"] = self.stain_box.value
         self.preview.setVisible(False)
@@ -267,7 +301,9 @@ class AnomalyPanel(PanelWidgets):
         self.controller.train(self.normal_regions(), detector=self.method_box.value, settings=settings, refine=refine)
 
     def _on_method(self, method: str) -> None:
-        self.steps_box.enabled = method not in WITHOUT_STEPS
+        own = method in WITH_ENCODER and self.encoder_box.currentText().strip() == OWN
+        self.steps_box.enabled = own or method not in WITHOUT_STEPS
+        self.show_encoder(method)
 
     def _on_trained(self, path: Path, left_out: list[TilePlace]) -> None:
         words = f"Ready, saved as {path.name}."

@@ -8,6 +8,7 @@ from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QComboBox,
     QFormLayout,
     QGroupBox,
     QHBoxLayout,
@@ -31,12 +32,16 @@ if TYPE_CHECKING:
 __all__ = [
     "BY_DISCOVERIES",
     "BY_FALSE_POSITIVES",
+    "ENCODERS",
     "NO_SLIDE",
+    "OWN",
+    "OWN_ENCODERS",
     "SELF",
     "SELF_HINT",
     "SLIDER_STEPS",
     "STAINS",
     "WITHOUT_STEPS",
+    "WITH_ENCODER",
     "PanelWidgets",
     "metric_words",
     "progress_words",
@@ -60,7 +65,12 @@ METHODS = [
 ]
 STAINS = ["as they are", "macenko", "vahadane", "reinhard"]
 WITHOUT_STEPS = ("texture", "embedding", "deep_isolation_forest", "colour")
-"""Methods that are fitted at once, on the encoder that comes with the package where they need one."""
+"""Methods that are fitted at once."""
+WITH_ENCODER = ("embedding", "deep_isolation_forest")
+"""Methods on the features of an encoder that they do not train."""
+OWN = "own"
+OWN_ENCODERS = {"starter": "comes with the package", OWN: "trained on your tiles first"}
+ENCODERS = [*OWN_ENCODERS, "vit_small_patch14_reg4_dinov2.lvd142m", "resnet18.a1_in1k"]
 BY_FALSE_POSITIVES, BY_DISCOVERIES = "False-positive rate", "False discovery rate"
 RATE_HELP = (
     "False-positive rate: the share of normal tiles that may be flagged. "
@@ -102,6 +112,20 @@ class PanelWidgets(QWidget):
         self.stain_box = ComboBox(
             choices=STAINS, value=STAINS[0], tooltip="Give all slides the same stains, in training and in later maps"
         )
+        self.encoder_box = QComboBox()
+        self.encoder_box.addItems(ENCODERS)
+        self.encoder_box.setEditable(True)
+        self.encoder_box.setMinimumWidth(60)
+        own = "; ".join(f"{name}: {words}" for name, words in OWN_ENCODERS.items())
+        self.encoder_box.setToolTip(f"What sees the tiles. {own}; or type a name of timm's: its licence is shown first")
+        self.weights_file = FileEdit(
+            mode=FileDialogMode.OPTIONAL_FILE,
+            filter="*.safetensors *.bin *.pth *.pt",
+            nullable=True,
+            tooltip="The encoder's weights, if they are not to be downloaded",
+        )
+        self.weights_file.choose_btn.text = "Open…"
+        self.encoder_row, self.weights_row = QLabel("Encoder"), QLabel("Weights")
         self.refine_box = CheckBox(
             text="Leave out suspicious tiles",
             tooltip="Use if the outlines may hold a few abnormal spots: tiles unlike the others are listed and not learnt from",
@@ -118,7 +142,10 @@ class PanelWidgets(QWidget):
         form = QFormLayout()
         form.addRow("Method", self.method_box.native)
         form.addRow("Steps", self.steps_box.native)
+        form.addRow(self.encoder_row, self.encoder_box)
+        form.addRow(self.weights_row, self.weights_file.native)
         form.addRow("Stains", self.stain_box.native)
+        self.show_encoder(self.method_box.value)
         steps.addWidget(
             _group(
                 "3 · Normal",
@@ -185,6 +212,15 @@ class PanelWidgets(QWidget):
         layout.addWidget(scroll, 1)
         layout.addWidget(self.progress_row)
         self.setMinimumWidth(340)
+
+    def show_encoder(self, method: str) -> None:
+        """Show what belongs to the encoder where the method rests on one."""
+        chosen = method in WITH_ENCODER
+        of_others = chosen and self.encoder_box.currentText().strip() not in OWN_ENCODERS
+        for widget in (self.encoder_row, self.encoder_box):
+            widget.setVisible(chosen)
+        for widget in (self.weights_row, self.weights_file.native):
+            widget.setVisible(of_others)
 
 
 def progress_words(progress: Progress, rate: float, left: float | None) -> str:
