@@ -60,6 +60,20 @@ def test_vit_sizes_follow_the_recipe():
     assert network.encoder.position.shape == (1, 1024, 256)
 
 
+def _count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("preset", "p", "d", "grid"), [("vit-32", 8, 256, 32), ("vit-64", 4, 128, 64)])
+def test_transformers_have_the_parameters_of_the_recipe(preset, p, d, grid):
+    """Patches to D, positions, five blocks of 12 D² + 13 D, 1 x 1 to 64; the decoder is its mirror, or convolutions."""
+    network = VqVae(tile_px=256, **PRESETS[preset])
+    blocks, positions = 5 * (12 * d * d + 13 * d), grid * grid * d
+    assert _count(network.encoder) == (3 * p * p * d + d) + positions + blocks + (d * 64 + 64)
+    if preset == "vit-32":
+        assert _count(network.decoder) == (64 * d + d) + positions + blocks + (d * 3 * p * p + 3)
+
+
 def test_perplexity_counts_codes_in_use():
     assert perplexity(torch.zeros(100, dtype=torch.long), 8) == pytest.approx(1)
     assert perplexity(torch.arange(800) % 8, 8) == pytest.approx(8)
