@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from napari_histoad.errors import writing
-from napari_histoad.maps._layout import ATTRIBUTE, create_pyramid, write_band
+from napari_histoad.maps._layout import ATTRIBUTE, create_pyramid, halve
 
 if TYPE_CHECKING:
     import zarr
@@ -34,4 +37,7 @@ def write_class_layers(source: AnomalyMap, group: zarr.Group) -> None:
             levels = create_pyramid(image, f"probability of {name}", geometry, source.info.slide_mpp)
             for y in range(0, geometry.shape[0], _BAND_CELLS):
                 bottom = min(y + _BAND_CELLS, geometry.shape[0])
-                write_band(levels, y, source.field(f"probability_{k}", (y, 0, bottom, geometry.shape[1])))
+                levels[0][y:bottom] = source.field(f"probability_{k}", (y, 0, bottom, geometry.shape[1]))
+            for finer, coarser in pairwise(levels):
+                for y in range(0, coarser.shape[0], _BAND_CELLS):
+                    coarser[y : y + _BAND_CELLS] = halve(np.asarray(finer[2 * y : 2 * (y + _BAND_CELLS)]))

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_histoad.errors import writing
-from napari_histoad.maps._layout import ATTRIBUTE, chunks_of, multiscales, write_band
+from napari_histoad.maps._layout import ATTRIBUTE, chunks_of, multiscales
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,12 @@ def write_labels(source: AnomalyMap, group: zarr.Group, rate: float | None) -> N
             for level, shape in enumerate(source.geometry.level_shapes())
         ]
         for number, band in enumerate(flag_bands(source, rate)):
-            write_band(levels, number * _BAND_CELLS, band)
+            y = number * _BAND_CELLS
+            for level, array in enumerate(levels):  # numbers have no mean: every 2nd, 4th, … cell
+                step = 2**level
+                first, stop = -(-y // step), min(-(-(y + len(band)) // step), array.shape[0])
+                if first < stop:
+                    array[first:stop] = band[first * step - y :: step, ::step][: stop - first, : array.shape[1]]
 
 
 class _Above(Sequence[Any]):

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from napari_histoad.maps._geometry import MapGeometry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -122,13 +121,14 @@ def create_pyramid(group: zarr.Group, name: str, geometry: MapGeometry, mpp: flo
     ]
 
 
-def write_band(levels: Sequence[zarr.Array[Any]], y: int, band: NDArray[Any]) -> None:
-    """Write rows of finest cells that begin at ``y``, and every 2nd, 4th, … of them to the coarser levels."""
-    for level, array in enumerate(levels):
-        step = 2**level
-        first, stop = -(-y // step), min(-(-(y + len(band)) // step), array.shape[0])
-        if first < stop:
-            array[first:stop] = band[first * step - y :: step, ::step][: stop - first, : array.shape[1]]
+def halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return means over 2 × 2 cells that ignore NaN; an odd last row or column stands alone."""
+    h, w = values.shape
+    padded = np.pad(values, ((0, h % 2), (0, w % 2)), constant_values=np.nan)
+    blocks = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2)
+    count = (~np.isnan(blocks)).sum(axis=(1, 3))
+    total = np.nansum(blocks, axis=(1, 3), dtype=np.float32)
+    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)
 
 
 def chunks_of(shape: tuple[int, ...], side: int = _CHUNK) -> tuple[int, ...]:

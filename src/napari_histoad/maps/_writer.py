@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from napari_histoad.errors import MapError, writing
 from napari_histoad.maps._blend import add_tile
-from napari_histoad.maps._layout import BLOCK_TILES
+from napari_histoad.maps._layout import BLOCK_TILES, halve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -278,7 +278,7 @@ class MapWriter:
         self._canvases[0].put(box, np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan)))
         for finer, coarser in pairwise(self._canvases):
             box = (box[0] // 2, box[1] // 2, -(-box[2] // 2), -(-box[3] // 2))
-            coarser.put(box, _halve(finer.get((box[0] * 2, box[1] * 2, box[2] * 2, box[3] * 2))))
+            coarser.put(box, halve(finer.get((box[0] * 2, box[1] * 2, box[2] * 2, box[3] * 2))))
 
 
 @dataclass(frozen=True)
@@ -387,13 +387,3 @@ def _union(a: Box | None, b: Box | None) -> Box | None:
     if a is None or b is None:
         return a or b
     return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-
-
-def _halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return means over 2 × 2 cells that ignore NaN; an odd last row or column stands alone."""
-    h, w = values.shape
-    padded = np.pad(values, ((0, h % 2), (0, w % 2)), constant_values=np.nan)
-    blocks = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2)
-    count = (~np.isnan(blocks)).sum(axis=(1, 3))
-    total = np.nansum(blocks, axis=(1, 3), dtype=np.float32)
-    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)
