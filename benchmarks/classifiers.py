@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rows import append_row, read_rows
 
-from napari_histoad.classifiers import ClassifierSettings
+from napari_histoad.classifiers import Classifier, ClassifierSettings
 from napari_histoad.detectors import Detector, create_detector
 from napari_histoad.engine import (
     LabelledTiles,
@@ -30,6 +30,8 @@ from napari_histoad.engine import (
     gather_labelled_job,
     grouped_folds,
     predict_job,
+    predict_prepared,
+    prepare_job,
 )
 from napari_histoad.evaluation import report_classes
 from napari_histoad.jobs import run
@@ -85,6 +87,8 @@ def measure(data: LabelledTiles, network: str, inputs: str, options: argparse.Na
     )
     probabilities = np.zeros((len(data.labels), len(data.classes)), np.float32)
     started = time.monotonic()
+    # Without a detector of each fold's own, what the networks see is the same in all folds.
+    prepared = None if settings.needs_detector else run(prepare_job(Classifier(settings), data.tiles.images))
     for fold, (kept, held_out) in enumerate(grouped_folds(data.labels, data.tiles.groups, 5, 0)):
         detector = None
         if settings.needs_detector:
@@ -92,8 +96,11 @@ def measure(data: LabelledTiles, network: str, inputs: str, options: argparse.Na
                 detectors[fold] = _detector(data, kept, options)
             detector = detectors[fold]
         torch.manual_seed(fold)
-        classifier = run(fit_classifier_job(settings, data, detector=detector, rows=kept))
-        probabilities[held_out] = run(predict_job(classifier, data.tiles.images[held_out]))
+        classifier = run(fit_classifier_job(settings, data, detector=detector, rows=kept, prepared=prepared))
+        if prepared is None:
+            probabilities[held_out] = run(predict_job(classifier, data.tiles.images[held_out]))
+        else:
+            probabilities[held_out] = predict_prepared(classifier, prepared, held_out)
     report = report_classes(data.labels, probabilities, data.tiles.groups, 5)
     figures = {name: json.dumps([round(v, 4) for v in (i.value, i.low, i.high)]) for name, i in _figures(report).items()}
     return {"side": options.side, "epochs": options.epochs, **figures, "seconds": round(time.monotonic() - started)}
@@ -111,11 +118,13 @@ def _detector(data: LabelledTiles, kept: np.ndarray, options: argparse.Namespace
 
 def table(rows: list[dict]) -> str:
     """Return a Markdown table."""
-    lines = ["| set | network | looks at | accuracy | precision | recall | F1 | AUROC (95%) | s |", "|" + "---|" * 9]
+    lines = ["| set | network | looks at | px | accuracy | precision | recall | F1 | AUROC (95%) | s |", "|" + "---|" * 10]
     for row in rows:
         cells = [json.loads(row[name]) for name in ("accuracy", "precision", "recall", "f1", "auroc")]
         shown = [f"{value:.3f}" for value, _, _ in cells[:-1]] + ["{:.3f} ({:.3f}–{:.3f})".format(*cells[-1])]
-        lines.append(f"| {row['set']} | {row['network']} | {row['inputs']} | {' | '.join(shown)} | {row['seconds']} |")
+        lines.append(
+            f"| {row['set']} | {row['network']} | {row['inputs']} | {row['side']} | {' | '.join(shown)} | {row['seconds']} |"
+        )
     return "\n".join(lines)
 
 

@@ -133,7 +133,7 @@ def test_the_centre_alone_is_seen_if_the_label_speaks_of_it(tiles):
     assert (where[:, :16] == 0).all()
 
 
-@pytest.mark.parametrize(("network", "method"), [("base_cnn", "Grad-CAM"), ("texture", "Occlusion")])
+@pytest.mark.parametrize(("network", "method"), [("base_cnn", "Grad-CAM"), ("texture", "Class activation")])
 def test_the_evidence_lies_where_a_tile_differs(network, method):
     """Half of each anomalous tile is normal: the evidence is in the other half."""
     data = labelled(80, seed=3)
@@ -177,11 +177,13 @@ def test_on_texture_a_support_vector_machine_is_fitted(tiles, tmp_path):
     body, head = classifier.members[0].body, classifier.members[0].head
     fresh = labelled(20, seed=9)
     with torch.inference_mode():
-        learnt, new = (body(classifier.stack(torch.from_numpy(t.tiles.images))).flatten(1) for t in (tiles, fresh))
-        said, far = head(new[:, :, None, None]), head(4 * new[:, :, None, None])
+        maps = [body(classifier.stack(torch.from_numpy(t.tiles.images))) for t in (tiles, fresh)]
+        said, far = head(maps[1]), head(4 * maps[1])
+        learnt, new = (m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps)
+    assert maps[0].shape[2:] == (3, 3)
     machine = SVC(C=10, kernel="precomputed", class_weight="balanced")
-    machine.fit(head.kernel(learnt, learnt).double().numpy(), tiles.labels)
-    theirs = machine.decision_function(head.kernel(new, learnt).double().numpy())
+    machine.fit(head.kernel(learnt, learnt).double().numpy(), np.repeat(tiles.labels, 9))
+    theirs = machine.decision_function(head.kernel(new, learnt).double().numpy()).reshape(20, 9).mean(1)
     assert said[:, 1].numpy() == pytest.approx(theirs, abs=1e-3)
     assert said[:, 0].numpy() == pytest.approx(-theirs, abs=1e-3)
     # Tiles unlike all of training are told by the side on which they lie.

@@ -71,11 +71,11 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
 
     qtbot.keyClick(following, E)
     assert following.explanation.isVisible()
-    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Occlusion"], timeout=60_000)
+    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Class activation"], timeout=60_000)
     assert "%" in following.explanation.words.text()
     qtbot.keyClick(following, Qt.Key.Key_Right)  # the next one is explained as well
     qtbot.waitUntil(lambda: following.explanation.titles == [], timeout=5_000)
-    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Occlusion"], timeout=60_000)
+    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Class activation"], timeout=60_000)
     assert words == []
     qtbot.wait(500)
     _shot(viewer, "explained")

@@ -155,7 +155,7 @@ def explain(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show where a classifier looks: tile, reconstruction, error map, and Grad-CAM or occlusion, side by side."""
+    """Show where a classifier looks: tile, reconstruction, error map, and Grad-CAM or class activation, side by side."""
     from napari_histoad.classifiers import load_classifier
     from napari_histoad.engine import explain_tile
     from napari_histoad.maps import draw_explanation, explanation_panels

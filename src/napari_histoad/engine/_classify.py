@@ -41,8 +41,8 @@ _BATCH = 32
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
 _PIXEL_CHANNELS = 3
 _TINT, _BRIGHTNESS = 0.2, 0.2
-_MOST_FITTED = 6000
-"""Tiles that a support vector machine learns from: the kernel has a number for each pair of them."""
+_MOST_FITTED = 4000
+"""Windows that a support vector machine learns from: the kernel has a number for each pair of them."""
 _SOFTNESS = 10.0
 """How much a tile on the wrong side of the margin costs a support vector machine, the margin's own cost being 1."""
 
@@ -83,7 +83,7 @@ class Prepared(NamedTuple):
     ----------
     stack : (N, C, S, S) float16 tensor or None
         The stacked inputs; None if every network looks at fixed statistics.
-    measured : (N, D, 1, 1) float32 tensor or None
+    measured : (N, D, h, w) float32 tensor or None
         The fixed statistics, if some network looks at them.
     error_scale : (2,) tensor
         Of the error maps in the stack, see `Classifier`.
@@ -284,21 +284,22 @@ def _fit_texture(member: TileNetwork, measured: Tensor, labels: Tensor, split: _
 
 
 def _fit_support(body: TextureBody, head: KernelHead, measured: Tensor, labels: Tensor) -> None:
-    """Fit one machine per class against the rest, on statistics on the scale of these tiles; of very many on a part."""
-    if len(labels) > _MOST_FITTED:
-        chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))[:_MOST_FITTED])
-        measured, labels = measured[chosen], labels[chosen]
+    """Fit one machine per class against the rest, on the windows of tiles, on their own scale; of very many on a part."""
     with torch.no_grad():
         body.scale.reset_running_stats()
         body.scale.train()
         body.scale(measured)
         body.scale.eval()
-        x = body.scaled(measured).flatten(1)
+        x = body.scaled(measured).movedim(1, 3).flatten(0, 2)
+        truth = labels.repeat_interleave(len(x) // len(labels)).numpy()
+        if len(x) > _MOST_FITTED:
+            chosen = np.random.default_rng(0).permutation(len(x))[:_MOST_FITTED]
+            x, truth = x[torch.from_numpy(chosen)], truth[chosen]
         alike = head.kernel(x, x).double().numpy()
     weights = np.zeros((len(x), head.classes), np.float32)
     bias = np.zeros(head.classes, np.float32)
     for k in range(head.classes):
-        machine = SVC(C=_SOFTNESS, kernel="precomputed", class_weight="balanced").fit(alike, labels.numpy() == k)
+        machine = SVC(C=_SOFTNESS, kernel="precomputed", class_weight="balanced").fit(alike, truth == k)
         weights[machine.support_, k], bias[k] = machine.dual_coef_[0], machine.intercept_[0]
     used = np.flatnonzero(weights.any(axis=1))
     head.adopt(x[torch.from_numpy(used)], torch.from_numpy(weights[used]), torch.from_numpy(bias))

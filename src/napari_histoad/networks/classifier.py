@@ -155,21 +155,27 @@ def separable_cnn(channels: int, classes: int, *, attention: bool = False) -> Ti
 
 
 class TextureBody(nn.Module):
-    """Texture statistics and colours of the first three channels; mean, deviation and greatest value of the others."""
+    """Texture statistics and colours of the first three channels; mean, deviation and greatest value of the others.
+
+    They are taken in 3 x 3 windows of half the side, by steps of half of that: a class is often only in a part of a tile.
+    Tiles below 64 px are one window.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
-        self.statistics = TextureStatistics(side)
+        self.windows = 3 if side >= _LEAST_DIVIDED else 1
+        self.window_px = side // 2 if self.windows > 1 else side
+        self.statistics = TextureStatistics(self.window_px)
         self.width = TextureStatistics.dimensions + 6 + 3 * (channels - 3)
         self.scale = nn.BatchNorm2d(self.width, affine=False, momentum=None)  # the mean of all batches
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, stack: Tensor) -> Tensor:
-        """Return them on the scale of the training tiles, as a map (B, D, 1, 1)."""
+        """Return them on the scale of the training tiles, as a map (B, D, 3, 3) or (B, D, 1, 1)."""
         return self.scaled(self.measure(stack))
 
     def scaled(self, measured: Tensor) -> Tensor:
@@ -178,19 +184,25 @@ class TextureBody(nn.Module):
         return scaled.clamp(-_FARTHEST, _FARTHEST)
 
     def measure(self, stack: Tensor) -> Tensor:
-        """Return the statistics as they are, (B, D, 1, 1)."""
+        """Return the statistics as they are, shaped like the map."""
+        n, px = self.windows, self.window_px
+        corners = [round(k * (stack.shape[2] - px) / max(1, n - 1)) for k in range(n)]
         with torch.autocast(stack.device.type, enabled=False):  # fourth powers
             stack = stack.float()
-            pixels = stack[:, :3] * self.std + self.mean
-            found = self.statistics((255 * pixels).clamp(0, 255).movedim(1, 3))
-            colours = torch.cat([stack[:, :3].mean((2, 3)), stack[:, :3].std((2, 3))], 1)
-            parts = [found, colours]
-            if stack.shape[1] > 3:
-                rest = stack[:, 3:]
-                parts += [rest.mean((2, 3)), rest.std((2, 3)), rest.amax((2, 3))]
-            return torch.cat(parts, 1)[:, :, None, None]
+            found = [self._measure_window(stack[:, :, y : y + px, x : x + px]) for y in corners for x in corners]
+        return torch.stack(found, 2).reshape(len(stack), self.width, n, n)
+
+    def _measure_window(self, window: Tensor) -> Tensor:
+        pixels = window[:, :3] * self.std + self.mean
+        found = self.statistics((255 * pixels).clamp(0, 255).movedim(1, 3))
+        parts = [found, window[:, :3].mean((2, 3)), window[:, :3].std((2, 3))]
+        if window.shape[1] > 3:
+            rest = window[:, 3:]
+            parts += [rest.mean((2, 3)), rest.std((2, 3)), rest.amax((2, 3))]
+        return torch.cat(parts, 1)
 
 
+_LEAST_DIVIDED = 64
 _LINEAR = 0.3
 _FARTHEST = 8.0
 """In deviations; a statistic farther out says no more."""
@@ -200,14 +212,14 @@ class KernelHead(nn.Module):
     """A support vector machine, one class against the rest; fitted in closed form.
 
     The kernel is ``exp(-|x - y|² / D) + 0.3 x·y / D``: the first term tells apart what lies close together, the second goes on
-    where no training tile is near. Without it, tissue unlike all of training would all get the same probability.
+    where nothing of the training is near. Without it, tissue unlike all of training would all get the same probability.
 
     Knows nothing until `adopt` has been called or a state with support vectors has been loaded.
 
     Parameters
     ----------
     width : int
-        Numbers per tile, D.
+        Numbers per cell, D.
     classes : int
 
     Attributes
@@ -232,13 +244,19 @@ class KernelHead(nn.Module):
 
     @staticmethod
     def kernel(x: Tensor, y: Tensor) -> Tensor:
-        """Return how much alike tiles (B, D) and (N, D) are, (B, N)."""
+        """Return how much alike cells (B, D) and (N, D) are, (B, N)."""
         return torch.exp(-torch.cdist(x, y).square() / x.shape[1]) + _LINEAR * x @ y.T / x.shape[1]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the distances from the margins, (B, K), of a map of features (B, D, 1, 1)."""
+        """Return the distance from the margins, (B, K), of a map of features (B, D, h, w): the mean over its cells."""
+        return self.cells(features).mean((2, 3))
+
+    def cells(self, features: Tensor) -> Tensor:
+        """Return the distance from the margins of each cell, (B, K, h, w): what each contributes."""
         with torch.autocast(features.device.type, enabled=False):  # small differences of large numbers
-            return self.kernel(features.float().flatten(1), self.support) @ self.weights + self.bias
+            x = features.float().movedim(1, 3)
+            distance = self.kernel(x.flatten(0, 2), self.support) @ self.weights + self.bias
+            return distance.reshape(*x.shape[:3], self.classes).movedim(3, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Make room for as many support vectors as there are in the state."""
