@@ -38,6 +38,12 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     qtbot.keyClick(gallery, T)
     assert "too few tiles are judged normal and anomalous" in words.pop()
 
+    qtbot.keyClick(gallery, E)
+    qtbot.waitUntil(lambda: "one score per tile" in gallery.explanation.words.text(), timeout=60_000)
+    assert "one score per tile" in words.pop()
+    qtbot.keyClick(gallery, E)
+    assert not gallery.explanation.isVisible()
+
     first = np.array(viewer.scene.camera.center)
     qtbot.keyClick(gallery, R)
     assert gallery.verdicts.counts() == {"Artefact": 1}

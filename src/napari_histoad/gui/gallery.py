@@ -109,7 +109,7 @@ class TileGallery(QWidget):
         self._settled = QTimer(self)
         self._settled.setSingleShot(True)
         self._settled.timeout.connect(self._ask_explanation)
-        self._explained = -1
+        self._explained, self._waiting = -1, False
         self.propose()
 
     # -- which tiles
@@ -220,17 +220,24 @@ class TileGallery(QWidget):
         number = self.pictures.currentRow()
         if self.explanation.isHidden() or not 0 <= number < len(self.rows):
             return
-        self._explained = number
+        self._explained, self._waiting = number, True
         self.explanation.tell("Explaining …")
         y0, x0, y1, x1 = self._box(number)
         self.explain_asked.emit((y0 + y1) / 2, (x0 + x1) / 2)
 
     def show_explanation(self, panels: list[tuple[str, NDArray[np.uint8]]], words: str) -> None:
         """Show an explanation; if the user has gone on meanwhile, ask for that of the current tile."""
+        self._waiting = False
         if self._explained != self.pictures.currentRow():
             self._ask_explanation()
         else:
             self.explanation.show_panels(panels, words)
+
+    def explanation_failed(self, words: str) -> None:
+        """Say beside the tile why it is not explained, if it is waited for."""
+        if self._waiting:
+            self._waiting = False
+            self.explanation.tell(words)
 
     def say(self, words: str) -> None:
         """Show a line."""

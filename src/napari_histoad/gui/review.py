@@ -86,6 +86,7 @@ class MapReview:
         controller.reviewed.connect(self._on_reviewed)
         controller.classified.connect(self._on_classified)
         controller.explained.connect(self._on_explained)
+        controller.failed.connect(self._on_failed)
 
     # -- tiles, one by one
 
@@ -137,7 +138,11 @@ class MapReview:
         try:
             self._controller.explain((y, x))
         except HistoadError as err:  # beside the tiles that it speaks of, and not once per tile as a notification
-            self.gallery.explanation.tell(str(err))
+            self.gallery.explanation_failed(str(err))
+
+    def _on_failed(self, words: str) -> None:
+        if self.gallery is not None:
+            self.gallery.explanation_failed(words)
 
     def _on_explained(self, panels: list[tuple[str, NDArray[np.uint8]]], words: str) -> None:
         if self.gallery is not None:

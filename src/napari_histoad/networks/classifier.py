@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_histoad.networks.texture import TextureStatistics
+from napari_histoad.networks.texture import TextureStatistics, window_moments
 
 __all__ = [
     "MEAN",
@@ -155,7 +155,7 @@ def separable_cnn(channels: int, classes: int, *, attention: bool = False) -> Ti
 
 
 class TextureBody(nn.Module):
-    """Texture statistics and colours of the first three channels; mean, deviation and greatest value of the others.
+    """Texture statistics of the first three channels, mean and deviation of all.
 
     They are taken in 3 x 3 windows of half the side, by steps of half of that: a class is often only in a part of a tile.
     Tiles below 64 px are one window.
@@ -167,9 +167,8 @@ class TextureBody(nn.Module):
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
         self.windows = 3 if side >= _LEAST_DIVIDED else 1
-        self.window_px = side // 2 if self.windows > 1 else side
-        self.statistics = TextureStatistics(self.window_px)
-        self.width = TextureStatistics.dimensions + 6 + 3 * (channels - 3)
+        self.statistics = TextureStatistics(side, self.windows)
+        self.width = TextureStatistics.dimensions + 2 * channels
         self.scale = nn.BatchNorm2d(self.width, affine=False, momentum=None)  # the mean of all batches
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
@@ -185,21 +184,13 @@ class TextureBody(nn.Module):
 
     def measure(self, stack: Tensor) -> Tensor:
         """Return the statistics as they are, shaped like the map."""
-        n, px = self.windows, self.window_px
-        corners = [round(k * (stack.shape[2] - px) / max(1, n - 1)) for k in range(n)]
+        n = self.windows
         with torch.autocast(stack.device.type, enabled=False):  # fourth powers
             stack = stack.float()
-            found = [self._measure_window(stack[:, :, y : y + px, x : x + px]) for y in corners for x in corners]
-        return torch.stack(found, 2).reshape(len(stack), self.width, n, n)
-
-    def _measure_window(self, window: Tensor) -> Tensor:
-        pixels = window[:, :3] * self.std + self.mean
-        found = self.statistics((255 * pixels).clamp(0, 255).movedim(1, 3))
-        parts = [found, window[:, :3].mean((2, 3)), window[:, :3].std((2, 3))]
-        if window.shape[1] > 3:
-            rest = window[:, 3:]
-            parts += [rest.mean((2, 3)), rest.std((2, 3)), rest.amax((2, 3))]
-        return torch.cat(parts, 1)
+            pixels = stack[:, :3] * self.std + self.mean
+            found = self.statistics((255 * pixels).clamp(0, 255).movedim(1, 3)).reshape(len(stack), -1, n, n)
+            levels = window_moments(stack.flatten(0, 1), n, 2).reshape(len(stack), -1, n, n)
+        return torch.cat([found, levels], 1)
 
 
 _LEAST_DIVIDED = 64

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
 from skimage.color import rgb2hed
 from skimage.feature import local_binary_pattern
 
-from napari_histoad.networks.texture import TextureStatistics, _derivatives, _patterns, _responses, differences
+from napari_histoad.networks.texture import TextureStatistics, _codes, _derivatives, _responses, differences, window_moments
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def test_responses_equal_scipys(sigma):
 
 def test_patterns_equal_scikit_images():
     plane = np.random.default_rng(2).normal(size=(64, 64))
-    found = _patterns(torch.from_numpy(plane)[None].float(), 1)[0].numpy()
+    ours = _codes(torch.from_numpy(plane)[None].float(), 1)[0].numpy()
+    found = np.histogram(ours, np.arange(11))[0] / ours.size
     codes = local_binary_pattern(np.round(plane * 1e6).astype(np.int64), 8, 1, "uniform")[1:-1, 1:-1]
     expected = np.histogram(codes, np.arange(11))[0] / codes.size
     # Theirs has no dead zone around the centre's value, which decides for few pixels of noise.
@@ -59,3 +60,26 @@ def test_a_paler_stain_changes_little(images):
 
 def test_flat_tiles_give_numbers():
     assert TextureStatistics(32)(torch.full((2, 32, 32, 3), 240, dtype=torch.uint8)).isfinite().all()
+
+
+@pytest.mark.parametrize(("side", "edges"), [(64, (0, 16, 32, 48, 64)), (50, (0, 12, 25, 38, 50))])
+def test_moments_of_windows_are_those_of_the_cut_out_windows(side, edges):
+    planes = torch.from_numpy(np.random.default_rng(0).gamma(2.0, size=(2, side, side)).astype(np.float32)) + 5
+    found = window_moments(planes, 3, 4)
+    assert found.shape == (2, 4, 3, 3)
+    for plane, y, x in np.ndindex(2, 3, 3):
+        window = planes[plane, edges[y] : edges[y + 2], edges[x] : edges[x + 2]].numpy().ravel()
+        expected = [window.mean(), window.std(), stats.skew(window), stats.kurtosis(window, fisher=False)]
+        assert found[plane, :, y, x].numpy() == pytest.approx(expected, rel=0.02, abs=0.01)
+
+
+def test_windows_of_one_texture_agree_and_differ_where_it_does():
+    rng = np.random.default_rng(1)
+    tile = rng.integers(120, 200, (1, 128, 128, 3))
+    network = TextureStatistics(128, 3)
+    alike = network(torch.from_numpy(tile.astype(np.uint8)))
+    assert alike.shape == (1, TextureStatistics.dimensions, 3, 3)
+    tile[:, :, 64:] = np.repeat(np.repeat(tile[:, ::4, 64::4], 4, 1), 4, 2)  # coarser on the right
+    other = network(torch.from_numpy(tile.astype(np.uint8)))
+    spread = [(m[..., 0] - m[..., 2]).abs().mean().item() for m in (alike, other)]
+    assert spread[1] > 3 * spread[0]
