@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
 
+from napari_histoad.gui.widgets import pixmap
+
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["ExplanationRow"]
@@ -57,12 +58,9 @@ class ExplanationRow(QWidget):
             self._grid.setColumnStretch(column, int(column == len(panels) + 1))
 
     def _picture(self, title: str, pixels: NDArray[np.uint8]) -> QLabel:
-        pixels = np.ascontiguousarray(pixels)
-        h, w = pixels.shape[:2]
-        image = QPixmap.fromImage(QImage(pixels.tobytes(), w, h, 3 * w, QImage.Format.Format_RGB888))
         label = QLabel()
         label.setProperty("title", title)
         smooth = Qt.TransformationMode.SmoothTransformation
-        label.setPixmap(image.scaled(_PICTURE_PX, _PICTURE_PX, Qt.AspectRatioMode.KeepAspectRatio, smooth))
+        label.setPixmap(pixmap(pixels).scaled(_PICTURE_PX, _PICTURE_PX, Qt.AspectRatioMode.KeepAspectRatio, smooth))
         self._pictures.append(label)
         return label

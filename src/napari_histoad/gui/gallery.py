@@ -9,11 +9,12 @@ import numpy as np
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtGui import QColor, QIcon, QImage, QPainter, QPixmap
+from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QListView, QListWidget, QListWidgetItem, QPushButton, QVBoxLayout, QWidget
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.explanation import ExplanationRow
+from napari_histoad.gui.widgets import pixmap
 from napari_histoad.maps import VERDICTS, Verdicts, propose_tiles, verdict_file
 
 if TYPE_CHECKING:
@@ -149,8 +150,7 @@ class TileGallery(QWidget):
             self._unpainted.clear()  # the other tiles would fail as well; once is enough
             show_error(str(err))
             return
-        image = QImage(pixels.tobytes(), _PICTURE_PX, _PICTURE_PX, 3 * _PICTURE_PX, QImage.Format.Format_RGB888)
-        picture = QPixmap.fromImage(image)
+        picture = pixmap(pixels)
         said = self.verdicts.of(self._box(number))
         if said is not None:
             with_frame = QPainter(picture)

@@ -10,7 +10,6 @@ from napari.layers import Image, Labels, Shapes
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QMessageBox
 
 from napari_histoad.errors import HistoadError
@@ -29,6 +28,7 @@ from napari_histoad.gui.widgets import (
     WITHOUT_STEPS,
     PanelWidgets,
     metric_words,
+    pixmap,
     progress_words,
 )
 from napari_histoad.regions import regions_from_shapes, shapes_from_regions
@@ -358,11 +358,8 @@ class AnomalyPanel(PanelWidgets):
             self._show_preview(progress.preview)
 
     def _show_preview(self, image: Any) -> None:
-        image = np.ascontiguousarray(image)
-        h, w = image.shape[:2]
-        picture = QPixmap.fromImage(QImage(image.data, w, h, 3 * w, QImage.Format.Format_RGB888))
         width = max(200, self.width() - 50)
-        self.preview.setPixmap(picture.scaledToWidth(width, Qt.TransformationMode.SmoothTransformation))
+        self.preview.setPixmap(pixmap(image).scaledToWidth(width, Qt.TransformationMode.SmoothTransformation))
         self.preview.setVisible(True)
 
     def _on_busy(self, busy: bool) -> None:  # noqa: FBT001 - a slot takes what its signal sends

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.types import FileDialogMode
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -27,6 +28,9 @@ from napari_histoad.jobs import format_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from napari_histoad.jobs import Progress
 
 __all__ = [
@@ -44,6 +48,7 @@ __all__ = [
     "WITH_ENCODER",
     "PanelWidgets",
     "metric_words",
+    "pixmap",
     "progress_words",
 ]
 
@@ -221,6 +226,12 @@ class PanelWidgets(QWidget):
             widget.setVisible(chosen)
         for widget in (self.weights_row, self.weights_file.native):
             widget.setVisible(of_others)
+
+
+def pixmap(pixels: NDArray[np.uint8]) -> QPixmap:
+    """Return pixels (H, W, 3) uint8 as Qt draws them."""
+    h, w = pixels.shape[:2]
+    return QPixmap.fromImage(QImage(pixels.tobytes(), w, h, 3 * w, QImage.Format.Format_RGB888))
 
 
 def progress_words(progress: Progress, rate: float, left: float | None) -> str:
