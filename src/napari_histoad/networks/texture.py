@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import torch
 from skimage.color import hed_from_rgb
@@ -24,6 +25,11 @@ _COMPRESSION = 10.0
 _GREY_LEVEL = 1 / 255
 # In deviations of the plane: differences below it are noise of flat background, which would otherwise fill the histograms.
 _FLAT = 0.02
+# Numbers per intermediate on a CPU, 2 MB: what is read again at once is then still in its cache.
+_AT_ONCE = 2**19
+_BAND = 32
+# Of the tile's deviation: below it, fourth powers are lost in rounding.
+_FLAT_WINDOW = 0.03
 
 
 class TextureStatistics(nn.Module):
@@ -42,36 +48,34 @@ class TextureStatistics(nn.Module):
 
     unmix: Tensor
     filters: Tensor
+    patterns: Tensor
     dimensions = _PLANES * (len(_SIGMAS_PX) * 8 + len(_RADII_PX) * (_NEIGHBOURS + 2))
 
     def __init__(self, tile_px: int, windows: int = 1) -> None:
         super().__init__()
         self.windows = windows
+        self._at_once = max(1, _AT_ONCE // (_PLANES * tile_px**2))
         # What the package ships is float64 and read-only.
         self.register_buffer("unmix", torch.tensor(hed_from_rgb[:, :2].copy(), dtype=torch.float32), persistent=False)
         filters = torch.stack([_derivatives(tile_px, sigma) for sigma in _SIGMAS_PX])
         self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("patterns", _patterns(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the statistics of images (B, S, S, 3) uint8: (B, dimensions) float32, of windows (B, dimensions, n, n)."""
+        at_once = self._at_once if images.device.type == "cpu" else max(1, len(images))
+        found = torch.cat([self._statistics(part) for part in torch.split(images, at_once)])
+        return found[..., 0, 0] if self.windows == 1 else found
+
+    def _statistics(self, images: Tensor) -> Tensor:
         planes = torch.cat([self.stains(images), differences(images)], 1).flatten(0, 1)
         parts = []
         for filters, sigma in zip(self.filters, _SIGMAS_PX, strict=True):
-            blobs, edges = _responses(planes, filters, sigma)
-            parts += [self._moments(blobs), self._moments(edges)]
-        parts += [self._patterns(planes, radius) for radius in _RADII_PX]
-        values = torch.cat(parts, 1).reshape(len(images), self.dimensions, *parts[0].shape[2:])
+            parts += [window_moments(response, self.windows, 4) for response in _responses(planes, filters, sigma)]
+        parts += [_window_shares(_codes(planes, radius), self.patterns, self.windows) for radius in _RADII_PX]
+        values = torch.cat(parts, 1).reshape(len(images), self.dimensions, self.windows, self.windows)
         # Skewness and kurtosis have long tails, which a covariance does not bear.
         return values.sign() * (_COMPRESSION * values.abs()).log1p()
-
-    def _moments(self, values: Tensor) -> Tensor:
-        return _moments(values) if self.windows == 1 else window_moments(values, self.windows, 4)
-
-    def _patterns(self, planes: Tensor, radius: int) -> Tensor:
-        code = _codes(planes, radius)
-        if self.windows == 1:
-            return torch.stack([(code == value).float().mean((1, 2)) for value in range(_NEIGHBOURS + 2)], 1)
-        return torch.cat([_window_means((code == value).float(), self.windows) for value in range(_NEIGHBOURS + 2)], 1)
 
     def stains(self, images: Tensor) -> Tensor:
         """Return haematoxylin and eosin (B, 2, S, S), each with mean 0 and deviation 1 over the tile."""
@@ -111,74 +115,117 @@ def _derivatives(side: int, sigma: float) -> Tensor:
 
 def _responses(planes: Tensor, filters: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """Return scale-normalised Laplacian of Gaussian and gradient magnitude of planes (N, S, S)."""
-    smooth, first, second = filters
-    along = planes @ smooth.T
-    blobs = (second @ along + smooth @ (planes @ second.T)) * sigma**2
-    edges = torch.hypot(first @ along, smooth @ (planes @ first.T)) * sigma
-    return blobs, edges
+    n, side, _ = planes.shape
+    lines, bands = planes.reshape(n * side, side), _bands(side, math.ceil(4 * sigma))
+    along = planes.new_empty(3, n * side, side)
+    for out, reached in bands:
+        for k in range(3):
+            along[k, :, out] = lines[:, reached] @ filters[k, out, reached].T
+    smooth, first, second = along.reshape(3, n, side, side)
+    blobs, edges = torch.empty_like(planes), torch.empty_like(planes)
+    for out, reached in bands:
+        over = filters[:, out, reached]
+        blobs[:, out] = over[2] @ smooth[:, reached] + over[0] @ second[:, reached]
+        edges[:, out] = torch.hypot(over[1] @ smooth[:, reached], over[0] @ first[:, reached])
+    return blobs.mul_(sigma**2), edges.mul_(sigma)
 
 
-def _moments(values: Tensor) -> Tensor:
-    """Return mean, deviation, skewness and kurtosis of planes (N, S, S), (N, 4)."""
-    deviation, mean = torch.std_mean(values, dim=(1, 2), keepdim=True)
-    z = (values - mean) / (deviation + 1e-6)
-    squared = z.square()
-    return torch.stack([mean[:, 0, 0], deviation[:, 0, 0], (squared * z).mean((1, 2)), squared.square().mean((1, 2))], 1)
+@cache
+def _bands(side: int, reach: int) -> list[tuple[slice, slice]]:
+    """Return parts of a line and what a filter reaches from each: beyond that its matrix is 0 and need not be multiplied."""
+    edges = [*range(0, side, _BAND), side]
+    return [(slice(a, b), slice(max(0, a - reach), min(side, b + reach))) for a, b in pairwise(edges)]
 
 
-def _window_means(values: Tensor, windows: int) -> Tensor:
-    """Return the means (N, 1, n, n) of planes (N, H, W) over windows that overlap by half."""
-    over = [_averages(side, windows).to(values.device) for side in values.shape[1:]]
-    return (over[0] @ (values @ over[1].T))[:, None]
+@cache
+def _edges(side: int, windows: int) -> list[int]:
+    """Return where the blocks of a line begin and where the last one ends; two blocks make a window, a single window is one."""
+    blocks = windows + 1 if windows > 1 else 1
+    return [round(k * side / blocks) for k in range(blocks + 1)]
 
 
 @cache
 def _averages(side: int, windows: int) -> Tensor:
     """Return the matrix (n, side) that averages a line over windows; a product is faster than pooling on a CPU."""
-    edges = [round(k * side / (windows + 1)) for k in range(windows + 2)]
+    edges = _edges(side, windows)
     matrix = torch.zeros(windows, side)
     for k in range(windows):
-        matrix[k, edges[k] : edges[k + 2]] = 1 / (edges[k + 2] - edges[k])
+        begin, end = edges[k], edges[min(k + 2, len(edges) - 1)]
+        matrix[k, begin:end] = 1 / (end - begin)
     return matrix
+
+
+def _window_means(values: Tensor, windows: int) -> Tensor:
+    """Return the means (N, n, n) of planes (N, H, W) over windows that overlap by half."""
+    over = [_averages(side, windows).to(values.device) for side in values.shape[1:]]
+    return over[0].expand(len(values), -1, -1) @ values @ over[1].T
 
 
 def window_moments(values: Tensor, windows: int, order: int) -> Tensor:
     """Return mean, deviation and, for order 4, skewness and kurtosis over windows of planes (N, S, S), (N, order, n, n)."""
-    deviation, mean = (v[:, None] for v in torch.std_mean(values, dim=(1, 2), keepdim=True))
-    z = (values - mean[:, 0]) / (deviation[:, 0] + 1e-6)  # small numbers, of which fourth powers can be subtracted
-    squared = z.square()
-    a1, a2 = _window_means(z, windows), _window_means(squared, windows)
-    spread = (a2 - a1.square()).clamp_min(0).sqrt()
-    parts = [mean + (deviation + 1e-6) * a1, (deviation + 1e-6) * spread]
+    mean = values.mean((1, 2), keepdim=True)
+    centred = values - mean  # small numbers, of which fourth powers can be subtracted
+    squared = centred.square()
+    a1, a2 = _window_means(centred, windows), _window_means(squared, windows)
+    deviation = (a2 - a1.square()).clamp_min(0).sqrt()
+    parts = [mean + a1, deviation]
     if order == 4:
-        a3, a4 = _window_means(squared * z, windows), _window_means(squared.square(), windows)
-        safe = spread + 1e-3
-        parts.append((a3 - 3 * a1 * a2 + 2 * a1**3) / safe**3)
-        parts.append((a4 - 4 * a1 * a3 + 6 * a1.square() * a2 - 3 * a1**4) / safe**4)
-    return torch.cat(parts, 1)
+        a3, a4 = _window_means(centred.mul_(squared), windows), _window_means(squared.square_(), windows)
+        scale = torch.maximum(deviation, _FLAT_WINDOW * a2.mean((1, 2), keepdim=True).sqrt()) + 1e-6
+        parts.append((a3 - 3 * a1 * a2 + 2 * a1**3) / scale**3)
+        parts.append((a4 - 4 * a1 * a3 + 6 * a1.square() * a2 - 3 * a1**4) / scale**4)
+    return torch.stack(parts, 1)
 
 
 def _codes(planes: Tensor, radius: int) -> Tensor:
-    """Return the uniform rotation-invariant binary patterns (N, h, w) of planes: bits set, or one more for the others."""
+    """Return the binary patterns (N, h, w) uint8 of planes: one bit for each neighbour that is brighter than the centre."""
     n = planes.shape[-1] - 2 * radius
-    centre = planes[:, radius : radius + n, radius : radius + n] + _FLAT
-    bits = []
-    for k in range(_NEIGHBOURS):
-        angle = 2 * math.pi * k / _NEIGHBOURS
-        y, x = (round(radius * (1 + f(angle)), 6) for f in (math.sin, math.cos))
-        bits.append(_shifted(planes, y, x, n) > centre)
-    changes = sum((bit ^ bits[k - 1]).byte() for k, bit in enumerate(bits))
-    return torch.where(changes <= 2, sum(bit.byte() for bit in bits), _NEIGHBOURS + 1)  # type: ignore[arg-type]
+    near, far = radius * (1 - math.sqrt(0.5)), radius * (1 + math.sqrt(0.5))
+    left, right = _between(planes, 2, near, n), _between(planes, 2, far, n)
+    middle = slice(radius, radius + n)
+    ring = (
+        planes[:, middle, 2 * radius :],
+        _between(right, 1, far, n),
+        planes[:, 2 * radius :, middle],
+        _between(left, 1, far, n),
+        planes[:, middle, :n],
+        _between(left, 1, near, n),
+        planes[:, :n, middle],
+        _between(right, 1, near, n),
+    )
+    centre = planes[:, middle, middle] + _FLAT
+    codes = torch.zeros(centre.shape, dtype=torch.uint8, device=planes.device)
+    for k, neighbour in enumerate(ring):
+        codes |= (neighbour > centre).byte() << k
+    return codes
 
 
-def _shifted(planes: Tensor, y: float, x: float, n: int) -> Tensor:
-    """Return the (N, n, n) window whose corner lies at (y, x), interpolated bilinearly."""
-    y0, x0 = int(y), int(x)
-    window: Tensor | None = None
-    for dy, wy in ((0, 1 - (y - y0)), (1, y - y0)):
-        for dx, wx in ((0, 1 - (x - x0)), (1, x - x0)):
-            if wy * wx > 0:
-                part = planes[:, y0 + dy : y0 + dy + n, x0 + dx : x0 + dx + n] * (wy * wx)
-                window = part if window is None else window + part
-    assert window is not None
-    return window
+def _between(planes: Tensor, dim: int, start: float, n: int) -> Tensor:
+    """Return n positions along a dimension from a fractional start, interpolated linearly."""
+    first = int(start)
+    return torch.lerp(planes.narrow(dim, first, n), planes.narrow(dim, first + 1, n), start - first)
+
+
+def _patterns() -> Tensor:
+    """Return which of ten kinds each binary pattern is of, (256, 10): as many bits as are set in one run, or the rest."""
+    kinds = torch.zeros(2**_NEIGHBOURS, _NEIGHBOURS + 2)
+    for code in range(2**_NEIGHBOURS):
+        bits = [code >> k & 1 for k in range(_NEIGHBOURS)]
+        changes = sum(bit != bits[k - 1] for k, bit in enumerate(bits))
+        kinds[code, sum(bits) if changes <= 2 else _NEIGHBOURS + 1] = 1
+    return kinds
+
+
+def _window_shares(codes: Tensor, kinds: Tensor, windows: int) -> Tensor:
+    """Return the share (N, K, n, n) of each kind (256, K) of the codes (N, S, S) uint8 in windows that overlap by half."""
+    edges = torch.tensor(_edges(codes.shape[1], windows), device=codes.device)
+    blocks = len(edges) - 1
+    line = torch.bucketize(torch.arange(codes.shape[1], device=codes.device), edges[1:-1], right=True)
+    block = line[:, None] * blocks + line + torch.arange(len(codes), device=codes.device)[:, None, None] * blocks**2
+    bins = block.int().mul_(len(kinds)) + codes
+    counts = torch.bincount(bins.flatten(), minlength=len(codes) * blocks**2 * len(kinds))
+    shares = counts.reshape(-1, blocks, blocks, len(kinds)).float() @ kinds
+    for dim in (1, 2):
+        if windows > 1:
+            shares = shares.narrow(dim, 0, windows) + shares.narrow(dim, 1, windows)
+    return (shares / shares.sum(3, keepdim=True)).movedim(3, 1)
