@@ -74,7 +74,8 @@ def test_scores_have_their_shapes(detector):
         assert result.error_map.ndim == 3
         assert len(result.error_map) == 5
     if result.reconstruction is not None:
-        assert result.reconstruction.shape == (5, 3, SIDE, SIDE)
+        assert result.reconstruction.shape[:2] == (5, 3)
+        assert result.reconstruction.shape[2] == result.reconstruction.shape[3]
 
 
 def test_a_tile_scores_the_same_in_any_company(detector):

@@ -78,8 +78,8 @@ class TileScores:
     score : (B,) float32 tensor
     error_map : (B, h, w) float32 tensor or None
         Where in the tile; any resolution.
-    reconstruction : (B, 3, H, W) float32 tensor in [0, 1] or None
-        What the detector expected to see.
+    reconstruction : (B, 3, h, w) float32 tensor in [0, 1] or None
+        What the detector expected to see; any resolution: few ask for it, so it is not resized here.
     probabilities : (B, K) float32 tensor or None
         Of classes, if a classifier goes with the detector.
     """

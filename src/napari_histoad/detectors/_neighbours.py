@@ -55,9 +55,12 @@ class Bank:
     def _nearest(self, features: Tensor, skipped: int) -> Tensor:
         bank = self.features.to(features.device)
         k = min(self._neighbours + skipped, len(bank))
-        squared = features.square().sum(1, keepdim=True) - 2 * features @ bank.T + bank.square().sum(1)
-        nearest = squared.clamp_min(0).topk(k, dim=1, largest=False).values.sqrt()
-        return nearest[:, min(skipped, k - 1) :].mean(1)
+        # Less the square of the asked, which does not change who is nearest.
+        closeness = torch.addmm(bank.square().sum(1), features, bank.T, alpha=-2)
+        # A minimum is found far faster than the k least.
+        nearest = closeness.amin(1, keepdim=True) if k == 1 else closeness.topk(k, dim=1, largest=False).values
+        distances = (nearest + features.square().sum(1, keepdim=True)).clamp_min(0).sqrt()
+        return distances[:, min(skipped, k - 1) :].mean(1)
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Return the kept features under ``prefix``."""

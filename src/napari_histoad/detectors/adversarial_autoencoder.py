@@ -136,7 +136,7 @@ class AdversarialAutoencoderDetector(Detector):
     def score(self, images: Tensor) -> TileScores:
         values, error, reconstruction = self._compare(images)
         which = {"both": None, "prior": 0, "error": 1}[self.settings.criterion]
-        return TileScores(self._criteria.join(values, which), error, shrink(reconstruction, self.settings.tile_px))
+        return TileScores(self._criteria.join(values, which), error, reconstruction)
 
     def state(self) -> dict[str, Tensor]:
         return {**module_state("network", self._network), **self._criteria.state()}

@@ -65,6 +65,7 @@ class Forest:
             "depth": torch.ones(trees, 1),
             "expected": torch.ones(1),
         }
+        self._flat = self._flattened()
 
     def fit(self, features: NDArray[np.float32], *, robust: bool = False) -> None:
         """Fit to features (N, D) of normals; robust, a second time to the nine tenths that are hardest to set apart."""
@@ -94,20 +95,33 @@ class Forest:
             arrays["depth"][k, :n] = steps + _average_path_length(tree.n_node_samples)
         self._nodes = {name: torch.from_numpy(value) for name, value in arrays.items()}
         self._nodes["expected"] = torch.tensor(_average_path_length([forest._max_samples])).float()
+        self._flat = self._flattened()
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the scores (B,) of features (B, D); 0.5 and more is anomalous in Liu's sense."""
-        nodes = {name: value.to(features.device) for name, value in self._nodes.items()}
-        trees = torch.arange(len(nodes["feature"]), device=features.device)[None]
-        rows = torch.arange(len(features), device=features.device)[:, None]
-        at = torch.zeros(len(features), trees.shape[1], dtype=torch.int64, device=features.device)
-        while True:
-            right = features[rows, nodes["feature"][trees, at]].to(nodes["threshold"].dtype) > nodes["threshold"][trees, at]
-            below = nodes["children"][trees, at, right.long()]
+        feature, threshold, children, depth, roots = (part.to(features.device) for part in self._flat)
+        values, tile = features.float().flatten(), torch.arange(len(features), device=features.device)
+        first = (tile * features.shape[1]).repeat_interleave(len(roots))
+        at = roots.repeat(len(features))
+        while True:  # of all tiles and trees at once, until all are at leaves, which lead to themselves
+            right = values.index_select(0, feature.index_select(0, at) + first) > threshold.index_select(0, at)
+            below = children.index_select(0, 2 * at + right)
             if torch.equal(below, at):
                 break
             at = below
-        return torch.exp2(-nodes["depth"][trees, at].mean(1) / nodes["expected"])
+        mean = depth.index_select(0, at).reshape(len(features), -1).mean(1)
+        return torch.exp2(-mean / self._nodes["expected"].to(features.device))
+
+    def _flattened(self) -> tuple[Tensor, ...]:
+        """Return features, thresholds, children (two a node) and depths of all nodes in one row, and where trees begin."""
+        trees, size = self._nodes["feature"].shape
+        roots = torch.arange(trees) * size
+        children = (self._nodes["children"] + roots[:, None, None]).flatten()
+        exact = self._nodes["threshold"].double()
+        # Rounded down: x > t of scikit-learn's float64 is x > the largest float32 that is not above t.
+        rounded = exact.float()
+        rounded = torch.where(rounded > exact, torch.nextafter(rounded, torch.tensor(-torch.inf)), rounded)
+        return self._nodes["feature"].flatten(), rounded.flatten(), children, self._nodes["depth"].flatten(), roots
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Return the nodes of all trees under ``prefix``."""
@@ -123,3 +137,4 @@ class Forest:
         if not 0 <= int(nodes["feature"].min()) <= int(nodes["feature"].max()) < self._dimensions:
             raise ValueError("its trees ask for features that there are not")
         self._nodes = nodes
+        self._flat = self._flattened()

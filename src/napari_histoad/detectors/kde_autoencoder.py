@@ -115,7 +115,7 @@ class KdeAutoencoderDetector(Detector):
         latent, error, reconstruction = self._compare(images)
         values = torch.stack([-self._density.log_density(latent), error.mean((1, 2)).log()], 1)
         which = {"both": None, "density": 0, "error": 1}[self.settings.criterion]
-        return TileScores(self._criteria.join(values, which), error, shrink(reconstruction, self.settings.tile_px))
+        return TileScores(self._criteria.join(values, which), error, reconstruction)
 
     def state(self) -> dict[str, Tensor]:
         return {**module_state("network", self._network), **self._density.state("density"), **self._criteria.state()}

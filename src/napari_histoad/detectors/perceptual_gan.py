@@ -143,7 +143,7 @@ class PerceptualGanDetector(PerceptualDetector):
     def score(self, images: Tensor) -> TileScores:
         rebuilt = self.rebuild(images)
         score, where = self._distance((self._pixels(images) + 1) / 2, rebuilt)
-        return TileScores(score.float(), where, shrink(rebuilt, self.settings.tile_px))
+        return TileScores(score.float(), where, rebuilt)
 
 
 def _balance(part: nn.Module, rebuilt: Tensor, against: Tensor) -> Tensor:
