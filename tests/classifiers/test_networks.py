@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -5,6 +6,8 @@ import torch
 from napari_histoad.classifiers import NETWORKS, build_network
 from napari_histoad.detectors._backbone import import_timm
 from napari_histoad.errors import BackboneError, SettingsError
+from napari_histoad.networks.classifier import TextureBody
+from napari_histoad.networks.texture import TextureStatistics
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "test_vit.r160_in1k", "test_convnext.r160_in1k"])
@@ -56,3 +59,18 @@ def test_what_cannot_be_built_is_said():
         build_network("test_vit.r160_in1k", 3, 2, 72)
     with pytest.raises(BackboneError, match="not on this machine"):
         build_network("resnet18", 3, 2, 64, pretrained=True)
+
+
+def test_shares_of_levels_are_those_of_the_pixels_and_tell_a_paler_tile_apart():
+    rng = np.random.default_rng(0)
+    dark, other = rng.integers(0, 200, (2, 3, 64, 64)).astype(np.float32) / 255
+    images = np.stack([dark, dark + 50 / 255, other])
+    body = TextureBody(3, 64)
+    measured = body.measure((torch.from_numpy(images) - body.mean) / body.std)
+    assert measured.shape == (3, body.width, 3, 3)
+    first = TextureStatistics.dimensions
+    shares = measured[:, first : first + 45].reshape(3, 9, 5, 3, 3)
+    # Of red, above 0.3, soft by 0.05 to both sides, in the first window.
+    expected = np.clip((images[:, 0, :32, :32] - 0.3) * 10 + 0.5, 0, 1).mean((1, 2))
+    assert np.allclose(shares[:, 2, 0, 0, 0], expected, atol=1e-3)
+    assert (shares[0] - shares[1]).abs().mean() > 5 * (shares[0] - shares[2]).abs().mean()

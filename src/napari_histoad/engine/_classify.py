@@ -41,9 +41,9 @@ _BATCH = 32
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
 _PIXEL_CHANNELS = 3
 _TINT, _BRIGHTNESS = 0.2, 0.2
-_MOST_FITTED = 4000
+_MOST_FITTED = 6000
 """Windows that a support vector machine learns from: the kernel has a number for each pair of them."""
-_SOFTNESS = 10.0
+_SOFTNESS = 30.0
 """How much a tile on the wrong side of the margin costs a support vector machine, the margin's own cost being 1."""
 
 

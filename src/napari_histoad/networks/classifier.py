@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_histoad.networks.texture import TextureStatistics, window_moments
+from napari_histoad.networks.texture import TextureStatistics, window_means, window_moments
 
 __all__ = [
     "MEAN",
@@ -155,10 +155,11 @@ def separable_cnn(channels: int, classes: int, *, attention: bool = False) -> Ti
 
 
 class TextureBody(nn.Module):
-    """Texture statistics of the first three channels, mean and deviation of all.
+    """What texture and which colours the first three channels have, and mean and deviation of all channels.
 
-    They are taken in 3 x 3 windows of half the side, by steps of half of that: a class is often only in a part of a tile.
-    Tiles below 64 px are one window.
+    Texture statistics say nothing of how dark or blue a tile is: that say the shares of pixels above nine levels of red, green,
+    blue, haematoxylin and eosin. All are taken in 3 x 3 windows of half the side, by steps of half of that: a class is often only
+    in a part of a tile. Tiles below 64 px are one window.
     """
 
     mean: Tensor
@@ -168,7 +169,7 @@ class TextureBody(nn.Module):
         super().__init__()
         self.windows = 3 if side >= _LEAST_DIVIDED else 1
         self.statistics = TextureStatistics(side, self.windows)
-        self.width = TextureStatistics.dimensions + 2 * channels
+        self.width = TextureStatistics.dimensions + _COLOURS * len(_LEVELS) + 2 * channels
         self.scale = nn.BatchNorm2d(self.width, affine=False, momentum=None)  # the mean of all batches
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
@@ -187,13 +188,22 @@ class TextureBody(nn.Module):
         n = self.windows
         with torch.autocast(stack.device.type, enabled=False):  # fourth powers
             stack = stack.float()
-            pixels = stack[:, :3] * self.std + self.mean
-            found = self.statistics((255 * pixels).clamp(0, 255).movedim(1, 3)).reshape(len(stack), -1, n, n)
-            levels = window_moments(stack.flatten(0, 1), n, 2).reshape(len(stack), -1, n, n)
-        return torch.cat([found, levels], 1)
+            pixels = (stack[:, :3] * self.std + self.mean).clamp(0, 1)
+            images = (255 * pixels).movedim(1, 3)
+            colours = torch.cat([pixels, _DENSITY * self.statistics.densities(images)], 1).flatten(0, 1)
+            parts = [self.statistics(images)]
+            # A level's edge is soft, so that a little more stain changes little.
+            parts += [window_means((_SOFT * (colours - level) + 0.5).clamp_(0, 1), n) for level in _LEVELS]
+            parts.append(window_moments(stack.flatten(0, 1), n, 2))
+        return torch.cat([part.reshape(len(stack), -1, n, n) for part in parts], 1)
 
 
 _LEAST_DIVIDED = 64
+_COLOURS = 5
+_LEVELS = tuple(k / 10 for k in range(1, 10))
+_SOFT = 10.0
+_DENSITY = 5.0
+"""Puts optical densities about where the levels are."""
 _LINEAR = 0.3
 _FARTHEST = 8.0
 """In deviations; a statistic farther out says no more."""

@@ -14,7 +14,7 @@ import torch
 from skimage.color import hed_from_rgb
 from torch import Tensor, nn
 
-__all__ = ["TextureStatistics", "window_moments"]
+__all__ = ["TextureStatistics", "window_means", "window_moments"]
 
 _SIGMAS_PX = (1, 2, 4, 8)
 _RADII_PX = (1, 2, 4)
@@ -79,10 +79,14 @@ class TextureStatistics(nn.Module):
 
     def stains(self, images: Tensor) -> Tensor:
         """Return haematoxylin and eosin (B, 2, S, S), each with mean 0 and deviation 1 over the tile."""
-        rgb = (images.float() / 255).clamp_min(_DARKEST)
-        density = ((rgb.log() / math.log(_DARKEST)) @ self.unmix).clamp_min(0).permute(0, 3, 1, 2)
+        density = self.densities(images)
         deviation, mean = torch.std_mean(density, dim=(2, 3), keepdim=True)
         return ((density - mean) / (deviation + 1e-6)).contiguous()
+
+    def densities(self, images: Tensor) -> Tensor:
+        """Return how much haematoxylin and eosin there is (B, 2, S, S), about 0 to 0.2, as scikit-image's ``rgb2hed`` does."""
+        rgb = (images.float() / 255).clamp_min(_DARKEST)
+        return ((rgb.log() / math.log(_DARKEST)) @ self.unmix).clamp_min(0).permute(0, 3, 1, 2)
 
 
 def differences(images: Tensor) -> Tensor:
@@ -155,8 +159,8 @@ def _averages(side: int, windows: int) -> Tensor:
     return matrix
 
 
-def _window_means(values: Tensor, windows: int) -> Tensor:
-    """Return the means (N, n, n) of planes (N, H, W) over windows that overlap by half."""
+def window_means(values: Tensor, windows: int) -> Tensor:
+    """Return the means (N, n, n) of planes (N, H, W) over n x n windows that overlap by half."""
     over = [_averages(side, windows).to(values.device) for side in values.shape[1:]]
     return over[0].expand(len(values), -1, -1) @ values @ over[1].T
 
@@ -166,11 +170,11 @@ def window_moments(values: Tensor, windows: int, order: int) -> Tensor:
     mean = values.mean((1, 2), keepdim=True)
     centred = values - mean  # small numbers, of which fourth powers can be subtracted
     squared = centred.square()
-    a1, a2 = _window_means(centred, windows), _window_means(squared, windows)
+    a1, a2 = window_means(centred, windows), window_means(squared, windows)
     deviation = (a2 - a1.square()).clamp_min(0).sqrt()
     parts = [mean + a1, deviation]
     if order == 4:
-        a3, a4 = _window_means(centred.mul_(squared), windows), _window_means(squared.square_(), windows)
+        a3, a4 = window_means(centred.mul_(squared), windows), window_means(squared.square_(), windows)
         scale = torch.maximum(deviation, _FLAT_WINDOW * a2.mean((1, 2), keepdim=True).sqrt()) + 1e-6
         parts.append((a3 - 3 * a1 * a2 + 2 * a1**3) / scale**3)
         parts.append((a4 - 4 * a1 * a3 + 6 * a1.square() * a2 - 3 * a1**4) / scale**4)
