@@ -24,6 +24,18 @@ def test_the_distance_is_the_one_computed_by_hand():
     assert torch.equal(distance(x, x)[0], torch.zeros(4))
 
 
+def test_inner_layers_are_blended_with_the_outer_ones():
+    layers = [lambda pixels: pixels, lambda pixels: F.avg_pool2d(pixels, 2)]
+    x, y = torch.rand(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    alone = [PerceptualDistance(lambda pixels, layer=layer: [layer(pixels)], [3]) for layer in layers]
+    both = PerceptualDistance(lambda pixels: [layer(pixels) for layer in layers], [3, 3], outer=(1,), inner=(0,))
+    for distance in (*alone, both):
+        distance.estimate(x)
+    inner, outer = (distance(x, y)[0] for distance in alone)
+    for share in (0.0, 0.25, 1.0):
+        assert torch.allclose(both(x, y, share)[0], share * inner + (1 - share) * outer)
+
+
 def test_the_denominator_passes_no_gradient():
     distance = PerceptualDistance(lambda pixels: [pixels], [3])
     x = torch.rand(2, 3, 4, 4, requires_grad=True)

@@ -50,28 +50,35 @@ class PerceptualSettings(DetectorSettings):
     backbone_weights: Path | None = Field(None, exclude=True)
 
 
-def open_distance(settings: PerceptualSettings) -> tuple[PerceptualDistance, BackboneRecord | None]:
+def open_distance(settings: PerceptualSettings, *, growing: bool = False) -> tuple[PerceptualDistance, BackboneRecord | None]:
     """Return the distance that the settings name, its constants still unknown, and whose weights it rests on.
+
+    For a growing network its inner layers are all but the deepest; of VGG19 it is the one before: relu3_2 until tiles
+    are whole, then relu4_2, in the paper.
 
     Raises
     ------
     BackboneError
         If the weights are not on this machine.
     """
-    layers, record = _layers(settings)
+    layers, record = _layers(settings, growing=growing)
     with torch.inference_mode():
         widths = [part.shape[1] for part in layers(torch.zeros(1, 3, 64, 64))]
-    return PerceptualDistance(layers, widths), record
+    last = len(widths) - 1
+    alone = settings.features not in (STARTER, PIXELS)
+    return PerceptualDistance(layers, widths, outer=(last,) if alone else (), inner=range(last) if growing else ()), record
 
 
-def _layers(settings: PerceptualSettings) -> tuple[Callable[[Tensor], list[Tensor]], BackboneRecord | None]:
+def _layers(settings: PerceptualSettings, *, growing: bool) -> tuple[Callable[[Tensor], list[Tensor]], BackboneRecord | None]:
     if settings.features == PIXELS:
         return lambda pixels: [pixels], None
     encoder: Any
     encoder, record = open_backbone(settings.features, settings.tile_px, settings.backbone_weights)
     if settings.features == STARTER:
         return _Taps(encoder.encoder.body, _STARTER_LAYERS), record
-    taps = _Taps(encoder.model.features, (LAYERS[settings.layer],))
+    names = list(LAYERS)
+    chosen = names.index(settings.layer)
+    taps = _Taps(encoder.model.features, tuple(LAYERS[name] for name in names[max(0, chosen - growing) : chosen + 1]))
     return lambda pixels: taps((pixels - encoder.mean.to(pixels.device)) / encoder.std.to(pixels.device)), record
 
 

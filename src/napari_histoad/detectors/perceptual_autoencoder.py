@@ -40,7 +40,7 @@ class PerceptualAutoencoderSettings(PerceptualSettings):
     stages : int
         Halvings between pixels and latent: 3 makes 8 × 8 of the 64 px crops that it learns from, 2 makes 16 × 16.
     growing : bool
-        Train from the innermost stage outwards, each faded in.
+        Train from the innermost stage outwards, each faded in, and judge small tiles by less deep layers.
     l1 : float
         Weight of the plain difference of pixels beside the perceptual loss.
     wgan : float
@@ -76,7 +76,7 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
     def __init__(self, settings: PerceptualAutoencoderSettings) -> None:
         super().__init__(settings)
         self._autoencoder = GrowingAutoencoder(settings.width, settings.latent, settings.stages)
-        self._distance, self.backbone = open_distance(settings)
+        self._distance, self.backbone = open_distance(settings, growing=settings.growing)
         parts: dict[str, nn.Module] = {"autoencoder": self._autoencoder}
         if settings.wgan:
             parts["critic"] = image_critic(_CRITIC_WIDTHS, _CROP_PX)
@@ -125,7 +125,8 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
             blurred = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2.0)
             pixels = alpha * pixels + (1 - alpha) * blurred
         rebuilt = (self._autoencoder(2 * pixels - 1, stage, alpha) + 1) / 2
-        found = {"perceptual": self._distance(pixels, rebuilt)[0].mean()}
+        inner = 1 - alpha if stage == self.settings.stages - 1 else 1.0
+        found = {"perceptual": self._distance(pixels, rebuilt, inner)[0].mean()}
         found["loss"] = found["perceptual"]
         if self.settings.l1:
             found["l1"] = (rebuilt - pixels).abs().mean()

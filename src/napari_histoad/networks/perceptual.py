@@ -180,10 +180,22 @@ class PerceptualDistance(nn.Module):
         Takes pixels (B, 3, S, S) in [0, 1] and returns features (B, C, h, w), one tensor a layer.
     widths : sequence of int
         Channels of each layer.
+    outer, inner : sequence of int, optional
+        Which layers are averaged for whole tiles, default all; and which for smaller ones, default the same, because deep
+        layers see little in them.
     """
 
-    def __init__(self, layers: Callable[[Tensor], list[Tensor]], widths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        layers: Callable[[Tensor], list[Tensor]],
+        widths: Sequence[int],
+        *,
+        outer: Sequence[int] = (),
+        inner: Sequence[int] = (),
+    ) -> None:
         super().__init__()
+        self._outer = outer or range(len(widths))
+        self._inner = inner or self._outer
         # Not a submodule: its weights are somebody else's and are not saved with the constants.
         self._layers = [layers]
         for k, width in enumerate(widths):
@@ -197,12 +209,19 @@ class PerceptualDistance(nn.Module):
             getattr(self, f"mean{k}").copy_(mean[:, None, None])
             getattr(self, f"deviation{k}").copy_(deviation[:, None, None] + 1e-6)
 
-    def forward(self, pixels: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Return distances (B,) and where they arise, (B, h, w) of the last layer, of images in [0, 1]."""
+    def forward(self, pixels: Tensor, rebuilt: Tensor, inner: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return distances (B,) and where they arise, (B, h, w) of the last layer, of images in [0, 1].
+
+        Parameters
+        ----------
+        inner : float
+            Share of the distance by the inner layers, the rest is by the outer ones.
+        """
         both = self._layers[0](torch.cat([pixels, rebuilt]))
         total, where = pixels.new_zeros(len(pixels)), pixels
         for k, features in enumerate(both):
             seen, expected = ((features - getattr(self, f"mean{k}")) / getattr(self, f"deviation{k}")).chunk(2)
             where = (seen - expected).abs().mean(1)
-            total = total + where.mean((1, 2)) / seen.detach().abs().mean((1, 2, 3)).clamp_min(1e-6)
-        return total / len(both), where
+            share = (1 - inner) * (k in self._outer) / len(self._outer) + inner * (k in self._inner) / len(self._inner)
+            total = total + share * where.mean((1, 2)) / seen.detach().abs().mean((1, 2, 3)).clamp_min(1e-6)
+        return total, where

@@ -1,0 +1,24 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from napari_histoad.detectors import _perception
+from napari_histoad.detectors.perceptual_autoencoder import PerceptualAutoencoderSettings
+
+
+@pytest.mark.parametrize(("growing", "depths"), [(False, [23]), (True, [14, 23])])
+def test_a_growing_network_judges_small_tiles_by_the_layer_before(growing, depths, monkeypatch):
+    """relu3_2 before relu4_2, see arXiv:2006.13265; a VGG19 each of whose layers adds 1 tells which they are."""
+
+    class Plus(torch.nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    vgg = SimpleNamespace(features=torch.nn.Sequential(*[Plus() for _ in range(37)]))
+    encoder = SimpleNamespace(model=vgg, mean=torch.zeros(3, 1, 1), std=torch.ones(3, 1, 1))
+    monkeypatch.setattr(_perception, "open_backbone", lambda *_: (encoder, None))
+    settings = PerceptualAutoencoderSettings(features="vgg19.tv_in1k", growing=growing)
+    distance, _ = _perception.open_distance(settings, growing=growing)
+    found = distance._layers[0](torch.zeros(1, 3, 2, 2))
+    assert [int(part[0, 0, 0, 0]) for part in found] == depths
