@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
@@ -30,6 +31,7 @@ __all__ = ["EmbeddingDetector", "EmbeddingSettings", "EncoderDetector", "Encoder
 
 _VIEW_PX = 96
 _CELLS_PER_TILE = 16
+_CELL_PX = 16
 
 
 class EncoderSettings(DetectorSettings):
@@ -129,7 +131,7 @@ class EmbeddingSettings(EncoderSettings):
 
     measure: Measure = "fused"
     subspace: float = Field(0.5, ge=0, lt=1)
-    cells: int = Field(4096, ge=0, le=200_000)
+    cells: int = Field(2048, ge=0, le=200_000)
 
 
 class EmbeddingDetector(EncoderDetector):
@@ -151,19 +153,23 @@ class EmbeddingDetector(EncoderDetector):
             self._cells.fit(drawn.reshape(-1, self.cell_dimensions))
 
     def _some_cells(self, images: Tensor) -> Tensor:
-        cells: Tensor = self.encoder(to_pixels(images)).cells.float().flatten(2)
+        cells = self._coarse(self.encoder(to_pixels(images)).cells).flatten(2)
         step = max(1, cells.shape[2] // _CELLS_PER_TILE)
         return cells[:, :, ::step].transpose(1, 2).contiguous()
 
     def score(self, images: Tensor) -> TileScores:
         features = self.encoder(to_pixels(images))
-        b, c, h, w = features.cells.shape
         with in_full_precision(images):
             distance = self.model.distance(features.tile.float())
             if not self.settings.cells:
                 return TileScores(distance)
-            cells = features.cells.float().permute(0, 2, 3, 1).reshape(-1, c)
-            return TileScores(distance, self._cells.distance(cells).reshape(b, h, w))
+            cells = self._coarse(features.cells).movedim(1, 3)
+            return TileScores(distance, self._cells.distance(cells.flatten(0, 2)).reshape(cells.shape[:3]))
+
+    def _coarse(self, cells: Tensor) -> Tensor:
+        """Return the cells (B, C, h, w) float32 at 16 px or what the encoder has: finer ones cost more than they show."""
+        side = cells.shape[2]
+        return F.adaptive_avg_pool2d(cells.float(), min(side, -(-self.settings.tile_px // _CELL_PX)))
 
     def state(self) -> dict[str, Tensor]:
         return {**super().state(), **self._cells.state("cells")}
