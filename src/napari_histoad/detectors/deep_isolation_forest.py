@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from sklearn.ensemble import IsolationForest
-from sklearn.ensemble._iforest import _average_path_length
 
 from napari_histoad.detectors.embedding import EncoderDetector, EncoderSettings
 
@@ -92,9 +91,9 @@ class Forest:
             steps = np.zeros(n)
             for node in np.flatnonzero(~leaf):  # parents come before their children
                 steps[[tree.children_left[node], tree.children_right[node]]] = steps[node] + 1
-            arrays["depth"][k, :n] = steps + _average_path_length(tree.n_node_samples)
+            arrays["depth"][k, :n] = steps + _expected_depth(tree.n_node_samples)
         self._nodes = {name: torch.from_numpy(value) for name, value in arrays.items()}
-        self._nodes["expected"] = torch.tensor(_average_path_length([forest._max_samples])).float()
+        self._nodes["expected"] = torch.from_numpy(_expected_depth(np.array([forest.max_samples_]))).float()
         self._flat = self._flattened()
 
     def distance(self, features: Tensor) -> Tensor:
@@ -138,3 +137,10 @@ class Forest:
             raise ValueError("its trees ask for features that there are not")
         self._nodes = nodes
         self._flat = self._flattened()
+
+
+def _expected_depth(samples: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean depth of an unsuccessful search in a tree of so many samples (Liu et al. 2008, eq. 1)."""
+    n = np.maximum(samples, 2).astype(np.float64)
+    depth = 2 * (np.log(n - 1) + np.euler_gamma) - 2 * (n - 1) / n
+    return np.where(samples > 2, depth, np.where(samples == 2, 1.0, 0.0))
