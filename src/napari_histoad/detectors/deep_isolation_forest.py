@@ -57,14 +57,15 @@ class Forest:
 
     def __init__(self, dimensions: int, trees: int) -> None:
         self._dimensions, self._trees = dimensions, trees
-        self._nodes: dict[str, Tensor] = {
-            "feature": torch.zeros(trees, 1, dtype=torch.int64),
-            "threshold": torch.zeros(trees, 1, dtype=torch.float64),
-            "children": torch.zeros(trees, 1, 2, dtype=torch.int64),
-            "depth": torch.ones(trees, 1),
-            "expected": torch.ones(1),
-        }
-        self._flat = self._flattened()
+        self._adopt(
+            {
+                "feature": torch.zeros(trees, 1, dtype=torch.int64),
+                "threshold": torch.zeros(trees, 1, dtype=torch.float64),
+                "children": torch.zeros(trees, 1, 2, dtype=torch.int64),
+                "depth": torch.ones(trees, 1),
+                "expected": torch.ones(1),
+            }
+        )
 
     def fit(self, features: NDArray[np.float32], *, robust: bool = False) -> None:
         """Fit to features (N, D) of normals; robust, a second time to the nine tenths that are hardest to set apart."""
@@ -92,9 +93,9 @@ class Forest:
             for node in np.flatnonzero(~leaf):  # parents come before their children
                 steps[[tree.children_left[node], tree.children_right[node]]] = steps[node] + 1
             arrays["depth"][k, :n] = steps + _expected_depth(tree.n_node_samples)
-        self._nodes = {name: torch.from_numpy(value) for name, value in arrays.items()}
-        self._nodes["expected"] = torch.from_numpy(_expected_depth(np.array([forest.max_samples_]))).float()
-        self._flat = self._flattened()
+        nodes = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        nodes["expected"] = torch.from_numpy(_expected_depth(np.array([forest.max_samples_]))).float()
+        self._adopt(nodes)
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the scores (B,) of features (B, D); 0.5 and more is anomalous in Liu's sense."""
@@ -111,16 +112,17 @@ class Forest:
         mean = depth.index_select(0, at).reshape(len(features), -1).mean(1)
         return torch.exp2(-mean / self._nodes["expected"].to(features.device))
 
-    def _flattened(self) -> tuple[Tensor, ...]:
-        """Return features, thresholds, children (two a node) and depths of all nodes in one row, and where trees begin."""
-        trees, size = self._nodes["feature"].shape
+    def _adopt(self, nodes: dict[str, Tensor]) -> None:
+        """Take over the nodes, and lay those of all trees in one row to walk along."""
+        trees, size = nodes["feature"].shape
         roots = torch.arange(trees) * size
-        children = (self._nodes["children"] + roots[:, None, None]).flatten()
-        exact = self._nodes["threshold"].double()
+        children = (nodes["children"] + roots[:, None, None]).flatten()  # two a node
+        exact = nodes["threshold"].double()
         # Rounded down: x > t of scikit-learn's float64 is x > the largest float32 that is not above t.
         rounded = exact.float()
         rounded = torch.where(rounded > exact, torch.nextafter(rounded, torch.tensor(-torch.inf)), rounded)
-        return self._nodes["feature"].flatten(), rounded.flatten(), children, self._nodes["depth"].flatten(), roots
+        self._nodes = nodes
+        self._flat = nodes["feature"].flatten(), rounded.flatten(), children, nodes["depth"].flatten(), roots
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Return the nodes of all trees under ``prefix``."""
@@ -135,8 +137,7 @@ class Forest:
             raise ValueError("its trees are damaged")
         if not 0 <= int(nodes["feature"].min()) <= int(nodes["feature"].max()) < self._dimensions:
             raise ValueError("its trees ask for features that there are not")
-        self._nodes = nodes
-        self._flat = self._flattened()
+        self._adopt(nodes)
 
 
 def _expected_depth(samples: NDArray[np.int64]) -> NDArray[np.float64]:
