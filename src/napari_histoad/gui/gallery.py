@@ -102,6 +102,7 @@ class TileGallery(QWidget):
         layout.addWidget(self.pictures)
         layout.addWidget(self.explanation)
         layout.addLayout(buttons)
+        layout.addStretch(1)  # what an explanation took stays free below, instead of around the words above
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._painter = QTimer(self)
         self._painter.timeout.connect(self._paint_next)
