@@ -68,9 +68,13 @@ class TileNetwork(nn.Module):
         super().__init__()
         self.body, self.head, self.fine = body, head, fine
         self.attention: nn.Module = _CentreAttention() if attention else nn.Identity()
+        if not fine:  # separable convolutions learn up to twice as fast with the channels last
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, stack: Tensor) -> Tensor:
         """Return logits (B, K)."""
+        if not self.fine:
+            stack = stack.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.head(self.attention(self.body(stack)))
         return logits
 
