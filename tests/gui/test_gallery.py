@@ -33,7 +33,7 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     assert words == []
     panel.gallery_button.native.click()
     gallery = panel.review.gallery
-    qtbot.waitUntil(lambda: not gallery._painter.isActive(), timeout=20_000)
+    qtbot.waitUntil(lambda: not gallery.reading, timeout=20_000)
     assert len(gallery.rows) >= 10
     qtbot.keyClick(gallery, T)
     assert "too few tiles are judged normal and anomalous" in words.pop()
@@ -94,7 +94,7 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     boxes = [region.geometry.bounds for region in panel.normal_regions()]
     assert all(any(np.allclose(verdict.box, box) for box in boxes) for verdict in saved if verdict.name == "Normal")
     qtbot.keyClick(following, OUTLINE)
-    assert "0 tiles were added" in following.words.text()
+    assert "are outlined already" in following.words.text()
     assert len(panel.normal_regions()) == outlined + 4
     judged = {verdict.box for verdict in saved}
     assert not judged & {following._box(k) for k in range(len(following.rows))}
@@ -113,9 +113,9 @@ def gallery(viewer, sample, map_folder, qtbot):
         widget = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
         qtbot.addWidget(widget)
         widget.show()
-        qtbot.waitUntil(lambda: not widget._painter.isActive(), timeout=20_000)
+        qtbot.waitUntil(lambda: not widget.reading, timeout=20_000)
         yield widget
-        widget._painter.stop()
+        widget.stop()
     for name in map_folder.parent.glob("*.verdicts.geojson"):
         name.unlink()
 
@@ -125,7 +125,7 @@ def test_verdicts_are_there_when_the_gallery_opens_again(gallery, viewer, sample
     with open_slide(sample.path) as slide:
         other = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
         qtbot.addWidget(other)
-        qtbot.waitUntil(lambda: not other._painter.isActive(), timeout=20_000)
+        qtbot.waitUntil(lambda: not other.reading, timeout=20_000)
         assert "1 normal" in other.counts.text()
         assert gallery._box(0) not in {other._box(k) for k in range(len(other.rows))}
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_explained_says_so_beside_the_tile(viewer, panel, words, 
     qtbot.keyClick(gallery, OUTLINE)
     assert "no tile is judged normal yet" in words.pop()
     assert words == []
-    gallery._painter.stop()
+    gallery.stop()
 
 
 def test_more_and_other_keys(gallery, qtbot):
@@ -161,5 +161,5 @@ def test_more_and_other_keys(gallery, qtbot):
             qtbot.keyClick(gallery, N)
         qtbot.keyClick(gallery, M)
     assert "Every part of this map has been judged" in gallery.words.text()
-    qtbot.waitUntil(lambda: not gallery._painter.isActive(), timeout=20_000)
+    qtbot.waitUntil(lambda: not gallery.reading, timeout=20_000)
     qtbot.keyClick(gallery, Qt.Key.Key_Escape)

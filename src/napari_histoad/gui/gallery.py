@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,8 @@ class TileGallery(QWidget):
     outline_asked = QtSignal()
     explain_asked = QtSignal(float, float)
     """(y, x) of the middle of a tile in level-0 pixels."""
+    _read = QtSignal(object, int, object)
+    """Of which rows, which one, and its picture or the error in place of it."""
 
     def __init__(self, viewer: Viewer, source: AnomalyMap, slide: Slide) -> None:
         super().__init__()
@@ -104,9 +108,10 @@ class TileGallery(QWidget):
         layout.addLayout(buttons)
         layout.addStretch(1)  # what an explanation took stays free below, instead of around the words above
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self._painter = QTimer(self)
-        self._painter.timeout.connect(self._paint_next)
-        self._unpainted: list[int] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pictures")
+        self._read.connect(self._on_read)
+        self._pixels: dict[int, NDArray[np.uint8]] = {}
+        self._reading: NDArray[np.int64] | None = None
         # Whoever leafs through tiles does not wait for each to be explained.
         self._settled = QTimer(self)
         self._settled.setSingleShot(True)
@@ -131,28 +136,53 @@ class TileGallery(QWidget):
         blank.fill(QColor("#dddddd"))
         for number in range(len(rows)):
             self.pictures.addItem(QListWidgetItem(QIcon(blank), f"{number + 1}"))
-        self._unpainted = list(range(len(rows)))
-        self._painter.start(0)
+        self._pixels, self._reading = {}, rows
+        self._pool.submit(self._read_pictures, rows, [self._box(number) for number in range(len(rows))])
         self._show_counts()
         self.pictures.setCurrentRow(0)
 
-    def _paint_next(self) -> None:
-        """Read and draw one tile; the window stays alive in between."""
-        if not self._unpainted:
-            self._painter.stop()
+    @property
+    def reading(self) -> bool:
+        """Whether some pictures are still to come."""
+        return self._reading is not None
+
+    def stop(self) -> None:
+        """Read no more pictures."""
+        self._reading = None
+
+    def _read_pictures(self, rows: NDArray[np.int64], boxes: list[tuple[float, float, float, float]]) -> None:
+        """Read pictures on the pool's thread, as long as they are wanted."""
+        with suppress(RuntimeError):  # the window was closed meanwhile
+            for number, (y0, x0, y1, x1) in enumerate(boxes):
+                if self._reading is not rows:
+                    return
+                try:
+                    pixels = self._slide.read_scaled(y0, x0, y1 - y0, x1 - x0, (_PICTURE_PX, _PICTURE_PX))
+                except HistoadError as err:
+                    self._read.emit(rows, number, err)
+                    return  # the other tiles would fail as well; once is enough
+                self._read.emit(rows, number, pixels)
+
+    def _on_read(self, rows: NDArray[np.int64], number: int, read: NDArray[np.uint8] | HistoadError) -> None:
+        if self._reading is not rows:
             return
-        self._paint(self._unpainted.pop(0))
+        if isinstance(read, HistoadError):
+            self._reading = None
+            show_error(str(read))
+            return
+        self._pixels[number] = read
+        if len(self._pixels) == len(rows):
+            self._reading = None
+        self._paint(number)
 
     def _paint(self, number: int) -> None:
-        y0, x0, y1, x1 = self._box(number)
-        try:
-            pixels = self._slide.read_scaled(y0, x0, y1 - y0, x1 - x0, (_PICTURE_PX, _PICTURE_PX))
-        except HistoadError as err:
-            self._unpainted.clear()  # the other tiles would fail as well; once is enough
-            show_error(str(err))
-            return
-        picture = pixmap(pixels)
+        item = self.pictures.item(number)
+        assert item is not None
         said = self.verdicts.of(self._box(number))
+        item.setText(f"{number + 1}" if said is None else said)
+        if number not in self._pixels:
+            return
+        picture = pixmap(self._pixels[number])
         if said is not None:
             with_frame = QPainter(picture)
             pen = with_frame.pen()
@@ -161,12 +191,9 @@ class TileGallery(QWidget):
             with_frame.setPen(pen)
             with_frame.drawRect(0, 0, _PICTURE_PX, _PICTURE_PX)
             with_frame.end()
-        item = self.pictures.item(number)
-        assert item is not None
         icon = QIcon(picture)
         icon.addPixmap(picture, QIcon.Mode.Selected)  # not tinted when it is the current one
         item.setIcon(icon)
-        item.setText(f"{number + 1}" if said is None else said)
 
     def _box(self, number: int) -> tuple[float, float, float, float]:
         (y, x), side = self.source.origins[self.rows[number]].tolist(), self.source.info.tile_l0

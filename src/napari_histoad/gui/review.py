@@ -102,6 +102,8 @@ class MapReview:
         if source is None or slide is None or not source.info.complete:
             raise SettingsError("there is no finished map to judge tiles of", "compute one in step 4")
         if self.gallery is None or self.gallery.source is not source:
+            if self.gallery is not None:
+                self.gallery.stop()
             if self._gallery_dock is not None:
                 with suppress(LookupError, RuntimeError):  # closed by hand
                     self._viewer.window.remove_dock_widget(self._gallery_dock)
@@ -131,7 +133,11 @@ class MapReview:
             raise SettingsError("no tile is judged normal yet", "press N on a tile of normal tissue")
         added = self._outline(normal)
         assert self.gallery is not None
-        self.gallery.say(f"{added} tiles were added to the outlines of normal tissue; Train learns from them too.")
+        if added:
+            words = f"{'1 tile was' if added == 1 else f'{added} tiles were'} added to the outlines of normal tissue"
+            self.gallery.say(f"{words}; Train learns from them too.")
+        else:
+            self.gallery.say("All tiles judged normal are outlined already.")
 
     def _on_explain_asked(self, y: float, x: float) -> None:
         assert self.gallery is not None
