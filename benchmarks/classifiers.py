@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128, help="tiles are read at this side")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--detector-steps", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path("classifiers.csv"))
     options = parser.parse_args()
@@ -83,6 +84,7 @@ def measure(data: LabelledTiles, network: str, inputs: str, options: argparse.Na
         tile_px=options.side,
         epochs=options.epochs,
         learning_rate=options.learning_rate,
+        batch=options.batch,
         weighting="validation",
     )
     probabilities = np.zeros((len(data.labels), len(data.classes)), np.float32)

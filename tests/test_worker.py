@@ -4,10 +4,15 @@ import queue
 import threading
 import time
 
+import numpy as np
 import psutil
 import pytest
 
-from napari_histoad.gui.worker_client import WorkerClient, progress_of
+from napari_histoad import train
+from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
+from napari_histoad.jobs import run
+from napari_histoad.slide import open_slide
+from napari_histoad.worker import JOBS
 
 
 @pytest.fixture
@@ -109,3 +114,21 @@ def test_a_map_of_another_detector_is_set_aside_not_lost(worker, sample, detecto
     worker.submit("map", {"slide": str(sample.path), "out": str(tmp_path), "model": str(detector_file), "device": "cpu"})
     assert _wait(worker, "result", "error")[-1]["event"] == "result"
     assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["sample.earlier-1.ome.zarr", "sample.ome.zarr"]
+
+
+def test_leafing_through_explanations_opens_and_loads_once(sample, detector_file, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("napari_histoad.slide.open_slide", lambda *args, **more: opened.append(args) or open_slide(*args, **more))
+    model = tmp_path / "stained.safetensors"
+    train(sample.path, model, normal=sample.plan.normal, tile_px=64, max_steps=2, device="cpu", stain="macenko")
+    opened.clear()
+    tiles = []
+    for chosen in (detector_file, model, model, detector_file):
+        args = {"slide": str(sample.path), "model": str(chosen), "centre": [700.0, 700.0], "device": "cpu"}
+        panels = run(JOBS["explain"](args))["panels"]
+        assert [title for title, _ in panels] == ["Tile", "Reconstruction", "Error"]
+        tiles.append(as_picture(panels[0][1]))
+    assert len(opened) == 3
+    assert np.array_equal(tiles[1], tiles[2])
+    assert np.array_equal(tiles[0], tiles[3])
+    assert not np.array_equal(tiles[0], tiles[1])  # given the stains that the detector knows

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_histoad.detectors import Detector
     from napari_histoad.jobs import Job, Progress
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
@@ -127,16 +128,14 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
 
 
 def _explain(args: dict[str, Any]) -> Job[dict[str, Any]]:
-    from napari_histoad.classifiers import classes_of, load_model
+    from napari_histoad.classifiers import classes_of
     from napari_histoad.engine import explain_tile, read_tile_at
     from napari_histoad.jobs import Progress
     from napari_histoad.maps import explanation_panels
-    from napari_histoad.slide import open_slide
 
     yield Progress("Explaining", 0, 1)
-    model, (y, x) = load_model(args["model"]), args["centre"]
-    with open_slide(args["slide"], args.get("slide_mpp"), srgb=model.settings.srgb) as slide:
-        tile = read_tile_at(slide, (y, x), model)
+    (slide, model), (y, x) = _explaining(args["slide"], args.get("slide_mpp"), args["model"]), args["centre"]
+    tile = read_tile_at(slide, (y, x), model)
     found = explain_tile(model, tile, device=args.get("device", "auto"))
     panels = explanation_panels(tile, found.reconstruction, found.error, found.relevance, found.method)
     words = f"score {found.score:.3g}"
@@ -144,6 +143,29 @@ def _explain(args: dict[str, Any]) -> Job[dict[str, Any]]:
         name = classes_of(model)[found.target]
         words += f"\n{name} {found.probability:.0%}\n{found.method}: the warmer a place, the more it speaks for {name}"
     return {"panels": [(title, _as_png(picture)) for title, picture in panels], "words": words}
+
+
+_kept: dict[tuple[Any, ...], tuple[Slide, Slide, Detector]] = {}
+"""Of the last explanation: slide, slide as seen, detector. The next tile's need not open, load and measure stains again."""
+
+
+def _explaining(slide: str, slide_mpp: float | None, model: str) -> tuple[Slide, Detector]:
+    from napari_histoad.classifiers import load_model
+    from napari_histoad.engine import seen_by
+    from napari_histoad.slide import open_slide
+
+    key = (slide, slide_mpp, model, Path(model).exists() and Path(model).stat().st_mtime_ns)
+    if key not in _kept:
+        while _kept:
+            _kept.popitem()[1][0].close()
+        loaded = load_model(model)
+        opened = open_slide(slide, slide_mpp, srgb=loaded.settings.srgb)
+        try:
+            _kept[key] = opened, seen_by(loaded, opened), loaded
+        except HistoadError:
+            opened.close()
+            raise
+    return _kept[key][1:]
 
 
 def _map(args: dict[str, Any]) -> Job[dict[str, Any]]:

@@ -4,7 +4,7 @@ from napari_histoad.engine._bench import Speed, bench_job
 from napari_histoad.engine._classify import fit_classifier_job, grouped_folds, predict_job, predict_prepared, prepare_job
 from napari_histoad.engine._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
 from napari_histoad.engine._device import DeviceChoice, choose_device
-from napari_histoad.engine._explain import Explanation, explain_tile, read_tile_at
+from napari_histoad.engine._explain import Explanation, explain_tile, read_tile_at, seen_by
 from napari_histoad.engine._gather import TrainingSource, gather_job, stain_of, stain_of_files, training_sources
 from napari_histoad.engine._labelled import LabelledTiles, gather_labelled_job, labelled_sources, list_labelled_files
 from napari_histoad.engine._map import MapOptions, map_job, map_path, map_slide
@@ -45,6 +45,7 @@ __all__ = [
     "recalibrate_job",
     "score_files_job",
     "score_images",
+    "seen_by",
     "self_detector_job",
     "stain_of",
     "stain_of_files",

@@ -253,7 +253,7 @@ def _optimizer(member: TileNetwork, settings: ClassifierSettings, *, frozen: boo
     member.body.requires_grad_(not frozen)
     parameters = [p for p in member.parameters() if p.requires_grad]
     rate = _FROZEN_RATE if frozen else settings.learning_rate
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def _augmented(inputs: Tensor, settings: ClassifierSettings) -> Tensor:

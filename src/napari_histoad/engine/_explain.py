@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector, TileScores
     from napari_histoad.slide import Slide
 
-__all__ = ["Explanation", "explain_tile", "read_tile_at"]
+__all__ = ["Explanation", "explain_tile", "read_tile_at", "seen_by"]
 
 
 @dataclass(frozen=True)
@@ -118,32 +118,47 @@ def _of_classifier(
     return replace(found, target=target, probability=float(probabilities[target]), relevance=speaks, method=method)
 
 
+def seen_by(detector: Detector, slide: Slide) -> Slide:
+    """Return a slide as a detector sees it in a map: with the stains that it wants, if any.
+
+    Parameters
+    ----------
+    detector : Detector
+    slide : Slide
+        In sRGB if the detector learnt from slides in it.
+
+    Raises
+    ------
+    SettingsError
+        If too little of the slide is stained for its stains to be known.
+    """
+    target, settings = stain_of(detector), detector.settings
+    return slide if target is None else stained(slide, find_tissue(slide), target, settings.tile_px, settings.mpp)
+
+
 def read_tile_at(slide: Slide, centre: tuple[float, float], detector: Detector) -> NDArray[np.uint8]:
-    """Return the tile (H, W, 3) uint8 around a place of a slide as a detector sees it in a map.
+    """Return the tile (H, W, 3) uint8 around a place of a slide.
 
     Parameters
     ----------
     slide : Slide
-        In sRGB if the detector learnt from slides in it.
+        See `seen_by`.
     centre : tuple[float, float]
         (y, x) in level-0 pixels; near the border the nearest tile that is whole.
     detector : Detector
-        Says the size, the resolution and the stains.
+        Says the size and the resolution.
 
     Raises
     ------
     SlideError
         If the tile cannot be read.
     SettingsError
-        If the slide is too coarse for the detector, or too little of it is stained for its stains to be known.
+        If the slide is too coarse for the detector.
     """
     settings = detector.settings
     grid = TileGrid.cover(slide.shape, slide.require_mpp(), tile_px=settings.tile_px, mpp=settings.mpp)
     last = np.maximum(np.array(slide.shape) - np.ceil(grid.tile_l0), 0)
     corner = np.clip(np.rint(np.array(centre) - grid.tile_l0 / 2), 0, last).astype(np.int64)
-    target = stain_of(detector)
-    if target is not None:
-        slide = stained(slide, find_tissue(slide), target, settings.tile_px, settings.mpp)
     loader = TileLoader(slide, replace(grid, origins=corner[None]), batch=1)
     batch = next(iter(loader))
     if batch.failed[0]:
