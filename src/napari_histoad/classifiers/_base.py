@@ -81,7 +81,7 @@ class ClassifierSettings(BaseModel):
     epochs: int = Field(30, ge=1, le=10_000)
     frozen_epochs: int = Field(3, ge=0, le=1000)
     patience: int = Field(6, ge=1, le=1000)
-    batch: int = Field(64, ge=2, le=4096)
+    batch: int = Field(32, ge=2, le=4096)
     learning_rate: float = Field(3e-4, gt=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=1)
 
