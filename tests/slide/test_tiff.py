@@ -147,6 +147,23 @@ def test_pyramid_is_lazy_whole_and_equally_chunked(write_tiff):
         assert arrays[1].compute().mean() == pytest.approx(image.mean(), abs=1)
 
 
+def test_a_pyramid_reads_a_chunk_once_and_pickles(write_tiff, monkeypatch):
+    image = _picture(2500, 900)
+    read = []
+    with open_slide(write_tiff(image, tile=(256, 256))) as slide:
+        for name in ("read", "read_scaled"):
+            real = getattr(type(slide), name)
+            monkeypatch.setattr(type(slide), name, lambda self, *a, real=real, **k: read.append(a) or real(self, *a, **k))
+        arrays = pyramid(slide, chunk_px=512)
+        first = [array.compute() for array in arrays]
+        reads = len(read)
+        assert reads == sum(array.npartitions for array in arrays)
+        moved = arrays[0][512:2500, :512].compute()
+        assert len(read) == reads
+        assert np.array_equal(moved, first[0][512:, :512])
+        assert np.array_equal(pickle.loads(pickle.dumps(arrays[0]))[:300].compute(), image[:300])
+
+
 def test_many_threads_read_the_same_pixels(write_tiff):
     image = _picture(512, 512)
     with open_slide(write_tiff(image)) as slide, ThreadPoolExecutor(8) as pool:

@@ -36,12 +36,15 @@ def pixel_size(mpp: float | None) -> dict[str, Any]:
 
 def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
     """Return a slide as multiscale layer data."""
-    metadata = {SLIDE_KEY: slide}
-    return (
-        pyramid(slide),
-        {"name": slide.name, "multiscale": True, "rgb": True, "metadata": metadata, **pixel_size(slide.mpp)},
-        "image",
-    )
+    looks = {
+        "name": slide.name,
+        "multiscale": True,
+        "rgb": True,
+        "cache": False,  # the pyramid keeps chunks itself, at less cost
+        "metadata": {SLIDE_KEY: slide},
+        **pixel_size(slide.mpp),
+    }
+    return pyramid(slide), looks, "image"
 
 
 def associated_layers(slide: Slide) -> list[tuple[Any, dict[str, Any], str]]:

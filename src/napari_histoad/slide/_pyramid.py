@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -16,6 +17,34 @@ if TYPE_CHECKING:
 __all__ = ["pyramid"]
 
 _LARGEST_SINGLE_PX = 2048
+_KEPT_CHUNKS = 256
+
+
+class _Boxes:
+    """Boxes of the resolutions of a slide; those read last are kept, in the colours that they are shown in.
+
+    A viewer that is moved a little asks for nearly all it shows once more. napari would keep chunks too, but through
+    dask's opportunistic cache, which costs three times as much as reading them from here.
+    """
+
+    def __init__(self, slide: Slide) -> None:
+        self._slide = slide
+        self.read = lru_cache(_KEPT_CHUNKS)(partial(_read_box, slide))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Boxes, (self._slide,)
+
+
+def _read_box(slide: Slide, level: int | None, shape: tuple[int, int], y0: int, x0: int, y1: int, x1: int) -> NDArray[np.uint8]:
+    """Read a box of a level of the file, or of a resolution of this shape that is computed."""
+    if level is not None:
+        pixels = slide.read(level, y0, x0, y1 - y0, x1 - x0)
+    else:
+        ratio_y, ratio_x = (full / n for full, n in zip(slide.shape, shape, strict=True))
+        box = (y0 * ratio_y, x0 * ratio_x, (y1 - y0) * ratio_y, (x1 - x0) * ratio_x)
+        pixels = slide.read_scaled(*box, (y1 - y0, x1 - x0))
+    pixels.flags.writeable = False  # whoever asks again gets the same array
+    return pixels
 
 
 class _LevelArray:
@@ -24,17 +53,13 @@ class _LevelArray:
     ndim = 3
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, slide: Slide, shape: tuple[int, int], level: int | None) -> None:
-        self._slide, self._level = slide, level
+    def __init__(self, boxes: _Boxes, shape: tuple[int, int], level: int | None) -> None:
+        self._boxes, self._level = boxes, level
         self.shape = (*shape, 3)
 
     def __getitem__(self, key: tuple[slice, slice, slice]) -> NDArray[np.uint8]:
         (y0, y1), (x0, x1) = ((s.start or 0, n if s.stop is None else s.stop) for s, n in zip(key, self.shape[:2], strict=False))
-        if self._level is not None:
-            return self._slide.read(self._level, y0, x0, y1 - y0, x1 - x0)[..., key[2]]
-        ratio_y, ratio_x = (full / n for full, n in zip(self._slide.shape, self.shape, strict=False))
-        box = (y0 * ratio_y, x0 * ratio_x, (y1 - y0) * ratio_y, (x1 - x0) * ratio_x)
-        return self._slide.read_scaled(*box, (y1 - y0, x1 - x0))[..., key[2]]
+        return self._boxes.read(self._level, self.shape[:2], y0, x0, y1, x1)[..., key[2]]
 
 
 def pyramid(slide: Slide, chunk_px: int = 512) -> list[da.Array]:
@@ -54,10 +79,11 @@ def pyramid(slide: Slide, chunk_px: int = 512) -> list[da.Array]:
     -------
     list of (H, W, 3) uint8 dask arrays
     """
-    arrays = [_LevelArray(slide, level.shape, index) for index, level in enumerate(slide.levels)]
+    boxes = _Boxes(slide)
+    arrays = [_LevelArray(boxes, level.shape, index) for index, level in enumerate(slide.levels)]
     while max(arrays[-1].shape[:2]) > _LARGEST_SINGLE_PX:
         h, w = arrays[-1].shape[:2]
-        arrays.append(_LevelArray(slide, (math.ceil(h / 4), math.ceil(w / 4)), None))
+        arrays.append(_LevelArray(boxes, (math.ceil(h / 4), math.ceil(w / 4)), None))
     return [
         da.from_array(
             array,
