@@ -31,10 +31,10 @@ def suspicious(codes: NDArray[np.float32], kind: str, rng: np.random.Generator) 
     """Return which tiles do not look like the others, (N,) bool.
 
     ``svm``: ten rounds of a one-class SVM with ν = 0.02, whose outliers are left out for good (Beggel et al. 2019,
-    arXiv:1901.06355, algorithm 1, step 2). ``neighbours``: four rounds in which the fifth of the tiles that lies farthest
-    from its ten nearest neighbours among the kept tiles of other folds is left out; a tile left out may come back. With 5%
-    of anomalies in the training set a fifth is not too many: the tiles in sparse places are those that anomalies hide
-    among (`benchmarks/accuracy.py`).
+    arXiv:1901.06355, algorithm 1, step 2, without training in between). ``neighbours``: four rounds in which the fifth of
+    the tiles that lies farthest from its ten nearest neighbours among the kept tiles of other folds is left out; a tile left
+    out may come back. With 5% of anomalies in the training set a fifth is not too many: the tiles in sparse places are those
+    that anomalies hide among (`benchmarks/accuracy.py`).
 
     Parameters
     ----------
