@@ -104,6 +104,21 @@ def test_a_download_that_nobody_answers_is_one_line(monkeypatch):
         fetch_weights(CNN)
 
 
+@pytest.mark.parametrize("words", ["timed out", ""])
+def test_a_download_that_breaks_off_is_one_line(monkeypatch, words):
+    import huggingface_hub
+
+    class ReadTimeoutError(Exception):
+        """What HTTP libraries raise need be neither an OSError nor the hub's."""
+
+    def fail(*args, **options):
+        raise ReadTimeoutError(words)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(BackboneError, match=f"cannot be downloaded .{words or 'ReadTimeoutError'}.*backbone_weights"):
+        fetch_weights(CNN)
+
+
 def test_what_was_fetched_is_found_and_used(monkeypatch, tmp_path):
     import huggingface_hub
 

@@ -70,7 +70,7 @@ def download_weights(name: str, config: Any) -> Path:
         except hub.errors.EntryNotFoundError as err:
             if isinstance(err, hub.errors.LocalEntryNotFoundError):  # nobody answered
                 raise BackboneError(f"the weights of {name} cannot be downloaded (no connection to the hub)", offline) from err
-        except (OSError, ValueError, hub.errors.HfHubHTTPError) as err:
-            reason = str(err).splitlines()[0][:160]
-            raise BackboneError(f"the weights of {name} cannot be downloaded ({reason})", offline) from err
+        except Exception as err:  # one that breaks off raises whatever the HTTP library under the hub's client does
+            reason = str(err).strip().split("\n")[0][:160] or type(err).__name__
+            raise BackboneError(f"the weights of {name} cannot be downloaded ({reason})", f"try again, or {offline}") from err
     raise BackboneError(f"{config.hf_hub_id} holds no weights that timm reads", offline)
