@@ -1,18 +1,20 @@
 """The controller without a window."""
 
 import queue
+import shutil
 import time
 
 import numpy as np
 import pytest
 
-from napari_histoad import open_slide
+from napari_histoad import AnomalyMap, open_slide
 from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError
 from napari_histoad.gui.controller import Controller
+from napari_histoad.slide import ArraySlide
 
 NAMES = (
     *("progressed", "tissue_found", "trained", "map_started", "map_updated"),
-    *("mapped", "reviewed", "saved", "failed", "cancelled"),
+    *("mapped", "reviewed", "saved", "failed", "cancelled", "left_behind"),
 )
 
 
@@ -117,9 +119,51 @@ def test_a_run_that_dies_can_be_taken_up_again(driver, own_slide, detector_file)
     assert driver.until("mapped", "failed")[0].info.complete
 
 
-def test_of_many_thresholds_in_a_row_the_last_is_shown(driver, map_folder):
-    from napari_histoad import AnomalyMap
+def test_what_was_found_on_another_slide_is_not_shown_on_this_one(driver, own_slide, detector_file, sample):
+    c = driver.controller
+    c.choose_slide(own_slide)
+    c.model = detector_file
+    c.compute_map()
+    driver.until("map_started", "failed")
+    c.choose_slide(open_slide(sample.path))
+    driver.seen.clear()
+    (words,) = driver.until("left_behind", "mapped", "failed")
+    assert "Choose case.tif" in words
+    assert {name for name, _ in driver.seen} <= {"progressed", "left_behind"}
+    assert c.map is None
+    c.choose_slide(own_slide)
+    driver.seen.clear()
+    c.compute_map()  # what was computed meanwhile is kept
+    (result,) = driver.until("mapped", "failed")
+    assert result.info.slide == "case.tif"
+    assert result.path.parent == own_slide.path.parent / "anomaly-maps"
+    assert len([1 for name, _ in driver.seen if name == "map_updated"]) == 0
 
+
+def test_a_slide_that_is_left_while_it_is_copied_stays_left(driver, own_slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
+    layer = ArraySlide([np.full((600, 600, 3), 200, np.uint8)], "layer", mpp=0.5)
+    c = driver.controller
+    c.choose_slide(layer)
+    c.compute_map()
+    c.choose_slide(own_slide)
+    (words,) = driver.until("left_behind", "failed", "map_started")
+    assert "Choose layer" in words
+    assert c.slide is own_slide
+    assert not c.busy
+
+
+def test_a_map_that_is_gone_is_told(driver, map_folder, tmp_path):
+    c = driver.controller
+    moved = shutil.copytree(map_folder, tmp_path / map_folder.name)
+    c.show(AnomalyMap.open(moved))
+    moved.rename(tmp_path / "elsewhere.ome.zarr")
+    c.request_review(0.1)
+    (words,) = driver.until("failed", "reviewed")
+    assert "is not there any more; put it back" in words
+
+
+def test_of_many_thresholds_in_a_row_the_last_is_shown(driver, map_folder):
     c = driver.controller
     c.show(AnomalyMap.open(map_folder))
     rates = np.geomspace(0.02, 0.5, 40).tolist()

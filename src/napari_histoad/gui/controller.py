@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from psygnal import Signal
 
-from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError, writing
+from napari_histoad.errors import HistoadError, MapError, MissingMppError, RegionError, SettingsError, writing
 from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap
@@ -102,6 +102,8 @@ class Controller:
     """Titles and pictures (H, W, 3) uint8 of a tile and of what the chosen detector and classifier make of it; in words."""
     saved = Signal(list)
     """Paths of the files."""
+    left_behind = Signal(str)
+    """A job on a slide has ended that is no longer the chosen one; in words."""
     slide_copied = Signal(object)
     """Slide, the copy on disk of one that was none."""
     failed = Signal(str)
@@ -117,6 +119,7 @@ class Controller:
         self.map: AnomalyMap | None = None
         self.out: Path | None = None
         self._job = ""
+        self._job_slide: Slide | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="review")
         self._asked: tuple[AnomalyMap, float] | None = None
         self._field: tuple[AnomalyMap, NDArray[np.float32]] | None = None
@@ -161,7 +164,7 @@ class Controller:
         slide = self._need_slide()
         if self.busy:
             raise HistoadError("another job is still running", "wait for its end, or cancel it")
-        self._job, self._eta = job, Eta()
+        self._job, self._job_slide, self._eta = job, slide, Eta()
         if slide.on_disk:
             self.client.submit(job, {"slide": str(slide.path), "slide_mpp": slide.mpp, **args})
         else:
@@ -188,16 +191,28 @@ class Controller:
 
     def _on_copied(self, copy: Slide | None, words: str, args: dict[str, Any] | None = None) -> None:
         self._copying = None
-        if copy is not None:
+        if copy is not None and self._still_chosen:
             self.slide = copy
             self.slide_copied.emit(copy)
             self._submit(words, **(args or {}))
             return
         self.busy_changed.emit(False)  # noqa: FBT003 - a signal takes positions
-        if words == "cancelled":
+        if copy is not None:
+            self._leave_behind()
+        elif words == "cancelled":
             self.cancelled.emit()
         else:
             self.failed.emit(words)
+
+    @property
+    def _still_chosen(self) -> bool:
+        """Whether the slide of the job at hand is the one that the user looks at; its resolution may have been set since."""
+        return self.slide is not None and self._job_slide is not None and self.slide.path == self._job_slide.path
+
+    def _leave_behind(self) -> None:
+        assert self._job_slide is not None
+        name = self._job_slide.path.name
+        self.left_behind.emit(f"Another slide was chosen meanwhile. Choose {name} and click again to see what was found there.")
 
     def _need_slide(self) -> Slide:
         if self.slide is None:
@@ -334,7 +349,7 @@ class Controller:
             self._on_result(event["result"])
 
     def _on_progress(self, progress: Progress) -> None:
-        if self._job == "map" and progress.stage == "Mapping":
+        if self._job == "map" and progress.stage == "Mapping" and self._still_chosen:
             if self.map is None:
                 self.map = AnomalyMap.open(progress.path)
                 self.map_started.emit(self.map)
@@ -344,7 +359,9 @@ class Controller:
         self.progressed.emit(progress, rate, left)
 
     def _on_result(self, result: dict[str, Any]) -> None:
-        if self._job == "tissue":
+        if self._job in ("tissue", "map") and not self._still_chosen:
+            self._leave_behind()
+        elif self._job == "tissue":
             mask = np.load(result["path"])
             Path(result["path"]).unlink(missing_ok=True)
             self.tissue_found.emit(TissueMask(mask, tuple(result["scale_yx"])), result["area_mm2"])
@@ -384,14 +401,22 @@ class Controller:
         self._pool.submit(self._review, self.map, rate)
 
     def _review(self, source: AnomalyMap, rate: float) -> None:
-        if self._asked != (source, rate):
-            return
+        if self._asked == (source, rate):
+            try:
+                review = self._reviewed_at(source, rate)
+            except HistoadError as err:
+                self._call_soon(partial(self.failed.emit, str(err)))
+            else:
+                self._call_soon(partial(self.reviewed.emit, review))
+
+    def _reviewed_at(self, source: AnomalyMap, rate: float) -> Review:
+        if not source.path.exists():  # chunks that are gone would read as empty ones
+            raise MapError(f"the map {source.path} is not there any more", "put it back, or compute it again")
         if self._field is None or self._field[0] is not source:  # the same for every threshold
             self._field = (source, source.score_field())
         labels = source.flag(rate, field=self._field[1])
         p_values = source.p_values
-        review = Review(source, labels, measure_regions(source, labels), rate, float((p_values <= rate).mean()))
-        self._call_soon(lambda: self.reviewed.emit(review))
+        return Review(source, labels, measure_regions(source, labels), rate, float((p_values <= rate).mean()))
 
     def close(self) -> None:
         """End the background process and the thread."""

@@ -116,6 +116,7 @@ class AnomalyPanel(PanelWidgets):
         c.slide_copied.connect(self._on_slide_copied)
         c.failed.connect(self._on_failed)
         c.busy_changed.connect(self._on_busy)
+        c.left_behind.connect(show_info)
         c.cancelled.connect(lambda: show_info("Cancelled. What was finished is kept: click again to go on."))
 
     def _guarded(self, action: Callable[[], object]) -> Callable[..., None]:
