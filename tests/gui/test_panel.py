@@ -206,6 +206,32 @@ def test_outlines_drawn_in_another_scale_land_in_the_right_place(viewer, panel, 
     assert panel.normal_regions()[0].geometry.bounds == pytest.approx((100.5, 200.5, 300.5, 400.5))
 
 
+def test_outlines_belong_to_the_slide_that_they_were_drawn_on(viewer, panel, words, sample, tmp_path):
+    other = tmp_path / "other.tif"
+    other.write_bytes(sample.path.read_bytes())
+    viewer.open(str(sample.path), plugin="napari-histoad")
+    panel.outline_button.native.click()
+    first = viewer.layers["Normal tissue"]
+    box = np.array([[100, 200], [100, 400], [300, 400], [300, 200]])
+    first.add_rectangles(box)
+    viewer.open(str(other), plugin="napari-histoad")
+    panel.slide_box.value = viewer.layers["other"]
+    assert panel.normal_regions() == []
+    assert not first.visible
+    panel.train_button.native.click()
+    assert "no normal tissue is outlined" in words.pop()
+    panel.outline_button.native.click()
+    second = viewer.layers.selection.active
+    assert second is not first
+    second.add_rectangles(box / 2)
+    assert [region.geometry.bounds for region in panel.normal_regions()] == [(50.5, 100.5, 150.5, 200.5)]
+    viewer.layers.remove("sample")
+    viewer.open(str(sample.path), plugin="napari-histoad")
+    panel.slide_box.value = viewer.layers["sample"]
+    assert (first.visible, second.visible) == (True, False)
+    assert [region.geometry.bounds for region in panel.normal_regions()] == [(100.5, 200.5, 300.5, 400.5)]
+
+
 def test_maps_and_slides_open_by_dropping_them(viewer, sample, map_folder):
     viewer.open([str(sample.path)], plugin="napari-histoad")
     viewer.open(str(map_folder), plugin="napari-histoad")

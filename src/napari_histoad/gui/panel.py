@@ -49,6 +49,8 @@ __all__ = ["AnomalyPanel"]
 
 
 _SAME_PX = 0.5
+_OUTLINES_OF = "histoad_outlines_of"
+"""Where the metadata of a layer of outlines say which slide they were drawn on."""
 
 
 class _Bridge(QObject):
@@ -142,6 +144,7 @@ class AnomalyPanel(PanelWidgets):
             self.slide_box.value = choices[-1][1]
         if self.slide_box.value is not before or before is None:
             self._on_slide()
+        self._normal_layer()  # outlines that came without a slide are this one's
 
     def _on_slide(self, _: object = None) -> None:
         layer, slide = self.slide_box.value, None
@@ -150,6 +153,8 @@ class AnomalyPanel(PanelWidgets):
         except HistoadError as err:
             self._on_failed(str(err))
         self.controller.choose_slide(slide)
+        for outlines in self._outlines():
+            outlines.visible = outlines.metadata.get(_OUTLINES_OF, _named(layer)) == _named(layer)
         self._place(layer, self.controller.slide)
         self._show_slide(self.controller.slide)
 
@@ -227,8 +232,17 @@ class AnomalyPanel(PanelWidgets):
 
     # -- 3 normal
 
+    def _outlines(self) -> list[Shapes]:
+        """Return the outlines of normal tissue, of all slides."""
+        return [y for y in self.viewer.layers if isinstance(y, Shapes) and y.name.startswith(NORMAL_NAME)]
+
     def _normal_layer(self) -> Shapes | None:
-        return next((y for y in self.viewer.layers if isinstance(y, Shapes) and y.name == NORMAL_NAME), None)
+        """Return the outlines on the chosen slide; those that belong to none yet become its own."""
+        slide_layer = self.slide_box.value
+        if slide_layer is None:
+            return None
+        of = _named(slide_layer)
+        return next((y for y in self._outlines() if y.metadata.setdefault(_OUTLINES_OF, of) == of), None)
 
     def _need_normal_layer(self) -> Shapes:
         layer = self._normal_layer()
@@ -380,6 +394,11 @@ class AnomalyPanel(PanelWidgets):
         for old in [y for y in self.viewer.layers if y.name == layer.name]:
             self.viewer.layers.remove(old)
         return self.viewer.add_layer(layer)
+
+
+def _named(layer: Layer | None) -> str:
+    """Return what tells a slide's layer from others, also when it is opened again."""
+    return "" if layer is None else str(layer.source.path or layer.name)
 
 
 def _same_place(one: BaseGeometry, other: BaseGeometry) -> bool:
