@@ -133,6 +133,7 @@ def test_a_killed_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # 35 runs, each of which imports torch
 def test_a_map_killed_twenty_times_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
     in_time = sum(_kill_and_resume(sample, tmp_path / f"{i}", detector_file, kills=4, seed=i) for i in range(7))
     assert in_time >= 20

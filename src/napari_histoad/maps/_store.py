@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from napari_histoad.calibration import Calibration, discovery_rate
 from napari_histoad.errors import MapError, OtherMapError, writing
-from napari_histoad.maps._blend import add_tile
+from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
 from napari_histoad.maps._writer import on_medium
 from napari_histoad.tiles import TissueMask
@@ -293,13 +293,16 @@ class AnomalyMap:
     def field(self, column: str, box: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
         """Return a column of the tile table blended over the cells, see `score_field`."""
         y0, x0, y1, x1 = (0, 0, *self.geometry.shape) if box is None else box
-        total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
-        window, c = self.geometry.window(), self.geometry.cells_per_tile
+        c, step = self.geometry.cells_per_tile, self.geometry.cells_per_step
         near = np.flatnonzero((self._cells < (y1, x1)).all(axis=1) & (self._cells + c > (y0, x0)).all(axis=1))
-        values = self._values(column, near)
-        scored = ~np.isnan(values)
-        for value, (y, x) in zip(values[scored], self._cells[near[scored]].tolist(), strict=True):
-            add_tile(total, weight, np.broadcast_to(value, (c, c)), window, y - y0, x - x0)
+        # All places of the grid from which a tile would reach the box, whether there is tissue or not.
+        first, stop = (np.array([y0, x0]) - c) // step + 1, -(-np.array([y1, x1]) // step)
+        grid = np.full(stop - first, np.nan, np.float32)
+        grid[tuple((self._cells[near] // step - first).T)] = self._values(column, near)
+        top, left = np.array([y0, x0]) - first * step
+        total, weight = (
+            sums[top : top + y1 - y0, left : left + x1 - x0] for sums in blend_grid(grid, self.geometry.window(), step)
+        )
         seen = (weight > 0) & self.tissue_cells(y0, x0, y1, x1)
         return np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
 

@@ -1,0 +1,31 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_histoad.maps._blend import add_tile, blend_grid
+
+
+@given(n=st.integers(1, 5), m=st.integers(1, 5), c=st.integers(1, 9), step=st.integers(1, 11), seed=st.integers(0, 99))
+def test_a_grid_at_once_equals_its_tiles_one_by_one(n, m, c, step, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.random((n, m), np.float32)
+    values[rng.random((n, m)) < 0.3] = np.nan
+    window = rng.random((c, c), np.float32) + np.float32(0.1)
+    total, weight = blend_grid(values, window, step)
+    by_tile = np.zeros_like(total), np.zeros_like(weight)
+    for i, j in np.argwhere(~np.isnan(values)).tolist():
+        add_tile(*by_tile, np.full((c, c), values[i, j]), window, i * step, j * step)
+    assert np.allclose(total, by_tile[0], rtol=1e-5)
+    assert np.allclose(weight, by_tile[1], rtol=1e-5)
+
+
+@given(first=st.integers(0, 3), stop=st.integers(5, 8), step=st.integers(1, 6))
+def test_a_part_equals_the_whole_to_the_bit(first, stop, step):
+    values = np.random.default_rng(0).random((8, 8), np.float32)
+    window = np.random.default_rng(1).random((5, 5), np.float32)
+    reach = -(-5 // step)
+    whole = blend_grid(values, window, step)
+    part = blend_grid(values[first:stop], window, step)
+    inside = slice((reach - 1) * step, (stop - first) * step)  # cells that no tile before the part reaches
+    for of_whole, of_part in zip(whole, part, strict=True):
+        assert np.array_equal(of_part[inside], of_whole[first * step :][inside])
