@@ -149,6 +149,12 @@ _kept: dict[tuple[Any, ...], tuple[Slide, Slide, Detector]] = {}
 """Of the last explanation: slide, slide as seen, detector. The next tile's need not open, load and measure stains again."""
 
 
+def _let_go() -> None:
+    """Close what the last explanation kept: Windows lets nobody replace a file that is open."""
+    while _kept:
+        _kept.popitem()[1][0].close()
+
+
 def _explaining(slide: str, slide_mpp: float | None, model: str) -> tuple[Slide, Detector]:
     from napari_histoad.classifiers import load_model
     from napari_histoad.engine import seen_by
@@ -156,8 +162,7 @@ def _explaining(slide: str, slide_mpp: float | None, model: str) -> tuple[Slide,
 
     key = (slide, slide_mpp, model, Path(model).exists() and Path(model).stat().st_mtime_ns)
     if key not in _kept:
-        while _kept:
-            _kept.popitem()[1][0].close()
+        _let_go()
         loaded = load_model(model)
         opened = open_slide(slide, slide_mpp, srgb=loaded.settings.srgb)
         try:
@@ -277,6 +282,8 @@ class _Server:
         try:
             if name not in JOBS:
                 raise SettingsError(f"there is no job named {name!r}", f"known are {', '.join(JOBS)}")
+            if name != "explain":
+                _let_go()
             job = JOBS[name](args)
             while True:
                 if number in self._cancelled:
