@@ -144,7 +144,9 @@ class AnomalyPanel(PanelWidgets):
             self.slide_box.value = choices[-1][1]
         if self.slide_box.value is not before or before is None:
             self._on_slide()
-        self._normal_layer()  # outlines that came without a slide are this one's
+        if self.slide_box.value is not None:  # outlines that came without a slide are this one's
+            for outlines in self._outlines():
+                outlines.metadata.setdefault(_OUTLINES_OF, _named(self.slide_box.value))
 
     def _on_slide(self, _: object = None) -> None:
         layer, slide = self.slide_box.value, None
@@ -154,7 +156,7 @@ class AnomalyPanel(PanelWidgets):
             self._on_failed(str(err))
         self.controller.choose_slide(slide)
         for outlines in self._outlines():
-            outlines.visible = outlines.metadata.get(_OUTLINES_OF, _named(layer)) == _named(layer)
+            outlines.visible = self._on_chosen_slide(outlines)
         self._place(layer, self.controller.slide)
         self._show_slide(self.controller.slide)
 
@@ -237,12 +239,11 @@ class AnomalyPanel(PanelWidgets):
         return [y for y in self.viewer.layers if isinstance(y, Shapes) and y.name.startswith(NORMAL_NAME)]
 
     def _normal_layer(self) -> Shapes | None:
-        """Return the outlines on the chosen slide; those that belong to none yet become its own."""
-        slide_layer = self.slide_box.value
-        if slide_layer is None:
-            return None
-        of = _named(slide_layer)
-        return next((y for y in self._outlines() if y.metadata.setdefault(_OUTLINES_OF, of) == of), None)
+        return next((y for y in self._outlines() if self._on_chosen_slide(y)), None)
+
+    def _on_chosen_slide(self, outlines: Shapes) -> bool:
+        chosen = _named(self.slide_box.value)
+        return bool(outlines.metadata.get(_OUTLINES_OF, chosen) == chosen)
 
     def _need_normal_layer(self) -> Shapes:
         layer = self._normal_layer()
