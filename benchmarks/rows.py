@@ -20,6 +20,8 @@ def read_rows(path: Path) -> list[dict]:
 def append_row(path: Path, row: dict) -> None:
     """Add a row; the first one says what the columns are."""
     new = not path.exists()
+    if not new and list(read_rows(path)[0]) != list(row):
+        raise SystemExit(f"{path} has other columns than what is measured now; give --out another name")
     with path.open("a", newline="") as handle:
         writer = csv.DictWriter(handle, list(row))
         if new:

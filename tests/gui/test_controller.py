@@ -140,6 +140,16 @@ def test_what_was_found_on_another_slide_is_not_shown_on_this_one(driver, own_sl
     assert len([1 for name, _ in driver.seen if name == "map_updated"]) == 0
 
 
+def test_tissue_of_a_slide_that_was_left_leaves_no_file(driver, own_slide, sample):
+    c = driver.controller
+    c.choose_slide(own_slide)
+    c.find_tissue()
+    c.choose_slide(open_slide(sample.path))
+    driver.until("left_behind", "tissue_found", "failed")
+    assert "tissue_found" not in dict(driver.seen)
+    assert list((own_slide.path.parent / "anomaly-maps").iterdir()) == []
+
+
 def test_a_slide_that_is_left_while_it_is_copied_stays_left(driver, own_slide, tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
     layer = ArraySlide([np.full((600, 600, 3), 200, np.uint8)], "layer", mpp=0.5)

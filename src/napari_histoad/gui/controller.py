@@ -359,11 +359,12 @@ class Controller:
         self.progressed.emit(progress, rate, left)
 
     def _on_result(self, result: dict[str, Any]) -> None:
+        if self._job == "tissue":
+            mask = np.load(result["path"])
+            Path(result["path"]).unlink(missing_ok=True)
         if self._job in ("tissue", "map") and not self._still_chosen:
             self._leave_behind()
         elif self._job == "tissue":
-            mask = np.load(result["path"])
-            Path(result["path"]).unlink(missing_ok=True)
             self.tissue_found.emit(TissueMask(mask, tuple(result["scale_yx"])), result["area_mm2"])
         elif self._job in ("train", "recalibrate"):
             self.model = Path(result["path"])
