@@ -62,13 +62,13 @@ def map_folder(sample, detector_file, tmp_path_factory) -> Path:
 def write_tiff(tmp_path) -> Callable[..., Path]:
     """Return a function that writes a tiled RGB TIFF."""
 
-    def write(image, name="slide.tif", tile=(64, 64), mpp=0.5, levels=1, compression=None, **options) -> Path:
+    def write(image, name="slide.tif", tile=(64, 64), mpp=0.5, levels=1, step=2, compression=None, **options) -> Path:
         path = tmp_path / name
         if mpp is not None:
             options |= {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
         with tifffile.TiffWriter(path) as tif:
             for level in range(levels):
-                part = np.ascontiguousarray(image[:: 2**level, :: 2**level])
+                part = np.ascontiguousarray(image[:: step**level, :: step**level])
                 tif.write(
                     part,
                     tile=tile,

@@ -147,6 +147,18 @@ def test_pyramid_is_lazy_whole_and_equally_chunked(write_tiff):
         assert arrays[1].compute().mean() == pytest.approx(image.mean(), abs=1)
 
 
+def test_a_pyramid_fills_wide_gaps_between_levels_with_halves(write_tiff):
+    image = _picture(1000, 800)
+    with open_slide(write_tiff(image, levels=2, step=4)) as slide:
+        arrays = pyramid(slide)
+        assert [a.shape[:2] for a in arrays] == [(1000, 800), (500, 400), (250, 200)]
+        halves = image.reshape(500, 2, 400, 2, 3).mean((1, 3))
+        assert np.abs(arrays[1].compute() - halves).max() <= 1
+        assert np.array_equal(arrays[2].compute(), image[::4, ::4])
+    with open_slide(write_tiff(image, "b.tif", levels=3)) as slide:
+        assert len(pyramid(slide)) == 3
+
+
 def test_a_pyramid_reads_a_chunk_once_and_pickles(write_tiff, monkeypatch):
     image = _picture(2500, 900)
     read = []

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["pyramid"]
 
 _LARGEST_SINGLE_PX = 2048
+_WIDEST_GAP = 3
 _KEPT_CHUNKS = 256
 
 
@@ -66,7 +67,8 @@ def pyramid(slide: Slide, chunk_px: int = 512) -> list[da.Array]:
     """Return the slide as lazy arrays, finest first, in equal chunks on every level.
 
     Where the file ends at a large level, coarser ones are added that are computed when looked at, so that a
-    viewer never loads a giant single level.
+    viewer never loads a giant single level. Where one level is a quarter of the last, as in most scanners' files, the half
+    is added in between: viewers take the next finer level, which would be up to sixteen pixels for each on the screen.
 
     Parameters
     ----------
@@ -80,10 +82,13 @@ def pyramid(slide: Slide, chunk_px: int = 512) -> list[da.Array]:
     list of (H, W, 3) uint8 dask arrays
     """
     boxes = _Boxes(slide)
-    arrays = [_LevelArray(boxes, level.shape, index) for index, level in enumerate(slide.levels)]
+    arrays: list[_LevelArray] = []
+    for index, level in enumerate(slide.levels):
+        while arrays and arrays[-1].shape[0] > _WIDEST_GAP * level.shape[0]:
+            arrays.append(_LevelArray(boxes, _half(arrays[-1]), None))
+        arrays.append(_LevelArray(boxes, level.shape, index))
     while max(arrays[-1].shape[:2]) > _LARGEST_SINGLE_PX:
-        h, w = arrays[-1].shape[:2]
-        arrays.append(_LevelArray(boxes, (math.ceil(h / 4), math.ceil(w / 4)), None))
+        arrays.append(_LevelArray(boxes, _half(arrays[-1]), None))
     return [
         da.from_array(
             array,
@@ -94,3 +99,7 @@ def pyramid(slide: Slide, chunk_px: int = 512) -> list[da.Array]:
         )
         for i, array in enumerate(arrays)
     ]
+
+
+def _half(array: _LevelArray) -> tuple[int, int]:
+    return math.ceil(array.shape[0] / 2), math.ceil(array.shape[1] / 2)
