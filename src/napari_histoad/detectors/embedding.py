@@ -126,12 +126,13 @@ class EmbeddingSettings(EncoderSettings):
     subspace : float
         Share of the variance that the subspace of normals explains.
     cells : int
-        Parts of normal tiles kept to draw the error map by; 0 draws none.
+        Parts of normal tiles kept to draw the error map by; 0 draws none. Drawn at random: a coreset of so few holds little
+        but what is rare among the normals.
     """
 
     measure: Measure = "fused"
     subspace: float = Field(0.5, ge=0, lt=1)
-    cells: int = Field(2048, ge=0, le=200_000)
+    cells: int = Field(512, ge=0, le=200_000)
 
 
 class EmbeddingDetector(EncoderDetector):
@@ -149,8 +150,9 @@ class EmbeddingDetector(EncoderDetector):
 
     def fit_details(self, images: NDArray[np.uint8]) -> None:
         if self.settings.cells:
-            drawn = features_of(self._some_cells, images, self.device)
-            self._cells.fit(drawn.reshape(-1, self.cell_dimensions))
+            cells = features_of(self._some_cells, images, self.device).reshape(-1, self.cell_dimensions)
+            drawn = torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))
+            self._cells.fit(cells[drawn[: self.settings.cells]])
 
     def _some_cells(self, images: Tensor) -> Tensor:
         cells = self._coarse(self.encoder(to_pixels(images)).cells).flatten(2)
