@@ -108,6 +108,22 @@ def test_slow_learners_learn(name):
     assert _score(detector, images).score.median() < 0.75 * before
 
 
+def test_the_loss_follows_the_weights_of_tiles(detector):
+    if not detector.steps:
+        pytest.skip("learns without steps")
+    images = torch.from_numpy(_tiles(6, seed=4))
+
+    def loss(weights):
+        torch.manual_seed(0)
+        with torch.inference_mode():
+            return float(detector.losses(images, weights)["loss"])
+
+    some, others, none = torch.tensor([1.0, 1, 0, 0, -0.5, 2]), torch.tensor([0.0, 0, 1, 1, 1.5, -1]), torch.zeros(6)
+    assert loss(None) == pytest.approx(loss(torch.ones(6)), rel=1e-5)
+    assert loss(some) + loss(others) == pytest.approx(loss(torch.ones(6)) + loss(none), rel=1e-4)
+    assert loss(none) < loss(None)
+
+
 def test_saved_and_loaded_it_scores_the_same(detector, tmp_path):
     images = _tiles(6, seed=3)
     before = _score(detector, images).score

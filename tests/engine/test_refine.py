@@ -21,13 +21,17 @@ def _tiles(n_normal, n_noise, seed=0):
     return TileSet(images, np.arange(len(images)) // 5)
 
 
+@pytest.mark.parametrize("features", [4, 16, 128])
+@pytest.mark.parametrize("tiles", [100, 400])
 @pytest.mark.parametrize("kind", ["neighbours", "svm"])
-def test_most_of_a_few_strangers_are_found(kind):
+def test_a_few_strangers_are_found_and_no_more_than_a_fifth_is_left_out(kind, tiles, features):
     rng = np.random.default_rng(0)
-    codes = np.concatenate([rng.normal(size=(380, 8)), rng.normal(size=(20, 8)) * 1.5 + 3]).astype(np.float32)
+    strangers = tiles // 20
+    codes = rng.normal(size=(tiles, features)).astype(np.float32)
+    codes[:strangers] = codes[:strangers] * 1.5 + 3
     found = suspicious(codes, kind, rng)
-    assert found[380:].mean() > 0.6
-    assert found[380:].mean() > found[:380].mean() + 0.25
+    assert found[:strangers].mean() > 0.8
+    assert found.mean() < 0.25
 
 
 @pytest.mark.parametrize("method", ["texture", "vqvae"])
@@ -43,6 +47,51 @@ def test_refined_training_leaves_the_strangers_out(method):
         assert set(range(190, 200)) <= set(detector.left_out.tolist())
         noise = score_images(detector, _tiles(0, 8, seed=1).images, "cpu")
         assert (detector.calibration.p_value(noise) < 0.05).all()
+
+
+def _svm_refined(checkpoint=None):
+    torch.manual_seed(0)
+    detector = create_detector("adversarial_autoencoder", tile_px=64, max_steps=10, batch=8, input_px=16)
+    return fit_job(detector, _tiles(150, 8), device="cpu", refine="svm", checkpoint=checkpoint)
+
+
+def test_a_network_learns_on_between_rounds_and_then_to_do_worse_on_the_worst(monkeypatch):
+    seen, events = [], []
+    real = type(create_detector("adversarial_autoencoder", tile_px=64)).learn
+
+    def learn(self, images, optimizers, backward, weights=None):
+        if weights is not None:
+            seen.append(weights)
+        return real(self, images, optimizers, backward, weights)
+
+    monkeypatch.setattr(type(create_detector("adversarial_autoencoder", tile_px=64)), "learn", learn)
+    detector = run(_svm_refined(), events.append)
+    assert [e.done for e in events if e.stage == "Refining"] == list(range(10))
+    trainings = [e.total for e in events if e.stage == "Training" and e.done == 0]
+    assert trainings == [10, *[2] * 10, 10]
+    weights = torch.cat(seen)
+    assert sorted(weights.unique().tolist()) == pytest.approx([-0.05, 1.0])
+    assert (weights < 0).float().mean() < 0.2
+    kept = np.setdiff1d(np.arange(158), detector.left_out)
+    assert 0.02 < len(detector.left_out) / 158 < 0.35
+    assert len(kept) + len(detector.left_out) == 158
+
+
+def test_a_cut_refinement_goes_on_and_ends_the_same(tmp_path):
+    undisturbed = run(_svm_refined())
+    checkpoint = tmp_path / "c"
+    job = _svm_refined(checkpoint)
+    for progress in job:
+        if progress.stage == "Refining" and progress.done == 6:
+            break
+    job.close()
+    events = []
+    resumed = run(_svm_refined(checkpoint), events.append)
+    # The trainings before the cut are not done again: they begin at their end.
+    assert [e.done for e in events if e.stage == "Training"][:2] == [10, 10]
+    assert np.array_equal(resumed.left_out, undisturbed.left_out)
+    images = _tiles(8, 0, seed=1).images
+    assert np.array_equal(score_images(resumed, images, "cpu"), score_images(undisturbed, images, "cpu"))
 
 
 def test_unknown_refinements_and_methods_without_features_are_refused():

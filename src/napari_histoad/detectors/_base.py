@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from napari_histoad.calibration import Calibration
 
-__all__ = ["BackboneRecord", "Detector", "DetectorSettings", "TileScores", "descend", "load_module", "module_state"]
+__all__ = [
+    "BackboneRecord",
+    "Detector",
+    "DetectorSettings",
+    "TileScores",
+    "descend",
+    "load_module",
+    "module_state",
+    "weighted_mean",
+]
 
 _STEEPEST = 1.0
 
@@ -153,8 +162,11 @@ class Detector(ABC):
     def prepare(self, images: NDArray[np.uint8]) -> None:
         """Estimate constants from training tiles (N, H, W, 3) before gradient descent."""
 
-    def losses(self, images: Tensor) -> dict[str, Tensor]:
-        """Return named losses of a batch (B, H, W, 3) uint8; ``"loss"`` is descended, the others are shown."""
+    def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Return named losses of a batch (B, H, W, 3) uint8; ``"loss"`` is descended, the others are shown.
+
+        ``weights`` (B,) says how much each tile counts, by default 1; below 0 is what the network is to do worse on.
+        """
         raise NotImplementedError(f"{self.name} is not trained by gradient descent")
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -162,7 +174,11 @@ class Detector(ABC):
         raise NotImplementedError(f"{self.name} is not trained by gradient descent")
 
     def learn(
-        self, images: Tensor, optimizers: list[torch.optim.Optimizer], backward: Callable[[Tensor], None]
+        self,
+        images: Tensor,
+        optimizers: list[torch.optim.Optimizer],
+        backward: Callable[[Tensor], None],
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Take one step of gradient descent on a batch (B, H, W, 3) uint8 and return what to show.
 
@@ -173,8 +189,10 @@ class Detector(ABC):
             What `optimizers` returned.
         backward : callable
             Computes gradients of a loss, in place of ``loss.backward()``.
+        weights : (B,) float32 tensor, optional
+            See `losses`.
         """
-        losses = self.losses(images)
+        losses = self.losses(images, weights)
         descend(losses["loss"], optimizers[0], backward)
         return losses
 
@@ -234,6 +252,12 @@ def load_module(state: dict[str, Tensor], prefix: str, module: nn.Module) -> Non
     """Take over what `module_state` returned; raises RuntimeError if names or shapes do not fit."""
     start = f"{prefix}."
     module.load_state_dict({name[len(start) :]: value for name, value in state.items() if name.startswith(start)})
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean over a batch of values (B, ...), each tile's times its weight (B,) if there are any."""
+    values = values.flatten(1).mean(1) if values.ndim > 1 else values
+    return values.mean() if weights is None else (values * weights).mean()
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer, backward: Callable[[Tensor], None]) -> None:

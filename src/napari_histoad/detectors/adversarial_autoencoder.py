@@ -1,7 +1,7 @@
 """Adversarial autoencoder: an anomaly is rebuilt badly, or its code is unlikely under the prior.
 
 Paper: Beggel, Pfeiffer & Bischl 2019 (arXiv:1901.06355). The refinement of its training set is an option of every
-detector's training, see `napari_histoad.engine`.
+detector's training, see `napari_histoad.engine.fit_job`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, descend, load_module, module_state
+from napari_histoad.detectors._base import (
+    Detector,
+    DetectorSettings,
+    TileScores,
+    descend,
+    load_module,
+    module_state,
+    weighted_mean,
+)
 from napari_histoad.detectors._criteria import Criteria
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.augment import colour_jitter, turn
@@ -87,26 +95,33 @@ class AdversarialAutoencoderDetector(Detector):
     def _pixels(self, images: Tensor) -> Tensor:
         return shrink(to_pixels(images), self.settings.input_px)
 
-    def losses(self, images: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = self._pixels(images)
         if self._network.training:
             pixels = colour_jitter(turn(pixels))
-        return {"loss": F.mse_loss(self._autoencoder(pixels)[0], pixels)}
+        return {"loss": weighted_mean((self._autoencoder(pixels)[0] - pixels).square(), weights)}
 
     def learn(
-        self, images: Tensor, optimizers: list[torch.optim.Optimizer], backward: Callable[[Tensor], None]
+        self,
+        images: Tensor,
+        optimizers: list[torch.optim.Optimizer],
+        backward: Callable[[Tensor], None],
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         rebuild, judge, deceive = optimizers
-        losses = super().learn(images, [rebuild], backward)
+        losses = super().learn(images, [rebuild], backward, weights)
         pixels = self._pixels(images)
         code = self._autoencoder.encoder(pixels).float()
         prior = torch.randn_like(code)
         logits = self._critic(torch.cat([prior, code.detach()])).float()[:, 0]
-        real = torch.cat([torch.ones(len(prior)), torch.zeros(len(code))]).to(logits.device)
-        judged = F.binary_cross_entropy_with_logits(logits, real)
+        of_prior = torch.ones(len(prior), device=logits.device)
+        of_code = torch.ones_like(of_prior) if weights is None else weights
+        real = torch.cat([of_prior, torch.zeros_like(of_prior)])
+        both = torch.cat([of_prior, of_code])
+        judged = weighted_mean(F.binary_cross_entropy_with_logits(logits, real, reduction="none"), both)
         descend(judged, judge, backward)
         passed = self._critic(code).float()[:, 0]
-        deceived = F.binary_cross_entropy_with_logits(passed, torch.ones_like(passed))
+        deceived = weighted_mean(F.binary_cross_entropy_with_logits(passed, torch.ones_like(passed), reduction="none"), of_code)
         descend(deceived, deceive, backward)
         return {**losses, "critic": judged, "deception": deceived}
 

@@ -86,14 +86,15 @@ class EncoderDetector(FeatureDetector):
         assert self._network is not None
         return [torch.optim.AdamW(self._network.parameters(), lr=self.settings.learning_rate, weight_decay=1e-4)]
 
-    def losses(self, images: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         assert self._network is not None
         pixels = to_pixels(images)
         side = min(_VIEW_PX, self.settings.tile_px)
         # Two views of a tile: other place, size, way up, stain; what they share is the tissue.
         views = [colour_jitter(stain_jitter(resized_crop(pixels, side, 0.3), 0.15), 0.2, 0.1) for _ in range(2)]
         features = self.encoder(torch.cat(views)).tile
-        return contrast(*self._network["projector"](features).chunk(2))
+        one, other = self._network["projector"](features).chunk(2)
+        return contrast(one, other, weights)
 
     def codes(self, images: Tensor) -> Tensor:
         features: Tensor = self.encoder(to_pixels(images)).tile

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state, weighted_mean
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.autoencoder import shrink
 from napari_histoad.networks.wide_resnet import WideResNet
@@ -92,7 +92,7 @@ class GeometricTransformsDetector(Detector):
     def _shrunk(self, images: Tensor) -> Tensor:
         return 2 * shrink(to_pixels(images), self.settings.input_px) - 1
 
-    def losses(self, images: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = self._shrunk(images)
         if self._network.training:
             which = torch.randint(TRANSFORMS, (len(pixels),))
@@ -101,7 +101,10 @@ class GeometricTransformsDetector(Detector):
         changed = torch.cat([transformed(pixels[k : k + 1], int(t)) for k, t in enumerate(which)])
         logits = self._network(changed)
         target = which.to(pixels.device)
-        return {"loss": F.cross_entropy(logits, target), "accuracy": (logits.argmax(1) == target).float().mean()}
+        return {
+            "loss": weighted_mean(F.cross_entropy(logits, target, reduction="none"), weights),
+            "accuracy": (logits.argmax(1) == target).float().mean(),
+        }
 
     def _predictions(self, images: Tensor) -> Tensor:
         """Return the class probabilities (B, T, 72) of a batch in each scored transform."""

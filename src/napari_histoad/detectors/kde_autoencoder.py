@@ -9,10 +9,9 @@ import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state, weighted_mean
 from napari_histoad.detectors._criteria import Criteria
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.augment import colour_jitter, turn
@@ -83,11 +82,11 @@ class KdeAutoencoderDetector(Detector):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [torch.optim.Adam(self._network.parameters(), lr=self.settings.learning_rate)]
 
-    def losses(self, images: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = shrink(to_pixels(images), self._side)
         if self._network.training:
             pixels = colour_jitter(turn(pixels))
-        return {"loss": F.mse_loss(self._network(pixels)[0], pixels)}
+        return {"loss": weighted_mean((self._network(pixels)[0] - pixels).square(), weights)}
 
     def rebuild(self, images: Tensor) -> Tensor:
         rebuilt: Tensor = self._network(shrink(to_pixels(images), self._side))[0]

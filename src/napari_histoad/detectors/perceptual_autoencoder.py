@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
-from napari_histoad.detectors._base import TileScores, descend
+from napari_histoad.detectors._base import TileScores, descend, weighted_mean
 from napari_histoad.detectors._features import to_pixels
 from napari_histoad.detectors._perception import PerceptualDetector, PerceptualSettings, open_distance
 from napari_histoad.networks.augment import crop, turn
@@ -114,7 +114,7 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
         phase = min(int(at), phases - 1)
         return (phase + 1) // 2, (at - phase if phase % 2 else 1.0)
 
-    def losses(self, images: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = to_pixels(images)
         side = min(_CROP_PX, pixels.shape[-1])
         pixels = turn(crop(pixels, side)) if self._network.training else _middle(pixels)
@@ -126,17 +126,21 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
             pixels = alpha * pixels + (1 - alpha) * blurred
         rebuilt = (self._autoencoder(2 * pixels - 1, stage, alpha) + 1) / 2
         inner = 1 - alpha if stage == self.settings.stages - 1 else 1.0
-        found = {"perceptual": self._distance(pixels, rebuilt, inner)[0].mean()}
+        found = {"perceptual": weighted_mean(self._distance(pixels, rebuilt, inner)[0], weights)}
         found["loss"] = found["perceptual"]
         if self.settings.l1:
-            found["l1"] = (rebuilt - pixels).abs().mean()
+            found["l1"] = weighted_mean((rebuilt - pixels).abs(), weights)
             found["loss"] = found["loss"] + self.settings.l1 * found["l1"]
         if self.settings.wgan and self._network.training and pixels.shape[-1] == _CROP_PX:
-            found["loss"] = found["loss"] - self.settings.wgan * self._network["critic"](2 * rebuilt - 1).mean()
+            found["loss"] = found["loss"] - self.settings.wgan * weighted_mean(self._network["critic"](2 * rebuilt - 1), weights)
         return found
 
     def learn(
-        self, images: Tensor, optimizers: list[torch.optim.Optimizer], backward: Callable[[Tensor], None]
+        self,
+        images: Tensor,
+        optimizers: list[torch.optim.Optimizer],
+        backward: Callable[[Tensor], None],
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         if self.settings.wgan and self.stage() == (self.settings.stages - 1, 1.0) and self.settings.tile_px >= _CROP_PX:
@@ -147,7 +151,7 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
                 with torch.autocast(real.device.type, enabled=False):
                     loss, found["wasserstein"] = gradient_penalty(self._network["critic"], real, fake.float())
                 descend(loss, optimizers[1], backward)
-        found |= super().learn(images, optimizers, backward)
+        found |= super().learn(images, optimizers, backward, weights)
         self._network.step += 1  # type: ignore[operator, assignment]
         return found
 

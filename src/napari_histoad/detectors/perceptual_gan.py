@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from napari_histoad.detectors._base import TileScores, descend
+from napari_histoad.detectors._base import TileScores, descend, weighted_mean
 from napari_histoad.detectors._features import to_pixels
 from napari_histoad.detectors._perception import PerceptualDetector, PerceptualSettings, open_distance
 from napari_histoad.networks.augment import turn
@@ -97,12 +97,16 @@ class PerceptualGanDetector(PerceptualDetector):
         ways += [(part, self.settings.critic_rate) for part in (self._of_images, self._of_latents)]
         return [torch.optim.Adam(part.parameters(), lr=rate, betas=_BETAS) for part, rate in ways]
 
-    def losses(self, images: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = self._pixels(images)
-        return {"loss": self._distance((pixels + 1) / 2, (self._autoencoder(pixels) + 1) / 2)[0].mean()}
+        return {"loss": weighted_mean(self._distance((pixels + 1) / 2, (self._autoencoder(pixels) + 1) / 2)[0], weights)}
 
     def learn(
-        self, images: Tensor, optimizers: list[torch.optim.Optimizer], backward: Callable[[Tensor], None]
+        self,
+        images: Tensor,
+        optimizers: list[torch.optim.Optimizer],
+        backward: Callable[[Tensor], None],
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         generate, judge_images, judge_latents = optimizers
         found: dict[str, Tensor] = {}
@@ -118,17 +122,17 @@ class PerceptualGanDetector(PerceptualDetector):
                 descend(loss, judge_latents, backward)
         noise = torch.randn(len(pixels), self.settings.latent, device=pixels.device)
         against_images = -self._of_images(self._autoencoder.decoder(noise).tanh()).mean()
-        against_latents = -self._of_latents(self._autoencoder.encoder(pixels)).mean()
-        rebuilt = self._distance((pixels + 1) / 2, (self._autoencoder(pixels) + 1) / 2)[0].mean()
-        weights: Tensor = self._network.weights  # type: ignore[assignment]
+        against_latents = -weighted_mean(self._of_latents(self._autoencoder.encoder(pixels)), weights)
+        rebuilt = weighted_mean(self._distance((pixels + 1) / 2, (self._autoencoder(pixels) + 1) / 2)[0], weights)
+        balance: Tensor = self._network.weights  # type: ignore[assignment]
         if int(self._network.step) % _WEIGH_EVERY == 0:  # type: ignore[arg-type]
             parts = (self._autoencoder.encoder, self._autoencoder.decoder)
             now = [_balance(part, rebuilt, adv) for part, adv in zip(parts, (against_latents, against_images), strict=True)]
             share = 1.0 if not int(self._network.step) else _SMOOTHING  # type: ignore[arg-type]
-            weights.lerp_(torch.stack(now), share)
+            balance.lerp_(torch.stack(now), share)
         self._network.step += 1  # type: ignore[operator, assignment]
         # One loss for both generators: each adversary's is divided by the weight of the reconstruction instead.
-        loss = rebuilt + against_latents / weights[0] + against_images / weights[1]
+        loss = rebuilt + against_latents / balance[0] + against_images / balance[1]
         descend(loss, generate, backward)
         return {"loss": rebuilt, **found}
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state, weighted_mean
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.detectors._gaussian import Gaussian
 from napari_histoad.networks.augment import colour_jitter, crop, turn
@@ -107,12 +107,12 @@ class VqVaeDetector(Detector):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [torch.optim.Adam(self._network.parameters(), lr=self.settings.learning_rate)]
 
-    def losses(self, images: Tensor) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = to_pixels(images)
         if self._network.training:
             pixels = colour_jitter(turn(crop(pixels, self._crop_px)))
         out = self._network(pixels)
-        reconstruction = F.mse_loss(out.reconstruction, pixels) / self._scale
+        reconstruction = weighted_mean((out.reconstruction - pixels).square(), weights) / self._scale
         return {
             "loss": reconstruction + out.loss,
             "reconstruction": reconstruction,

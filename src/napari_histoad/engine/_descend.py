@@ -43,17 +43,30 @@ def descend_job(
     rng: np.random.Generator,
     seed: int,
     checkpoint: Path | None,
+    *,
+    counts: NDArray[np.float32] | None = None,
+    steps: int | None = None,
 ) -> Job[None]:
     """Train a detector's network on tiles; ends with the weights that were best on tiles held out from them.
 
     Reports come after every step; a checkpoint is written at each of the 20 checks, from which a later call with the
     same detector, tiles and seed goes on.
+
+    Parameters
+    ----------
+    counts : (N,) float32, optional
+        How much each tile counts, see `Detector.losses`; by default 1. Only tiles that count 1 are checked on.
+    steps : int, optional
+        At most; default: the detector's.
     """
     network = detector.network
     assert network is not None
     learnt, checked = _split(tiles, rng)
+    if counts is not None:
+        learnt = np.concatenate([learnt, checked[counts[checked] != 1]])
+        checked = checked[counts[checked] == 1]
     checked = checked[:128]
-    images, total = torch.from_numpy(tiles.images), detector.steps
+    images, total = torch.from_numpy(tiles.images), steps or detector.steps
     batch = batch_size(detector, len(learnt))
     fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
     optimizers = detector.optimizers()
@@ -70,13 +83,15 @@ def descend_job(
     stateful: list[Any] = [*optimizers, *schedules]
     every = max(1, total // _CHECKS)
     best, best_state, stale, first = math.inf, _copy(network), 0, 0
-    key = _data_key(detector, tiles, seed)
+    key = _data_key(detector, tiles, seed, counts, total)
     saved = _load_checkpoint(checkpoint, key)
     if saved is not None:
         network.load_state_dict(saved["network"])
         for part, state in zip(stateful, saved["optimizers"], strict=True):
             part.load_state_dict(state)
         best, best_state, stale, first = saved["best"], saved["best_state"], saved["stale"], saved["step"]
+        if stale >= _PATIENCE:
+            first = total
     previewed = 0.0
     metrics: dict[str, float] = {}
     yield Progress("Training", first, total, "steps")
@@ -87,7 +102,8 @@ def descend_job(
         with torch.random.fork_rng(devices=[]), fabric.autocast():
             torch.manual_seed(seed * 1_000_003 + step)
             seen = _jittered(images[picked].to(choice.device), detector.settings.stain_jitter)
-            losses = detector.learn(seen, optimizers, fabric.backward)
+            of_batch = None if counts is None else torch.from_numpy(counts[picked]).to(choice.device)
+            losses = detector.learn(seen, optimizers, fabric.backward, of_batch)
         for schedule in schedules:
             schedule.step()
         metrics |= {name: float(value.detach()) for name, value in losses.items()}
@@ -179,9 +195,10 @@ def _copy(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-def _data_key(detector: Detector, tiles: TileSet, seed: int) -> str:
-    digest = hashlib.sha256(f"{detector.name} {detector.settings.model_dump_json()} {seed}".encode())
+def _data_key(detector: Detector, tiles: TileSet, seed: int, counts: NDArray[np.float32] | None, steps: int) -> str:
+    digest = hashlib.sha256(f"{detector.name} {detector.settings.model_dump_json()} {seed} {steps}".encode())
     digest.update(tiles.images[:: max(1, len(tiles) // 16)].tobytes())
+    digest.update(b"" if counts is None else counts.tobytes())
     return digest.hexdigest()
 
 

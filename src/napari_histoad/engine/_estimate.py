@@ -50,7 +50,7 @@ class TrainingEstimate:
         return f"Takes {format_seconds(max(1.0, self.seconds))} and {_size(self.memory_bytes)} of memory at most{bank}"
 
 
-def estimate_training(detector: Detector, images: Tensor, choice: DeviceChoice) -> TrainingEstimate:
+def estimate_training(detector: Detector, images: Tensor, choice: DeviceChoice, passes: float = 1.0) -> TrainingEstimate:
     """Try one batch on a copy of a detector and reckon what training on all tiles takes.
 
     Parameters
@@ -60,13 +60,15 @@ def estimate_training(detector: Detector, images: Tensor, choice: DeviceChoice) 
     images : (N, H, W, 3) uint8 tensor
         The tiles.
     choice : DeviceChoice
+    passes : float
+        How many times a network takes the detector's steps: refinement trains on.
     """
     with torch.random.fork_rng(devices=[]):
         if isinstance(detector, FeatureDetector) and not detector.steps:
             return _of_features(detector, images, choice)
         if not detector.steps:
             return TrainingEstimate(0.0, images.nbytes)
-        return _of_descent(copy.deepcopy(detector), images, choice)
+        return _of_descent(copy.deepcopy(detector), images, choice, passes)
 
 
 def _of_features(detector: FeatureDetector, images: Tensor, choice: DeviceChoice) -> TrainingEstimate:
@@ -81,7 +83,7 @@ def _of_features(detector: FeatureDetector, images: Tensor, choice: DeviceChoice
     return TrainingEstimate(seconds, images.nbytes + len(images) * numbers + bank, bank)
 
 
-def _of_descent(detector: Detector, images: Tensor, choice: DeviceChoice) -> TrainingEstimate:
+def _of_descent(detector: Detector, images: Tensor, choice: DeviceChoice, passes: float) -> TrainingEstimate:
     assert detector.network is not None
     batch = images[: batch_size(detector, len(images))].to(choice.device)
     optimizers = detector.optimizers()
@@ -99,7 +101,7 @@ def _of_descent(detector: Detector, images: Tensor, choice: DeviceChoice) -> Tra
     with fabric.autocast():
         losses = detector.learn(batch, optimizers, fabric.backward)
     float(losses["loss"].detach())  # waits for a GPU
-    seconds = (time.perf_counter() - started) * detector.steps
+    seconds = (time.perf_counter() - started) * detector.steps * passes
     weights = sum(p.nbytes for p in detector.network.parameters())
     return TrainingEstimate(seconds, images.nbytes + _COPIES * weights + sum(kept.values()))
 

@@ -15,7 +15,7 @@ from napari_histoad.engine._descend import descend_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._estimate import estimate_training
 from napari_histoad.engine._gather import MAX_TILES, TrainingSource, gather_job, stain_job, training_sources
-from napari_histoad.engine._refine import check_refinement, suspicious
+from napari_histoad.engine._refine import check_refinement, passes_of, refine_job, stages_of, suspicious
 from napari_histoad.engine._score import score_images
 from napari_histoad.errors import SettingsError, writing
 from napari_histoad.jobs import Progress, run
@@ -23,8 +23,6 @@ from napari_histoad.tiles import write_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
@@ -62,7 +60,7 @@ def fit_job(
     robust : bool
         The tiles may hold some anomalies, see `Detector.fit`.
     refine : {"neighbours", "svm"}, optional
-        Leave tiles out that do not look like the others, see `suspicious`; ``detector.left_out`` then says which. They
+        Leave tiles out that do not look like the others, see `refine_job`; ``detector.left_out`` then says which. They
         still count in the calibration, less what sticks out of it, so that the false-positive rate errs to the safe side.
     checkpoint : Path, optional
         Where to save progress; training goes on from there if it fits, and removes it at the end.
@@ -81,17 +79,12 @@ def fit_job(
     kept, held_out = tiles.split(_HELD_OUT, rng)
     detector.to(choice.device)
     detector.prepare(tiles.images[kept])
-    yield _forecast(detector, tiles, choice)
+    yield _forecast(detector, tiles, choice, refine)
     if detector.steps:
         yield from descend_job(detector, tiles.subset(kept), choice, rng, seed, checkpoint)
     if refine is not None:
-        with choice.autocast(detector):
-            detector.fit(tiles.images[kept], robust=True)
-            left_out = suspicious(_codes(detector, tiles.images[kept], choice), refine, rng)
+        left_out = yield from refine_job(detector, tiles.subset(kept), refine, choice, rng, seed, checkpoint)
         detector.left_out, kept = kept[left_out], kept[~left_out]
-        if detector.steps:  # on from the weights so far, as Beggel et al. do
-            again = None if checkpoint is None else checkpoint.with_suffix(".refined")
-            yield from descend_job(detector, tiles.subset(kept), choice, rng, seed, again)
     yield Progress("Calibrating", 0, 2, "steps")
     with choice.autocast(detector):
         detector.fit(tiles.images[kept], robust=robust)
@@ -138,29 +131,10 @@ def _cross_fit_job(
     yield Progress("Calibrating", len(folds) + 1, len(folds) + 1, "steps")
 
 
-def _forecast(detector: Detector, tiles: TileSet, choice: DeviceChoice) -> Progress:
+def _forecast(detector: Detector, tiles: TileSet, choice: DeviceChoice, refine: str | None = None) -> Progress:
     """Return what training will take, as a report."""
-    estimate = estimate_training(detector, torch.from_numpy(tiles.images), choice)
+    estimate = estimate_training(detector, torch.from_numpy(tiles.images), choice, passes_of(refine))
     return Progress("Estimating", 1, 1, "steps", note=f"{estimate}.")
-
-
-def _codes(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice) -> NDArray[np.float32]:
-    """Return the features of tiles, (N, D) float32.
-
-    Raises
-    ------
-    SettingsError
-        If the method has none.
-    """
-
-    def codes(batch: torch.Tensor) -> torch.Tensor:
-        found = detector.codes(batch)
-        if found is None:
-            raise SettingsError(f"{detector.name} offers no features to find suspicious tiles by", "train it without refinement")
-        return found
-
-    features: NDArray[np.float32] = features_of(codes, images, choice.device).numpy()
-    return features
 
 
 def train_job(
@@ -209,7 +183,7 @@ def train_job(
     save_detector(trained, out)
     if refine is not None:
         write_places(tiles.subset(trained.left_out), suspicious_file(out))
-    for path in (checkpoint, checkpoint.with_suffix(".refined")):
+    for path in stages_of(checkpoint):
         path.unlink(missing_ok=True)
     return trained
 

@@ -117,10 +117,15 @@ class Projector(nn.Sequential):
         )  # fmt: skip
 
 
-def contrast(a: Tensor, b: Tensor, temperature: float = 0.2) -> dict[str, Tensor]:
-    """Return SimCLR's loss of two views' projections (B, D), eq. 1, and how often the other view is the nearest."""
+def contrast(a: Tensor, b: Tensor, weights: Tensor | None = None, temperature: float = 0.2) -> dict[str, Tensor]:
+    """Return SimCLR's loss of two views' projections (B, D), eq. 1, and how often the other view is the nearest.
+
+    ``weights`` (B,) says how much each tile counts.
+    """
     z = F.normalize(torch.cat([a, b]).float(), dim=1)
     likeness = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     n = len(a)
     partner = torch.arange(2 * n, device=z.device).roll(n)
-    return {"loss": F.cross_entropy(likeness, partner), "accuracy": (likeness.argmax(1) == partner).float().mean()}
+    losses = F.cross_entropy(likeness, partner, reduction="none")
+    loss = losses.mean() if weights is None else (losses * weights.repeat(2)).mean()
+    return {"loss": loss, "accuracy": (likeness.argmax(1) == partner).float().mean()}
