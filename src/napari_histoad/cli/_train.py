@@ -47,6 +47,7 @@ def train(
     backbone_weights: Annotated[Path | None, typer.Option(help="File of the encoder's weights.")] = None,
     refine: Annotated[str | None, typer.Option(help="Leave out normal tiles that do not look normal: neighbours or svm.")] = None,
     device: DeviceOption = "auto",
+    devices: Annotated[int, typer.Option(help="GPUs of this machine that learn together.", min=1)] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Learn what normal tissue looks like. An interrupted run goes on where it was."""
@@ -63,7 +64,16 @@ def train(
     given_mpp = GivenMpp(slide_mpp)
     sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None)]
     job = train_job(
-        sources, out, detector=detector, mpp=mpp, device=device, seed=seed, max_tiles=max_tiles, refine=refine, settings=given
+        sources,
+        out,
+        detector=detector,
+        mpp=mpp,
+        device=device,
+        devices=devices,
+        seed=seed,
+        max_tiles=max_tiles,
+        refine=refine,
+        settings=given,
     )
     trained = follow(job, quiet=as_json)
     assert trained.calibration is not None

@@ -6,6 +6,8 @@ import hashlib
 import io
 import math
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 
-from napari_histoad.errors import writing
+from napari_histoad.engine._together import average_gradients, share_buffers, together_job
+from napari_histoad.errors import SettingsError, writing
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import stain_jitter
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector
@@ -65,10 +66,51 @@ def descend_job(
     if counts is not None:
         learnt = np.concatenate([learnt, checked[counts[checked] != 1]])
         checked = checked[counts[checked] == 1]
-    checked = checked[:128]
-    images, total = torch.from_numpy(tiles.images), steps or detector.steps
-    batch = batch_size(detector, len(learnt))
-    fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
+    total = steps or detector.steps
+    key = _data_key(detector, tiles, seed, counts, total)
+    plan = _Plan(learnt, checked[:128], counts, total, batch_size(detector, len(learnt)), seed, checkpoint, key)
+    if choice.count == 1:
+        fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
+        yield from _steps_job(fabric, choice, detector, tiles.images, plan)
+        return
+    if plan.batch < 2 * choice.count:
+        what = f"batches of {plan.batch} tiles are too small for {choice.count} devices"
+        raise SettingsError(what, f"train on {max(1, plan.batch // 2)} at most, or set batch to {2 * choice.count} or more")
+    detector.to(torch.device("cpu"))
+    found = yield from together_job(_steps_job, choice, detector, tiles.images, plan)
+    detector.to(choice.device)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in found.items()})
+    network.eval()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What gradient descent is to do; rows are of the tiles."""
+
+    learnt: NDArray[np.int64]
+    checked: NDArray[np.int64]
+    counts: NDArray[np.float32] | None
+    total: int
+    batch: int
+    seed: int
+    checkpoint: Path | None
+    key: str
+
+
+def _steps_job(
+    fabric: Fabric, choice: DeviceChoice, detector: Detector, tiles: NDArray[np.uint8], plan: _Plan
+) -> Job[dict[str, NDArray[Any]]]:
+    """Descend, alone or as one of several processes that each take a part of every batch; returns the best weights."""
+    network = detector.network
+    assert network is not None
+    detector.to(choice.device)
+    images, alone, total = torch.from_numpy(tiles), fabric.world_size == 1, plan.total
+
+    def backward(loss: torch.Tensor) -> None:
+        fabric.backward(loss)
+        if not alone:
+            average_gradients(fabric, network)
+
     optimizers = detector.optimizers()
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
@@ -83,8 +125,7 @@ def descend_job(
     stateful: list[Any] = [*optimizers, *schedules]
     every = max(1, total // _CHECKS)
     best, best_state, stale, first = math.inf, _copy(network), 0, 0
-    key = _data_key(detector, tiles, seed, counts, total)
-    saved = _load_checkpoint(checkpoint, key)
+    saved = _load_checkpoint(plan.checkpoint, plan.key)
     if saved is not None:
         network.load_state_dict(saved["network"])
         for part, state in zip(stateful, saved["optimizers"], strict=True):
@@ -97,46 +138,43 @@ def descend_job(
     yield Progress("Training", first, total, "steps")
     for step in range(first, total):
         network.train()
-        # Randomness follows from seed and step alone, so that a resumed run equals an undisturbed one.
-        picked = np.random.default_rng([seed, step]).choice(learnt, batch, replace=False)
+        # Randomness follows from seed, step and place alone, so that a resumed run equals an undisturbed one.
+        picked = np.random.default_rng([plan.seed, step]).choice(plan.learnt, plan.batch, replace=False)
+        picked = picked[fabric.global_rank :: fabric.world_size]
         with torch.random.fork_rng(devices=[]), fabric.autocast():
-            torch.manual_seed(seed * 1_000_003 + step)
+            torch.manual_seed((plan.seed + 7919 * fabric.global_rank) * 1_000_003 + step)
             seen = _jittered(images[picked].to(choice.device), detector.settings.stain_jitter)
-            of_batch = None if counts is None else torch.from_numpy(counts[picked]).to(choice.device)
-            losses = detector.learn(seen, optimizers, fabric.backward, of_batch)
+            weights = None if plan.counts is None else torch.from_numpy(plan.counts[picked]).to(choice.device)
+            losses = detector.learn(seen, optimizers, backward, weights)
+        if not alone:
+            share_buffers(network)
         for schedule in schedules:
             schedule.step()
         metrics |= {name: float(value.detach()) for name, value in losses.items()}
         preview = None
         now = time.monotonic()
         if now - previewed > _PREVIEW_SECONDS or step + 1 == total:
-            previewed, preview = now, _preview(detector, images[checked[:4]], choice)
+            previewed, preview = now, _preview(detector, images[plan.checked[:4]], choice)
         yield Progress("Training", step + 1, total, "steps", dict(metrics), preview)
         if (step + 1) % every and step + 1 < total:
             continue
-        current = _held_out_loss(detector, images, checked, choice)
+        # One process decides: another's last digit may differ.
+        current = fabric.broadcast(_held_out_loss(detector, images, plan.checked, choice))
         metrics["held-out loss"] = current
         if detector.settled:
             stale = 0 if current < best * (1 - _LEAST_GAIN) else stale + 1
             if current < best:
                 best, best_state = current, _copy(network)
-        _save_checkpoint(
-            checkpoint,
-            {
-                "key": key,
-                "network": network.state_dict(),
-                "optimizers": [part.state_dict() for part in stateful],
-                "best": best,
-                "best_state": best_state,
-                "stale": stale,
-                "step": step + 1,
-            },
-        )
+        if fabric.global_rank == 0:
+            state = {"network": network.state_dict(), "optimizers": [part.state_dict() for part in stateful], "step": step + 1}
+            state |= {"key": plan.key, "best": best, "best_state": best_state, "stale": stale}
+            _save_checkpoint(plan.checkpoint, state)
         if stale >= _PATIENCE:
             break
     network.load_state_dict(best_state)
     network.eval()
     yield Progress("Training", total, total, "steps", {**metrics, "best held-out loss": best})
+    return {name: value.cpu().numpy() for name, value in best_state.items()}
 
 
 def _jittered(images: torch.Tensor, strength: float) -> torch.Tensor:

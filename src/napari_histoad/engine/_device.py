@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -32,11 +33,14 @@ class DeviceChoice:
     bf16 : bool
     title : str
         For people.
+    count : int
+        How many such devices train together.
     """
 
     device: torch.device
     bf16: bool
     title: str
+    count: int = 1
 
     @property
     def name(self) -> str:
@@ -63,14 +67,26 @@ class DeviceChoice:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and detector.reduced_precision)
 
 
-def choose_device(name: str = "auto") -> DeviceChoice:
-    """Return the device by name: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+def choose_device(name: str = "auto", count: int = 1) -> DeviceChoice:
+    """Return the device by name: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; or several of a kind, to train on.
 
     Raises
     ------
     DeviceError
-        If it is not there.
+        If it is not there, or there are not so many.
     """
+    choice = _choose(name)
+    if count == 1:
+        return choice
+    kind = choice.device.type
+    there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(kind, 1)
+    if ":" in name or not 1 <= count <= there:
+        what = f"{count} devices cannot train together as {name}: {there} of kind {kind} there"
+        raise DeviceError(what, f"ask for 1 to {there}, and for --device {kind} without a number")
+    return replace(choice, count=count, title=f"{count} × {choice.title}")
+
+
+def _choose(name: str) -> DeviceChoice:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -42,6 +42,7 @@ def fit_job(
     tiles: TileSet,
     *,
     device: str = "auto",
+    devices: int = 1,
     seed: int = 0,
     robust: bool = False,
     refine: str | None = None,
@@ -57,6 +58,9 @@ def fit_job(
     detector : Detector
         Untrained; trained in place and returned.
     tiles : TileSet
+    device : str
+    devices : int
+        How many of them learn together, in a process each: GPUs of this machine, or parts of the CPU.
     robust : bool
         The tiles may hold some anomalies, see `Detector.fit`.
     refine : {"neighbours", "svm"}, optional
@@ -71,7 +75,7 @@ def fit_job(
         If there is no such refinement, or the method offers no features to refine by.
     """
     check_refinement(refine)
-    choice = choose_device(device)
+    choice = choose_device(device, devices)
     rng = np.random.default_rng(seed)
     if isinstance(detector, FeatureDetector) and not detector.steps:
         yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine)
@@ -144,6 +148,7 @@ def train_job(
     detector: str = "vqvae",
     mpp: float | None = None,
     device: str = "auto",
+    devices: int = 1,
     seed: int = 0,
     max_tiles: int = MAX_TILES,
     refine: str | None = None,
@@ -179,7 +184,9 @@ def train_job(
     trained.stain_target = () if stain is None else stain.values
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     robust = any(source.regions is None and not source.is_tiles for source in sources)
-    yield from fit_job(trained, tiles, device=device, seed=seed, robust=robust, refine=refine, checkpoint=checkpoint)
+    yield from fit_job(
+        trained, tiles, device=device, devices=devices, seed=seed, robust=robust, refine=refine, checkpoint=checkpoint
+    )
     save_detector(trained, out)
     if refine is not None:
         write_places(tiles.subset(trained.left_out), suspicious_file(out))
@@ -202,6 +209,7 @@ def train(
     slide_mpp: float | None = None,
     mpp: float | None = None,
     device: str = "auto",
+    devices: int = 1,
     seed: int = 0,
     refine: str | None = None,
     **settings: Any,
@@ -225,8 +233,11 @@ def train(
         µm per tile pixel; default 0.5, or the slide's own if that is coarser.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``mps``.
+    devices : int
+        How many GPUs train together, see `fit_job`. A script that asks for more than one must be guarded by
+        ``if __name__ == "__main__":``, as each process imports it.
     seed : int
-        Same seed, same device: same detector.
+        Same seed, same devices: same detector.
     refine : {"neighbours", "svm"}, optional
         Find the normal tiles that do not look normal and leave them out, see `fit_job`.
     **settings
@@ -248,5 +259,15 @@ def train(
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
     sources = training_sources([Path(p) for p in paths], normal, slide_mpp)
-    job = train_job(sources, Path(out), detector=detector, mpp=mpp, device=device, seed=seed, refine=refine, settings=settings)
+    job = train_job(
+        sources,
+        Path(out),
+        detector=detector,
+        mpp=mpp,
+        device=device,
+        devices=devices,
+        seed=seed,
+        refine=refine,
+        settings=settings,
+    )
     return run(job)
