@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from napari_histoad.jobs import Progress, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.connection import Connection
 
     from torch import nn
 
@@ -31,6 +32,7 @@ __all__ = ["average_gradients", "share_buffers", "together_job"]
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 5.0
 
 
 def together_job(function: Callable[..., Job[T]], choice: DeviceChoice, *args: Any) -> Job[T]:
@@ -68,8 +70,7 @@ def together_job(function: Callable[..., Job[T]], choice: DeviceChoice, *args: A
             ready = wait(list(open_ends), _POLL_SECONDS)
             if not ready:
                 yield last  # now and then, whatever happens: this is where a job can be stopped
-            for end in ready:
-                assert isinstance(end, Connection)
+            for end in [end for end in open_ends if end in ready]:
                 try:
                     kind, value = end.recv()
                 except EOFError:
@@ -90,6 +91,8 @@ def together_job(function: Callable[..., Job[T]], choice: DeviceChoice, *args: A
         for process in processes:
             if process.pid is not None:
                 process.terminate()
+                process.join(_PATIENCE_SECONDS)
+                process.kill()  # one that waits for a peer within a GPU's library does not hear
                 process.join()
         for pipe in pipes:
             pipe[0].close()

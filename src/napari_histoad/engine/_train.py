@@ -163,6 +163,7 @@ def train_job(
     HistoadError
         See `gather_job`, `fit_job` and `save_detector`.
     """
+    choose_device(device, devices)  # refused now, not after reading for an hour
     given = dict(settings or {})
     torch.manual_seed(seed)
     draft = create_detector(detector, **given, **({} if mpp is None else {"mpp": mpp}))
