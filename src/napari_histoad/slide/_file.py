@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PositionalFile", "TileCache"]
 
 _CACHE_BYTES = 64 * 2**20
+_SLAB_BYTES = 8 * 2**20
 _SPARE_TILES = 4
 _REMEMBERED = 4096
 
@@ -60,7 +61,8 @@ class _Entry:
 class TileCache:
     """Recently decoded tiles, bounded in bytes; no tile is decoded by two threads at once.
 
-    The memory of tiles that are let go is used again: fresh pages would cost as much as decoding does.
+    The memory of tiles that are let go is used again, and taken in slabs, for which the system has large pages: fresh small
+    ones would cost as much as decoding does.
     """
 
     def __init__(self, capacity: int = _CACHE_BYTES) -> None:
@@ -148,8 +150,10 @@ class TileCache:
                 return entry, False
             if entry is not None:
                 self._bytes -= entry.pixels.nbytes
-            spare = self._free.get(shape)
-            entry = _Entry(spare.pop() if spare else np.empty((*shape, 3), np.uint8))
+            spare = self._free.setdefault(shape, [])
+            if not spare:
+                spare.extend(np.empty((max(1, _SLAB_BYTES // (3 * shape[0] * shape[1])), *shape, 3), np.uint8))
+            entry = _Entry(spare.pop())
             self._entries[key] = entry
             self._bytes += entry.pixels.nbytes
             self._shrink()
