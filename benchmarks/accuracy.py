@@ -48,8 +48,8 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "kde_autoencoder": ("kde_autoencoder", {"max_steps": 40}),
     "adversarial_autoencoder": ("adversarial_autoencoder", {"max_steps": 200}),
     "perceptual_autoencoder": ("perceptual_autoencoder", {"max_steps": 120}),
-    "perceptual_gan": ("perceptual_gan", {"max_steps": 80, "input_px": 32, "widths": [16, 32, 64]}),
-    "geometric_transforms": ("geometric_transforms", {"max_steps": 80, "widen": 2, "score_transforms": 9}),
+    "perceptual_gan": ("perceptual_gan", {"max_steps": 240, "input_px": 32, "widths": [16, 32, 64]}),
+    "geometric_transforms": ("geometric_transforms", {"max_steps": 160, "widen": 2, "score_transforms": 9}),
 }
 KEY = ("method", "set", "seed", "refine", "contamination")
 
