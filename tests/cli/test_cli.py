@@ -149,6 +149,7 @@ def test_output_may_be_cut_by_its_reader(sample):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # five minutes on two free cores
 def test_the_demo_meets_its_bar(tmp_path):
     document = _json("demo", "--out", tmp_path)
     assert document["evaluation"]["auroc"]["value"] >= 0.95
