@@ -7,7 +7,6 @@ import io
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import stain_jitter
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector

@@ -122,7 +122,7 @@ def _work(rank: int, port: int, connection: Connection, task: bytes) -> None:
     except HistoadError as err:
         connection.send(("error", err))
     except RuntimeError as err:  # torch's: out of memory, a peer that went away
-        reason = str(err).strip().splitlines()[0]
+        reason = str(err).strip().partition("\n")[0] or type(err).__name__
         connection.send(("error", DeviceError(f"process {rank + 1} of {choice.count} failed ({reason})", "train on one device")))
     if distributed.is_initialized():
         distributed.destroy_process_group()
