@@ -144,12 +144,15 @@ def test_the_evidence_lies_where_a_tile_differs(network, method):
     settings = ClassifierSettings(
         networks=(network,), tile_px=64, epochs=25, batch=16, learning_rate=3e-3, patience=25, augment=False
     )
-    classifier = run(fit_classifier_job(settings, data, device="cpu"))
-    where, found_by = relevance(classifier, torch.from_numpy(fresh.tiles.images[fresh.labels == 1]), 1)
-    assert found_by == method
-    assert where.min() >= 0
-    assert where.amax((1, 2)) == pytest.approx(torch.ones(10), abs=1e-5)
-    assert where[:, :, 36:].mean() > 1.5 * where[:, :, :28].mean()
+    clear = []
+    for seed in range(3):  # one network in six or so takes the tile as a whole, and says so
+        classifier = run(fit_classifier_job(settings, data, device="cpu", seed=seed))
+        where, found_by = relevance(classifier, torch.from_numpy(fresh.tiles.images[fresh.labels == 1]), 1)
+        assert found_by == method
+        assert where.min() >= 0
+        assert where.amax((1, 2)) == pytest.approx(torch.ones(10), abs=1e-5)
+        clear.append(bool(where[:, :, 36:].mean() > 1.5 * where[:, :, :28].mean()))
+    assert sum(clear) >= 2
 
 
 def test_an_explanation_has_all_that_the_detector_gives(tiles, detector):

@@ -7,6 +7,7 @@ import torch
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import create_detector, detector_class, detector_names, load_detector, save_detector
 from napari_histoad.errors import BundleError, SettingsError
+from napari_histoad.networks.lanes import in_lanes
 
 SIDE = 64
 STEPS = {"perceptual_autoencoder": 25, "perceptual_autoencoder, all options": 30}
@@ -83,6 +84,19 @@ def test_a_tile_scores_the_same_in_any_company(detector):
     together = _score(detector, images).score
     alone = torch.cat([_score(detector, images[i : i + 1]).score for i in range(6)])
     assert torch.allclose(together, alone, rtol=1e-3, atol=1e-6)
+
+
+def test_batches_at_once_score_what_they_score_alone(detector):
+    batches = [_tiles(4, seed=seed) for seed in range(6)]
+    alone = [_score(detector, batch).score for batch in batches]
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = list(in_lanes(lambda batch: _score(detector, batch).score, batches, torch.device("cpu")))
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
 def test_noise_is_more_anomalous_than_normal_tiles(detector):

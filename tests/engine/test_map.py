@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+import torch
 from shapely.geometry import box
 
 from napari_histoad import AnomalyMap, evaluate, load_detector, map_slide, open_slide
 from napari_histoad.engine import choose_device, map_job
+from napari_histoad.engine._batch import score_batch
 from napari_histoad.engine._map import work_order
-from napari_histoad.engine._score import score_batch
 from napari_histoad.errors import (
     BundleError,
     EmptyTissueError,
@@ -72,6 +73,16 @@ def test_a_cancelled_map_goes_on_and_ends_in_the_same_bytes(sample, detector_fil
             break
     job.close()
     run(_job(sample, tmp_path, detector_file))
+    assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_cores(sample, detector_file, map_folder, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if before > 1 else 3)
+    try:
+        run(_job(sample, tmp_path, detector_file))
+    finally:
+        torch.set_num_threads(before)
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from napari_histoad.detectors._base import Detector, TileScores
+from napari_histoad.networks.lanes import in_lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureDetector", "FeatureModel", "features_of", "in_full_precision", "to_pixels"]
 
-_BATCH = 16
+_BATCH = 8
 
 
 class FeatureModel(Protocol):
@@ -81,11 +82,13 @@ def in_full_precision(tensor: Tensor) -> AbstractContextManager[None]:
 
 def features_of(function: Callable[[Tensor], Tensor], images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Return what a function of batches gives for tiles (N, H, W, 3) uint8, joined, float32 on the CPU."""
+
+    def compute(first: int) -> Tensor:
+        return function(torch.from_numpy(images[first : first + _BATCH]).to(device)).float().cpu()
+
+    starts = range(0, len(images), _BATCH)
     with torch.inference_mode():
-        parts = [
-            function(torch.from_numpy(images[i : i + _BATCH]).to(device)).float().cpu() for i in range(0, len(images), _BATCH)
-        ]
-    return torch.cat(parts)
+        return torch.cat(list(in_lanes(compute, starts, device)))
 
 
 def to_pixels(images: Tensor) -> Tensor:

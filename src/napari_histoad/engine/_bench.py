@@ -7,15 +7,16 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._blocks import score_blocks
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._map import plan_map, write_blocks
-from napari_histoad.engine._score import score_batch
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import BLOCK_TILES, AnomalyMap
 from napari_histoad.tiles import TileLoader, find_tissue
@@ -137,13 +138,16 @@ def bench_job(
 def _network_rate(detector: Detector, choice: DeviceChoice, cells: int, seconds: float) -> float:
     side = detector.settings.tile_px
     images = np.random.default_rng(0).integers(0, 256, (choice.batch, side, side, 3), np.uint8)
-    for _ in range(2):
-        score_batch(detector, images, choice, cells)  # the first batches also allocate and compile
+    stream = score_stream(detector, choice, repeat((None, images)), cells)
+    for _ in range(2 * (choice.ahead + 1)):
+        next(stream)  # the first batches also allocate and compile
     count, started = 0, time.perf_counter()
     while not count or time.perf_counter() - started < seconds:
-        score_batch(detector, images, choice, cells)
+        next(stream)
         count += choice.batch
-    return count / (time.perf_counter() - started)
+    rate = count / (time.perf_counter() - started)
+    stream.close()
+    return rate
 
 
 def _decode_rate(plan: MapPlan, choice: DeviceChoice, seconds: float) -> float:

@@ -6,13 +6,12 @@ depend on which other blocks are scored before, after or elsewhere.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.engine._score import Collected, collect, launch
+from napari_histoad.engine._batch import Collected, score_stream
 from napari_histoad.maps import BLOCK_TILES
 from napari_histoad.tiles import TileLoader
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
-    from napari_histoad.engine._score import Launched
     from napari_histoad.errors import SlideError
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TileBatch, TileGrid
@@ -98,17 +96,10 @@ def score_blocks(
         Decoding threads; default the number of cores.
     """
     rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
-    # On a GPU the next batch is launched before the results of the last one are fetched: the device never waits.
-    pipelined = choice.device.type == "cuda"
-    loader = TileLoader(slide, grid, batch=choice.batch, index=rows, threads=threads, allocate=choice.empty, keep=int(pipelined))
+    loader = TileLoader(slide, grid, batch=choice.batch, index=rows, threads=threads, allocate=choice.empty, keep=choice.ahead)
     collector = _Collector(loader, len(grid))
-    under_way: deque[tuple[TileBatch, Launched]] = deque()
-    for batch in loader:
-        under_way.append((batch, launch(detector, batch.images, choice, cells)))
-        if len(under_way) > pipelined:
-            yield collector.take(*under_way.popleft())
-    while under_way:
-        yield collector.take(*under_way.popleft())
+    for batch, found in score_stream(detector, choice, ((batch, batch.images) for batch in loader), cells):
+        yield collector.take(batch, found)
 
 
 class _Collector:
@@ -119,8 +110,8 @@ class _Collector:
         self._parts: list[Collected] = []
         self._errors_seen = 0
 
-    def take(self, batch: TileBatch, launched: Launched) -> BlockScores:
-        found, missing = collect(launched), np.float32(np.nan)
+    def take(self, batch: TileBatch, found: Collected) -> BlockScores:
+        missing = np.float32(np.nan)
         said = None if found.probabilities is None else np.where(batch.failed[:, None], missing, found.probabilities)
         self._parts.append(Collected(np.where(batch.failed, missing, found.scores), found.error_maps, said))
         errors = self._loader.errors[self._errors_seen :]

@@ -14,11 +14,13 @@ from sklearn.svm import SVC
 from torch import nn
 
 from napari_histoad.classifiers import Classifier, ClassifierSettings, class_weights
+from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import affine_jitter
 from napari_histoad.networks.classifier import KernelHead, TextureBody
+from napari_histoad.networks.lanes import in_lanes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +40,7 @@ __all__ = ["Prepared", "fit_classifier_job", "grouped_folds", "predict_job", "pr
 _VALIDATION_FOLDS = 5
 _FROZEN_RATE = 1e-3
 _BATCH = 32
+_ERROR_CELLS = 32
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
 _PIXEL_CHANNELS = 3
 _TINT, _BRIGHTNESS = 0.2, 0.2
@@ -101,30 +104,32 @@ def prepare_job(classifier: Classifier, images: NDArray[np.uint8], device: str =
     """
     choice = choose_device(device)
     classifier.to(choice.device)
-    batches = range(0, len(images), _BATCH)
     if "error" in classifier.settings.inputs:
         assert classifier.detector is not None
-        errors = []
-        for i in batches:
-            yield Progress("Mapping errors", i, len(images))
-            with torch.inference_mode(), choice.autocast(classifier.detector):
-                found = classifier.detector.score(torch.from_numpy(images[i : i + _BATCH]).to(choice.device)).error_map
-            assert found is not None
-            errors.append(F.adaptive_avg_pool2d(found.float()[:, None], 32)[:, 0].cpu())
-        yield Progress("Mapping errors", len(images), len(images))
-        classifier.prepare(torch.cat(errors))
+        yield Progress("Mapping errors", 0, len(images))
+        errors: list[NDArray[np.float32]] = []
+        batches = ((part, images[part]) for part in _parts(images, choice))
+        for part, found in score_stream(classifier.detector, choice, batches, cells=_ERROR_CELLS):
+            assert found.error_maps is not None
+            errors.append(found.error_maps)
+            yield Progress("Mapping errors", part.stop, len(images))
+        classifier.prepare(torch.from_numpy(np.concatenate(errors)))
     body = next((member.body for member in classifier.members if isinstance(member.body, TextureBody)), None)
     learning = not all(member.fine for member in classifier.members)
-    stacks, measured = [], []
-    for i in batches:
-        yield Progress("Looking at tiles", i, len(images))
+
+    def look(part: slice) -> tuple[slice, Tensor | None, Tensor | None]:
         with torch.inference_mode():
-            stack = classifier.stack(torch.from_numpy(images[i : i + _BATCH]).to(choice.device))
-            if body is not None:
-                measured.append(body.measure(stack).cpu())
-            if learning:
-                stacks.append(stack.half().cpu())
-    yield Progress("Looking at tiles", len(images), len(images))
+            stack = classifier.stack(torch.from_numpy(images[part]).to(choice.device))
+            return part, stack.half().cpu() if learning else None, None if body is None else body.measure(stack).cpu()
+
+    yield Progress("Looking at tiles", 0, len(images))
+    stacks, measured = [], []
+    for part, stack, values in in_lanes(look, _parts(images, choice), choice.device):
+        if stack is not None:
+            stacks.append(stack)
+        if values is not None:
+            measured.append(values)
+        yield Progress("Looking at tiles", part.stop, len(images))
     whole = torch.cat(stacks) if stacks else None
     return Prepared(whole, torch.cat(measured) if measured else None, classifier.error_scale)
 
@@ -346,11 +351,18 @@ def predict_job(
     choice = choose_device(device)
     classifier.to(choice.device)
     classifier.eval()
-    parts = []
-    for i in range(0, len(images), _BATCH):
-        yield Progress("Classifying", i, len(images))
-        batch = torch.from_numpy(images[i : i + _BATCH]).to(choice.device)
+
+    def classify(part: slice) -> tuple[slice, NDArray[np.float32]]:
         with torch.inference_mode():
-            parts.append(classifier.probabilities(batch).cpu().numpy())
-    yield Progress("Classifying", len(images), len(images))
+            return part, classifier.probabilities(torch.from_numpy(images[part]).to(choice.device)).cpu().numpy()
+
+    yield Progress("Classifying", 0, len(images))
+    parts = []
+    for part, said in in_lanes(classify, _parts(images, choice), choice.device):
+        parts.append(said)
+        yield Progress("Classifying", part.stop, len(images))
     return np.concatenate(parts) if parts else np.empty((0, len(classifier.settings.classes)), np.float32)
+
+
+def _parts(images: Sequence[object] | NDArray[np.uint8], choice: DeviceChoice) -> list[slice]:
+    return [slice(i, min(i + choice.batch, len(images))) for i in range(0, len(images), choice.batch)]

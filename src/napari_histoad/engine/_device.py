@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from napari_histoad.errors import DeviceError
+from napari_histoad.networks.lanes import lane_count
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -50,7 +51,12 @@ class DeviceChoice:
     @property
     def batch(self) -> int:
         """Tiles scored at once: fixed by the kind of device, because the last digits of scores depend on it."""
-        return 64 if self.device.type == "cuda" else 16
+        return 64 if self.device.type == "cuda" else 8
+
+    @property
+    def ahead(self) -> int:
+        """Batches that are begun before the first of them is fetched, beside that one, see `score_stream`."""
+        return lane_count() if self.device.type == "cpu" else int(self.device.type == "cuda")
 
     @property
     def precision(self) -> Literal["bf16-mixed", "32-true"]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import load_detector, save_detector
+from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import MAX_TILES, gather_job, stain_of, training_sources
-from napari_histoad.engine._score import score_batch
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress, run
 
@@ -56,11 +56,12 @@ def recalibrate_job(
         sources, wanted.tile_px, wanted.mpp, max_tiles=max_tiles, srgb=wanted.srgb, stain=stain, seed=seed
     )
     detector.to(choice.device)
+    yield Progress("Calibrating", 0, len(tiles))
     scores: list[float] = []
-    for i in range(0, len(tiles), choice.batch):
-        yield Progress("Calibrating", i, len(tiles))
-        scores += score_batch(detector, tiles.images[i : i + choice.batch], choice)[0].tolist()
-    yield Progress("Calibrating", len(tiles), len(tiles))
+    batches = ((None, tiles.images[i : i + choice.batch]) for i in range(0, len(tiles), choice.batch))
+    for _, found in score_stream(detector, choice, batches):
+        scores += found.scores.tolist()
+        yield Progress("Calibrating", len(scores), len(tiles))
     robust = any(source.regions is None and not source.is_tiles for source in sources)
     detector.calibration = Calibration.from_scores(scores, robust=robust)
     save_detector(detector, out)

@@ -2,141 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from napari_histoad.engine._device import DeviceChoice, choose_device
+from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import stain_of, stain_of_files
-from napari_histoad.errors import DeviceError, SettingsError
 from napari_histoad.jobs import Progress
 from napari_histoad.tiles import read_tile_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from napari_histoad.detectors import Detector
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import TileFile
 
-__all__ = ["Collected", "Launched", "collect", "launch", "score_batch", "score_files_job", "score_images"]
-
-
-@dataclass(frozen=True)
-class Launched:
-    """A batch whose scores the device may still be computing."""
-
-    detector: Detector
-    images: NDArray[np.uint8]
-    choice: DeviceChoice
-    cells: int | None
-    scores: Tensor | None
-    """None: the batch did not fit into memory."""
-    error_maps: Tensor | None
-    probabilities: Tensor | None = None
-
-
-class Collected(NamedTuple):
-    """What was said of B tiles.
-
-    Attributes
-    ----------
-    scores : (B,) float32
-    error_maps : (B, cells, cells) float32 or None
-    probabilities : (B, K) float32 or None
-    """
-
-    scores: NDArray[np.float32]
-    error_maps: NDArray[np.float32] | None
-    probabilities: NDArray[np.float32] | None
-
-    @staticmethod
-    def join(parts: Sequence[Collected]) -> Collected:
-        """Return several batches as one."""
-        maps = [part.error_maps for part in parts if part.error_maps is not None]
-        classes = [part.probabilities for part in parts if part.probabilities is not None]
-        return Collected(
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate(maps) if maps else None,
-            np.concatenate(classes) if classes else None,
-        )
-
-
-def launch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None) -> Launched:
-    """Hand one batch to the device and return at once, if the device works by itself.
-
-    Parameters
-    ----------
-    detector : Detector
-        Already on the device.
-    images : (B, H, W, 3) uint8
-        To be kept as they are until `collect`.
-    choice : DeviceChoice
-    cells : int, optional
-        Pool error maps to this many cells down and across; None drops them.
-
-    Raises
-    ------
-    SettingsError
-        If the tiles are of another size than the detector's.
-    """
-    side = detector.settings.tile_px
-    if images.shape[1:] != (side, side, 3):
-        shape = "x".join(str(n) for n in images.shape[1:])
-        msg = f"the detector was trained on tiles of {side}x{side} px, these are {shape}"
-        raise SettingsError(msg, f"cut or resize the tiles to {side} px, or train a detector for their size")
-    try:
-        with torch.inference_mode(), choice.autocast(detector):
-            result = detector.score(torch.from_numpy(images).to(choice.device, non_blocking=True))
-            maps = None
-            if cells is not None and result.error_map is not None:
-                maps = F.adaptive_avg_pool2d(result.error_map.float()[:, None], cells)[:, 0]
-            said = None if result.probabilities is None else result.probabilities.float()
-            return Launched(detector, images, choice, cells, result.score.float(), maps, said)
-    except torch.OutOfMemoryError:
-        return Launched(detector, images, choice, cells, None, None)
-
-
-def collect(launched: Launched) -> Collected:
-    """Wait for a batch and return what was said of it; one that did not fit into memory is scored in halves.
-
-    Raises
-    ------
-    DeviceError
-        If not even one tile fits into memory.
-    """
-    if launched.scores is not None:
-        maps = None if launched.error_maps is None else launched.error_maps.cpu().numpy()
-        said = None if launched.probabilities is None else launched.probabilities.cpu().numpy()
-        return Collected(launched.scores.cpu().numpy(), maps, said)
-    images, choice = launched.images, launched.choice
-    if len(images) == 1:
-        raise DeviceError("a single tile does not fit into the device's memory", "use --device cpu")
-    if choice.device.type == "cuda":
-        torch.cuda.empty_cache()
-    half = len(images) // 2
-    return Collected.join(
-        [score_batch(launched.detector, part, choice, launched.cells) for part in (images[:half], images[half:])]
-    )
-
-
-def score_batch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None) -> Collected:
-    """Score one batch on the device and wait for it, see `launch` and `collect`."""
-    return collect(launch(detector, images, choice, cells))
+__all__ = ["score_files_job", "score_images"]
 
 
 def score_images(detector: Detector, images: NDArray[np.uint8], device: str = "auto") -> NDArray[np.float32]:
     """Return the scores (N,) float32 of tiles (N, H, W, 3) uint8 in memory."""
     choice = choose_device(device)
     detector.to(choice.device)
-    step = choice.batch
-    parts = [score_batch(detector, images[i : i + step], choice)[0] for i in range(0, len(images), step)]
+    batches = ((None, images[i : i + choice.batch]) for i in range(0, len(images), choice.batch))
+    parts = [found.scores for _, found in score_stream(detector, choice, batches)]
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
@@ -157,12 +50,17 @@ def score_files_job(
     if stain is not None:
         yield Progress("Looking at stains", 0, len(files))
         colours = stain_of_files(files, stain.method, settings.tile_px).to(stain)
+
+    def batches() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        for i in range(0, len(files), choice.batch):
+            tiles = read_tile_files(files[i : i + choice.batch], settings.tile_px, resize=resize)
+            if colours is not None:
+                colours(tiles.images)
+            yield i + len(tiles.images), tiles.images
+
+    yield Progress("Scoring", 0, len(files))
     scores = []
-    for i in range(0, len(files), choice.batch):
-        yield Progress("Scoring", i, len(files))
-        tiles = read_tile_files(files[i : i + choice.batch], settings.tile_px, resize=resize)
-        if colours is not None:
-            colours(tiles.images)
-        scores.append(score_batch(detector, tiles.images, choice)[0])
-    yield Progress("Scoring", len(files), len(files))
+    for done, found in score_stream(detector, choice, batches()):
+        scores.append(found.scores)
+        yield Progress("Scoring", done, len(files))
     return np.concatenate(scores)

@@ -1,0 +1,80 @@
+"""What is computed in several threads is what one computes, in its order, and leaves torch as it was."""
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_histoad.networks.lanes import in_lanes, lane_count
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[1, 3])
+def lanes(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    assert torch.get_num_threads() == request.param
+    torch.set_num_threads(before)
+
+
+@given(items=st.lists(st.integers(), max_size=12))
+def test_results_come_in_the_order_of_the_items(items):
+    assert list(in_lanes(lambda item: 2 * item, items, CPU)) == [2 * item for item in items]
+
+
+def test_as_many_at_once_as_torch_has_threads_and_none_far_ahead(lanes):
+    assert lane_count() == lanes
+    taken, together = [], threading.Barrier(lanes, timeout=20)
+
+    def items():
+        for i in range(4 * lanes):
+            taken.append(i)
+            yield i
+
+    def work(item):
+        together.wait()  # passes only if all lanes compute at the same time
+        assert torch.get_num_threads() == 1
+        return item
+
+    for item in in_lanes(work, items(), CPU):
+        assert len(taken) <= item + lanes + 1
+
+
+def test_the_first_failure_ends_it(lanes):
+    def work(item):
+        if item == 2:
+            raise KeyError(item)
+        return item
+
+    stream = in_lanes(work, range(100), CPU)
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(KeyError):
+        next(stream)
+
+
+def test_leaving_early_lets_the_threads_go(lanes):
+    before = threading.active_count()
+    stream = in_lanes(lambda item: item, range(100), CPU)
+    assert next(stream) == 0
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_precision_and_inference_mode_are_the_callers():
+    def work(_):
+        return torch.ones(2, 2) @ torch.ones(2, 2)
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        (reduced,) = in_lanes(work, [0], CPU)
+    (plain,) = in_lanes(work, [0], CPU)
+    assert (reduced.dtype, reduced.is_inference()) == (torch.bfloat16, True)
+    assert (plain.dtype, plain.is_inference()) == (torch.float32, False)
+
+
+def test_another_device_is_given_one_after_the_other():
+    thread = threading.current_thread()
+    assert all(found is thread for found in in_lanes(lambda _: threading.current_thread(), range(3), torch.device("meta")))
