@@ -2,19 +2,30 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_histoad.maps._blend import add_tile, blend_grid
+from napari_histoad.maps._blend import blend_grid
 
 
-@given(n=st.integers(1, 5), m=st.integers(1, 5), c=st.integers(1, 9), step=st.integers(1, 11), seed=st.integers(0, 99))
-def test_a_grid_at_once_equals_its_tiles_one_by_one(n, m, c, step, seed):
+@given(
+    n=st.integers(1, 5),
+    m=st.integers(1, 5),
+    c=st.integers(1, 9),
+    step=st.integers(1, 11),
+    seed=st.integers(0, 99),
+    cells=st.booleans(),
+)
+def test_a_grid_at_once_equals_its_tiles_one_by_one(n, m, c, step, seed, cells):
     rng = np.random.default_rng(seed)
-    values = rng.random((n, m), np.float32)
+    values = rng.random((n, m, c, c) if cells else (n, m), np.float32)
     values[rng.random((n, m)) < 0.3] = np.nan
     window = rng.random((c, c), np.float32) + np.float32(0.1)
     total, weight = blend_grid(values, window, step)
     by_tile = np.zeros_like(total), np.zeros_like(weight)
-    for i, j in np.argwhere(~np.isnan(values)).tolist():
-        add_tile(*by_tile, np.full((c, c), values[i, j]), window, i * step, j * step)
+    for i in range(n):
+        for j in range(m):
+            if not np.isnan(values[i, j]).any():
+                place = slice(i * step, i * step + c), slice(j * step, j * step + c)
+                by_tile[0][place] += window * values[i, j]
+                by_tile[1][place] += window
     assert np.allclose(total, by_tile[0], rtol=1e-5)
     assert np.allclose(weight, by_tile[1], rtol=1e-5)
 

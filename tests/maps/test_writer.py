@@ -7,21 +7,10 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from map_makers import block_values, bytes_of, fill, make_map
 
 from napari_histoad.errors import MapError, OutputError
 from napari_histoad.maps import MapWriter, hold_map
-from napari_histoad.maps._writer import _runs
-
-
-@given(st.sets(st.integers(0, 40)))
-def test_runs_are_the_consecutive_stretches(numbers):
-    runs = list(_runs(sorted(numbers)))
-    assert sorted(n for start, stop in runs for n in range(start, stop)) == sorted(numbers)
-    assert all(b - a > 0 for a, b in runs)
-    assert all(runs[i][1] < runs[i + 1][0] for i in range(len(runs) - 1))
 
 
 @pytest.mark.parametrize("seed", range(4))

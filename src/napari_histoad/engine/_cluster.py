@@ -23,7 +23,7 @@ from napari_histoad.engine._blocks import BlockScores, block_rows, score_blocks
 from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
 from napari_histoad.maps import AnomalyMap
-from napari_histoad.maps._writer import on_medium
+from napari_histoad.maps._chunks import on_medium
 from napari_histoad.slide import RecolouredSlide, open_slide
 
 if TYPE_CHECKING:
@@ -238,8 +238,7 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
         errors += [(err.what, err.remedy) for err in part.errors]
         if part.block is not None and part.scores is not None:
             block = numbers[part.block]
-            target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))
-            on_medium([target.error_map_file(block)])
+            on_medium([target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))])
             done.append((block, part.scores, part.probabilities, errors))
             errors = []
     return done

@@ -9,48 +9,20 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["add_tile", "blend_grid"]
-
-
-def add_tile(
-    total: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    values: NDArray[np.float32],
-    window: NDArray[np.float32],
-    y: int,
-    x: int,
-) -> None:
-    """Add a tile's cells, weighted, at (y, x); what lies outside is cut off.
-
-    Parameters
-    ----------
-    total, weight : (H, W) float32
-        Sums so far; the blended value is their ratio.
-    values : (c, c) float32
-    window : (c, c) float32
-        Weights, see `MapGeometry.window`.
-    y, x : int
-        May be negative.
-    """
-    c = len(window)
-    a0, b0, a1, b1 = max(y, 0), max(x, 0), min(y + c, total.shape[0]), min(x + c, total.shape[1])
-    inside = (slice(a0 - y, a1 - y), slice(b0 - x, b1 - x))
-    w = window[inside]
-    total[a0:a1, b0:b1] += w * values[inside]
-    weight[a0:a1, b0:b1] += w
+__all__ = ["blend_grid"]
 
 
 def blend_grid(
     values: NDArray[np.float32], window: NDArray[np.float32], step: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Add tiles of one value each that lie on a regular grid, all at once.
+    """Add tiles that lie on a regular grid, weighted, all at once.
 
     A cell is summed up in the same order whatever part of the grid is given, so that parts equal the whole to the bit.
 
     Parameters
     ----------
-    values : (n, m) float32
-        One per tile; NaN where there is none.
+    values : (n, m) or (n, m, c, c) float32
+        One value per tile or one per cell; NaN where there is no tile.
     window : (c, c) float32
         Weights, see `MapGeometry.window`.
     step : int
@@ -61,17 +33,23 @@ def blend_grid(
     total, weight : (H, W) float32
         The sums, from the first cell of the first tile on; the blended value is their ratio.
     """
-    (n, m), c = values.shape, len(window)
+    (n, m), c = values.shape[:2], len(window)
     reach = -(-c // step)  # steps that a tile reaches over
-    weights = np.zeros((reach * step, reach * step), np.float32)
+    side = reach * step
+    weights = np.zeros((side, side), np.float32)
     weights[:c, :c] = window
-    there = ~np.isnan(values)
-    parts = np.where(there, values, np.float32(0)), there.astype(np.float32)
-    sums = np.zeros((2, n + reach - 1, step, m + reach - 1, step), np.float32)
+    cells = np.zeros((n, m, side, side), np.float32) if values.ndim > 2 else values[:, :, None, None]
+    if values.ndim > 2:
+        cells[:, :, :c, :c] = values
+    there = ~np.isnan(cells[:, :, :1, :1])
+    cells, there = np.where(there, cells, np.float32(0)), there.astype(np.float32)
+    total, weight = np.zeros((2, n + reach - 1, step, m + reach - 1, step), np.float32)
     for a in range(reach):
         for b in range(reach):
-            w = weights[a * step : (a + 1) * step, b * step : (b + 1) * step]
-            for out, part in zip(sums, parts, strict=True):
-                out[a : a + n, :, b : b + m] += part[:, None, :, None] * w[:, None]
-    total, weight = sums.reshape(2, (n + reach - 1) * step, (m + reach - 1) * step)
-    return total, weight
+            part = slice(a * step, (a + 1) * step), slice(b * step, (b + 1) * step)
+            w = weights[part][:, None]
+            seen = (slice(a, a + n), slice(None), slice(b, b + m))
+            total[seen] += (cells[..., *part] if values.ndim > 2 else cells).transpose(0, 2, 1, 3) * w
+            weight[seen] += there.transpose(0, 2, 1, 3) * w
+    shape = (n + reach - 1) * step, (m + reach - 1) * step
+    return total.reshape(shape), weight.reshape(shape)

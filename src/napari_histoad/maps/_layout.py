@@ -8,6 +8,7 @@ import numpy as np
 import zarr
 from pydantic import BaseModel, ConfigDict
 
+from napari_histoad.maps._chunks import COMPRESSORS
 from napari_histoad.maps._geometry import MapGeometry
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
     columns = {"score": ((), _ROWS), "p_value": ((), _ROWS), "error_map": ((c, c), BLOCK_TILES)}
     columns |= {f"probability_{k}": ((), _ROWS) for k in range(len(info.classes))}
     for name, (shape, rows) in columns.items():
-        group.create_array(f"tiles/{name}", shape=(n, *shape), chunks=(rows, *shape), dtype="float32", fill_value=np.nan)
+        _create_values(group, f"tiles/{name}", (n, *shape), (rows, *shape))
     create_pyramid(group, "anomaly", info.geometry, info.slide_mpp)
     group.attrs[ATTRIBUTE] = info.model_dump(mode="json")
 
@@ -114,11 +115,17 @@ def create_pyramid(group: zarr.Group, name: str, geometry: MapGeometry, mpp: flo
     """Return the levels of a new float32 pyramid over the cells of a map, NaN throughout, finest first."""
     group.attrs["ome"] = multiscales(name, geometry, mpp)
     return [
-        group.create_array(
-            str(level), shape=shape, chunks=chunks_of(shape), dtype="float32", fill_value=np.nan, dimension_names=("y", "x")
-        )
+        _create_values(group, str(level), shape, chunks_of(shape), dimension_names=("y", "x"))
         for level, shape in enumerate(geometry.level_shapes())
     ]
+
+
+def _create_values(
+    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], **options: Any
+) -> zarr.Array[Any]:
+    return group.create_array(
+        name, shape=shape, chunks=chunks, dtype="<f4", fill_value=np.nan, compressors=COMPRESSORS, filters=None, **options
+    )
 
 
 def halve(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -30,8 +30,8 @@ from pydantic import ValidationError
 from napari_histoad.calibration import Calibration, discovery_rate
 from napari_histoad.errors import MapError, OtherMapError, writing
 from napari_histoad.maps._blend import blend_grid
+from napari_histoad.maps._chunks import PARTIAL, ChunkFiles, on_medium
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
-from napari_histoad.maps._writer import on_medium
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
@@ -210,8 +210,12 @@ class AnomalyMap:
             error_maps = np.broadcast_to(scores[:, None, None], (len(scores), c, c))
         return np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
 
-    def write_error_maps(self, block: int, error_maps: NDArray[np.float32]) -> None:
-        """Store what `error_cells` returned for one block or several that follow each other.
+    def chunk_files(self, name: str) -> ChunkFiles:
+        """Return the files of an array's chunks: ``0``, ``tiles/score``, …."""
+        return ChunkFiles(self.path / name, self._array(name))
+
+    def write_error_maps(self, block: int, error_maps: NDArray[np.float32]) -> Path:
+        """Store what `error_cells` returned for a block and return the file.
 
         Processes may store different blocks at once; `MapWriter` must adopt them afterwards.
 
@@ -220,13 +224,12 @@ class AnomalyMap:
         OutputError
             If it cannot be written.
         """
-        first = block * BLOCK_TILES
         with writing(self.path):
-            self._array("tiles/error_map")[first : first + len(error_maps)] = error_maps
+            return self._error_map_files.write((block, 0, 0), error_maps)
 
-    def error_map_file(self, block: int) -> Path:
-        """Return the file that holds the error maps of a block."""
-        return self.path / "tiles" / "error_map" / "c" / f"{block}" / "0" / "0"
+    @cached_property
+    def _error_map_files(self) -> ChunkFiles:
+        return self.chunk_files("tiles/error_map")
 
     def error_maps(self, block: int) -> NDArray[np.float32]:
         """Return the error maps of a block as stored, (B, c, c) float32; NaN = not scored."""
@@ -244,6 +247,8 @@ class AnomalyMap:
             self._group.attrs[ATTRIBUTE] = self.info.model_dump(mode="json")
             extra = [f for name in ("labels", "classes") for f in (self.path / name).rglob("*") if f.is_file()]
             on_medium([self.path / "zarr.json", *extra])
+            for left in self.path.rglob(f"*{PARTIAL}"):  # by a run that was killed
+                left.unlink(missing_ok=True)
             (self.path / "journal").unlink(missing_ok=True)
 
     # -- pyramid

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import time
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from napari_histoad.errors import MapError, writing
-from napari_histoad.maps._blend import add_tile
+from napari_histoad.maps._blend import blend_grid
+from napari_histoad.maps._chunks import on_medium
 from napari_histoad.maps._layout import BLOCK_TILES, halve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
+    from napari_histoad.maps._chunks import ChunkFiles
     from napari_histoad.maps._store import AnomalyMap
 
     Box = tuple[int, int, int, int]
 
-__all__ = ["MapWriter", "hold_map", "on_medium"]
+__all__ = ["MapWriter", "hold_map"]
 
-_INTERVAL_S = 0.4
+_GATHER_S = 0.3
 _WAITING_BLOCKS = 128
-_DENSE = 1.5
+_DENSE, _MOST_CELLS = 1.5, 2**21
 _CACHED_BYTES = 64 * 2**20
 
 
@@ -69,26 +70,6 @@ def hold_map(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def on_medium(paths: Iterable[Path]) -> None:
-    """Wait until files, and their names in their folders, are on the medium and not only in the system's memory."""
-    folders = set()
-    for path in paths:
-        with suppress(FileNotFoundError):  # a chunk without a value is not written
-            _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-            folders.add(path.parent)
-    if os.name != "nt":  # Windows has no such thing as a folder on the medium
-        for folder in folders:
-            _sync(folder, os.O_RDONLY)
-
-
-def _sync(path: Path, mode: int) -> None:
-    handle = os.open(path, mode)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class MapWriter:
     """Writes the blocks of one map; a context manager.
 
@@ -104,9 +85,12 @@ class MapWriter:
         self._map = target
         self._queue: queue.Queue[_Block | None] = queue.Queue(_WAITING_BLOCKS)
         self._classes = [f"probability_{k}" for k in range(len(target.info.classes))]
-        self._columns = {name: _Column(target.column(name)) for name in ("score", "p_value", *self._classes)}
+        self._columns = {
+            name: _Column(target.column(name), target.chunk_files(f"tiles/{name}"))
+            for name in ("score", "p_value", *self._classes)
+        }
         self._recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
-        self._canvases = [_Canvas(level) for level in target.levels]
+        self._canvases = [_Canvas(level, target.chunk_files(str(i))) for i, level in enumerate(target.levels)]
         self._cells = cells = target.geometry.tile_cells(target.origins)
         starts = np.arange(0, len(cells), BLOCK_TILES)
         self._first, self._last = np.minimum.reduceat(cells, starts), np.maximum.reduceat(cells, starts)
@@ -189,7 +173,8 @@ class MapWriter:
             last = False
             while not last:
                 items = [self._queue.get()]
-                started = time.monotonic()
+                if items[0] is not None:
+                    self._hurry.wait(_GATHER_S)
                 with suppress(queue.Empty):
                     while True:
                         items.append(self._queue.get_nowait())
@@ -198,30 +183,31 @@ class MapWriter:
                 if blocks:
                     with writing(self._map.path):
                         self._store(blocks)
-                if not last:
-                    self._hurry.wait(max(0.0, _INTERVAL_S - (time.monotonic() - started)))
         except Exception as err:  # noqa: BLE001 - raised again in the thread that feeds this one
             self._error = err
 
     def _store(self, blocks: list[_Block]) -> None:
         blocks = sorted(blocks, key=lambda block: block.number)
-        files = self._store_error_maps([block for block in blocks if block.error_maps is not None])
+        files = []
         for block in blocks:
+            if block.error_maps is None:
+                self._recent.pop(block.number, None)  # it may have been looked at before it was written
+            else:
+                files.append(self._map.write_error_maps(block.number, block.error_maps))
+                self._remember(block.number, block.error_maps)
             self._columns["score"].put(block.number * BLOCK_TILES, block.scores)
             self._columns["p_value"].put(block.number * BLOCK_TILES, self._map.calibration.p_value(block.scores))
             if block.probabilities is not None:
                 for name, values in zip(self._classes, block.probabilities.T, strict=True):
                     self._columns[name].put(block.number * BLOCK_TILES, values)
-            if block.error_maps is None:
-                self._recent.pop(block.number, None)  # it may have been looked at before it was written
-        for name, column in self._columns.items():
-            files += [self._map.path / "tiles" / name / "c" / chunk for chunk in column.save()]
+        for column in self._columns.values():
+            files += column.save()
         box: Box | None = None
         for part in self._boxes([block.number for block in blocks]):
             self._render(part)
             box = _union(box, part)
-        for level, canvas in enumerate(self._canvases):
-            files += [self._map.path / str(level) / "c" / chunk for chunk in canvas.save()]
+        for canvas in self._canvases:
+            files += canvas.save()
         on_medium(files)
         with (self._map.path / "journal").open("a") as journal:
             journal.write("".join(f"{block.number}\n" for block in blocks))
@@ -229,15 +215,6 @@ class MapWriter:
             os.fsync(journal.fileno())
         with self._lock:
             self._box = _union(self._box, box)
-
-    def _store_error_maps(self, blocks: list[_Block]) -> list[Path]:
-        """Write the error maps of blocks, neighbours in one go: each call of zarr costs as much as several chunks."""
-        maps = {block.number: block.error_maps for block in blocks if block.error_maps is not None}
-        for start, stop in _runs(list(maps)):
-            self._map.write_error_maps(start, np.concatenate([maps[number] for number in range(start, stop)]))
-        for number, error_maps in maps.items():
-            self._remember(number, error_maps)
-        return [self._map.error_map_file(number) for number in maps]
 
     def _boxes(self, blocks: list[int]) -> list[Box]:
         """Return the boxes of cells to render: those of all blocks as one if they lie side by side."""
@@ -248,7 +225,8 @@ class MapWriter:
         whole: Box | None = None
         for box in boxes:
             whole = _union(whole, box)
-        return [whole] if whole is not None and _area(whole) <= _DENSE * sum(_area(box) for box in boxes) else boxes
+        dense = whole is not None and _area(whole) <= min(_MOST_CELLS, _DENSE * sum(_area(box) for box in boxes))
+        return [whole] if whole is not None and dense else boxes
 
     # -- pyramid
 
@@ -265,15 +243,18 @@ class MapWriter:
         return self._recent[block]
 
     def _render(self, box: Box) -> None:
-        c, (y0, x0, y1, x1) = self._map.geometry.cells_per_tile, box
-        total, weight = np.zeros((y1 - y0, x1 - x0), np.float32), np.zeros((y1 - y0, x1 - x0), np.float32)
-        window = self._map.geometry.window()
+        geometry, (y0, x0, y1, x1) = self._map.geometry, box
+        c, step = geometry.cells_per_tile, geometry.cells_per_step
+        # All places of the grid from which a tile would reach the box; NaN: no tile, not yet scored, or not decodable.
+        first, stop = (np.array([y0, x0]) - c) // step + 1, -(-np.array([y1, x1]) // step)
+        grid = np.full((*(stop - first), c, c), np.nan, np.float32)
         near = (self._first < (y1, x1)).all(axis=1) & (self._last + c > (y0, x0)).all(axis=1)
         for other in np.flatnonzero(near).tolist():
-            cells, values = self._cells[other * BLOCK_TILES : (other + 1) * BLOCK_TILES], self._error_maps(other)
-            touching = (cells < (y1, x1)).all(axis=1) & (cells + c > (y0, x0)).all(axis=1) & ~np.isnan(values[:, 0, 0])
-            for row in np.flatnonzero(touching).tolist():  # NaN: not yet scored, or not decodable
-                add_tile(total, weight, values[row], window, int(cells[row, 0]) - y0, int(cells[row, 1]) - x0)
+            places = self._cells[other * BLOCK_TILES : (other + 1) * BLOCK_TILES] // step - first
+            inside = ((places >= 0) & (places < stop - first)).all(axis=1)
+            grid[tuple(places[inside].T)] = self._error_maps(other)[inside]
+        top, left = np.array([y0, x0]) - first * step
+        total, weight = (sums[top : top + y1 - y0, left : left + x1 - x0] for sums in blend_grid(grid, geometry.window(), step))
         seen = (weight > 0) & self._map.tissue_cells(y0, x0, y1, x1)
         self._canvases[0].put(box, np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan)))
         for finer, coarser in pairwise(self._canvases):
@@ -294,8 +275,8 @@ class _Block:
 class _Column:
     """A column of the tile table: whole chunks in memory, written when they have changed."""
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
-        self._array, self._rows = array, int(array.chunks[0])
+    def __init__(self, array: zarr.Array[Any], files: ChunkFiles) -> None:
+        self._array, self._files, self._rows = array, files, int(array.chunks[0])
         self._chunks: dict[int, NDArray[np.float32]] = {}
         self._changed: set[int] = set()
 
@@ -308,13 +289,11 @@ class _Column:
         self._chunks[number][start : start + len(values)] = values
         self._changed.add(number)
 
-    def save(self) -> list[str]:
-        """Write what has changed; return the names of the chunks."""
-        saved = sorted(self._changed)
-        for number in saved:
-            self._array[self._region(number)] = self._chunks[number]
+    def save(self) -> list[Path]:
+        """Write what has changed; return the files."""
+        files = [self._files.write((number,), self._chunks[number]) for number in sorted(self._changed)]
         self._changed.clear()
-        return [f"{number}" for number in saved]
+        return files
 
     def _region(self, number: int) -> slice:
         return slice(number * self._rows, min((number + 1) * self._rows, self._array.shape[0]))
@@ -323,8 +302,8 @@ class _Column:
 class _Canvas:
     """One level of the pyramid: whole chunks in memory, bounded, written when they have changed."""
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
-        self._array = array
+    def __init__(self, array: zarr.Array[Any], files: ChunkFiles) -> None:
+        self._array, self._files = array, files
         self._side: tuple[int, int] = (array.chunks[0], array.chunks[1])
         self._chunks: OrderedDict[tuple[int, int], NDArray[np.float32]] = OrderedDict()
         self._changed: set[tuple[int, int]] = set()
@@ -343,16 +322,14 @@ class _Canvas:
             self._chunk(key)[inside] = values[outside]
             self._changed.add(key)
 
-    def save(self) -> list[str]:
-        """Write what has changed; return the names of the chunks."""
-        saved = sorted(self._changed)
-        for key in saved:
-            self._array[self._region(key)] = self._chunks[key]
+    def save(self) -> list[Path]:
+        """Write what has changed; return the files."""
+        files = [self._files.write(key, self._chunks[key]) for key in sorted(self._changed)]
         self._changed.clear()
         most = max(4, _CACHED_BYTES // (4 * self._side[0] * self._side[1]))
         while len(self._chunks) > most:
             self._chunks.popitem(last=False)
-        return [f"{row}/{column}" for row, column in saved]
+        return files
 
     def _region(self, key: tuple[int, int]) -> tuple[slice, slice]:
         (row, column), (h, w), (height, width) = key, self._side, self._array.shape
@@ -360,7 +337,11 @@ class _Canvas:
 
     def _chunk(self, key: tuple[int, int]) -> NDArray[np.float32]:
         if key not in self._chunks:
-            self._chunks[key] = np.array(self._array[self._region(key)], np.float32)
+            region = self._region(key)
+            if self._files.file(*key).exists():
+                self._chunks[key] = np.array(self._array[region], np.float32)
+            else:  # as zarr reads it, in no time
+                self._chunks[key] = np.full([part.stop - part.start for part in region], np.nan, np.float32)
         self._chunks.move_to_end(key)
         return self._chunks[key]
 
@@ -371,12 +352,6 @@ class _Canvas:
                 a0, b0, a1, b1 = max(y0, row * h), max(x0, column * w), min(y1, (row + 1) * h), min(x1, (column + 1) * w)
                 inside = (slice(a0 - row * h, a1 - row * h), slice(b0 - column * w, b1 - column * w))
                 yield (row, column), inside, (slice(a0 - y0, a1 - y0), slice(b0 - x0, b1 - x0))
-
-
-def _runs(numbers: list[int]) -> list[tuple[int, int]]:
-    """Return (start, stop) of what is consecutive in sorted numbers."""
-    parts = np.split(np.array(numbers, np.int64), np.flatnonzero(np.diff(numbers) != 1) + 1)
-    return [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
 
 
 def _area(box: Box) -> int:

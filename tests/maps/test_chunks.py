@@ -1,0 +1,72 @@
+"""Chunks are written as zarr would write them, whole or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from map_makers import fill, make_map
+
+from napari_histoad.maps._chunks import COMPRESSORS, ChunkFiles
+
+
+def _array(folder: Path, shape: tuple[int, ...], chunks: tuple[int, ...]) -> zarr.Array:
+    return zarr.create_array(
+        folder, shape=shape, chunks=chunks, dtype="<f4", fill_value=np.nan, compressors=COMPRESSORS, filters=None
+    )
+
+
+@given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), side=st.integers(1, 4), seed=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_the_bytes_are_those_of_zarr(tmp_path_factory, shape, side, seed):
+    folder = tmp_path_factory.mktemp("chunks")
+    rng = np.random.default_rng(seed)
+    values = rng.random(shape, np.float32)
+    values[rng.random(shape) < 0.5] = np.nan
+    chunks = (side,) * len(shape)
+    theirs, ours = _array(folder / "a", tuple(shape), chunks), _array(folder / "b", tuple(shape), chunks)
+    theirs[...] = values
+    files = ChunkFiles(folder / "b", ours)
+    for key in np.ndindex(*theirs.cdata_shape):
+        files.write(key, values[tuple(slice(k * side, (k + 1) * side) for k in key)])
+    assert np.array_equal(np.asarray(ours[...]), values, equal_nan=True)
+    of_zarr, of_ours = (
+        {file.relative_to(root): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+        for root in (folder / "a", folder / "b")
+    )
+    assert of_ours == of_zarr
+
+
+def test_what_becomes_empty_has_no_file(tmp_path):
+    files = ChunkFiles(tmp_path / "a", _array(tmp_path / "a", (4,), (4,)))
+    file = files.write((0,), np.ones(4, np.float32))
+    assert file.is_file()
+    assert files.write((0,), np.full(4, np.nan, np.float32)) == file
+    assert not file.exists()
+
+
+def test_a_chunk_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    array = _array(tmp_path / "a", (4,), (4,))
+    files = ChunkFiles(tmp_path / "a", array)
+    files.write((0,), np.ones(4, np.float32))
+
+    def full(path: Path, data: bytes) -> None:
+        with path.open("wb") as handle:
+            handle.write(data[:3])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write((0,), np.zeros(4, np.float32))
+    assert np.asarray(array[:]).tolist() == [1, 1, 1, 1]
+
+
+def test_what_a_killed_run_left_half_written_is_gone_from_a_finished_map(tmp_path):
+    result = make_map(tmp_path / "a.ome.zarr")
+    fill(result, range(result.block_count))
+    left = result.path / "0" / "c" / "0" / "0.1234.partial"
+    left.write_bytes(b"half")
+    result.finish()
+    assert not list(result.path.rglob("*.partial"))
