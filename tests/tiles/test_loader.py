@@ -58,3 +58,39 @@ def test_tiles_that_cannot_be_decoded_are_named_and_white(slide, monkeypatch):
     failed = {int(i): img.mean() for b in loader for i, img, f in zip(b.index, b.images.copy(), b.failed, strict=True) if f}
     assert failed == {7: 255.0}
     assert len(loader.errors) == 1
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.8])
+@pytest.mark.parametrize("stride", [10, 25, 49, 60])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_what_is_read_in_one_go_equals_tiles_read_alone(slide, mpp, stride, shuffled):
+    grid = TileGrid.cover(slide.shape, 0.5, tile_px=50, mpp=mpp, stride_px=stride)
+    index = np.arange(len(grid))
+    if shuffled:
+        np.random.default_rng(0).shuffle(index)
+    seen = 0
+    for part in TileLoader(slide, grid, batch=16, index=index):
+        for row, image in zip(part.index, part.images, strict=True):
+            y, x = (int(v) for v in grid.origins[row])
+            if max(y + grid.tile_l0 - slide.shape[0], x + grid.tile_l0 - slide.shape[1]) <= 0:
+                assert np.array_equal(image, slide.read_scaled(y, x, grid.tile_l0, grid.tile_l0, (50, 50)))
+                seen += 1
+    assert seen > 5
+
+
+def test_one_hole_spoils_only_the_tiles_that_hold_it(slide, monkeypatch):
+    grid = TileGrid.cover(slide.shape, 0.5, tile_px=50, mpp=0.5, stride_px=25)
+    hole_y, hole_x = 110, 130
+    real = type(slide)._read_inside
+
+    def holed(self, source, y, x, out):
+        if y <= hole_y < y + out.shape[0] and x <= hole_x < x + out.shape[1]:
+            raise SlideError("a hole")
+        real(self, source, y, x, out)
+
+    monkeypatch.setattr(type(slide), "_read_inside", holed)
+    loader = TileLoader(slide, grid, batch=20)
+    failed = sorted(int(i) for b in loader for i, f in zip(b.index, b.failed, strict=True) if f)
+    holds = ((grid.origins <= (hole_y, hole_x)) & (grid.origins + 50 > (hole_y, hole_x))).all(1)
+    assert failed == np.flatnonzero(holds).tolist()
+    assert len(failed) == len(loader.errors) == 4

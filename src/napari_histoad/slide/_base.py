@@ -16,7 +16,7 @@ from napari_histoad.errors import MissingMppError, SettingsError, SlideError
 from napari_histoad.slide._colour import GLASS, ToSrgb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -250,11 +250,9 @@ class Slide(ABC):
         out : (*shape, 3) uint8, optional
             Filled and returned instead of a new array.
         """
-        source = _coarsest(self._sources, min(h / shape[0], w / shape[1]))
-        ds_y, ds_x = self._sources[source].downsample_yx
+        source, ds_y, ds_x, same = self._source_of(h, w, shape)
         top, left, bottom, right = y / ds_y, x / ds_x, (y + h) / ds_y, (x + w) / ds_x
-        if abs(bottom - top - shape[0]) < 0.5 and abs(right - left - shape[1]) < 0.5:
-            # The level has the wanted resolution: no resampling, at most half a pixel of that level off.
+        if same:
             return self._read(source, round(top), round(left), *shape, out=out)
         y0, x0 = math.floor(top), math.floor(left)
         pixels = self._read(source, y0, x0, math.ceil(bottom) - y0, math.ceil(right) - x0)
@@ -264,6 +262,39 @@ class Slide(ABC):
             return scaled
         out[:] = scaled
         return out
+
+    def read_scaled_row(self, y: float, x: Sequence[float], h: float, w: float, outs: Sequence[NDArray[np.uint8]]) -> None:
+        """Read boxes side by side, each as `read_scaled` would, and what they share only once if a level can be taken as it is.
+
+        Parameters
+        ----------
+        y, h, w : float
+            Top and size of all boxes in level-0 pixels.
+        x : sequence of float
+            Left of each box.
+        outs : sequence of (h_px, w_px, 3) uint8
+            Filled; all of one shape.
+        """
+        h_px, w_px = outs[0].shape[:2]
+        source, ds_y, ds_x, same = self._source_of(h, w, (h_px, w_px))
+        if not same:
+            for left, out in zip(x, outs, strict=True):
+                self.read_scaled(y, left, h, w, (h_px, w_px), out=out)
+            return
+        lefts = [round(left / ds_x) for left in x]
+        first = min(lefts)
+        row = self._read(source, round(y / ds_y), first, h_px, max(lefts) - first + w_px)
+        for left, out in zip(lefts, outs, strict=True):
+            out[:] = row[:, left - first : left - first + w_px]
+
+    def _source_of(self, h: float, w: float, shape: tuple[int, int]) -> tuple[int, float, float, bool]:
+        """Return the source that a level-0 box is read from, its downsamples, and whether it has the wanted resolution.
+
+        It has if nothing is gained by resampling: the box is at most half a pixel larger or smaller.
+        """
+        source = _coarsest(self._sources, min(h / shape[0], w / shape[1]))
+        ds_y, ds_x = self._sources[source].downsample_yx
+        return source, ds_y, ds_x, abs(h / ds_y - shape[0]) < 0.5 and abs(w / ds_x - shape[1]) < 0.5
 
     def read_at(self, mpp: float, y: float, x: float, h_px: int, w_px: int) -> NDArray[np.uint8]:
         """Return a box at any resolution, from the best level, resampled with an area filter.

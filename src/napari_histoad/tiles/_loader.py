@@ -7,6 +7,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,7 +86,32 @@ class TileLoader:
     def __len__(self) -> int:
         return -(-len(self._index) // self._batch)
 
-    def _decode(self, row: int, out: NDArray[np.uint8]) -> bool:
+    def _runs(self, rows: NDArray[np.int64]) -> list[slice]:
+        """Return stretches of tiles that are read in one go: those that follow each other in a row and overlap."""
+        if self._grid.stride_px >= self._grid.tile_px:
+            return [slice(k, k + 1) for k in range(len(rows))]
+        y, x = self._grid.origins[rows].T
+        step = np.diff(x)
+        ends = np.flatnonzero((np.diff(y) != 0) | (step <= 0) | (step >= self._grid.tile_l0)) + 1
+        edges = [0, *ends.tolist(), len(rows)]
+        return [slice(a, b) for a, b in pairwise(edges)]
+
+    def _decode(self, rows: NDArray[np.int64], outs: NDArray[np.uint8]) -> list[bool]:
+        """Fill (R, H, W, 3) with a run of tiles; return which could be decoded."""
+        side = self._grid.tile_l0
+        if len(rows) > 1:
+            origins = self._grid.origins[rows].tolist()
+            try:
+                self._slide.read_scaled_row(origins[0][0], [x for _, x in origins], side, side, list(outs))
+            except SlideError:
+                pass  # of which tile, shows below
+            else:
+                for (y, x), out in zip(origins, outs, strict=True):
+                    self._mirror(y, x, out)
+                return [True] * len(rows)
+        return [self._decode_one(int(row), out) for row, out in zip(rows, outs, strict=True)]
+
+    def _decode_one(self, row: int, out: NDArray[np.uint8]) -> bool:
         y, x = (int(v) for v in self._grid.origins[row])
         side = self._grid.tile_l0
         try:
@@ -112,19 +138,19 @@ class TileLoader:
         parts = [self._index[i : i + self._batch] for i in range(0, len(self._index), self._batch)]
         free = [self._allocate((self._batch, side, side, 3)) for _ in range(min(_AHEAD + 1 + self._keep, len(parts)))]
         lent: deque[NDArray[np.uint8]] = deque()
-        waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[bool]]]] = deque()
+        waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[list[bool]]]]] = deque()
         todo = iter(parts)
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         try:
             while True:
                 while free and (part := next(todo, None)) is not None:
                     buffer = free.pop()
-                    jobs = [pool.submit(self._decode, int(row), buffer[k]) for k, row in enumerate(part)]
+                    jobs = [pool.submit(self._decode, part[run], buffer[run]) for run in self._runs(part)]
                     waiting.append((part, buffer, jobs))
                 if not waiting:
                     return
                 part, buffer, jobs = waiting.popleft()
-                failed = np.array([not job.result() for job in jobs])
+                failed = ~np.concatenate([job.result() for job in jobs])
                 yield TileBatch(buffer[: len(part)], part, failed)
                 lent.append(buffer)
                 if len(lent) > self._keep:
