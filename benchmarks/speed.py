@@ -2,10 +2,11 @@
 
     python benchmarks/speed.py [--slide SLIDE] [--reference SCRIPT] [--seconds 5] [--rounds 3]
 
-Two networks: a mean over the pixels, which shows what everything but the network costs, and the starter model. For each,
-decode-only, network-only and end-to-end rates as `histoad bench` gives them, with and without overlapping tiles. Then the
-whole job with the mean, tissue mask to finished map, in a process of its own; SCRIPT, a bare pipeline that takes
-``--slide --model trivial`` and prints a JSON document with ``tiles_s_job``, is run in turn with it. Medians over the rounds.
+Three networks: a mean over the pixels, which shows what everything but the network costs, the starter model, and ResNet18
+with random weights. For each, decode-only, network-only and end-to-end rates as `histoad bench` gives them, with and without
+overlapping tiles. Then the whole job, tissue mask to finished map, with the mean and with ResNet18, each in a process of its
+own; SCRIPT, a bare pipeline that takes ``--slide``, ``--model trivial|resnet18``, ``--dtype fp32|bf16`` and ``--out``, and
+prints a JSON document with ``tiles_s_job``, is run in turn with it. Medians over the rounds.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from typing import TYPE_CHECKING, ClassVar
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the terminal and the panel do
 
 import numpy as np
+import torch
 
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import Detector, DetectorSettings, TileScores, load_detector, starter_path
-from napari_histoad.engine import bench_job, map_job
+from napari_histoad.detectors._backbone import import_timm
+from napari_histoad.detectors._features import to_pixels
+from napari_histoad.engine import bench_job, choose_device, map_job
 from napari_histoad.jobs import run
 from napari_histoad.samples import write_sample
 from napari_histoad.slide import open_slide
@@ -48,19 +52,46 @@ class Mean(Detector):
         return TileScores(images[:, ::4, ::4].float().mean((1, 2, 3)))
 
 
-def mean_detector() -> Mean:
-    detector = Mean(DetectorSettings())
-    detector.calibration = Calibration.from_scores(np.linspace(0, 255, 200))
+class ResNet18(Detector):
+    """A network that takes much longer than decoding."""
+
+    name: ClassVar[str] = "resnet18"
+    title: ClassVar[str] = "ResNet18 with random weights"
+    Settings = DetectorSettings
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        super().__init__(settings)
+        torch.manual_seed(0)
+        network = import_timm().create_model("resnet18", num_classes=2)
+        self._network = network.eval().to(memory_format=torch.channels_last)
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device."""
+        super().to(device)
+        self._network.to(device)
+
+    def score(self, images: Tensor) -> TileScores:
+        """Score a batch."""
+        return TileScores(self._network(to_pixels(images) - 0.5).float().softmax(1)[:, 1])
+
+
+def made(kind: type[Detector]) -> Detector:
+    detector = kind(DetectorSettings())
+    detector.calibration = Calibration.from_scores(np.linspace(0, 1, 200))
     return detector
 
 
-def whole_job(slide: Path) -> None:
-    """Map a slide with the mean, tiles side by side, and print the rate: run in a process of its own."""
+def whole_job(slide: Path, kind: type[Detector]) -> None:
+    """Map a slide, tiles side by side, and print the rate: run in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch, open_slide(slide) as opened:
+        detector = made(kind)
         started = time.perf_counter()
-        result = run(map_job(opened, Path(scratch), detector=mean_detector(), stride_px=256))
+        result = run(map_job(opened, Path(scratch), detector=detector, stride_px=256))
         seconds = time.perf_counter() - started
     print(json.dumps({"tiles": len(result), "tiles_s_job": len(result) / seconds}))
+
+
+KINDS: dict[str, type[Detector]] = {"mean": Mean, "resnet18": ResNet18}
 
 
 def rate_of(command: list[str]) -> float:
@@ -74,15 +105,16 @@ def main() -> None:
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--whole-job", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--whole-job", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.whole_job:
-        whole_job(options.slide)
+        whole_job(options.slide, KINDS[options.whole_job])
         return
     with tempfile.TemporaryDirectory() as scratch:
         slide = options.slide or write_sample(Path(scratch) / "sample.tif", 8192)
         print(f"{'':<22}{'decode':>9}{'network':>9}{'whole':>9}  of decode  of network  of the bound   (tiles/s)")
-        for title, detector in (("mean", mean_detector()), ("starter model", load_detector(starter_path()))):
+        detectors = (("mean", made(Mean)), ("starter model", load_detector(starter_path())), ("ResNet18", made(ResNet18)))
+        for title, detector in detectors:
             for stride in (256, 128):
                 with open_slide(slide) as opened:
                     speed = run(bench_job(opened, detector, stride_px=stride, seconds=options.seconds))
@@ -92,14 +124,14 @@ def main() -> None:
                     f"{of[0]:>11.2f}{of[1]:>12.2f}{of[2]:>14.2f}"
                 )
         print(f"{speed.device}; peak memory {speed.peak_mb or 0:,.0f} MB")
-        ours = [str(Path(__file__)), "--whole-job", "--slide", str(slide)]
-        theirs = [str(options.reference), "--slide", str(slide), "--model", "trivial", "--out", scratch]
-        rates = [(rate_of(ours), rate_of(theirs) if options.reference else 0.0) for _ in range(options.rounds)]
-        mine = statistics.median(rate for rate, _ in rates)
-        print(f"whole job with the mean: {mine:,.0f} tiles/s")
-        if options.reference:
-            bare = statistics.median(rate for _, rate in rates)
-            print(f"bare pipeline:           {bare:,.0f} tiles/s; ours is {mine / bare:.2f} of it")
+        dtype = "bf16" if choose_device().bf16 else "fp32"
+        for kind, model in (("mean", "trivial"), ("resnet18", "resnet18")):
+            ours = [str(Path(__file__)), "--whole-job", kind, "--slide", str(slide)]
+            theirs = [str(options.reference), "--slide", str(slide), "--model", model, "--dtype", dtype, "--out", scratch]
+            rates = [(rate_of(ours), rate_of(theirs) if options.reference else 0.0) for _ in range(options.rounds)]
+            mine, bare = (statistics.median(column) for column in zip(*rates, strict=True))
+            beside = f"; the bare pipeline {bare:,.0f}, ours is {mine / bare:.2f} of it" if options.reference else ""
+            print(f"whole job, {kind}: {mine:,.0f} tiles/s{beside}")
 
 
 if __name__ == "__main__":

@@ -120,9 +120,12 @@ def models(
         Path | None,
         typer.Option(help="File of an encoder's weights, for detectors that were fitted on it elsewhere.", show_default=False),
     ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="Write the detector as this ONNX file, for other programs.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the methods, describe a detector file, or make an encoder known."""
+    """List the methods, describe a detector file or write it as ONNX, or make an encoder known."""
     if weights is not None:
         from napari_histoad.detectors import register_weights
 
@@ -134,8 +137,15 @@ def models(
     if fetch is not None:
         _fetch(fetch, agreed=yes, as_json=as_json)
         return
-    from napari_histoad.detectors import detector_class, detector_names, read_header, starter_path
+    from napari_histoad.detectors import detector_class, detector_names, export_onnx, read_header, starter_path
 
+    if onnx is not None:
+        from napari_histoad.classifiers import load_model
+
+        batch = export_onnx(load_model(model or starter_path()), onnx)
+        tiles = "as many as you like" if not batch else str(batch)
+        emit({"onnx": str(onnx), "batch": batch}, [("Written", str(onnx)), ("Tiles per batch", tiles)], as_json=as_json)
+        return
     if model is not None:
         header = read_header(model)
         rows = [

@@ -4,6 +4,7 @@ from napari_histoad.detectors._backbone import describe_backbone, fetch_weights
 from napari_histoad.detectors._base import BackboneRecord, Detector, DetectorSettings, TileScores
 from napari_histoad.detectors._bundle import BundleHeader, load_detector, read_header, save_detector
 from napari_histoad.detectors._features import FeatureDetector, features_of
+from napari_histoad.detectors._onnx import export_onnx
 from napari_histoad.detectors._registry import create_detector, detector_class, detector_names, first_fault
 from napari_histoad.detectors._starter import starter_path
 from napari_histoad.detectors._weights import register_weights
@@ -19,6 +20,7 @@ __all__ = [
     "describe_backbone",
     "detector_class",
     "detector_names",
+    "export_onnx",
     "features_of",
     "fetch_weights",
     "first_fault",

@@ -72,7 +72,7 @@ class GeometricTransformsDetector(Detector):
         self._network = WideResNet(TRANSFORMS, settings.depth, settings.widen)
         self._alpha = torch.ones(TRANSFORMS, TRANSFORMS)
         # Spread over flips, shifts and turns alike.
-        self._scored = torch.linspace(0, TRANSFORMS - 1, settings.score_transforms).round().long()
+        self._scored = torch.linspace(0, TRANSFORMS - 1, settings.score_transforms).round().int().tolist()
 
     @property
     def network(self) -> nn.Module:
@@ -109,7 +109,7 @@ class GeometricTransformsDetector(Detector):
     def _predictions(self, images: Tensor) -> Tensor:
         """Return the class probabilities (B, T, 72) of a batch in each scored transform."""
         pixels = self._shrunk(images)
-        parts = [self._network(transformed(pixels, int(t))).softmax(1) for t in self._scored]
+        parts = [self._network(transformed(pixels, t)).softmax(1) for t in self._scored]
         return torch.stack(parts, 1)
 
     def codes(self, images: Tensor) -> Tensor:
