@@ -124,7 +124,10 @@ _malloc_done = False
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed activations mapped: without it every layer page-faults its output anew."""
+    """Tell glibc to keep freed activations mapped: without it every layer page-faults its output anew.
+
+    In one arena for all threads: what one thread has freed another uses, instead of keeping as much for itself.
+    """
     global _malloc_done
     if _malloc_done or not sys.platform.startswith("linux"):
         return
@@ -133,5 +136,6 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # not glibc
         return
-    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 64 << 20)):  # mmap threshold, trim threshold, top pad
+    # Mmap threshold, trim threshold, top pad, most arenas.
+    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 64 << 20), (-8, 1)):
         mallopt(option, value)

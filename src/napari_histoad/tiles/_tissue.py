@@ -131,8 +131,11 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
         raise EmptyTissueError(msg, "open an H&E (or other brightfield) scan; fluorescence is not supported")
     # Glass is the brightest common colour; a slide full of tissue has none, then white stands in.
     glass = np.where(bright > 200, bright, 255.0).astype(np.float32)
-    density = -np.log10((np.minimum(image, glass) + 1.0) / (glass + 1.0), dtype=np.float32)
-    density = ndimage.gaussian_filter(density, (0.7, 0.7, 0))
+    density = np.minimum(image, glass)  # in place from here on: the overview of a huge slide has four million pixels
+    density += 1
+    density /= glass + 1
+    np.negative(np.log10(density, out=density), out=density)
+    ndimage.gaussian_filter(density, (0.7, 0.7, 0), output=density)
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     chroma = green - np.minimum(red, blue)
     ink = _ink(red, green, blue)
