@@ -230,3 +230,18 @@ def test_what_is_no_map_is_explained(tmp_path, map_folder, damage):
         )
     with pytest.raises(MapError, match="no anomaly map|not an anomaly map"):
         AnomalyMap.open(folder)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.4])
+def test_every_region_says_how_unusual_it_is_however_small(tmp_path, rate):
+    """Slivers between the centres of tiles have the tile that reaches over them to speak for them."""
+    result = make_map(tmp_path / "a.ome.zarr", shape=(1500, 1500), cell_um=2.0)
+    fill(result, range(result.block_count))
+    regions = result.regions(rate, min_area_um2=0)
+    slivers = [region for region in regions if region.measurements["Area mm²"] < (8e-3) ** 2]
+    assert slivers
+    for region in regions:
+        said = region.measurements
+        assert said["Tiles"] >= 1
+        assert 0 < said["Mean score"] <= said["Max score"] <= 1
+        assert said["Max score"] >= result.calibration.threshold(rate)

@@ -22,7 +22,11 @@ __all__ = ["measure_regions"]
 
 
 def measure_regions(source: AnomalyMap, labels: NDArray[np.uint32]) -> list[Region]:
-    """Return outlines with area, mean and highest tile score and lowest p-value, highest mean score first."""
+    """Return outlines with area, mean and highest tile score and lowest p-value, highest mean score first.
+
+    The tiles of a region are those whose centres lie in it. A sliver may lie between centres, or at the rim of the tissue
+    before them: what counts there is the highest tile that reaches over it.
+    """
     geometry, info = source.geometry, source.info
     centres = (source.origins + info.tile_l0 / 2) / geometry.cell_l0
     inside = labels[
@@ -37,6 +41,12 @@ def measure_regions(source: AnomalyMap, labels: NDArray[np.uint32]) -> list[Regi
         mask = labels[box] == number
         outline = _outline(mask, box[0].start, box[1].start, geometry.cell_l0)
         mine = (inside == number) & ~np.isnan(scores)
+        if not mine.any():
+            reaches = np.abs(centres - [(side.start + side.stop) / 2 for side in box]) < [
+                (side.stop - side.start + geometry.cells_per_tile) / 2 for side in box
+            ]
+            over = reaches.all(axis=1) & ~np.isnan(scores)
+            mine = over & (scores == scores[over].max(initial=-np.inf))
         measurements = {"Area mm²": float(mask.sum()) * (geometry.cell_l0 * info.slide_mpp) ** 2 / 1e6}
         if mine.any():
             measurements["Mean score"] = float(scores[mine].mean())
