@@ -121,7 +121,7 @@ def _kill_and_resume(sample, out, detector_file, kills, seed):
         deadline = time.monotonic() + 120
         while process.poll() is None and _written(folder) == before and time.monotonic() < deadline:
             time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.4))
+        time.sleep(random.uniform(0, 0.12))  # runs end soon after they have begun to write
         if process.poll() is None:
             process.kill()
             in_time += 1
