@@ -12,21 +12,33 @@ from map_makers import fill, make_map
 from napari_histoad.maps._chunks import COMPRESSORS, ChunkFiles
 
 
-def _array(folder: Path, shape: tuple[int, ...], chunks: tuple[int, ...]) -> zarr.Array:
+def _array(folder: Path, shape: tuple[int, ...], chunks: tuple[int, ...], separator: str = "/") -> zarr.Array:
     return zarr.create_array(
-        folder, shape=shape, chunks=chunks, dtype="<f4", fill_value=np.nan, compressors=COMPRESSORS, filters=None
+        folder,
+        shape=shape,
+        chunks=chunks,
+        dtype="<f4",
+        fill_value=np.nan,
+        compressors=COMPRESSORS,
+        filters=None,
+        chunk_key_encoding={"name": "default", "separator": separator},
     )
 
 
-@given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), side=st.integers(1, 4), seed=st.integers(0, 9))
+@given(
+    shape=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    side=st.integers(1, 4),
+    separator=st.sampled_from("/."),
+    seed=st.integers(0, 9),
+)
 @settings(max_examples=25, deadline=None)
-def test_the_bytes_are_those_of_zarr(tmp_path_factory, shape, side, seed):
+def test_the_bytes_are_those_of_zarr(tmp_path_factory, shape, side, separator, seed):
     folder = tmp_path_factory.mktemp("chunks")
     rng = np.random.default_rng(seed)
     values = rng.random(shape, np.float32)
     values[rng.random(shape) < 0.5] = np.nan
     chunks = (side,) * len(shape)
-    theirs, ours = _array(folder / "a", tuple(shape), chunks), _array(folder / "b", tuple(shape), chunks)
+    theirs, ours = (_array(folder / name, tuple(shape), chunks, separator) for name in "ab")
     theirs[...] = values
     files = ChunkFiles(folder / "b", ours)
     for key in np.ndindex(*theirs.cdata_shape):

@@ -45,11 +45,11 @@ class ChunkFiles:
     """
 
     def __init__(self, folder: Path, array: zarr.Array[Any]) -> None:
-        self._folder, self._shape = folder / "c", array.chunks
+        self._folder, self._shape, self._key = folder, array.chunks, array.metadata.encode_chunk_key
 
     def file(self, *key: int) -> Path:
         """Return where a chunk lies; one of NaN alone has no file."""
-        return self._folder.joinpath(*map(str, key))
+        return self._folder / self._key(key)
 
     def write(self, key: tuple[int, ...], values: NDArray[np.float32]) -> Path:
         """Write a chunk, whole or not at all, and return its file.

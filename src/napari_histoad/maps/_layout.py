@@ -29,6 +29,9 @@ ATTRIBUTE = "napari_histoad"
 
 _CHUNK, _ROWS = 256, 4096
 
+_FLAT: Any = {"name": "default", "separator": "."}
+"""All chunks of a column in one folder: one per block would cost more time than what is written there."""
+
 
 class MapInfo(BaseModel):
     """Provenance: what is needed to know where a map comes from, and to repeat it.
@@ -106,7 +109,7 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
     columns = {"score": ((), _ROWS), "p_value": ((), _ROWS), "error_map": ((c, c), BLOCK_TILES)}
     columns |= {f"probability_{k}": ((), _ROWS) for k in range(len(info.classes))}
     for name, (shape, rows) in columns.items():
-        _create_values(group, f"tiles/{name}", (n, *shape), (rows, *shape))
+        _create_values(group, f"tiles/{name}", (n, *shape), (rows, *shape), chunk_key_encoding=_FLAT)
     create_pyramid(group, "anomaly", info.geometry, info.slide_mpp)
     group.attrs[ATTRIBUTE] = info.model_dump(mode="json")
 
