@@ -89,6 +89,7 @@ class MapWriter:
             name: _Column(target.column(name), target.chunk_files(f"tiles/{name}"))
             for name in ("score", "p_value", *self._classes)
         }
+        self._done = target.finished_blocks()
         self._recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._canvases = [_Canvas(level, target.chunk_files(str(i))) for i, level in enumerate(target.levels)]
         self._cells = cells = target.geometry.tile_cells(target.origins)
@@ -190,9 +191,8 @@ class MapWriter:
         blocks = sorted(blocks, key=lambda block: block.number)
         files = []
         for block in blocks:
-            if block.error_maps is None:
-                self._recent.pop(block.number, None)  # it may have been looked at before it was written
-            else:
+            self._done.add(block.number)
+            if block.error_maps is not None:
                 files.append(self._map.write_error_maps(block.number, block.error_maps))
                 self._remember(block.number, block.error_maps)
             self._columns["score"].put(block.number * BLOCK_TILES, block.scores)
@@ -249,7 +249,7 @@ class MapWriter:
         first, stop = (np.array([y0, x0]) - c) // step + 1, -(-np.array([y1, x1]) // step)
         grid = np.full((*(stop - first), c, c), np.nan, np.float32)
         near = (self._first < (y1, x1)).all(axis=1) & (self._last + c > (y0, x0)).all(axis=1)
-        for other in np.flatnonzero(near).tolist():
+        for other in self._done.intersection(np.flatnonzero(near).tolist()):
             places = self._cells[other * BLOCK_TILES : (other + 1) * BLOCK_TILES] // step - first
             inside = ((places >= 0) & (places < stop - first)).all(axis=1)
             grid[tuple(places[inside].T)] = self._error_maps(other)[inside]
