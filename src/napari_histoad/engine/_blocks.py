@@ -117,7 +117,7 @@ class _Collector:
         errors = self._loader.errors[self._errors_seen :]
         self._errors_seen += len(errors)
         block = int(batch.index[0]) // BLOCK_TILES
-        if batch.index[-1] != block_rows(block, self._tiles)[-1]:
+        if batch.index[-1] + 1 != min((block + 1) * BLOCK_TILES, self._tiles):
             return BlockScores(len(batch.index), None, None, None, errors)
         joined, self._parts = Collected.join(self._parts), []
         return BlockScores(len(batch.index), block, joined.scores, joined.error_maps, errors, probabilities=joined.probabilities)

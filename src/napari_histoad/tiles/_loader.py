@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TileBatch", "TileLoader"]
 
-_AHEAD = 3
+_TILES_AHEAD, _BATCHES_AHEAD = 64, 3
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,15 @@ class TileLoader:
     def __len__(self) -> int:
         return -(-len(self._index) // self._batch)
 
-    def _runs(self, rows: NDArray[np.int64]) -> list[slice]:
-        """Return stretches of tiles that are read in one go: those that follow each other in a row and overlap."""
-        if self._grid.stride_px >= self._grid.tile_px:
-            return [slice(k, k + 1) for k in range(len(rows))]
-        y, x = self._grid.origins[rows].T
+    def _batches(self) -> Iterator[tuple[NDArray[np.int64], list[slice]]]:
+        """Yield the rows of each batch, and stretches of it that are read in one go: neighbours in a row that overlap."""
+        y, x = self._grid.origins[self._index].T
         step = np.diff(x)
-        ends = np.flatnonzero((np.diff(y) != 0) | (step <= 0) | (step >= self._grid.tile_l0)) + 1
-        edges = [0, *ends.tolist(), len(rows)]
-        return [slice(a, b) for a, b in pairwise(edges)]
+        alone = (np.diff(y) != 0) | (step <= 0) | (step >= self._grid.tile_l0)
+        for first in range(0, len(self._index), self._batch):
+            rows = self._index[first : first + self._batch]
+            ends = np.flatnonzero(alone[first : first + len(rows) - 1]) + 1
+            yield rows, [slice(a, b) for a, b in pairwise((0, *ends.tolist(), len(rows)))]
 
     def _decode(self, rows: NDArray[np.int64], outs: NDArray[np.uint8]) -> list[bool]:
         """Fill (R, H, W, 3) with a run of tiles; return which could be decoded."""
@@ -135,23 +135,23 @@ class TileLoader:
 
     def __iter__(self) -> Iterator[TileBatch]:
         side = self._grid.tile_px
-        parts = [self._index[i : i + self._batch] for i in range(0, len(self._index), self._batch)]
-        free = [self._allocate((self._batch, side, side, 3)) for _ in range(min(_AHEAD + 1 + self._keep, len(parts)))]
+        ahead = max(_BATCHES_AHEAD, _TILES_AHEAD // self._batch)
+        free = [self._allocate((self._batch, side, side, 3)) for _ in range(min(ahead + 1 + self._keep, len(self)))]
         lent: deque[NDArray[np.uint8]] = deque()
         waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[list[bool]]]]] = deque()
-        todo = iter(parts)
+        todo = self._batches()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         try:
             while True:
                 while free and (part := next(todo, None)) is not None:
-                    buffer = free.pop()
-                    jobs = [pool.submit(self._decode, part[run], buffer[run]) for run in self._runs(part)]
-                    waiting.append((part, buffer, jobs))
+                    (rows, runs), buffer = part, free.pop()
+                    jobs = [pool.submit(self._decode, rows[run], buffer[run]) for run in runs]
+                    waiting.append((rows, buffer, jobs))
                 if not waiting:
                     return
-                part, buffer, jobs = waiting.popleft()
+                rows, buffer, jobs = waiting.popleft()
                 failed = ~np.concatenate([job.result() for job in jobs])
-                yield TileBatch(buffer[: len(part)], part, failed)
+                yield TileBatch(buffer[: len(rows)], rows, failed)
                 lent.append(buffer)
                 if len(lent) > self._keep:
                     free.append(lent.popleft())
