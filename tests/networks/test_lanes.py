@@ -1,6 +1,7 @@
 """What is computed in several threads is what one computes, in its order, and leaves torch as it was."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -56,12 +57,52 @@ def test_the_first_failure_ends_it(lanes):
         next(stream)
 
 
-def test_leaving_early_lets_the_threads_go(lanes):
-    before = threading.active_count()
-    stream = in_lanes(lambda item: item, range(100), CPU)
-    assert next(stream) == 0
+def test_leaving_early_ends_what_was_under_way(lanes):
+    begun, ended = [], []
+
+    def work(item):
+        begun.append(item)
+        time.sleep(0.05)
+        ended.append(item)
+
+    stream = in_lanes(work, range(100), CPU)
+    next(stream)
     stream.close()
-    assert threading.active_count() == before
+    assert sorted(ended) == sorted(begun)
+    assert len(ended) <= lanes + 1
+    begun.clear()
+    time.sleep(0.1)
+    assert begun == []
+
+
+def test_the_threads_are_used_again(lanes):
+    def work(_):
+        together.wait()
+        return threading.current_thread()
+
+    together = threading.Barrier(lanes, timeout=20)
+    first, second = (set(in_lanes(work, range(lanes), CPU)) for _ in range(2))
+    assert first == second
+    assert len(first) == lanes
+
+
+def test_threads_that_begin_later_have_as_many_of_torchs_as_before(lanes):
+    found = []
+    list(in_lanes(str, range(3), CPU))
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert found == [lanes]
+
+
+def test_a_lane_opens_no_lanes(lanes):
+    def inner(_):
+        return threading.current_thread()
+
+    def outer(_):
+        return all(found is threading.current_thread() for found in in_lanes(inner, range(3), CPU))
+
+    assert all(in_lanes(outer, range(2 * lanes), CPU))
 
 
 def test_precision_and_inference_mode_are_the_callers():

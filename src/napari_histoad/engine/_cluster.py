@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 import numpy as np
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Cluster"]
 
 _BLOCKS_PER_TASK = 4
-"""Enough that decoding overlaps computing within a task, few enough that little is lost with a worker."""
+"""At most: enough that decoding overlaps computing within a task, few enough that little is lost with a worker."""
 _CONNECT_S, _WORKERS_S, _ALONE_S = 10, 30, 120
 
 
@@ -121,8 +122,13 @@ class Cluster:
         HistoadError
             What a worker met.
         """
-        tasks = [task | {"stains": stains} for task in _tasks(slide, grid, blocks, target, device)]
+        common = {
+            "slide": (str(slide.path), slide.require_mpp(), slide.srgb, stains),
+            "target": (str(target.resolve()), uuid4().hex),
+            "device": device,
+        }
         bundle = self._client.scatter(_bytes_of(detector), broadcast=True, hash=True)
+        tasks = [common | {"grids": _grids(grid, part)} for part in _parts(blocks, self.workers)]
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         futures = [self._client.submit(_work, bundle, task, pure=False) for task in tasks]
         try:
@@ -164,23 +170,18 @@ def _results(future: Any) -> Iterator[BlockScores]:
         yield BlockScores(len(scores), block, scores, None, failed, stored=True, probabilities=probabilities)
 
 
-def _tasks(slide: Slide, grid: TileGrid, blocks: Sequence[int], target: Path, device: str) -> list[dict[str, Any]]:
-    """Return what workers are told: plain values, and only the tiles of their own blocks."""
-    tasks = []
-    for start in range(0, len(blocks), _BLOCKS_PER_TASK):
-        mine = list(blocks[start : start + _BLOCKS_PER_TASK])
-        parts = {block: replace(grid, origins=grid.origins[block_rows(block, len(grid))]) for block in mine}
-        tasks.append(
-            {
-                "slide": str(slide.path),
-                "mpp": slide.require_mpp(),
-                "srgb": slide.srgb,
-                "target": str(target.resolve()),
-                "device": device,
-                "grids": parts,
-            }
-        )
-    return tasks
+def _parts(blocks: Sequence[int], workers: int) -> Iterator[Sequence[int]]:
+    """Yield the blocks of each task: fewer and fewer towards the end, so that all workers end at about the same time."""
+    start = 0
+    while start < len(blocks):
+        count = min(_BLOCKS_PER_TASK, max(1, (len(blocks) - start) // (2 * max(1, workers))))
+        yield blocks[start : start + count]
+        start += count
+
+
+def _grids(grid: TileGrid, blocks: Sequence[int]) -> dict[int, TileGrid]:
+    """Return the tiles of some blocks, and only those: workers are not sent the others."""
+    return {block: replace(grid, origins=grid.origins[block_rows(block, len(grid))]) for block in blocks}
 
 
 def _bytes_of(detector: Detector) -> bytes:
@@ -220,13 +221,17 @@ def _slide(path: str, mpp: float, srgb: bool, stains: tuple[Stain, Stain] | None
     return slide if stains is None else RecolouredSlide(slide, stains[0].to(stains[1]))
 
 
+@lru_cache(maxsize=2)
+def _target(path: str, run: str) -> AnomalyMap:  # noqa: ARG001 - another run may have made the map anew
+    return AnomalyMap.open(path)
+
+
 def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
     """Score blocks and write their error maps; return (block, scores, probabilities, errors) of each."""
     from distributed import get_worker
 
     detector, choice = _detector(bundle, task["device"])
-    slide = _slide(task["slide"], task["mpp"], task["srgb"], task["stains"])
-    target = AnomalyMap.open(task["target"])
+    slide, target = _slide(*task["slide"]), _target(*task["target"])
     numbers = list(task["grids"])
     # The blocks of this task are numbered from 0; all but the last one of a map are whole, so the rows agree.
     grids = [task["grids"][number] for number in numbers]
