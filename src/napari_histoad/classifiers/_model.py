@@ -56,6 +56,10 @@ class ClassifyingDetector(Detector):
     def reduced_precision(self) -> bool:
         return self.detector.reduced_precision
 
+    @property
+    def compiles(self) -> bool:
+        return self.detector.compiles and "texture" not in self.classifier.settings.networks
+
     def score(self, images: Tensor) -> TileScores:
         scores = self.detector.score(images)
         return replace(scores, probabilities=self.classifier.probabilities(images, scores))

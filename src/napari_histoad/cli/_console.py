@@ -20,13 +20,28 @@ if TYPE_CHECKING:
 
     from napari_histoad.jobs import Job
 
-__all__ = ["WRONG_USE", "DeviceOption", "JsonOption", "MppOption", "command", "emit", "fail", "follow", "say", "table"]
+__all__ = [
+    "WRONG_USE",
+    "CompileOption",
+    "DeviceOption",
+    "JsonOption",
+    "MppOption",
+    "command",
+    "emit",
+    "fail",
+    "follow",
+    "say",
+    "table",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the network first: up to a minute's wait, then a little faster.")
+]
 MppOption = Annotated[
     str | None,
     typer.Option(

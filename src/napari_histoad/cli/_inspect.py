@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow, say, table
+from napari_histoad.cli._console import CompileOption, DeviceOption, JsonOption, MppOption, command, emit, follow, say, table
 from napari_histoad.errors import SettingsError
 
 __all__ = ["bench", "convert", "doctor", "info", "models"]
@@ -173,6 +173,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="About how long each part is timed.", min=0.1)] = 5.0,
     slide_mpp: MppOption = None,
     device: DeviceOption = "auto",
+    compiled: CompileOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time decoding, network and both at once, to see whether this machine runs as it should."""
@@ -186,7 +187,7 @@ def bench(
     with tempfile.TemporaryDirectory() as scratch:
         path = slide or follow(sample_job(Path(scratch) / "sample.tif", SlidePlan(4096)), quiet=as_json)
         with open_slide(path, GivenMpp(slide_mpp).of(path)) as opened:
-            job = bench_job(opened, detector, device=device, stride_px=stride, seconds=seconds)
+            job = bench_job(opened, detector, device=device, compile=compiled, stride_px=stride, seconds=seconds)
             speed = follow(job, quiet=as_json)
             about = f"{opened.format}, {opened.properties.get('Compression', 'compression unknown')}"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, napari-histoad {__version__}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import WRONG_USE, DeviceOption, JsonOption, MppOption, command, emit, follow, say
+from napari_histoad.cli._console import WRONG_USE, CompileOption, DeviceOption, JsonOption, MppOption, command, emit, follow, say
 from napari_histoad.errors import HistoadError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def map_slides(
         str | None, typer.Option(help="Address of a dask.distributed scheduler, tcp://host:8786: its workers do the work.")
     ] = None,
     device: DeviceOption = "auto",
+    compiled: CompileOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Map how far each piece of tissue is from normal. Goes on after a slide that fails; exit code 1 tells of it."""
@@ -58,7 +59,16 @@ def map_slides(
 
     with _cluster(scheduler) as cluster:
         job = cohort_job(
-            cohort, out, cluster=cluster, on_slide=tell, mpp=mpp, stride_px=stride, cell_um=cell_um, device=device, resume=resume
+            cohort,
+            out,
+            cluster=cluster,
+            on_slide=tell,
+            mpp=mpp,
+            stride_px=stride,
+            cell_um=cell_um,
+            device=device,
+            compile=compiled,
+            resume=resume,
         )
         result = follow(job, quiet=as_json)
     done = [_describe(finished) for finished in result.maps]

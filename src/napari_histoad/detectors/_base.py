@@ -150,6 +150,11 @@ class Detector(ABC):
         return True
 
     @property
+    def compiles(self) -> bool:
+        """Whether `torch.compile` makes the scoring faster."""
+        return True
+
+    @property
     def steps(self) -> int:
         """Largest number of gradient steps; 0 for closed-form methods."""
         return 0

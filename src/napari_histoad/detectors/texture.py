@@ -46,6 +46,10 @@ class TextureDetector(FeatureDetector):
     def reduced_precision(self) -> bool:
         return False  # fourth powers
 
+    @property
+    def compiles(self) -> bool:
+        return False  # counting codes takes three times as long
+
     def codes(self, images: Tensor) -> Tensor:
         statistics: Tensor = self._statistics(images)
         return statistics

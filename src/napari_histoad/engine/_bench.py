@@ -15,6 +15,7 @@ import numpy as np
 
 from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._blocks import score_blocks
+from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._map import plan_map, write_blocks
 from napari_histoad.jobs import Progress, run
@@ -79,7 +80,13 @@ class Speed:
 
 
 def bench_job(
-    slide: Slide, detector: Detector, *, device: str = "auto", stride_px: int | None = None, seconds: float = 5.0
+    slide: Slide,
+    detector: Detector,
+    *,
+    device: str = "auto",
+    compile: bool = False,  # noqa: A002 - as torch calls it
+    stride_px: int | None = None,
+    seconds: float = 5.0,
 ) -> Job[Speed]:
     """Time decoding, network and the whole on the first tiles of a slide, as many as fit into the time.
 
@@ -89,6 +96,8 @@ def bench_job(
     detector : Detector
         Calibrated.
     device : str
+    compile : bool
+        As in mapping; what that takes is not timed.
     stride_px : int, optional
         Step between tiles; default half a tile, as in mapping.
     seconds : float
@@ -104,6 +113,8 @@ def bench_job(
     tissue = find_tissue(slide.in_srgb(detector.settings.srgb))
     plan = plan_map(slide, detector, tissue, stride_px=stride_px)
     detector.to(choice.device)
+    if compile:
+        detector = yield from compiled_job(detector, choice)
     yield Progress("Timing the network", 0, 3, "parts")
     network = _network_rate(detector, choice, plan.info.cells_per_tile, seconds)
     yield Progress("Timing the decoder", 1, 3, "parts")

@@ -21,8 +21,10 @@ import numpy as np
 from napari_histoad import __version__
 from napari_histoad.classifiers import load_model, save_model
 from napari_histoad.engine._blocks import BlockScores, block_rows, score_blocks
+from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
+from napari_histoad.jobs import run
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.maps._chunks import on_medium
 from napari_histoad.slide import RecolouredSlide, open_slide
@@ -110,10 +112,13 @@ class Cluster:
         target: Path,
         device: str,
         stains: tuple[Stain, Stain] | None = None,
+        *,
+        compile: bool = False,  # noqa: A002 - as torch calls it
     ) -> Iterator[BlockScores]:
         """Score blocks; their error maps are in the map ``target`` when a block is reported.
 
-        With ``stains``, the slide's and those that it is given, workers see it with the latter.
+        With ``stains``, the slide's and those that it is given, workers see it with the latter. With ``compile`` each worker
+        compiles the detector for itself.
 
         Raises
         ------
@@ -125,7 +130,7 @@ class Cluster:
         common = {
             "slide": (str(slide.path), slide.require_mpp(), slide.srgb, stains),
             "target": (str(target.resolve()), uuid4().hex),
-            "device": device,
+            "making": (device, compile),
         }
         bundle = self._client.scatter(_bytes_of(detector), broadcast=True, hash=True)
         tasks = [common | {"grids": _grids(grid, part)} for part in _parts(blocks, self.workers)]
@@ -196,12 +201,12 @@ def _version() -> str:
     return __version__
 
 
-_detectors: dict[tuple[str, str], tuple[Detector, DeviceChoice]] = {}
+_detectors: dict[tuple[str, str, bool], tuple[Detector, DeviceChoice]] = {}
 
 
-def _detector(bundle: bytes, device: str) -> tuple[Detector, DeviceChoice]:
+def _detector(bundle: bytes, device: str, compile: bool) -> tuple[Detector, DeviceChoice]:  # noqa: A002, FBT001 - as in a task
     """Return the detector on its device; the last one stays loaded."""
-    key = (hashlib.sha256(bundle).hexdigest(), device)
+    key = (hashlib.sha256(bundle).hexdigest(), device, compile)
     known = _detectors.get(key)
     if known is None:
         choice = choose_device(device)
@@ -210,6 +215,8 @@ def _detector(bundle: bytes, device: str) -> tuple[Detector, DeviceChoice]:
             file.write_bytes(bundle)
             detector = load_model(file)
         detector.to(choice.device)
+        if compile:
+            detector = run(compiled_job(detector, choice))
         _detectors.clear()
         known = _detectors[key] = (detector, choice)
     return known
@@ -230,7 +237,7 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
     """Score blocks and write their error maps; return (block, scores, probabilities, errors) of each."""
     from distributed import get_worker
 
-    detector, choice = _detector(bundle, task["device"])
+    detector, choice = _detector(bundle, *task["making"])
     slide, target = _slide(*task["slide"]), _target(*task["target"])
     numbers = list(task["grids"])
     # The blocks of this task are numbered from 0; all but the last one of a map are whole, so the rows agree.

@@ -13,6 +13,7 @@ from napari_histoad import __version__
 from napari_histoad.classifiers import classes_of, load_model
 from napari_histoad.detectors._bundle import fingerprint
 from napari_histoad.engine._blocks import score_blocks, tiles_in
+from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import stain_of
 from napari_histoad.engine._self import SELF_NOTE, self_detector_job
@@ -52,6 +53,7 @@ class MapOptions(TypedDict, total=False):
     stride_px: int | None
     cell_um: float
     device: str
+    compile: bool
     resume: bool
     seed: int
 
@@ -72,6 +74,7 @@ def map_job(
     cell_um: float = 8.0,
     regions: Sequence[Region] | None = None,
     device: str = "auto",
+    compile: bool = False,  # noqa: A002 - as torch calls it
     resume: bool = True,
     seed: int = 0,
     tissue: TissueMask | None = None,
@@ -95,6 +98,8 @@ def map_job(
     regions : sequence of Region, optional
         Map only tiles that these cover by half or more.
     device : str
+    compile : bool
+        Compile the detector for this machine first: worth the wait for many or large slides. Scores differ in the last digits.
     resume : bool
         Go on with an unfinished map of the same making; False starts anew.
     seed : int
@@ -132,10 +137,12 @@ def map_job(
         if todo:
             if cluster is None:
                 detector.to(choice.device)
+                if compile:
+                    detector = yield from compiled_job(detector, choice)
                 cells = plan.info.cells_per_tile
                 computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells)
             else:
-                computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device, plan.stains)
+                computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device, plan.stains, compile=compile)
             yield from write_blocks(result, computed, finished, tiles_in(todo, len(plan.grid)))
         if not result.info.complete:
             yield Progress("Outlining", 0, 1, "steps", path=str(target))
@@ -275,7 +282,7 @@ def map_slide(
     regions : path-like or sequence of Region, optional
         Map only there.
     **options
-        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``resume``, ``seed``: see `map_job`.
+        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``: see `map_job`.
 
     Examples
     --------
