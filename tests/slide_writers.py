@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 - descriptions as the vendors write them
 
+import io
 import struct
 
 import imagecodecs
@@ -212,3 +213,144 @@ def linear_profile(space=b"RGB "):
     head = struct.pack(">I4sI4s4s4s12s4s", at + len(data), b"lcms", 0x02100000, b"scnr", space, b"XYZ ", bytes(12), b"acsp")
     head = head.ljust(68, b"\0") + struct.pack(">iii", 63190, 65536, 54061)
     return head.ljust(128, b"\0") + table + data
+
+
+def _jpeg(image, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=95, subsampling=0, **options)
+    return buffer.getvalue()
+
+
+def write_mrxs(path, image, mpp=0.25, side=64, grid=(10, 12), corner=(2, 4), missing=(), preview=True):
+    """3DHISTECH: a folder of JPEG tiles at places of a larger grid, by an index; two levels, ``missing`` (row, column) of the first."""
+    folder = path.with_suffix("")
+    folder.mkdir()
+    path.write_bytes(_jpeg(half(image)) if preview else b"")
+    data, pages = bytearray(16), []
+    for level, part in enumerate((image, half(image))):
+        across, step, entries = -(-part.shape[1] // side), 2**level, []
+        for number, tile in enumerate(tiles_of(part, side)):
+            row, column = divmod(number, across)
+            if level == 0 and (row, column) in missing:
+                continue
+            body = _jpeg(tile)
+            entries.append(((corner[0] + row * step) * grid[1] + corner[1] + column * step, len(data), len(body), 0))
+            data += body
+        pages.append(entries)
+    (folder / "Data0000.dat").write_bytes(data)
+    slide_id = "0123456789abcdef0123456789ABCDEF"
+    index = bytearray(b"01.02" + slide_id.encode())
+    roots = len(index)
+    index += struct.pack("<2i", roots + 8, roots + 8 + 4 * len(pages))
+    start = len(index) + 4 * len(pages) + 16  # the table of levels, and one of other records that is empty
+    body = bytearray()
+    for entries in pages:
+        index += struct.pack("<i", start + len(body))
+        body += struct.pack("<4i", 0, start + len(body) + 8, len(entries), 0)
+        for entry in entries:
+            body += struct.pack("<4i", *entry)
+    (folder / "Index.dat").write_bytes(index + bytes(16) + body)
+    lines = ["[GENERAL]", f"SLIDE_ID={slide_id}", f"IMAGENUMBER_X={grid[1]}", f"IMAGENUMBER_Y={grid[0]}"]
+    lines += ["OBJECTIVE_MAGNIFICATION=40", "[HIERARCHICAL]", "HIER_COUNT=1", "NONHIER_COUNT=0", "INDEXFILE=Index.dat"]
+    lines += ["HIER_0_NAME=Slide zoom level", f"HIER_0_COUNT={len(pages)}"]
+    lines += [f"HIER_0_VAL_{k}_SECTION=LAYER_0_LEVEL_{k}_SECTION" for k in range(len(pages))]
+    lines += ["[DATAFILE]", "FILE_COUNT=1", "FILE_0=Data0000.dat"]
+    for k in range(len(pages)):
+        lines += [f"[LAYER_0_LEVEL_{k}_SECTION]", "OVERLAP_X=0", "OVERLAP_Y=0", f"IMAGE_CONCAT_FACTOR={min(k, 1)}"]
+        lines += [f"MICROMETER_PER_PIXEL_{axis}={mpp * 2**k}" for axis in "XY"]
+        lines += ["IMAGE_FORMAT=JPEG", "IMAGE_FILL_COLOR_BGR=16777215", f"DIGITIZER_WIDTH={side}", f"DIGITIZER_HEIGHT={side}"]
+    (folder / "Slidedat.ini").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    return path
+
+
+def write_vms(path, image, mpp=0.5):
+    """Hamamatsu: a table of contents beside JPEGs that can be entered at their restart markers."""
+    small = half(half(image))
+    for name, part in (("slide.jpg", image), ("map.jpg", small), ("macro.jpg", small)):
+        path.with_name(name).write_bytes(_jpeg(part, restart_marker_blocks=part.shape[1] // 32))
+    size = {"PhysicalWidth": 1000 * mpp * image.shape[1], "PhysicalHeight": 1000 * mpp * image.shape[0]}
+    lines = ["[Virtual Microscope Specimen]", "NoLayers=1", "NoJpegColumns=1", "NoJpegRows=1", "SourceLens=20"]
+    lines += ["ImageFile=slide.jpg", "MapFile=map.jpg", "MacroImage=macro.jpg"]
+    lines += [f"{name}={value:.0f}" for name, value in size.items()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _overlapping(image, side, overlap):
+    """Return tiles (rows, columns, side, side, 3) that lie ``overlap`` (y, x) over their neighbours; what is left over is cut off."""
+    step_y, step_x = side - overlap[0], side - overlap[1]
+    rows, columns = (image.shape[0] - overlap[0]) // step_y, (image.shape[1] - overlap[1]) // step_x
+    return np.stack(
+        [[image[r * step_y : r * step_y + side, c * step_x : c * step_x + side] for c in range(columns)] for r in range(rows)]
+    )
+
+
+def _side_by_side(tiles):
+    rows, columns, side = tiles.shape[:3]
+    return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
+
+
+def write_trestle(path, image, mpp=0.5, side=64, overlap=8):
+    """Trestle: a TIFF whose tiles overlap, as its description says, and whose resolution is in µm per pixel."""
+    with tifffile.TiffWriter(path) as tif:
+        for level in (image, half(image)):
+            tif.write(
+                _side_by_side(_overlapping(level, side, (overlap, overlap))),
+                tile=(side, side),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": 95},
+                description=f"Background Color=FFFFFF;Objective Power=20;OverlapsXY= {overlap} {overlap} {overlap} {overlap};",
+                software="MedScan for Windows",
+                resolution=(mpp, mpp),
+                metadata=None,
+            )
+    return path
+
+
+def write_bif(path, image, mpp=0.465, side=64, overlap=8):
+    """Ventana: tiles of a row overlap; joints between them are listed by numbers that run back and forth from the bottom row up."""
+    tiles = _overlapping(image, side, (0, overlap))
+    rows, columns = tiles.shape[:2]
+
+    def number(row, column):
+        up = rows - 1 - row
+        return up * columns + (columns - 1 - column if up % 2 else column) + 1
+
+    def joint(direction, one, other, size):
+        numbers = f'Tile1="{number(*one)}" Tile2="{number(*other)}"'
+        return f'<TileJointInfo FlagJoined="1" Confidence="99" Direction="{direction}" {numbers} OverlapX="{size}" OverlapY="0"/>'
+
+    joints = [joint("RIGHT", (r, c), (r, c + 1), overlap) for r in range(rows) for c in range(columns - 1)]
+    joints += [joint("UP", (r, c), (r - 1, c), 0) for r in range(1, rows) for c in range(columns)]
+    area = f'NumRows="{rows}" NumCols="{columns}" Pos-X="0" Pos-Y="0"'
+    stitching = (
+        f'<EncodeInfo Ver="2"><SlideInfo><AoiInfo XIMAGESIZE="{side}" YIMAGESIZE="{side}" {area}/></SlideInfo>'
+        f'<SlideStitchInfo><ImageInfo AOIScanned="1" AOIIndex="0" Width="{side}" Height="{side}" {area}>{"".join(joints)}</ImageInfo>'
+        '</SlideStitchInfo><AoiOrigin><AOI0 OriginX="0" OriginY="0"/></AoiOrigin></EncodeInfo>'
+    )
+
+    def xmp(text):
+        return [(700, 1, len(text), text.encode(), True)]
+
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        about = xmp(f'<iScan Magnification="20" ScanRes="{mpp}" UnitNumber="1"/>')
+        tif.write(
+            picture(60, 40),
+            photometric="rgb",
+            description="Label Image",
+            metadata=None,
+            software="ScanOutputManager",
+            extratags=about,
+        )
+        tif.write(
+            _side_by_side(tiles),
+            tile=(side, side),
+            photometric="rgb",
+            compression="jpeg",
+            compressionargs={"level": 95},
+            description="level=0 mag=20 quality=90",
+            metadata=None,
+            extratags=xmp(stitching),
+        )
+    return path

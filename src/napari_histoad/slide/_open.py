@@ -24,6 +24,8 @@ EXTENSIONS = (
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
+_NAMES_A_FOLDER = ".mrxs"
+"""Of such a file only the name counts: the slide is in the folder beside it, the file itself a small picture or empty."""
 
 
 def can_open(path: str | PathLike[str]) -> bool:
@@ -85,6 +87,10 @@ def open_slide(
 
 
 def _open(file: Path, mpp: float | None) -> Slide:
+    if file.suffix.lower() == _NAMES_A_FOLDER and not is_remote(file) and file.is_file():
+        from napari_histoad.slide._openslide import OpenSlideSlide
+
+        return OpenSlideSlide(file, mpp)
     magic = _look(file)
     return _open_folder(file, mpp) if magic is None else _open_file(file, magic, mpp)
 

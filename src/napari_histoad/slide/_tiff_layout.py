@@ -30,6 +30,7 @@ _UNIT_UM = {2: 25400.0, 3: 10000.0}
 _OME_UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "inch": 25400.0}
 _APERIO_FIELD = re.compile(r"\|\s*([^=|]+?)\s*=\s*([^|]*?)\s*(?=\||$)")
 _NDPI_FORMAT, _NDPI_FLUORESCENCE, _NDPI_MAGNIFICATION, _NDPI_PROPERTIES = 65420, 65434, 65421, 65449
+_XMP = 700
 _OTHERS = {"label", "macro", "thumbnail", "map", "overview"}
 
 
@@ -113,7 +114,11 @@ def read_layout(tif: tifffile.TiffFile) -> TiffLayout:
     ValueError
         If it is broken.
     """
-    if not tif.pages or not tif.series:
+    if not tif.pages:
+        raise ValueError("it lists no image")
+    if _tiles_overlap(tif):
+        raise UnsupportedTiffError("its tiles overlap, as Ventana's and Trestle's scanners write them")
+    if not tif.series:
         raise ValueError("it lists no image")
     if tif.is_svs:
         return _svs(tif)
@@ -128,6 +133,14 @@ def read_layout(tif: tifffile.TiffFile) -> TiffLayout:
     if tif.is_ome:
         return _ome(tif)
     return _plain(tif)
+
+
+def _tiles_overlap(tif: tifffile.TiffFile) -> bool:
+    """Whether Trestle's scanners wrote it, or Ventana's: of these one of the first pages speaks, not always the very first."""
+    if tif.pages.first.software.startswith("MedScan"):
+        return True
+    pages = [page for page in tif.pages[:3] if isinstance(page, tifffile.TiffPage)]
+    return any("<iScan" in str(page.tags.valueof(_XMP)) for page in pages)
 
 
 def _plain(tif: tifffile.TiffFile) -> TiffLayout:

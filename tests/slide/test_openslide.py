@@ -1,0 +1,72 @@
+"""What only OpenSlide reads, written here: the slide is where its pixels are, and nothing beside it is taken for it."""
+
+import numpy as np
+import pytest
+from slide_writers import half, picture, write_bif, write_mrxs, write_trestle, write_vms
+
+from napari_histoad import open_slide
+
+IMAGE = picture(256, 320)
+
+
+def _difference(pixels, wanted):
+    assert pixels.shape == wanted.shape
+    return np.abs(pixels.astype(int) - wanted).mean()
+
+
+@pytest.mark.parametrize("preview", [True, False])
+def test_mrxs_is_its_folder_and_begins_where_the_tissue_does(tmp_path, preview):
+    path = write_mrxs(tmp_path / "slide.mrxs", IMAGE, preview=preview)
+    with open_slide(path) as slide:
+        assert slide.format == "OpenSlide mirax"
+        assert slide.mpp == 0.25
+        assert [level.shape for level in slide.levels] == [(256, 320), (128, 160)]  # not the grid, and not the preview
+        assert _difference(slide.read(0, 0, 0, 256, 320), IMAGE) < 2
+        assert _difference(slide.read(1, 0, 0, 128, 160), half(IMAGE)) < 2
+        assert _difference(slide.read(0, 70, 130, 90, 33), IMAGE[70:160, 130:163]) < 2
+        assert _difference(slide.read_at(0.5, 0, 0, 128, 160), half(IMAGE)) < 2
+
+
+def test_what_a_mrxs_did_not_scan_is_white(tmp_path):
+    path = write_mrxs(tmp_path / "slide.mrxs", IMAGE, missing=[(1, 2)])
+    with open_slide(path) as slide:
+        pixels = slide.read(0, 0, 0, 256, 320)
+    assert (pixels[64:128, 128:192] == 255).all()
+    pixels[64:128, 128:192] = IMAGE[64:128, 128:192]
+    assert _difference(pixels, IMAGE) < 2
+
+
+def test_a_mrxs_without_its_folder_is_explained(tmp_path):
+    from napari_histoad.errors import SlideError
+
+    path = write_mrxs(tmp_path / "slide.mrxs", IMAGE)
+    path.with_suffix("").rename(tmp_path / "elsewhere")
+    with pytest.raises(SlideError, match=r"slide\.mrxs"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "shape", "mpp"),
+    [
+        (write_trestle, "slide.tif", (232, 288), 0.5),
+        (write_bif, "slide.bif", (256, 288), 0.465),
+        (write_bif, "slide.tif", (256, 288), 0.465),
+    ],
+)
+def test_tiles_that_overlap_are_put_together(tmp_path, capfd, write, name, shape, mpp):
+    with open_slide(write(tmp_path / name, IMAGE)) as slide:
+        assert slide.format in ("OpenSlide trestle", "OpenSlide ventana")
+        assert slide.shape == shape
+        assert slide.mpp == mpp
+        assert _difference(slide.read(0, 0, 0, *shape), IMAGE[: shape[0], : shape[1]]) < 2
+    assert capfd.readouterr().err == ""
+
+
+def test_vms(tmp_path):
+    image = picture(320, 640)
+    with open_slide(write_vms(tmp_path / "slide.vms", image)) as slide:
+        assert slide.format == "OpenSlide hamamatsu"
+        assert slide.shape == (320, 640)
+        assert slide.mpp == 0.5
+        assert _difference(slide.read(0, 0, 0, 320, 640), image) < 2
+        assert set(slide.associated) == {"macro"}
