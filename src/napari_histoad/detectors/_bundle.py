@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +18,8 @@ from napari_histoad.calibration import Calibration
 from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydantic reads it
 from napari_histoad.detectors._registry import create_detector, first_fault
 from napari_histoad.detectors._weights import known_weights
-from napari_histoad.errors import BundleError, HistoadError, writing
+from napari_histoad.errors import BundleError, HistoadError
+from napari_histoad.files import write_whole
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -112,18 +112,7 @@ def write_bundle(target: Path, tensors: dict[str, Tensor], metadata: dict[str, s
     OutputError
         If it cannot be written.
     """
-    data = safetensors.torch.save(tensors, metadata=metadata)
-    partial = target.with_name(f".{target.name}.partial")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+    write_whole(target, safetensors.torch.save(tensors, metadata=metadata))
     return target
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from napari_histoad.errors import SettingsError, writing
+from napari_histoad.errors import SettingsError
+from napari_histoad.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,9 +70,7 @@ def export_onnx(detector: Detector, out: Path) -> int:
         if not far <= _TOLERANCE:
             what = f"ONNX Runtime computes something else of {detector.name} than torch does (off by {far:.1%})"
             raise SettingsError(what, "nothing was written; another version of torch or onnxruntime may do")
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(data)
+    write_whole(out, data)
     return batch
 
 
