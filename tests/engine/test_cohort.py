@@ -104,7 +104,8 @@ def test_workers_end_in_the_same_bytes_as_this_process(workers, sample, detector
     assert progress[-1].done == progress[-1].total == len(result.maps[0])
 
 
-def test_the_blocks_of_a_killed_worker_are_done_elsewhere(workers, sample, detector_file, tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_blocks_of_killed_workers_are_done_elsewhere(workers, sample, detector_file, tmp_path, count):
     straight = map_slide(sample.path, tmp_path / "here", model=detector_file, stride_px=32, device="cpu")
     killed = False
     with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
@@ -113,7 +114,8 @@ def test_the_blocks_of_a_killed_worker_are_done_elsewhere(workers, sample, detec
         )
         for progress in job:
             if progress.stage == "Mapping" and progress.done and not killed:
-                os.kill(next(iter(workers.workers.values())).pid, signal.SIGKILL)
+                for worker in list(workers.workers.values())[:count]:  # with both goes all that workers have been told
+                    os.kill(worker.pid, signal.SIGKILL)
                 killed = True
     assert killed
     assert _bytes(tmp_path / "there" / "sample.ome.zarr") == _bytes(straight.path)

@@ -93,7 +93,7 @@ def score_blocks(
     cells : int
         Pool error maps to this many cells down and across.
     threads : int, optional
-        Decoding threads; default the number of cores.
+        Decoding threads; default the number of cores that this process may use.
     """
     rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
     loader = TileLoader(slide, grid, batch=choice.batch, index=rows, threads=threads, allocate=choice.empty, keep=choice.ahead)

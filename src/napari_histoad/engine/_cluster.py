@@ -10,6 +10,7 @@ import hashlib
 import queue
 import tempfile
 import time
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -132,7 +133,7 @@ class Cluster:
             "target": (str(target.resolve()), uuid4().hex),
             "making": (device, compile),
         }
-        bundle = self._client.scatter(_bytes_of(detector), broadcast=True, hash=True)
+        bundle = self._lay_out(_bytes_of(detector))
         tasks = [common | {"grids": _grids(grid, part)} for part in _parts(blocks, self.workers)]
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         futures = [self._client.submit(_work, bundle, task, pure=False) for task in tasks]
@@ -156,6 +157,13 @@ class Cluster:
                 yield from _results(future)
         finally:
             self._client.cancel(futures)
+
+    def _lay_out(self, bundle: bytes) -> Any:
+        """Return the bundle as a task: workers hand it on, and it is there again when all that had it have died."""
+        key = f"detector-{hashlib.sha256(bundle).hexdigest()}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dask would rather have large values scattered: those are lost with their workers
+            return self._client.submit(bytes, bundle, key=key)
 
 
 def _results(future: Any) -> Iterator[BlockScores]:
@@ -245,7 +253,8 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
     grid = replace(grids[0], origins=np.concatenate([g.origins for g in grids]))
     done: list[Done] = []
     errors: list[tuple[str, str]] = []
-    threads = get_worker().state.nthreads
+    # A worker without a GPU has as many cores as threads; one with a GPU feeds it with all that it is given.
+    threads = get_worker().state.nthreads if choice.device.type == "cpu" else None
     for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile, threads=threads):
         errors += [(err.what, err.remedy) for err in part.errors]
         if part.block is not None and part.scores is not None:

@@ -59,7 +59,7 @@ class TileLoader:
     index : (N,) int64, optional
         Which tiles, in which order; default all.
     threads : int, optional
-        Decoding threads; default the number of cores.
+        Decoding threads; default the number of cores that this process may use.
     allocate : callable, optional
         Takes a shape and returns a uint8 array to decode into, such as memory from which a GPU copies by itself.
     keep : int
@@ -80,7 +80,7 @@ class TileLoader:
         self._allocate, self._keep = allocate or _memory, keep
         self._slide, self._grid, self._batch = slide, grid, batch
         self._index = np.arange(len(grid), dtype=np.int64) if index is None else index
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or _cores()
         self.errors: list[SlideError] = []
 
     def __len__(self) -> int:
@@ -157,6 +157,13 @@ class TileLoader:
                     free.append(lent.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    """Return how many cores the process may use: a job of a cluster is given some of a machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
