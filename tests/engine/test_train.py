@@ -43,6 +43,15 @@ def test_same_seed_same_detector(tiles):
     assert np.array_equal(score_images(one, tiles.images[:8], "cpu"), score_images(two, tiles.images[:8], "cpu"))
 
 
+def test_a_clusters_variables_do_not_count(tiles, monkeypatch):
+    """A job of SLURM's with several tasks is no order to train in all of them."""
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    detector = create_detector("vqvae", tile_px=64, max_steps=2)
+    run(fit_job(detector, tiles, device="cpu"))
+    assert detector.calibration is not None
+
+
 def test_a_cut_training_goes_on_and_ends_the_same(tiles, tmp_path):
     undisturbed = run(_fit(tiles))
     checkpoint = tmp_path / "c"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import SVC
 from torch import nn
@@ -217,7 +216,7 @@ def _descend_job(
     classifier: Classifier, member: TileNetwork, number: int, tiles: _Tiles, split: _Split, choice: DeviceChoice, seed: int
 ) -> Job[None]:
     settings = classifier.settings
-    fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
+    fabric = choice.fabric()
     importance = class_weights(tiles.labels[split.learnt].tolist(), len(settings.classes)).to(choice.device)
     frozen = settings.frozen_epochs if settings.pretrained else 0
     optimizer = _optimizer(member, settings, frozen=bool(frozen))

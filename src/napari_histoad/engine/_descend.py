@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 
 from napari_histoad.engine._together import average_gradients, share_buffers, together_job
-from napari_histoad.errors import SettingsError, writing
+from napari_histoad.errors import SettingsError
+from napari_histoad.files import write_whole
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import stain_jitter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector
@@ -71,7 +72,7 @@ def descend_job(
     key = _data_key(detector, tiles, seed, counts, total)
     plan = _Plan(learnt, checked[:128], counts, total, batch_size(detector, len(learnt)), seed, checkpoint, key)
     if choice.count == 1:
-        fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
+        fabric = choice.fabric()
         yield from _steps_job(fabric, choice, detector, tiles.images, plan)
         return
     if plan.batch < 2 * choice.count:
@@ -254,15 +255,8 @@ def _load_checkpoint(path: Path | None, key: str) -> dict[str, Any] | None:
 def _save_checkpoint(path: Path | None, state: dict[str, Any]) -> None:
     if path is None:
         return
-    partial = path.with_name(f".{path.name}.partial")
     # In memory first: on a full disk torch's own file writer raises a RuntimeError over the OSError. Copied out of the
     # buffer, not lent: Python 3.12.1 crashes when it collects a lent one as garbage.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(buffer.getvalue())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    write_whole(path, buffer.getvalue())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import numpy as np
+    from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector
@@ -62,6 +63,19 @@ class DeviceChoice:
     def precision(self) -> Literal["bf16-mixed", "32-true"]:
         """Lightning Fabric's name of the precision."""
         return "bf16-mixed" if self.bf16 else "32-true"
+
+    def fabric(self) -> Fabric:
+        """Return Lightning's Fabric for these devices; what a cluster's variables suggest does not count, all are here."""
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+        return Fabric(
+            accelerator=self.device.type,
+            devices=[self.device.index] if self.device.type == "cuda" and self.device.index is not None else self.count,
+            strategy="ddp" if self.count > 1 else "auto",
+            precision=self.precision,
+            plugins=[LightningEnvironment()],
+        )
 
     def empty(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return memory for tiles: page-locked where a GPU copies from it by itself."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from napari_histoad.detectors import FeatureDetector
 from napari_histoad.detectors._normal_model import NormalModel
@@ -87,7 +86,7 @@ def _of_descent(detector: Detector, images: Tensor, choice: DeviceChoice, passes
     assert detector.network is not None
     batch = images[: batch_size(detector, len(images))].to(choice.device)
     optimizers = detector.optimizers()
-    fabric = Fabric(accelerator=choice.device.type, devices=1, precision=choice.precision)
+    fabric = choice.fabric()
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import distributed
 
 from napari_histoad.errors import DeviceError, HistoadError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
+    from lightning_fabric import Fabric
     from torch import nn
 
     from napari_histoad.engine._device import DeviceChoice
@@ -107,13 +107,7 @@ def _work(rank: int, port: int, connection: Connection, task: bytes) -> None:
     if choice.device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // choice.count))
     try:
-        fabric = Fabric(
-            accelerator=choice.device.type,
-            devices=choice.count,
-            strategy="ddp",
-            precision=choice.precision,
-            plugins=[LightningEnvironment()],  # not what a cluster's variables suggest: all devices are here
-        )
+        fabric = choice.fabric()
         fabric.launch()
         job = function(fabric, replace(choice, device=fabric.device, count=1), *args)
         result = run(job, (lambda progress: connection.send(("progress", progress))) if rank == 0 else None)
