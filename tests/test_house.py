@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "napari_histoad"
-BASE = {"errors", "jobs", "calibration", "remembered"}
+BASE = {"errors", "files", "jobs", "calibration", "remembered"}
 MAY_IMPORT = {
     "errors": set(),
+    "files": {"errors"},
     "jobs": set(),
     "remembered": set(),
     "calibration": {"errors"},
