@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari import current_viewer
 from napari.utils.notifications import show_error
 
 from napari_histoad.errors import HistoadError
+from napari_histoad.gui.idle import collect_while_idle
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.slide import can_open, open_slide
 
@@ -52,4 +54,7 @@ def _read(path: str | Sequence[str]) -> list[Any]:
                 layers.append(slide_layer(open_slide(name, srgb=True)))
         except HistoadError as err:
             show_error(str(err))
+    viewer = current_viewer()
+    if viewer is not None:
+        collect_while_idle(viewer)
     return layers or [(None,)]
