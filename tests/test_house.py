@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "napari_histoad"
-BASE = {"errors", "files", "jobs", "calibration", "remembered"}
+BASE = {"errors", "files", "jobs", "machine", "calibration", "remembered"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "jobs": set(),
+    "machine": set(),
     "remembered": set(),
     "calibration": {"errors"},
     "slide": BASE,

@@ -11,7 +11,6 @@ from scipy import ndimage
 
 from napari_histoad import open_slide
 from napari_histoad.errors import MissingMppError, SettingsError, SlideError
-from napari_histoad.slide import pyramid
 
 
 def _picture(h, w, seed=0):
@@ -135,45 +134,6 @@ def test_overview_of_a_slide_without_pyramid_is_the_area_mean(write_tiff):
     with open_slide(write_tiff(image)) as slide:
         blocks = image.reshape(64, 8, 64, 8, 3).mean((1, 3))
         assert np.abs(slide.overview((64, 64)) - blocks).max() <= 1
-
-
-def test_pyramid_is_lazy_whole_and_equally_chunked(write_tiff):
-    image = _picture(2500, 900)
-    with open_slide(write_tiff(image, tile=(256, 256))) as slide:
-        arrays = pyramid(slide, chunk_px=512)
-        assert len(arrays) == 2
-        assert {a.chunksize[0] for a in arrays} == {512}
-        assert np.array_equal(arrays[0][600:700, 100:220].compute(), image[600:700, 100:220])
-        assert arrays[1].compute().mean() == pytest.approx(image.mean(), abs=1)
-
-
-def test_a_pyramid_fills_wide_gaps_between_levels_with_halves(write_tiff):
-    image = _picture(1000, 800)
-    with open_slide(write_tiff(image, levels=2, step=4)) as slide:
-        arrays = pyramid(slide)
-        assert [a.shape[:2] for a in arrays] == [(1000, 800), (500, 400), (250, 200)]
-        halves = image.reshape(500, 2, 400, 2, 3).mean((1, 3))
-        assert np.abs(arrays[1].compute() - halves).max() <= 1
-        assert np.array_equal(arrays[2].compute(), image[::4, ::4])
-    with open_slide(write_tiff(image, "b.tif", levels=3)) as slide:
-        assert len(pyramid(slide)) == 3
-
-
-def test_a_pyramid_reads_a_chunk_once_and_pickles(write_tiff, monkeypatch):
-    image = _picture(2500, 900)
-    read = []
-    with open_slide(write_tiff(image, tile=(256, 256))) as slide:
-        for name in ("read", "read_scaled"):
-            real = getattr(type(slide), name)
-            monkeypatch.setattr(type(slide), name, lambda self, *a, real=real, **k: read.append(a) or real(self, *a, **k))
-        arrays = pyramid(slide, chunk_px=512)
-        first = [array.compute() for array in arrays]
-        reads = len(read)
-        assert reads == sum(array.npartitions for array in arrays)
-        moved = arrays[0][512:2500, :512].compute()
-        assert len(read) == reads
-        assert np.array_equal(moved, first[0][512:, :512])
-        assert np.array_equal(pickle.loads(pickle.dumps(arrays[0]))[:300].compute(), image[:300])
 
 
 def test_many_threads_read_the_same_pixels(write_tiff):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from napari_histoad.errors import DeviceError
+from napari_histoad.machine import usable_cores
 from napari_histoad.networks.lanes import lane_count
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def choose_device(name: str = "auto", count: int = 1) -> DeviceChoice:
     if count == 1:
         return choice
     kind = choice.device.type
-    there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(kind, 1)
+    there = {"cuda": torch.cuda.device_count(), "cpu": usable_cores()}.get(kind, 1)
     if ":" in name or not 1 <= count <= there:
         what = f"{count} devices cannot train together as {name}: {there} of kind {kind} there"
         raise DeviceError(what, f"ask for 1 to {there}, and for --device {kind} without a number")

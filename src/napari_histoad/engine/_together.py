@@ -17,6 +17,7 @@ from torch import distributed
 
 from napari_histoad.errors import DeviceError, HistoadError
 from napari_histoad.jobs import Progress, run
+from napari_histoad.machine import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,7 @@ def _work(rank: int, port: int, connection: Connection, task: bytes) -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every process
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if choice.device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // choice.count))
+        torch.set_num_threads(max(1, usable_cores() // choice.count))
     try:
         fabric = choice.fabric()
         fabric.launch()

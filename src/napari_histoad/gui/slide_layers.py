@@ -13,7 +13,7 @@ import numpy as np
 from napari.layers import Image
 
 from napari_histoad.errors import HistoadError, SlideError
-from napari_histoad.slide import ArraySlide, can_open, open_slide, pyramid
+from napari_histoad.slide import ArraySlide, can_open, level_arrays, open_slide
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -40,11 +40,10 @@ def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
         "name": slide.name,
         "multiscale": True,
         "rgb": True,
-        "cache": False,  # the pyramid keeps chunks itself, at less cost
         "metadata": {SLIDE_KEY: slide},
         **pixel_size(slide.mpp),
     }
-    return pyramid(slide), looks, "image"
+    return level_arrays(slide), looks, "image"
 
 
 def associated_layers(slide: Slide) -> list[tuple[Any, dict[str, Any], str]]:

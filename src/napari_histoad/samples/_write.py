@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.jobs import run
+from napari_histoad.machine import usable_cores
 from napari_histoad.regions import write_geojson
 from napari_histoad.samples._draw import draw_block
 from napari_histoad.samples._plan import SlidePlan
@@ -50,7 +50,7 @@ def sample_job(path: str | PathLike[str], plan: SlidePlan) -> Job[Path]:
 
 
 def _bands(plan: SlidePlan) -> Iterator[NDArray[np.uint8]]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for y in range(0, plan.size_px, BAND_PX):
             h = min(BAND_PX, plan.size_px - y)
 

@@ -9,7 +9,7 @@ from napari_histoad.slide._base import Level, Slide, check_mpp
 from napari_histoad.slide._colour import ColourTable
 from napari_histoad.slide._mpp import GivenMpp
 from napari_histoad.slide._open import can_open, open_slide
-from napari_histoad.slide._pyramid import pyramid
+from napari_histoad.slide._pyramid import LevelArray, level_arrays, pyramid
 from napari_histoad.slide._recoloured import RecolouredSlide
 from napari_histoad.slide._remote import is_remote
 from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
@@ -20,12 +20,14 @@ __all__ = [
     "ColourTable",
     "GivenMpp",
     "Level",
+    "LevelArray",
     "RecolouredSlide",
     "Slide",
     "can_open",
     "check_mpp",
     "convert_job",
     "is_remote",
+    "level_arrays",
     "open_slide",
     "pyramid",
     "pyramid_job",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.errors import SlideError
+from napari_histoad.machine import usable_cores
 from napari_histoad.slide._colour import GLASS
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class TileLoader:
         self._allocate, self._keep = allocate or _memory, keep
         self._slide, self._grid, self._batch = slide, grid, batch
         self._index = np.arange(len(grid), dtype=np.int64) if index is None else index
-        self._threads = threads or _cores()
+        self._threads = threads or usable_cores()
         self.errors: list[SlideError] = []
 
     def __len__(self) -> int:
@@ -157,13 +157,6 @@ class TileLoader:
                     free.append(lent.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cores() -> int:
-    """Return how many cores the process may use: a job of a cluster is given some of a machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
