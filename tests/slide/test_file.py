@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_histoad import open_slide
-from napari_histoad.slide._file import PositionalFile, TileCache
+from napari_histoad.slide._file import PositionalFile, TileCache, memory_for_tiles
 
 TILE = (8, 8)
 
@@ -32,6 +32,15 @@ def test_a_tile_is_decoded_once_and_kept():
         with cache.tile((0, 1), TILE, decode) as pixels:
             assert (pixels == 7).all()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("count", "side"), [(1, 256), (42, 256), (3, 240), (2, 33)])
+def test_memory_for_tiles_lies_off_the_multiples_of_32_bytes(count, side):
+    tiles = memory_for_tiles(count, side, side)
+    assert tiles.shape == (count, side, side, 3)
+    assert tiles.flags.c_contiguous
+    assert tiles.flags.writeable
+    assert tiles.ctypes.data % 32 == 16
 
 
 def test_threads_wait_for_the_one_that_decodes():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PositionalFile", "TileCache"]
+__all__ = ["PositionalFile", "TileCache", "memory_for_tiles"]
 
 _CACHE_BYTES = 64 * 2**20
 _SLAB_BYTES = 8 * 2**20
@@ -43,6 +43,18 @@ class PositionalFile:
         with self._lock:  # Windows has no pread
             os.lseek(self._fd, offset, os.SEEK_SET)
             return os.read(self._fd, count)
+
+
+def memory_for_tiles(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Return memory for decoded tiles, (count, height, width, 3), that begins 16 bytes past a multiple of 32.
+
+    Where rows begin at multiples of 32, libjpeg-turbo writes past the processor's caches (``vmovntdq`` in its
+    colour conversion). Tiles are copied out of here at once: from memory that takes three times as long, and decoding 10% longer.
+    """
+    size = count * height * width * 3
+    raw = np.empty(size + 32, np.uint8)
+    begin = (16 - raw.ctypes.data) % 32
+    return raw[begin : begin + size].reshape(count, height, width, 3)
 
 
 class _Entry:
@@ -152,7 +164,7 @@ class TileCache:
                 self._bytes -= entry.pixels.nbytes
             spare = self._free.setdefault(shape, [])
             if not spare:
-                spare.extend(np.empty((max(1, _SLAB_BYTES // (3 * shape[0] * shape[1])), *shape, 3), np.uint8))
+                spare.extend(memory_for_tiles(max(1, _SLAB_BYTES // (3 * shape[0] * shape[1])), *shape))
             entry = _Entry(spare.pop())
             self._entries[key] = entry
             self._bytes += entry.pixels.nbytes

@@ -8,14 +8,13 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_histoad.slide._base import Slide
-from napari_histoad.slide._file import TileCache
+from napari_histoad.slide._file import TileCache, memory_for_tiles
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from napari_histoad.slide._base import Level
@@ -71,10 +70,11 @@ class TiledSlide(Slide):
                     target[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def _scratch(self, height: int, width: int) -> NDArray[np.uint8]:
-        """Return this thread's own memory for one tile: used again at once, it stays in the processor's cache."""
+        """Return this thread's own memory for one tile: used again at once, it stays in the processor's caches."""
         known: NDArray[np.uint8] | None = getattr(self._threads, "tile", None)
         if known is None or known.shape[:2] != (height, width):
-            known = self._threads.tile = np.empty((height, width, 3), np.uint8)
+            (known,) = memory_for_tiles(1, height, width)
+            self._threads.tile = known
         return known
 
     def close(self) -> None:
