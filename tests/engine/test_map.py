@@ -1,4 +1,5 @@
 import contextlib
+import shutil
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ from napari_histoad.tiles import TileGrid, TileLoader
 
 
 def _bytes(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def _job(sample, out, detector_file, **options):
@@ -141,6 +142,15 @@ def _written(folder):
 def test_a_killed_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
     assert _kill_and_resume(sample, tmp_path, detector_file, kills=2, seed=0) > 0
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+
+
+def test_a_map_killed_while_it_was_being_finished_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
+    """It is marked as complete, but the journal and a half-written file are still there."""
+    again = shutil.copytree(map_folder, tmp_path / map_folder.name)
+    (again / "journal").write_text("0\n")
+    (again / "0" / "c" / "0.0.1234.partial").write_bytes(b"half")
+    run(_job(sample, tmp_path, detector_file))
+    assert _bytes(again) == _bytes(map_folder)
 
 
 @pytest.mark.slow

@@ -150,6 +150,8 @@ def map_job(
             result.save_class_layers()
             result.finish()
             yield Progress("Outlining", 1, 1, "steps", path=str(target))
+        else:
+            result.finish()  # what a run left that was killed in it
     return result
 
 

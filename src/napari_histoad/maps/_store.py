@@ -237,19 +237,28 @@ class AnomalyMap:
         return np.asarray(self._array("tiles/error_map")[rows])
 
     def finish(self) -> None:
-        """Mark the map as complete."""
+        """Mark the map as complete, and remove what only an unfinished one needs.
+
+        A map that was marked already, by a run that was killed before it had removed all, is rid of the rest.
+        """
+        journal = self.path / "journal"
+        with writing(self.path):
+            if not self.info.complete:
+                self._mark_complete()
+            if journal.exists():
+                for left in self.path.rglob(f"*{PARTIAL}"):  # by a run that was killed
+                    left.unlink(missing_ok=True)
+                journal.unlink()  # last: it tells that there is something to remove
+
+    def _mark_complete(self) -> None:
         done = self.finished_blocks()
         if len(done) < self.block_count:
             raise MapError(f"{self.path.name}: {self.block_count - len(done)} blocks are missing", "run the same command again")
         failed = int(np.isnan(self.scores).sum())
         self.info = self.info.model_copy(update={"complete": True, "failed_tiles": failed})
-        with writing(self.path):
-            self._group.attrs[ATTRIBUTE] = self.info.model_dump(mode="json")
-            extra = [f for name in ("labels", "classes") for f in (self.path / name).rglob("*") if f.is_file()]
-            on_medium([self.path / "zarr.json", *extra])
-            for left in self.path.rglob(f"*{PARTIAL}"):  # by a run that was killed
-                left.unlink(missing_ok=True)
-            (self.path / "journal").unlink(missing_ok=True)
+        self._group.attrs[ATTRIBUTE] = self.info.model_dump(mode="json")
+        extra = [f for name in ("labels", "classes") for f in (self.path / name).rglob("*") if f.is_file()]
+        on_medium([self.path / "zarr.json", *extra])
 
     # -- pyramid
 
