@@ -1,4 +1,6 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,6 +78,22 @@ def test_what_is_read_in_one_go_equals_tiles_read_alone(slide, mpp, stride, shuf
                 assert np.array_equal(image, slide.read_scaled(y, x, grid.tile_l0, grid.tile_l0, (50, 50)))
                 seen += 1
     assert seen > 5
+
+
+@pytest.mark.parametrize("stride", [20, 50])
+@pytest.mark.parametrize("batch", [3, 16])
+def test_batches_decoded_by_whoever_wants_them_are_the_same(slide, stride, batch):
+    grid = TileGrid.cover(slide.shape, 0.5, tile_px=50, mpp=0.5, stride_px=stride)
+    loader = TileLoader(slide, grid, batch=batch)
+    with ThreadPoolExecutor(3) as pool:
+        apart = list(pool.map(lambda part: copied(loader.decode(part)), loader.undecoded()))
+    for one, other in zip(apart, map(copied, TileLoader(slide, grid, batch=batch)), strict=True):
+        for name in ("images", "index", "failed"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+def copied(batch):
+    return replace(batch, images=batch.images.copy())
 
 
 def test_one_hole_spoils_only_the_tiles_that_hold_it(slide, monkeypatch):

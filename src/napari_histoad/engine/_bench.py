@@ -20,6 +20,7 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._map import plan_map, write_blocks
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import BLOCK_TILES, AnomalyMap
+from napari_histoad.networks.lanes import in_lanes
 from napari_histoad.tiles import TileLoader, find_tissue
 
 if TYPE_CHECKING:
@@ -162,8 +163,12 @@ def _network_rate(detector: Detector, choice: DeviceChoice, cells: int, seconds:
 
 
 def _decode_rate(plan: MapPlan, choice: DeviceChoice, seconds: float) -> float:
+    """Decode as `score_blocks` does, and score nothing."""
+    loader = TileLoader(plan.slide, plan.grid, batch=choice.batch, allocate=choice.allocate)
+    cpu = choice.device.type == "cpu"
+    batches = in_lanes(loader.decode, loader.undecoded(), choice.device) if cpu else iter(loader)
     count, started = 0, time.perf_counter()
-    for batch in TileLoader(plan.slide, plan.grid, batch=choice.batch):
+    for batch in batches:
         count += len(batch.index)
         if time.perf_counter() - started > seconds:
             break

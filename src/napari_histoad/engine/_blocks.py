@@ -1,4 +1,7 @@
-"""Scores of blocks of tiles: decoding of the next ones overlaps computing of this one.
+"""Scores of blocks of tiles, as fast as decoding and computing go at once.
+
+While a GPU computes, threads decode what comes next. On a CPU each core decodes a batch and scores it, then the next: threads
+of their own for decoding would only take cores from those that compute, and every batch would be handed over twice.
 
 A block is scored in batches of its own, of a size that only depends on the kind of device: what comes out does not
 depend on which other blocks are scored before, after or elsewhere.
@@ -11,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.engine._batch import Collected, score_stream
+from napari_histoad.engine._batch import Collected, score_batch, score_stream
 from napari_histoad.maps import BLOCK_TILES
+from napari_histoad.networks.lanes import in_lanes
 from napari_histoad.tiles import TileLoader
 
 if TYPE_CHECKING:
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.errors import SlideError
     from napari_histoad.slide import Slide
-    from napari_histoad.tiles import TileBatch, TileGrid
+    from napari_histoad.tiles import TileGrid, UndecodedBatch
+
+    _Scored = tuple[NDArray[np.int64], NDArray[np.bool_], Collected]
 
 __all__ = ["BlockScores", "block_rows", "score_blocks", "tiles_in"]
 
@@ -76,8 +82,6 @@ def score_blocks(
     detector: Detector,
     choice: DeviceChoice,
     cells: int,
-    *,
-    threads: int | None = None,
 ) -> Iterator[BlockScores]:
     """Decode and score blocks, one report per batch.
 
@@ -92,14 +96,25 @@ def score_blocks(
     choice : DeviceChoice
     cells : int
         Pool error maps to this many cells down and across.
-    threads : int, optional
-        Decoding threads; default the number of cores that this process may use.
     """
     rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
-    loader = TileLoader(slide, grid, batch=choice.batch, index=rows, threads=threads, allocate=choice.empty, keep=choice.ahead)
+    loader = TileLoader(slide, grid, batch=choice.batch, index=rows, allocate=choice.allocate, keep=choice.ahead)
     collector = _Collector(loader, len(grid))
-    for batch, found in score_stream(detector, choice, ((batch, batch.images) for batch in loader), cells):
-        yield collector.take(batch, found)
+    for index, failed, found in _scored(loader, detector, choice, cells):
+        yield collector.take(index, failed, found)
+
+
+def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells: int) -> Iterator[_Scored]:
+    if choice.device.type != "cpu":
+        for batch, found in score_stream(detector, choice, ((batch, batch.images) for batch in loader), cells):
+            yield batch.index, batch.failed, found
+        return
+
+    def decode_and_score(undecoded: UndecodedBatch) -> _Scored:
+        batch = loader.decode(undecoded)
+        return batch.index, batch.failed, score_batch(detector, batch.images, choice, cells)
+
+    yield from in_lanes(decode_and_score, loader.undecoded(), choice.device)
 
 
 class _Collector:
@@ -110,14 +125,14 @@ class _Collector:
         self._parts: list[Collected] = []
         self._errors_seen = 0
 
-    def take(self, batch: TileBatch, found: Collected) -> BlockScores:
+    def take(self, index: NDArray[np.int64], failed: NDArray[np.bool_], found: Collected) -> BlockScores:
         missing = np.float32(np.nan)
-        said = None if found.probabilities is None else np.where(batch.failed[:, None], missing, found.probabilities)
-        self._parts.append(Collected(np.where(batch.failed, missing, found.scores), found.error_maps, said))
+        said = None if found.probabilities is None else np.where(failed[:, None], missing, found.probabilities)
+        self._parts.append(Collected(np.where(failed, missing, found.scores), found.error_maps, said))
         errors = self._loader.errors[self._errors_seen :]
         self._errors_seen += len(errors)
-        block = int(batch.index[0]) // BLOCK_TILES
-        if batch.index[-1] + 1 != min((block + 1) * BLOCK_TILES, self._tiles):
-            return BlockScores(len(batch.index), None, None, None, errors)
+        block = int(index[0]) // BLOCK_TILES
+        if index[-1] + 1 != min((block + 1) * BLOCK_TILES, self._tiles):
+            return BlockScores(len(index), None, None, None, errors)
         joined, self._parts = Collected.join(self._parts), []
-        return BlockScores(len(batch.index), block, joined.scores, joined.error_maps, errors, probabilities=joined.probabilities)
+        return BlockScores(len(index), block, joined.scores, joined.error_maps, errors, probabilities=joined.probabilities)

@@ -243,8 +243,6 @@ def _target(path: str, run: str) -> AnomalyMap:  # noqa: ARG001 - another run ma
 
 def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
     """Score blocks and write their error maps; return (block, scores, probabilities, errors) of each."""
-    from distributed import get_worker
-
     detector, choice = _detector(bundle, *task["making"])
     slide, target = _slide(*task["slide"]), _target(*task["target"])
     numbers = list(task["grids"])
@@ -253,9 +251,7 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
     grid = replace(grids[0], origins=np.concatenate([g.origins for g in grids]))
     done: list[Done] = []
     errors: list[tuple[str, str]] = []
-    # A worker without a GPU has as many cores as threads; one with a GPU feeds it with all that it is given.
-    threads = get_worker().state.nthreads if choice.device.type == "cpu" else None
-    for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile, threads=threads):
+    for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile):
         errors += [(err.what, err.remedy) for err in part.errors]
         if part.block is not None and part.scores is not None:
             block = numbers[part.block]

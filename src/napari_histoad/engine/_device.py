@@ -14,6 +14,7 @@ from napari_histoad.machine import usable_cores
 from napari_histoad.networks.lanes import lane_count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -77,10 +78,12 @@ class DeviceChoice:
             plugins=[LightningEnvironment()],
         )
 
-    def empty(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Return memory for tiles: page-locked where a GPU copies from it by itself."""
-        memory: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
-        return memory
+    @property
+    def allocate(self) -> Callable[[tuple[int, ...]], NDArray[np.uint8]] | None:
+        """What takes a shape and returns memory for tiles, from which a GPU copies by itself; None where any memory does."""
+        if self.device.type != "cuda":
+            return None
+        return lambda shape: torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
     def autocast(self, detector: Detector) -> AbstractContextManager[None]:
         """Return a context in which a detector runs in the device's fast precision, if its scores bear that."""

@@ -46,12 +46,13 @@ def in_lanes(function: Callable[[T], R], items: Iterable[T], device: torch.devic
     items : iterable
         Taken as results are, at most `lane_count` + 1 ahead of them.
     device : torch.device
-        Where the function computes: another device than a CPU is given one item after the other. So is a lane.
+        Where the function computes: another device than a CPU is given one item after the other. So is a lane, and who
+        may use one thread only.
     """
-    if device.type != "cpu" or threading.current_thread().name.startswith(_NAME):
+    threads, lanes = torch.get_num_threads(), lane_count()
+    if device.type != "cpu" or lanes == 1 or threading.current_thread().name.startswith(_NAME):
         yield from map(function, items)
         return
-    threads, lanes = torch.get_num_threads(), lane_count()
     reduced, precision = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
     inference = torch.is_inference_mode_enabled()
 

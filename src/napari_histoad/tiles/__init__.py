@@ -6,7 +6,7 @@
 
 from napari_histoad.tiles._files import TileFile, list_tile_files, read_tile_files
 from napari_histoad.tiles._grid import TileGrid
-from napari_histoad.tiles._loader import TileBatch, TileLoader
+from napari_histoad.tiles._loader import TileBatch, TileLoader, UndecodedBatch
 from napari_histoad.tiles._sample import sample_tiles, training_grid
 from napari_histoad.tiles._set import TilePlace, TileSet, read_places, write_places
 from napari_histoad.tiles._stain import Stain, StainMethod
@@ -22,6 +22,7 @@ __all__ = [
     "TilePlace",
     "TileSet",
     "TissueMask",
+    "UndecodedBatch",
     "find_tissue",
     "list_tile_files",
     "read_places",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from napari_histoad.errors import SlideError
 from napari_histoad.machine import usable_cores
 from napari_histoad.slide._colour import GLASS
+from napari_histoad.slide._file import memory_for_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles._grid import TileGrid
 
-__all__ = ["TileBatch", "TileLoader"]
+__all__ = ["TileBatch", "TileLoader", "UndecodedBatch"]
 
 _TILES_AHEAD, _BATCHES_AHEAD = 64, 3
+_JOBS_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,27 @@ class TileBatch:
     failed: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class UndecodedBatch:
+    """Which tiles are to be decoded together.
+
+    Attributes
+    ----------
+    index : (B,) int64
+        Rows of the grid.
+    runs : list of slice
+        Stretches of it that are read in one go: neighbours in a row that overlap.
+    """
+
+    index: NDArray[np.int64]
+    runs: list[slice]
+
+
 class TileLoader:
-    """Iterate over batches of tiles while threads decode the next ones.
+    """Batches of tiles: iterated over, threads decode the next ones meanwhile.
+
+    Where as many threads compute as decode, each had better do both, one batch after the other, which saves handing them
+    over: see `undecoded` and `decode`.
 
     Parameters
     ----------
@@ -58,8 +80,6 @@ class TileLoader:
         Tiles per batch; the last one of an index list may be smaller.
     index : (N,) int64, optional
         Which tiles, in which order; default all.
-    threads : int, optional
-        Decoding threads; default the number of cores that this process may use.
     allocate : callable, optional
         Takes a shape and returns a uint8 array to decode into, such as memory from which a GPU copies by itself.
     keep : int
@@ -73,28 +93,39 @@ class TileLoader:
         *,
         batch: int = 16,
         index: NDArray[np.int64] | None = None,
-        threads: int | None = None,
         allocate: Callable[[tuple[int, ...]], NDArray[np.uint8]] | None = None,
         keep: int = 0,
     ) -> None:
         self._allocate, self._keep = allocate or _memory, keep
         self._slide, self._grid, self._batch = slide, grid, batch
         self._index = np.arange(len(grid), dtype=np.int64) if index is None else index
-        self._threads = threads or usable_cores()
+        self._threads = usable_cores()
+        self._shape = (batch, grid.tile_px, grid.tile_px, 3)
+        self._own = threading.local()
         self.errors: list[SlideError] = []
 
     def __len__(self) -> int:
         return -(-len(self._index) // self._batch)
 
-    def _batches(self) -> Iterator[tuple[NDArray[np.int64], list[slice]]]:
-        """Yield the rows of each batch, and stretches of it that are read in one go: neighbours in a row that overlap."""
+    def undecoded(self) -> Iterator[UndecodedBatch]:
+        """Yield what is to be decoded, in order."""
         y, x = self._grid.origins[self._index].T
         step = np.diff(x)
         alone = (np.diff(y) != 0) | (step <= 0) | (step >= self._grid.tile_l0)
         for first in range(0, len(self._index), self._batch):
             rows = self._index[first : first + self._batch]
             ends = np.flatnonzero(alone[first : first + len(rows) - 1]) + 1
-            yield rows, [slice(a, b) for a, b in pairwise((0, *ends.tolist(), len(rows)))]
+            yield UndecodedBatch(rows, [slice(a, b) for a, b in pairwise((0, *ends.tolist(), len(rows)))])
+
+    def decode(self, batch: UndecodedBatch) -> TileBatch:
+        """Decode a batch in this thread; its images are valid until this thread decodes the next."""
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = self._allocate(self._shape)
+        decoded = self._decode_runs(batch.index, self._own.buffer, batch.runs)
+        return TileBatch(self._own.buffer[: len(batch.index)], batch.index, ~np.array(decoded))
+
+    def _decode_runs(self, rows: NDArray[np.int64], outs: NDArray[np.uint8], runs: list[slice]) -> list[bool]:
+        return [decoded for run in runs for decoded in self._decode(rows[run], outs[run])]
 
     def _decode(self, rows: NDArray[np.int64], outs: NDArray[np.uint8]) -> list[bool]:
         """Fill (R, H, W, 3) with a run of tiles; return which could be decoded."""
@@ -134,19 +165,19 @@ class TileLoader:
                 lines[n:] = lines[np.minimum(beyond, 2 * n - 1 - beyond)]
 
     def __iter__(self) -> Iterator[TileBatch]:
-        side = self._grid.tile_px
         ahead = max(_BATCHES_AHEAD, _TILES_AHEAD // self._batch)
-        free = [self._allocate((self._batch, side, side, 3)) for _ in range(min(ahead + 1 + self._keep, len(self)))]
+        per_job = max(1, ahead * self._batch // (_JOBS_PER_THREAD * self._threads))
+        free = [self._allocate(self._shape) for _ in range(min(ahead + 1 + self._keep, len(self)))]
         lent: deque[NDArray[np.uint8]] = deque()
         waiting: deque[tuple[NDArray[np.int64], NDArray[np.uint8], list[Future[list[bool]]]]] = deque()
-        todo = self._batches()
+        todo = self.undecoded()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         try:
             while True:
                 while free and (part := next(todo, None)) is not None:
-                    (rows, runs), buffer = part, free.pop()
-                    jobs = [pool.submit(self._decode, rows[run], buffer[run]) for run in runs]
-                    waiting.append((rows, buffer, jobs))
+                    buffer = free.pop()
+                    jobs = [pool.submit(self._decode_runs, part.index, buffer, runs) for runs in _grouped(part.runs, per_job)]
+                    waiting.append((part.index, buffer, jobs))
                 if not waiting:
                     return
                 rows, buffer, jobs = waiting.popleft()
@@ -159,5 +190,17 @@ class TileLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _grouped(runs: list[slice], tiles: int) -> Iterator[list[slice]]:
+    """Yield the runs in groups of at least so many tiles; the last may be smaller."""
+    group: list[slice] = []
+    for run in runs:
+        group.append(run)
+        if run.stop - group[0].start >= tiles:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 def _memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.empty(shape, np.uint8)
+    return memory_for_tiles(*shape[:3])
