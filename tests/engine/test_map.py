@@ -87,6 +87,13 @@ def test_the_bytes_do_not_depend_on_the_number_of_cores(sample, detector_file, m
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
 
 
+def test_the_bytes_do_not_depend_on_who_decodes(sample, detector_file, map_folder, tmp_path, monkeypatch):
+    """Of a slide that comes over the network tiles are decoded ahead."""
+    monkeypatch.setattr("napari_histoad.engine._blocks.is_remote", lambda _: True)
+    run(_job(sample, tmp_path, detector_file))
+    assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+
+
 @pytest.mark.parametrize("stride_px", [128, 64, 32])
 def test_every_compressed_tile_is_decoded_once(tmp_path, stride_px):
     """However much windows overlap, and though the cache holds a fraction of the slide."""

@@ -1,7 +1,8 @@
 """Scores of blocks of tiles, as fast as decoding and computing go at once.
 
-While a GPU computes, threads decode what comes next. On a CPU each core decodes a batch and scores it, then the next: threads
-of their own for decoding would only take cores from those that compute, and every batch would be handed over twice.
+While a GPU computes, or pixels come over the network, threads decode what comes next. Otherwise each core decodes a batch and
+scores it, then the next: threads of their own for decoding would only take cores from those that compute, and every batch
+would be handed over twice.
 
 A block is scored in batches of its own, of a size that only depends on the kind of device: what comes out does not
 depend on which other blocks are scored before, after or elsewhere.
@@ -17,6 +18,7 @@ import numpy as np
 from napari_histoad.engine._batch import Collected, score_batch, score_stream
 from napari_histoad.maps import BLOCK_TILES
 from napari_histoad.networks.lanes import in_lanes
+from napari_histoad.slide import is_remote
 from napari_histoad.tiles import TileLoader
 
 if TYPE_CHECKING:
@@ -100,12 +102,13 @@ def score_blocks(
     rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
     loader = TileLoader(slide, grid, batch=choice.batch, index=rows, allocate=choice.allocate, keep=choice.ahead)
     collector = _Collector(loader, len(grid))
-    for index, failed, found in _scored(loader, detector, choice, cells):
+    waits = choice.device.type != "cpu" or is_remote(slide.path)
+    for index, failed, found in _scored(loader, detector, choice, cells, ahead=waits):
         yield collector.take(index, failed, found)
 
 
-def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells: int) -> Iterator[_Scored]:
-    if choice.device.type != "cpu":
+def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells: int, *, ahead: bool) -> Iterator[_Scored]:
+    if ahead:
         for batch, found in score_stream(detector, choice, ((batch, batch.images) for batch in loader), cells):
             yield batch.index, batch.failed, found
         return
