@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     _Scored = tuple[NDArray[np.int64], NDArray[np.bool_], Collected]
 
-__all__ = ["BlockScores", "block_rows", "score_blocks", "tiles_in"]
+__all__ = ["BlockScores", "block_rows", "decodes_ahead", "score_blocks", "tiles_in"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,13 @@ def score_blocks(
     rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
     loader = TileLoader(slide, grid, batch=choice.batch, index=rows, allocate=choice.allocate, keep=choice.ahead)
     collector = _Collector(loader, len(grid))
-    waits = choice.device.type != "cpu" or is_remote(slide.path)
-    for index, failed, found in _scored(loader, detector, choice, cells, ahead=waits):
+    for index, failed, found in _scored(loader, detector, choice, cells, ahead=decodes_ahead(slide, choice)):
         yield collector.take(index, failed, found)
+
+
+def decodes_ahead(slide: Slide, choice: DeviceChoice) -> bool:
+    """Return whether threads decode ahead of computing: a GPU, and the network, leave cores free for that."""
+    return choice.device.type != "cpu" or is_remote(slide.path)
 
 
 def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells: int, *, ahead: bool) -> Iterator[_Scored]:
