@@ -7,9 +7,12 @@ from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, M
 from napari_histoad.tiles import TileGrid, TissueMask
 
 
-def make_map(folder, shape=(2000, 1700), tile_px=64, stride_px=32, slide_mpp=0.5, mpp=0.5, resume=True, cell_um=8.0):
+def make_map(
+    folder, shape=(2000, 1700), tile_px=64, stride_px=32, slide_mpp=0.5, mpp=0.5, resume=True, cell_um=8.0, tiles=slice(None)
+):
     grid = TileGrid.cover(shape, slide_mpp, tile_px=tile_px, mpp=mpp, stride_px=stride_px)
     geometry = MapGeometry.of(grid, shape, cell_um)
+    grid = grid.subset(np.arange(len(grid))[tiles])
     info = MapInfo(
         slide="a.tif", slide_shape=shape, slide_mpp=slide_mpp, tile_px=tile_px, stride_px=stride_px, mpp=grid.mpp,
         tile_l0=grid.tile_l0, step_l0=geometry.step_l0, cell_l0=geometry.cell_l0, cells_per_tile=geometry.cells_per_tile,

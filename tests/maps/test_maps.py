@@ -119,6 +119,23 @@ def test_boxes_of_the_score_field_equal_the_whole(tmp_path):
     assert np.isnan(whole).any()
 
 
+@pytest.mark.parametrize("tiles", [slice(0, 1), slice(100, 400, 37), slice(-3, None)])
+def test_the_score_field_is_the_weighted_mean_of_the_tiles_over_each_cell(tmp_path, tiles):
+    result = make_map(tmp_path / "a.ome.zarr", tiles=tiles)
+    fill(result, range(result.block_count))
+    total, weight = np.zeros((2, *result.geometry.shape))
+    c, window = result.geometry.cells_per_tile, result.geometry.window()
+    for (y, x), score in zip(result.geometry.tile_cells(result.origins), result.scores, strict=True):
+        h, w = total[y : y + c, x : x + c].shape
+        total[y : y + c, x : x + c] += score * window[:h, :w]
+        weight[y : y + c, x : x + c] += window[:h, :w]
+    with np.errstate(invalid="ignore"):
+        expected = total / weight
+    assert 0 < np.isnan(expected).sum() < expected.size
+    for y0, x0, y1, x1 in ((0, 0, *expected.shape), (3, 5, 60, 90), (50, 40, 51, 41)):
+        np.testing.assert_allclose(result.score_field((y0, x0, y1, x1)), expected[y0:y1, x0:x1], rtol=1e-5)
+
+
 def test_tiles_that_could_not_be_read_stay_nan(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill_evenly(result, lambda n: np.where(np.arange(n) == 3, np.nan, 0.5))

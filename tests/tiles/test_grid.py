@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_histoad.errors import SettingsError
-from napari_histoad.tiles import TileGrid, TissueMask
+from napari_histoad.tiles import TileGrid, TissueMask, _grid
 
 
 @st.composite
@@ -38,6 +38,15 @@ def test_every_tissue_pixel_lies_in_a_kept_tile(case, seed):
     for y, x in zip(*np.nonzero(mask), strict=True):
         cy, cx = (y + 0.5) * tissue.scale_yx[0], (x + 0.5) * tissue.scale_yx[1]
         assert ((boxes[:, 0] <= cy) & (cy <= boxes[:, 2]) & (boxes[:, 1] <= cx) & (cx <= boxes[:, 3])).any()
+
+
+def test_a_grid_of_many_tiles_is_cut_in_pieces_without_a_difference(monkeypatch):
+    mask = np.random.default_rng(0).random((23, 17)) < 0.1
+    tissue, grid = TissueMask(mask, (100.0, 100.0)), TileGrid.cover((2300, 1700), 0.5, tile_px=64, mpp=0.5, stride_px=20)
+    whole = grid.on_tissue(tissue).origins
+    monkeypatch.setattr(_grid, "_AT_ONCE", 1000)
+    assert 1000 < len(whole) < len(grid)
+    assert np.array_equal(grid.on_tissue(tissue).origins, whole)
 
 
 def test_a_resolution_near_the_slides_own_is_read_without_resampling():

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 
 from napari_histoad import find_tissue, open_slide
 from napari_histoad.errors import EmptyTissueError, MissingMppError
-from napari_histoad.tiles import TissueMask
+from napari_histoad.tiles import TissueMask, _tissue
 
 
 @given(st.integers(0, 2**32 - 1), st.tuples(*[st.floats(0, 90)] * 2), st.tuples(*[st.floats(1, 60)] * 2))
@@ -37,6 +39,20 @@ def test_ink_is_not_tissue(sample):
     ink = (view[..., 2] - view[..., 0] > 60) & (view[..., 0] < 150)
     assert ink.sum() > 20
     assert not (tissue.mask & ink).any()
+
+
+def test_finding_tissue_takes_little_memory_beside_the_overview(monkeypatch):
+    rng = np.random.default_rng(0)
+    glass = rng.integers(238, 248, (2000, 1500, 3)).astype(np.uint8)
+    glass[300:1200, 200:900] = rng.integers((150, 60, 140), (210, 150, 200), (900, 700, 3))
+    tracemalloc.start()
+    mask = _tissue.tissue_of(glass, 8.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 25 * mask.size  # bytes; with the densities of the whole picture at once it were 32
+    monkeypatch.setattr(_tissue, "_STRIP_ROWS", 10_000)
+    assert np.array_equal(mask, _tissue.tissue_of(glass, 8.0))
+    assert 0.1 < mask.mean() < 0.3
 
 
 def test_empty_glass_is_refused(write_tiff):

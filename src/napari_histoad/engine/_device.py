@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from napari_histoad.errors import DeviceError
-from napari_histoad.machine import usable_cores
+from napari_histoad.machine import keep_freed_memory, usable_cores
 from napari_histoad.networks.lanes import lane_count
 
 if TYPE_CHECKING:
@@ -126,7 +124,7 @@ def _choose(name: str) -> DeviceChoice:
         return DeviceChoice(device, bf16=False, title="Apple GPU")
     if device.type != "cpu":
         raise DeviceError(f"devices of kind {device.type!r} are not supported", "choose auto, cpu, cuda or mps")
-    _keep_freed_memory()
+    keep_freed_memory()
     bf16 = _cpu_has_bf16()
     return DeviceChoice(device, bf16, f"CPU, {torch.get_num_threads()} threads, {'bfloat16' if bf16 else 'float32'}")
 
@@ -135,24 +133,3 @@ def _cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
-
-
-_malloc_done = False
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed activations mapped: without it every layer page-faults its output anew.
-
-    In one arena for all threads: what one thread has freed another uses, instead of keeping as much for itself.
-    """
-    global _malloc_done
-    if _malloc_done or not sys.platform.startswith("linux"):
-        return
-    _malloc_done = True
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # not glibc
-        return
-    # Mmap threshold, trim threshold, top pad, most arenas.
-    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 64 << 20), (-8, 1)):
-        mallopt(option, value)

@@ -107,7 +107,7 @@ def label_bands(bands: Sequence[NDArray[np.bool_]], min_cells: int) -> Iterator[
     for band in bands:
         numbers, found = ndimage.label(band, _CORNERS)
         first = counts[-1]
-        sizes.append(np.bincount(numbers.ravel(), minlength=found + 1)[1:])
+        sizes.append(np.bincount(numbers[band], minlength=found + 1)[1:])
         numbered = np.where(numbers[[0, -1]] > 0, numbers[[0, -1]].astype(np.int64) + first, 0)
         if above is not None:
             touching.append(_pairs(above, numbered[0]))
@@ -127,7 +127,9 @@ def label_bands(bands: Sequence[NDArray[np.bool_]], min_cells: int) -> Iterator[
     final = rank[whole]
     for band, first in zip(bands, counts, strict=False):
         numbers, _ = ndimage.label(band, _CORNERS)
-        yield final[np.where(numbers > 0, numbers + first, 0)]
+        labels = np.zeros(band.shape, np.uint32)
+        labels[band] = final[numbers[band] + first]
+        yield labels
 
 
 def _pairs(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -309,6 +309,14 @@ class AnomalyMap:
         y0, x0, y1, x1 = (0, 0, *self.geometry.shape) if box is None else box
         c, step = self.geometry.cells_per_tile, self.geometry.cells_per_step
         near = np.flatnonzero((self._cells < (y1, x1)).all(axis=1) & (self._cells + c > (y0, x0)).all(axis=1))
+        field = np.full((y1 - y0, x1 - x0), np.nan, np.float32)
+        if not len(near):
+            return field
+        # Only as far as there are tiles: most of a large slide may be glass.
+        inner = slice(*_overlap(self._cells[near, 0], c, y0, y1)), slice(*_overlap(self._cells[near, 1], c, x0, x1))
+        part = field[inner]
+        y0, x0 = y0 + inner[0].start, x0 + inner[1].start
+        y1, x1 = y0 + part.shape[0], x0 + part.shape[1]
         # All places of the grid from which a tile would reach the box, whether there is tissue or not.
         first, stop = (np.array([y0, x0]) - c) // step + 1, -(-np.array([y1, x1]) // step)
         grid = np.full(stop - first, np.nan, np.float32)
@@ -318,7 +326,8 @@ class AnomalyMap:
             sums[top : top + y1 - y0, left : left + x1 - x0] for sums in blend_grid(grid, self.geometry.window(), step)
         )
         seen = (weight > 0) & self.tissue_cells(y0, x0, y1, x1)
-        return np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan))
+        np.divide(total, weight, out=part, where=seen)
+        return field
 
     def _values(self, column: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return some rows of a column; what is written is read from disk once, for it will not change again."""
@@ -391,3 +400,8 @@ class AnomalyMap:
     def class_levels(self, number: int) -> list[zarr.Array[Any]]:
         """Return the stored pyramid of a class's probability, finest first."""
         return [self._array(f"classes/{number}/{i}") for i in range(len(self.geometry.level_shapes()))]
+
+
+def _overlap(begins: NDArray[np.int64], length: int, first: int, stop: int) -> tuple[int, int]:
+    """Return which part of first … stop the stretches cover that begin there, counted from ``first``."""
+    return max(int(begins.min()), first) - first, min(int(begins.max()) + length, stop) - first

@@ -191,6 +191,7 @@ class TileCache:
             self._free.clear()
             self._bytes = 0
             self._passed.clear()
+            self._overlapping = False
 
 
 _CACHES: weakref.WeakSet[TileCache] = weakref.WeakSet()

@@ -77,5 +77,12 @@ class TiledSlide(Slide):
             self._threads.tile = known
         return known
 
+    def overview(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the whole slide resampled to ``shape``, and let go of that level's tiles: nobody asks for them next."""
+        try:
+            return super().overview(shape)
+        finally:
+            self._cache.clear()
+
     def close(self) -> None:
         self._cache.clear()

@@ -17,6 +17,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import disk, remove_small_holes, remove_small_objects
 
 from napari_histoad.errors import EmptyTissueError
+from napari_histoad.machine import give_back_freed_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,9 @@ _FAINTEST_CHROMA = 0.02
 _GREY_CHROMA = 0.15
 _INK_RED = 1.1
 _DARK_FIELD = 60
+_BLUR_PX = 0.7
+_BLUR_REACH = 3  # rows to each side that the blur looks at: scipy's default, four sigma
+_STRIP_ROWS = 128
 _CLOSING_UM = 100.0
 _SPECK_UM2 = 150.0**2
 _HOLE_UM2 = 250.0**2
@@ -52,10 +56,10 @@ class TissueMask:
     scale_yx: tuple[float, float]
 
     @cached_property
-    def _integral(self) -> NDArray[np.float64]:
-        h, w = self.mask.shape
-        integral = np.zeros((h + 1, w + 1))
-        integral[1:, 1:] = self.mask.cumsum(0, dtype=np.float64).cumsum(1)
+    def _integral(self) -> NDArray[np.int32]:
+        integral = np.pad(self.mask.astype(np.int32), ((1, 0), (1, 0)))
+        integral.cumsum(0, out=integral)
+        integral.cumsum(1, out=integral)
         return integral
 
     def fraction(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -76,7 +80,7 @@ class TissueMask:
 
         def at(row: NDArray[np.float64], column: NDArray[np.float64]) -> NDArray[np.float64]:
             # Bilinear interpolation of the integral image is exact for a mask that is constant inside a pixel.
-            return ndimage.map_coordinates(self._integral, (row, column), order=1, mode="nearest")  # type: ignore[no-any-return]
+            return ndimage.map_coordinates(self._integral, (row, column), np.float64, order=1, mode="nearest")  # type: ignore[no-any-return]
 
         inside = at(y[:, 1], x[:, 1]) - at(y[:, 0], x[:, 1]) - at(y[:, 1], x[:, 0]) + at(y[:, 0], x[:, 0])
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (self.scale_yx[0] * self.scale_yx[1])
@@ -107,6 +111,7 @@ def find_tissue(slide: Slide) -> TissueMask:
     shape = (max(1, round(slide.shape[0] / step)), max(1, round(slide.shape[1] / step)))
     scale_yx = (slide.shape[0] / shape[0], slide.shape[1] / shape[1])
     mask = tissue_of(slide.overview(shape), scale_yx[0] * mpp, slide.path.name)
+    give_back_freed_memory()  # of a huge slide it is a hundred megabytes, in pieces that a network has no use for
     return TissueMask(mask, scale_yx)
 
 
@@ -131,15 +136,8 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
         raise EmptyTissueError(msg, "open an H&E (or other brightfield) scan; fluorescence is not supported")
     # Glass is the brightest common colour; a slide full of tissue has none, then white stands in.
     glass = np.where(bright > 200, bright, 255.0).astype(np.float32)
-    density = np.minimum(image, glass)  # in place from here on: the overview of a huge slide has four million pixels
-    density += 1
-    density /= glass + 1
-    np.negative(np.log10(density, out=density), out=density)
-    ndimage.gaussian_filter(density, (0.7, 0.7, 0), output=density)
-    red, green, blue = density[..., 0], density[..., 1], density[..., 2]
-    chroma = green - np.minimum(red, blue)
-    ink = _ink(red, green, blue)
-    stained = (chroma > _GREY_CHROMA * density.mean(axis=2)) & (red < _INK_RED * green + 0.01)
+    chroma, stained, inked = _colours(image, glass)
+    ink: NDArray[np.bool_] = ndimage.binary_dilation(ndimage.binary_opening(inked), iterations=5)
     mask: NDArray[np.bool_] = (chroma > _chroma_threshold(chroma)) & stained & ~ink
     radius = max(1, round(_CLOSING_UM / mpp / 2))
     mask = ndimage.binary_closing(np.pad(mask, radius), disk(radius))[radius:-radius, radius:-radius]
@@ -152,12 +150,40 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
     return mask
 
 
+def _colours(
+    image: NDArray[np.uint8], glass: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return each pixel's chroma (density of green above the lesser of red and blue), and whether it is stained, and inked.
+
+    In strips: the overview of a huge slide has four million pixels, whose densities would be the peak of a whole run's memory.
+    """
+    height, width, _ = image.shape
+    chroma = np.empty((height, width), np.float32)
+    stained = np.empty((height, width), bool)
+    inked = np.empty((height, width), bool)
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(height, top + _STRIP_ROWS)
+        above = min(top, _BLUR_REACH)
+        density = np.minimum(image[top - above : bottom + _BLUR_REACH], glass)
+        density += 1
+        density /= glass + 1
+        np.negative(np.log10(density, out=density), out=density)
+        density = ndimage.gaussian_filter(density, (_BLUR_PX, _BLUR_PX, 0))[above : above + bottom - top]
+        red, green, blue = density[..., 0], density[..., 1], density[..., 2]
+        strip = slice(top, bottom)
+        np.subtract(green, np.minimum(red, blue), out=chroma[strip])
+        stained[strip] = (chroma[strip] > _GREY_CHROMA * density.mean(axis=2)) & (red < _INK_RED * green + 0.01)
+        inked[strip] = _ink(red, green, blue)
+    return chroma, stained, inked
+
+
 def _chroma_threshold(chroma: NDArray[np.float32]) -> float:
     """Return a threshold just above the noise of glass: Otsu alone loses pale and fat-rich tissue to dense tissue."""
     otsu = float(threshold_otsu(np.clip(chroma, 0, 0.4)))
     glass = chroma[chroma <= otsu]
-    median = float(np.median(glass))
-    noise = 1.4826 * float(np.median(np.abs(glass - median)))
+    median = float(np.median(glass, overwrite_input=True))
+    np.abs(np.subtract(glass, median, out=glass), out=glass)
+    noise = 1.4826 * float(np.median(glass, overwrite_input=True))
     return max(_FAINTEST_CHROMA, min(otsu, median + 6 * noise))
 
 
@@ -165,5 +191,5 @@ def _ink(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.
     """Return pen marks: blue and green ink absorb red most, black ink absorbs all channels more than any stain."""
     coloured = (red > green * 1.05 + 0.05) & (red > 0.15)
     black = np.minimum(np.minimum(red, blue), green) > 0.65
-    ink: NDArray[np.bool_] = ndimage.binary_dilation(ndimage.binary_opening(coloured | black), iterations=5)
+    ink: NDArray[np.bool_] = coloured | black
     return ink
