@@ -1,9 +1,11 @@
-"""Writers of small slides in the vendors' dialects of TIFF."""
+"""Writers of small slides in the vendors' formats."""
 
 # ruff: noqa: E501 - descriptions as the vendors write them
 
 import io
+import sqlite3
 import struct
+from contextlib import closing
 
 import imagecodecs
 import numpy as np
@@ -217,7 +219,8 @@ def linear_profile(space=b"RGB "):
 
 def _jpeg(image, **options):
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=95, subsampling=0, **options)
+    colour = {"subsampling": 0} if image.ndim == 3 else {}
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=95, **colour, **options)
     return buffer.getvalue()
 
 
@@ -353,4 +356,96 @@ def write_bif(path, image, mpp=0.465, side=64, overlap=8):
             metadata=None,
             extratags=xmp(stitching),
         )
+    return path
+
+
+_SAKURA_TABLES = {
+    "DataManagerSQLiteConfigXPO": "TableName",
+    "Pixels": "id, size, data",
+    "SVSlideDataXPO": "SlideId, Date, Creator, Description, Keywords, DiagnosisCode, m_labelScan, m_overviewScan",
+    "SVHRScanDataXPO": "ParentSlide, ScanId, Date, Name, Description, ResolutionMmPerPix, NominalLensMagnification, FocussingMethod, ThumbnailImage",
+    "SVScannedImageDataXPO": "Image",
+}
+
+
+def write_sakura(path, image, mpp=0.5, side=64):
+    """Sakura: an SQLite table of tiles, a grey JPEG for each colour of each."""
+    small = half(image)
+    with closing(sqlite3.connect(path)) as db, db:
+
+        def add(table, *values):
+            places = ", ".join("?" * len(values))
+            columns = ", ".join(_SAKURA_TABLES[table].split(", ")[: len(values)])
+            db.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", values)
+
+        def add_data(name, data):
+            add("Pixels", name, len(data), data)
+
+        for table, columns in _SAKURA_TABLES.items():
+            db.execute(f"CREATE TABLE {table} (OID INTEGER PRIMARY KEY, {columns})")
+        add("DataManagerSQLiteConfigXPO", "Pixels")
+        add_data("++MagicBytes", b"SVGigaPixelImage")
+        add_data("++VersionBytes", b"1.0.0")
+        add_data("Header", struct.pack("<8I", side, image.shape[1], image.shape[0], 0, 1, 0, 0, 0))
+        for step, part in ((1, image), (2, small)):
+            across = -(-part.shape[1] // side)
+            for number, tile in enumerate(tiles_of(part, side)):
+                y, x = (place * side * step for place in divmod(number, across))
+                for colour in range(3):
+                    add_data(f"T;{x}|{y};{step};{colour};0", _jpeg(tile[..., colour]))
+        add("SVSlideDataXPO", "1", "", "", "", "", "", 1, 2)
+        add("SVHRScanDataXPO", 1, "1", "", "", "", mpp / 1000, 20, "", _jpeg(small))
+        add("SVScannedImageDataXPO", _jpeg(picture(60, 40)))
+        add("SVScannedImageDataXPO", _jpeg(small))
+    return path
+
+
+def _czi_segment(kind, body, at_least=0):
+    size = max(len(body), at_least)
+    size += -size % 32
+    return struct.pack("<16s2q", kind, size, len(body)) + body.ljust(size, b"\0")
+
+
+CZI_COMPRESSIONS = {
+    "none": (0, lambda tile: tile[..., ::-1].tobytes()),
+    "zstd": (5, lambda tile: imagecodecs.zstd_encode(tile[..., ::-1].tobytes())),
+    "JPEG XR": (4, lambda tile: imagecodecs.jpegxr_encode(np.ascontiguousarray(tile), level=1.0)),
+}
+
+
+def write_czi(path, image, mpp=0.5, side=64, corner=(0, 0), compression="none"):
+    """Zeiss: segments with a directory; subblocks lie anywhere, those of the second level are stored at half their size."""
+    code, encode = CZI_COMPRESSIONS[compression]
+    file = bytearray(32 + 512)
+    entries = []
+    for step, part in ((1, image), (2, half(image))):
+        for y in range(0, part.shape[0], side):
+            for x in range(0, part.shape[1], side):
+                tile = part[y : y + side, x : x + side]
+                data = encode(tile)
+                entry = struct.pack("<2siqii6xi", b"DV", 3, len(file), 0, code, 3)
+                for axis, first, size in (
+                    (b"X", corner[1] + x * step, tile.shape[1]),
+                    (b"Y", corner[0] + y * step, tile.shape[0]),
+                ):
+                    entry += struct.pack("<4s2ifi", axis, first, size * step, 0.0, size)
+                entry += struct.pack("<4s2ifi", b"C", 0, 1, 0.0, 1)
+                entries.append(entry)
+                file += _czi_segment(b"ZISRAWSUBBLOCK", (struct.pack("<2iq", 0, 0, len(data)) + entry).ljust(256, b"\0") + data)
+    directory = len(file)
+    file += _czi_segment(b"ZISRAWDIRECTORY", struct.pack("<i124x", len(entries)) + b"".join(entries))
+    metadata = len(file)
+    size = f"<SizeX>{image.shape[1]}</SizeX><SizeY>{image.shape[0]}</SizeY>"
+    scaling = "".join(f'<Distance Id="{axis}"><Value>{mpp * 1e-6}</Value></Distance>' for axis in "XY")
+    xml = f"<ImageDocument><Metadata><Information><Image>{size}</Image></Information><Scaling><Items>{scaling}</Items></Scaling></Metadata></ImageDocument>"
+    file += _czi_segment(b"ZISRAWMETADATA", struct.pack("<i252x", len(xml)) + xml.encode())
+    attachment = struct.pack("<2s10xqi16x8s80s", b"A1", len(file), 0, b"JPG", b"Label")
+    label = _jpeg(picture(60, 40))
+    file += _czi_segment(b"ZISRAWATTACH", (struct.pack("<i12x", len(label)) + attachment).ljust(256, b"\0") + label)
+    attachments = len(file)
+    file += _czi_segment(b"ZISRAWATTDIR", struct.pack("<i252x", 1) + attachment)
+    file[: 32 + 512] = _czi_segment(
+        b"ZISRAWFILE", struct.pack("<4i32xi2qiq", 1, 0, 0, 0, 0, directory, metadata, 0, attachments), 512
+    )
+    path.write_bytes(file)
     return path

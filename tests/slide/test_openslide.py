@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from slide_writers import half, picture, write_bif, write_mrxs, write_trestle, write_vms
+from slide_writers import half, picture, write_bif, write_czi, write_mrxs, write_sakura, write_trestle, write_vms
 
 from napari_histoad import open_slide
 
@@ -70,3 +70,27 @@ def test_vms(tmp_path):
         assert slide.mpp == 0.5
         assert _difference(slide.read(0, 0, 0, 320, 640), image) < 2
         assert set(slide.associated) == {"macro"}
+
+
+@pytest.mark.parametrize("shape", [(256, 320), (201, 333)])
+def test_sakura(tmp_path, shape):
+    image = picture(*shape)
+    with open_slide(write_sakura(tmp_path / "slide.svslide", image)) as slide:
+        assert slide.format == "OpenSlide sakura"
+        assert slide.mpp == 0.5
+        assert [level.shape for level in slide.levels] == [shape, half(image).shape[:2]]
+        assert _difference(slide.read(0, 0, 0, *shape), image) < 1
+        assert _difference(slide.read(1, 0, 0, *half(image).shape[:2]), half(image)) < 1
+        assert set(slide.associated) == {"label", "macro", "thumbnail"}
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("corner", [(0, 0), (1000, -500)])
+def test_zeiss_begins_where_its_first_pixel_lies(tmp_path, compression, corner):
+    with open_slide(write_czi(tmp_path / "slide.czi", IMAGE, compression=compression, corner=corner)) as slide:
+        assert slide.format == "OpenSlide zeiss"
+        assert slide.mpp == pytest.approx(0.5)
+        assert [level.shape for level in slide.levels] == [(256, 320), (128, 160)]
+        assert np.array_equal(slide.read(0, 0, 0, 256, 320), IMAGE)
+        assert np.array_equal(slide.read(1, 3, 5, 100, 99), half(IMAGE)[3:103, 5:104])
+        assert slide.associated["label"]().shape == (60, 40, 3)
