@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import shutil
 import subprocess
 import sys
@@ -161,12 +162,14 @@ def test_a_map_killed_while_it_was_being_finished_ends_in_the_same_bytes(sample,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # 35 runs, each of which imports torch
-def test_a_map_killed_twenty_times_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
-    in_time = sum(_kill_and_resume(sample, tmp_path / f"{i}", detector_file, kills=4, seed=i) for i in range(7))
-    assert in_time >= 20
-    for i in range(7):
+@pytest.mark.timeout(1200)  # some 40 runs, each of which imports torch
+def test_maps_killed_twenty_times_in_all_end_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
+    in_time = 0
+    for i in itertools.count():
+        in_time += _kill_and_resume(sample, tmp_path / f"{i}", detector_file, kills=4, seed=i)
         assert _bytes(tmp_path / f"{i}" / map_folder.name) == _bytes(map_folder)
+        if in_time >= 20:  # how many come in time depends on the machine
+            break
 
 
 def test_a_second_run_on_the_same_map_is_refused(sample, detector_file, tmp_path):
