@@ -7,17 +7,25 @@ from random import Random
 
 import numpy as np
 import pytest
-from map_makers import block_values, bytes_of, fill, make_map
+from map_makers import block_values, bytes_of, make_map
 
 from napari_histoad.errors import MapError, OutputError
 from napari_histoad.maps import MapWriter, hold_map
 
 
+def _values(result, block, *, error_maps):
+    scores, maps = block_values(result, block)
+    return scores, maps if error_maps else None
+
+
+@pytest.mark.parametrize("error_maps", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, seed):
+def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, seed, error_maps):
     random, folder = Random(seed), tmp_path
     straight = make_map(folder / "a.ome.zarr")
-    fill(straight, range(straight.block_count))
+    with MapWriter(straight) as writer:
+        for block in range(straight.block_count):
+            writer.add(block, *_values(straight, block, error_maps=error_maps))
     mixed = make_map(folder / "b.ome.zarr")
     order = list(range(mixed.block_count))
     random.shuffle(order)
@@ -25,17 +33,37 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
     for part in (order[:cut], order[cut:]):
         with MapWriter(mixed) as writer:
             for block in part:
+                scores, maps = _values(mixed, block, error_maps=error_maps)
                 if random.random() < 0.5:
-                    writer.add(block, *block_values(mixed, block))
+                    writer.add(block, scores, maps)
                 else:  # as a worker of a cluster does it
-                    scores, maps = block_values(mixed, block)
-                    mixed.write_error_maps(block, mixed.error_cells(scores, maps))
+                    if maps is not None:
+                        mixed.write_error_maps(block, mixed.error_cells(scores, maps))
                     writer.adopt(block, scores)
         mixed = make_map(folder / "b.ome.zarr")
     a, b = bytes_of(straight.path), bytes_of(mixed.path)
     assert set(a) == set(b)
     assert {name for name in a if a[name] != b[name]} <= {next(n for n in a if n.name == "journal")}
     assert mixed.finished_blocks() == straight.finished_blocks()
+
+
+def test_tiles_without_error_maps_are_filled_with_their_scores(tmp_path):
+    without, filled, mixed = (make_map(tmp_path / f"{name}.ome.zarr") for name in "abc")
+    for result in (without, filled, mixed):
+        with MapWriter(result) as writer:
+            for block in range(result.block_count):
+                scores, maps = block_values(result, block)
+                scores[slice(None) if block in (3, 4) else 5] = np.nan  # could not be decoded
+                maps[:] = scores[:, None, None]
+                writer.add(block, scores, None if result is without or (result is mixed and block % 2) else maps)
+    assert without.error_maps(0) is None
+    assert not any((without.path / "tiles/error_map").glob("c*"))
+    assert filled.error_maps(0) is not None
+    for level, _ in enumerate(without.levels):
+        expected = np.asarray(filled.levels[level])
+        assert level or 0 < np.isnan(expected).sum() < expected.size
+        assert np.array_equal(np.asarray(without.levels[level]), expected, equal_nan=True)
+        assert np.array_equal(np.asarray(mixed.levels[level]), expected, equal_nan=True)
 
 
 def test_what_came_in_before_an_exception_is_kept(tmp_path):

@@ -255,7 +255,8 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
         errors += [(err.what, err.remedy) for err in part.errors]
         if part.block is not None and part.scores is not None:
             block = numbers[part.block]
-            on_medium([target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))])
+            if part.error_maps is not None:
+                on_medium([target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))])
             done.append((block, part.scores, part.probabilities, errors))
             errors = []
     return done

@@ -135,10 +135,15 @@ def halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return means over 2 × 2 cells that ignore NaN; an odd last row or column stands alone."""
     h, w = values.shape
     padded = np.pad(values, ((0, h % 2), (0, w % 2)), constant_values=np.nan)
-    blocks = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2)
-    count = (~np.isnan(blocks)).sum(axis=(1, 3))
-    total = np.nansum(blocks, axis=(1, 3), dtype=np.float32)
-    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)
+    total, count = np.zeros((2, padded.shape[0] // 2, padded.shape[1] // 2), np.float32)
+    for part in (padded[y::2, x::2] for y in (0, 1) for x in (0, 1)):
+        there = ~np.isnan(part)
+        np.add(total, part, out=total, where=there)
+        count += there
+    # Not 0 / 0: that is another NaN than the one of cells never written, and the bytes would tell where a run was cut.
+    means = np.full(total.shape, np.nan, np.float32)
+    np.divide(total, count, out=means, where=count > 0)
+    return means
 
 
 def chunks_of(shape: tuple[int, ...], side: int = _CHUNK) -> tuple[int, ...]:

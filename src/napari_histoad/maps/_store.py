@@ -6,7 +6,8 @@
       0, 1, …           float32 anomaly map, pyramid; NaN = not scored
       labels/anomalous  what lies above the threshold
       classes/0, 1, …   float32 pyramids of class probabilities, if a classifier goes with the detector
-      tiles/            origins, score, p_value, error_map, probability_0, …: one row per tile; error_map has one chunk per block
+      tiles/            origins, score, p_value, error_map, probability_0, …: one row per tile; error_map has one chunk per block,
+                        or none, from a detector without
       tissue            the tissue mask
       calibration       scores of held-out normal tiles
       journal           finished blocks, one per line; gone when the map is complete
@@ -203,11 +204,8 @@ class AnomalyMap:
         # What follows the last newline was cut short by a crash.
         return {int(line) for line in lines[:-1] if line.isdigit()}
 
-    def error_cells(self, scores: NDArray[np.float32], error_maps: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Return what is stored of error maps (B, c, c): NaN where there is no score, the score where there is no map."""
-        c = self.geometry.cells_per_tile
-        if error_maps is None:
-            error_maps = np.broadcast_to(scores[:, None, None], (len(scores), c, c))
+    def error_cells(self, scores: NDArray[np.float32], error_maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what is stored of error maps (B, c, c): NaN where there is no score."""
         return np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
 
     def chunk_files(self, name: str) -> ChunkFiles:
@@ -231,8 +229,10 @@ class AnomalyMap:
     def _error_map_files(self) -> ChunkFiles:
         return self.chunk_files("tiles/error_map")
 
-    def error_maps(self, block: int) -> NDArray[np.float32]:
-        """Return the error maps of a block as stored, (B, c, c) float32; NaN = not scored."""
+    def error_maps(self, block: int) -> NDArray[np.float32] | None:
+        """Return the error maps of a block as stored, (B, c, c) float32, NaN = not scored; None where there are none."""
+        if not self._error_map_files.file(block, 0, 0).exists():
+            return None
         rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
         return np.asarray(self._array("tiles/error_map")[rows])
 

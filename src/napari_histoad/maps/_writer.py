@@ -90,7 +90,7 @@ class MapWriter:
             for name in ("score", "p_value", *self._classes)
         }
         self._done = target.finished_blocks()
-        self._recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
+        self._recent: OrderedDict[int, NDArray[np.float32] | None] = OrderedDict()
         self._canvases = [_Canvas(level, target.chunk_files(str(i))) for i, level in enumerate(target.levels)]
         self._cells = cells = target.geometry.tile_cells(target.origins)
         starts = np.arange(0, len(cells), BLOCK_TILES)
@@ -125,15 +125,16 @@ class MapWriter:
         scores : (B,) float32
             NaN where a tile could not be decoded.
         error_maps : (B, c, c) float32 or None
-            Error maps pooled to cells; None fills each tile with its score.
+            Error maps pooled to cells; None: each tile is filled with its score.
         probabilities : (B, K) float32 or None
             Of the map's classes, if it has some.
         """
-        self._put(_Block(block, scores, self._map.error_cells(scores, error_maps), probabilities))
+        maps = None if error_maps is None else self._map.error_cells(scores, error_maps)
+        self._put(_Block(block, scores, maps, probabilities))
 
     def adopt(self, block: int, scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None = None) -> None:
-        """Take a block whose error maps another process has put on the medium, see `AnomalyMap.write_error_maps`."""
-        self._put(_Block(block, scores, None, probabilities))
+        """Take a block whose error maps, if any, another process has put on the medium, see `AnomalyMap.write_error_maps`."""
+        self._put(_Block(block, scores, None, probabilities, stored=True))
 
     def written(self) -> Box | None:
         """Return the box (y0, x0, y1, x1) of finest cells that changed on disk since the last call."""
@@ -194,6 +195,7 @@ class MapWriter:
             self._done.add(block.number)
             if block.error_maps is not None:
                 files.append(self._map.write_error_maps(block.number, block.error_maps))
+            if not block.stored:
                 self._remember(block.number, block.error_maps)
             self._columns["score"].put(block.number * BLOCK_TILES, block.scores)
             self._columns["p_value"].put(block.number * BLOCK_TILES, self._map.calibration.p_value(block.scores))
@@ -230,14 +232,14 @@ class MapWriter:
 
     # -- pyramid
 
-    def _remember(self, block: int, error_maps: NDArray[np.float32]) -> None:
+    def _remember(self, block: int, error_maps: NDArray[np.float32] | None) -> None:
         self._recent[block] = error_maps
         self._recent.move_to_end(block)
-        most = max(16, _CACHED_BYTES // max(1, error_maps.nbytes))
+        most = max(16, _CACHED_BYTES // (4 * BLOCK_TILES * self._map.geometry.cells_per_tile**2))
         while len(self._recent) > most:
             self._recent.popitem(last=False)
 
-    def _error_maps(self, block: int) -> NDArray[np.float32]:
+    def _error_maps(self, block: int) -> NDArray[np.float32] | None:
         if block not in self._recent:
             self._remember(block, self._map.error_maps(block))
         return self._recent[block]
@@ -247,12 +249,18 @@ class MapWriter:
         c, step = geometry.cells_per_tile, geometry.cells_per_step
         # All places of the grid from which a tile would reach the box; NaN: no tile, not yet scored, or not decodable.
         first, stop = (np.array([y0, x0]) - c) // step + 1, -(-np.array([y1, x1]) // step)
-        grid = np.full((*(stop - first), c, c), np.nan, np.float32)
         near = (self._first < (y1, x1)).all(axis=1) & (self._last + c > (y0, x0)).all(axis=1)
-        for other in self._done.intersection(np.flatnonzero(near).tolist()):
+        blocks = {other: self._error_maps(other) for other in self._done.intersection(np.flatnonzero(near).tolist())}
+        by_cell = any(error_maps is not None for error_maps in blocks.values())
+        grid = np.full((*(stop - first), c, c) if by_cell else stop - first, np.nan, np.float32)
+        for other, error_maps in blocks.items():
             places = self._cells[other * BLOCK_TILES : (other + 1) * BLOCK_TILES] // step - first
             inside = ((places >= 0) & (places < stop - first)).all(axis=1)
-            grid[tuple(places[inside].T)] = self._error_maps(other)[inside]
+            values = error_maps
+            if values is None:
+                scores = self._columns["score"].get(other * BLOCK_TILES, len(places))
+                values = scores[:, None, None] if by_cell else scores
+            grid[tuple(places[inside].T)] = values[inside]
         top, left = np.array([y0, x0]) - first * step
         total, weight = (sums[top : top + y1 - y0, left : left + x1 - x0] for sums in blend_grid(grid, geometry.window(), step))
         seen = (weight > 0) & self._map.tissue_cells(y0, x0, y1, x1)
@@ -264,12 +272,13 @@ class MapWriter:
 
 @dataclass(frozen=True)
 class _Block:
-    """What came in; ``error_maps`` is None where another process has stored them."""
+    """What came in; ``error_maps`` is None where there are none, and where another process has ``stored`` them."""
 
     number: int
     scores: NDArray[np.float32]
     error_maps: NDArray[np.float32] | None
     probabilities: NDArray[np.float32] | None
+    stored: bool = False
 
 
 class _Column:
@@ -280,14 +289,18 @@ class _Column:
         self._chunks: dict[int, NDArray[np.float32]] = {}
         self._changed: set[int] = set()
 
-    def put(self, first: int, values: NDArray[np.float32]) -> None:
-        """Set rows that lie in one chunk."""
+    def get(self, first: int, count: int) -> NDArray[np.float32]:
+        """Return rows that lie in one chunk."""
         number = first // self._rows
         if number not in self._chunks:
             self._chunks[number] = np.array(self._array[self._region(number)], np.float32)
         start = first - number * self._rows
-        self._chunks[number][start : start + len(values)] = values
-        self._changed.add(number)
+        return self._chunks[number][start : start + count]
+
+    def put(self, first: int, values: NDArray[np.float32]) -> None:
+        """Set rows that lie in one chunk."""
+        self.get(first, len(values))[:] = values
+        self._changed.add(first // self._rows)
 
     def save(self) -> list[Path]:
         """Write what has changed; return the files."""
