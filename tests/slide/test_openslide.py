@@ -5,6 +5,7 @@ import pytest
 from slide_writers import half, picture, write_bif, write_czi, write_mrxs, write_sakura, write_trestle, write_vms
 
 from napari_histoad import open_slide
+from napari_histoad.errors import SlideError
 
 IMAGE = picture(256, 320)
 
@@ -37,8 +38,6 @@ def test_what_a_mrxs_did_not_scan_is_white(tmp_path):
 
 
 def test_a_mrxs_without_its_folder_is_explained(tmp_path):
-    from napari_histoad.errors import SlideError
-
     path = write_mrxs(tmp_path / "slide.mrxs", IMAGE)
     path.with_suffix("").rename(tmp_path / "elsewhere")
     with pytest.raises(SlideError, match=r"slide\.mrxs"):
@@ -60,6 +59,11 @@ def test_tiles_that_overlap_are_put_together(tmp_path, capfd, write, name, shape
         assert slide.mpp == mpp
         assert _difference(slide.read(0, 0, 0, *shape), IMAGE[: shape[0], : shape[1]]) < 2
     assert capfd.readouterr().err == ""
+
+
+def test_zeiss_in_jpeg_xr_is_refused_with_a_way_out(tmp_path):
+    with pytest.raises(SlideError, match=r"slide\.czi .*JPEG XR.*; convert it to OME-TIFF"):
+        open_slide(write_czi(tmp_path / "slide.czi", IMAGE, compression="JPEG XR"))
 
 
 def test_vms(tmp_path):

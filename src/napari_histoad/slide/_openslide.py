@@ -37,7 +37,10 @@ class OpenSlideSlide(Slide):
             handle = openslide.OpenSlide(path)
         except openslide.OpenSlideError as err:
             msg = f"{path.name} is not a slide that can be read ({err})"
-            raise SlideError(msg, "check the file, or convert it to a pyramidal TIFF or OME-TIFF") from err
+            remedy = "check the file, or convert it to a pyramidal TIFF or OME-TIFF"
+            if "JPEG XR" in str(err):  # as Zeiss scanners write by default
+                remedy = "convert it to OME-TIFF or OME-Zarr (QuPath and bioformats2raw do), or export it without JPEG XR"
+            raise SlideError(msg, remedy) from err
         properties = dict(handle.properties)
         self.format = f"OpenSlide {properties.get(openslide.PROPERTY_NAME_VENDOR, '')}".strip()  # type: ignore[misc]
         width, height = handle.level_dimensions[0]
