@@ -43,6 +43,24 @@ def test_memory_for_tiles_lies_off_the_multiples_of_32_bytes(count, side):
     assert tiles.ctypes.data % 32 == 16
 
 
+def test_whole_tiles_are_kept_only_while_tiles_are_asked_for_twice():
+    cache = TileCache()
+
+    def wanted_whole(number):
+        if cache.pass_by((0, number)):
+            return "passed by"
+        with cache.tile((0, number), TILE, partial(fill, 1)):
+            return "kept"
+
+    assert {wanted_whole(n) for n in range(2000)} == {"passed by"}
+    assert {wanted_whole(n) for n in range(1000)} == {"passed by"}  # once more, but long after
+    assert wanted_whole(900) == "kept"  # soon after
+    assert {wanted_whole(n // 2) for n in range(4000, 4100)} == {"kept"}
+    found = [wanted_whole(n) for n in range(5000, 7000)]
+    assert found[:100] == ["kept"] * 100
+    assert found[1000:] == ["passed by"] * 1000
+
+
 def test_threads_wait_for_the_one_that_decodes():
     cache, calls = TileCache(), []
 

@@ -23,7 +23,7 @@ __all__ = ["PositionalFile", "TileCache", "memory_for_tiles"]
 _CACHE_BYTES = 64 * 2**20
 _SLAB_BYTES = 8 * 2**20
 _SPARE_TILES = 4
-_REMEMBERED = 4096
+_REMEMBERED = 512
 
 
 class PositionalFile:
@@ -83,8 +83,9 @@ class TileCache:
         _CACHES.add(self)
 
     def _reset(self) -> None:
-        self._passed: set[tuple[int, int]] = set()
+        self._passed: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._overlapping = False
+        self._since_repeat = 0
         self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
         self._free: dict[tuple[int, int], list[NDArray[np.uint8]]] = {}
         self._bytes = 0
@@ -93,19 +94,24 @@ class TileCache:
     def pass_by(self, key: tuple[int, int]) -> bool:
         """Return whether a tile that is wanted whole may be decoded without keeping it.
 
-        So it may as long as no tile is asked for twice. From the first that is, windows overlap, and all are kept.
+        So it may as long as no tile is asked for twice within a few hundred. From the first that is, windows overlap, and all
+        are kept, until for as long none has been asked for twice: somebody else reads the slide in another way.
         """
         if self._overlapping:
             return False
         with self._lock:
             if key in self._passed or key in self._entries:
-                self._overlapping = True
-                self._passed.clear()
+                self._overlaps()
                 return False
-            if len(self._passed) >= _REMEMBERED:
-                self._passed.clear()
-            self._passed.add(key)
+            self._passed[key] = None
+            if len(self._passed) > _REMEMBERED:
+                self._passed.popitem(last=False)
             return True
+
+    def _overlaps(self) -> None:
+        self._overlapping = True
+        self._since_repeat = 0
+        self._passed.clear()
 
     @contextmanager
     def tile(
@@ -153,10 +159,13 @@ class TileCache:
     def _lease(self, key: tuple[int, int], shape: tuple[int, int]) -> tuple[_Entry, bool]:
         with self._lock:
             if key in self._passed:
-                self._overlapping = True
-                self._passed.clear()
+                self._overlaps()
+            self._since_repeat += 1
+            if self._since_repeat > _REMEMBERED:
+                self._overlapping = False
             entry = self._entries.get(key)
             if entry is not None and not entry.failed:
+                self._since_repeat = 0
                 self._entries.move_to_end(key)
                 entry.users += 1
                 return entry, False
