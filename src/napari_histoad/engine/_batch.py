@@ -92,7 +92,7 @@ def launch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, 
         raise SettingsError(msg, f"cut or resize the tiles to {side} px, or train a detector for their size")
     try:
         with torch.inference_mode(), choice.autocast(detector):
-            result = detector.score(torch.from_numpy(images).to(choice.device, non_blocking=True))
+            result = detector.score(choice.upload(images))
             maps = None
             if cells is not None and result.error_map is not None:
                 maps = F.adaptive_avg_pool2d(result.error_map.float()[:, None], cells)[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -83,9 +84,32 @@ class DeviceChoice:
             return None
         return lambda shape: torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
+    def upload(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """Return a batch on the device; a GPU copies it on a stream of its own, while it still computes the one before.
+
+        Parameters
+        ----------
+        images : (B, H, W, 3) uint8
+            In memory of `allocate`, to be kept as they are until what is computed of them has been fetched.
+        """
+        batch = torch.from_numpy(images)
+        if self.device.type != "cuda":
+            return batch.to(self.device)
+        computing, copying = torch.cuda.current_stream(self.device), _copy_stream(self.device)
+        with torch.cuda.stream(copying):
+            there = batch.to(self.device, non_blocking=True)
+        computing.wait_stream(copying)
+        there.record_stream(computing)  # its memory is not given to the next copy before that stream is done with it
+        return there
+
     def autocast(self, detector: Detector) -> AbstractContextManager[None]:
         """Return a context in which a detector runs in the device's fast precision, if its scores bear that."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and detector.reduced_precision)
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def choose_device(name: str = "auto", count: int = 1) -> DeviceChoice:

@@ -1,0 +1,45 @@
+"""Where is computed does not decide what comes out."""
+
+import numpy as np
+import pytest
+import torch
+
+from napari_histoad import AnomalyMap, load_detector, map_slide
+from napari_histoad.engine import choose_device
+from napari_histoad.engine._batch import score_stream
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_batch_arrives_as_it_was_sent(device):
+    choice, rng = choose_device(device), np.random.default_rng(0)
+    allocate = choice.allocate or (lambda shape: np.empty(shape, np.uint8))
+    batches = [allocate((choice.batch, 64, 64, 3)) for _ in range(4)]
+    for batch in batches:
+        batch[:] = rng.integers(0, 256, batch.shape)
+    arrived = [choice.upload(batch) for batch in batches]
+    assert {batch.device.type for batch in arrived} == {device}
+    for sent, batch in zip(batches, arrived, strict=True):
+        assert np.array_equal(batch.cpu().numpy(), sent)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_batches_under_way_are_scored_as_each_by_itself(device, detector_file):
+    choice, rng = choose_device(device), np.random.default_rng(0)
+    detector = load_detector(detector_file)
+    detector.to(choice.device)
+    batches = list(enumerate(rng.integers(0, 256, (12, 8, 64, 64, 3)).astype(np.uint8)))
+    together = dict(score_stream(detector, choice, batches))
+    for number, images in batches:
+        ((_, alone),) = score_stream(detector, choice, [(number, images)])
+        assert np.array_equal(together[number].scores, alone.scores)
+
+
+@needs_cuda
+def test_a_gpu_maps_as_a_cpu_does(sample, detector_file, map_folder, tmp_path):
+    here, there = AnomalyMap.open(map_folder), map_slide(sample.path, tmp_path, model=detector_file, stride_px=64, device="cuda")
+    assert np.allclose(here.scores, there.scores, rtol=1e-3, atol=1e-3)
+    for ours, theirs in zip(here.levels, there.levels, strict=True):
+        assert np.allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-3, atol=1e-3, equal_nan=True)
