@@ -12,6 +12,7 @@ from napari_histoad.classifiers._networks import build_network
 from napari_histoad.detectors._base import load_module, module_state
 from napari_histoad.errors import SettingsError
 from napari_histoad.networks.classifier import MEAN, STD
+from napari_histoad.networks.constants import on_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,7 +203,7 @@ class Classifier:
             else:
                 assert scores is not None
                 assert scores.error_map is not None
-                mean, deviation = self.error_scale.to(images.device)
+                mean, deviation = on_device(self.error_scale, images.device)
                 parts.append((_resized(scores.error_map.float()[:, None], pixels.shape[2]) - mean) / deviation)
         return self._framed(torch.cat(parts, 1))
 

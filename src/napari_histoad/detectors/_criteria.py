@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from napari_histoad.networks.constants import on_device
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,7 +39,7 @@ class Criteria:
 
     def join(self, values: Tensor, which: int | None = None) -> Tensor:
         """Return scores (B,), not negative, of criteria (B, count): of all, or of one only."""
-        mean, deviation = self._scale.to(values.device).unbind(1)
+        mean, deviation = on_device(self._scale, values.device).unbind(1)
         z = (values.float() - mean) / deviation
         worst = z.amax(1) if which is None else z[:, which]
         return F.softplus(worst)  # keeps the order and cannot overflow

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from sklearn.covariance import LedoitWolf
 
+from napari_histoad.networks.constants import on_device
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -74,7 +76,7 @@ class Gaussian:
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the squared distances (B,) of features (B, D)."""
-        white = (features.float() - self.mean.to(features.device)) @ self.whiten.to(features.device)
+        white = (features.float() - on_device(self.mean, features.device)) @ on_device(self.whiten, features.device)
         squared: Tensor = white.square().sum(dim=1)
         return squared
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from napari_histoad.networks.constants import on_device
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -53,7 +55,7 @@ class Bank:
         return torch.cat([self._nearest(part, 1) for part in torch.split(self.features, 1024)])
 
     def _nearest(self, features: Tensor, skipped: int) -> Tensor:
-        bank = self.features.to(features.device)
+        bank = on_device(self.features, features.device)
         k = min(self._neighbours + skipped, len(bank))
         # Less the square of the asked, which does not change who is nearest.
         closeness = torch.addmm(bank.square().sum(1), features, bank.T, alpha=-2)

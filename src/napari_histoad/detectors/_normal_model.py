@@ -8,6 +8,7 @@ import torch
 
 from napari_histoad.detectors._gaussian import Gaussian
 from napari_histoad.detectors._neighbours import Bank
+from napari_histoad.networks.constants import on_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,18 +67,18 @@ class NormalModel:
             return self._to_gaussian(features)
         if self._measure == "neighbours":
             return self._to_neighbours(features)
-        mean, deviation = self._references.to(features.device).unbind(1)
+        mean, deviation = on_device(self._references, features.device).unbind(1)
         distances = torch.stack([self._to_gaussian(features), self._to_neighbours(features)], 1)
         weights = deviation.mean() / (2 * deviation)
         fused: Tensor = ((torch.log(distances + _FLOOR) - mean) * weights).sum(1).exp()
         return fused
 
     def _to_gaussian(self, features: Tensor) -> Tensor:
-        squared: Tensor = self._gaussian.distance(features @ self._residual.to(features.device))
+        squared: Tensor = self._gaussian.distance(features @ on_device(self._residual, features.device))
         return squared.sqrt()
 
     def _to_neighbours(self, features: Tensor) -> Tensor:
-        mean, scale = self._mean.to(features.device), self._scale.to(features.device)
+        mean, scale = on_device(self._mean, features.device), on_device(self._scale, features.device)
         return self._bank.distance((features - mean) * scale)
 
     def bank_bytes(self, normals: int) -> int:

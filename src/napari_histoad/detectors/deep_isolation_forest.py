@@ -13,6 +13,7 @@ from pydantic import Field
 from sklearn.ensemble import IsolationForest
 
 from napari_histoad.detectors.embedding import EncoderDetector, EncoderSettings
+from napari_histoad.networks.constants import on_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +100,7 @@ class Forest:
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the scores (B,) of features (B, D); 0.5 and more is anomalous in Liu's sense."""
-        feature, threshold, children, depth, roots = (part.to(features.device) for part in self._flat)
+        feature, threshold, children, depth, roots = (on_device(part, features.device) for part in self._flat)
         values, tile = features.float().flatten(), torch.arange(len(features), device=features.device)
         first = (tile * features.shape[1]).repeat_interleave(len(roots))
         at = roots.repeat(len(features))
@@ -110,7 +111,7 @@ class Forest:
                 break
             at = below
         mean = depth.index_select(0, at).reshape(len(features), -1).mean(1)
-        return torch.exp2(-mean / self._nodes["expected"].to(features.device))
+        return torch.exp2(-mean / on_device(self._nodes["expected"], features.device))
 
     def _adopt(self, nodes: dict[str, Tensor]) -> None:
         """Take over the nodes, and lay those of all trees in one row to walk along."""

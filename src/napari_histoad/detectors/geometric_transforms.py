@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state, weighted_mean
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.autoencoder import shrink
+from napari_histoad.networks.constants import on_device
 from napari_histoad.networks.wide_resnet import WideResNet
 
 if TYPE_CHECKING:
@@ -120,11 +121,12 @@ class GeometricTransformsDetector(Detector):
         """Fit one Dirichlet distribution a transform; a few anomalies hardly move its mean logarithms, ``robust`` or not."""
         probabilities = features_of(lambda part: self._predictions(part).flatten(1), images, self.device)
         probabilities = probabilities.reshape(len(images), len(self._scored), TRANSFORMS).double()
+        self._alpha = self._alpha.clone()
         for k, t in enumerate(self._scored):
             self._alpha[t] = fit_dirichlet(probabilities[:, k]).float()
 
     def score(self, images: Tensor) -> TileScores:
-        alpha = self._alpha[self._scored].to(images.device)
+        alpha = on_device(self._alpha, images.device)[self._scored]
         normality = ((alpha - 1) * (self._predictions(images) + _EPSILON).log()).sum(2).mean(1)
         return TileScores(-normality)
 

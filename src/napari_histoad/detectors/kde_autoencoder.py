@@ -16,6 +16,7 @@ from napari_histoad.detectors._criteria import Criteria
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.augment import colour_jitter, turn
 from napari_histoad.networks.autoencoder import ConvAutoencoder, VggAutoencoder, shrink
+from napari_histoad.networks.constants import on_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,15 +172,15 @@ class KernelDensity:
 
     def project(self, latents: Tensor) -> Tensor:
         """Return the whitened principal components (B, k) of latents (B, D)."""
-        centred = latents - self._parts["mean"].to(latents.device)
-        return centred @ self._parts["axes"].to(latents.device) if self._components else centred
+        centred = latents - on_device(self._parts["mean"], latents.device)
+        return centred @ on_device(self._parts["axes"], latents.device) if self._components else centred
 
     def log_density(self, latents: Tensor) -> Tensor:
         """Return the logarithm of the density (B,) at latents (B, D)."""
         return self._log_density(self.project(latents), itself=False)
 
     def _log_density(self, x: Tensor, *, itself: bool) -> Tensor:
-        points, width = self._parts["points"].to(x.device), self._parts["bandwidth"].to(x.device)
+        points, width = (on_device(self._parts[name], x.device) for name in ("points", "bandwidth"))
         exponents = -torch.cdist(x, points, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * width**2)
         count = len(points)
         if itself:  # the point's own kernel says nothing of it

@@ -14,6 +14,8 @@ import torch
 from skimage.color import hed_from_rgb
 from torch import Tensor, nn
 
+from napari_histoad.networks.constants import on_device
+
 __all__ = ["TextureStatistics", "window_means", "window_moments"]
 
 _SIGMAS_PX = (1, 2, 4, 8)
@@ -161,7 +163,7 @@ def _averages(side: int, windows: int) -> Tensor:
 
 def window_means(values: Tensor, windows: int) -> Tensor:
     """Return the means (N, n, n) of planes (N, H, W) over n x n windows that overlap by half."""
-    over = [_averages(side, windows).to(values.device) for side in values.shape[1:]]
+    over = [on_device(_averages(side, windows), values.device) for side in values.shape[1:]]
     return over[0].expand(len(values), -1, -1) @ values @ over[1].T
 
 
