@@ -38,7 +38,7 @@ class OpenSlideSlide(Slide):
         except openslide.OpenSlideError as err:
             msg = f"{path.name} is not a slide that can be read ({err})"
             remedy = "check the file, or convert it to a pyramidal TIFF or OME-TIFF"
-            if "JPEG XR" in str(err):  # as Zeiss scanners write by default
+            if "JPEG XR" in str(err):  # as many Zeiss scans are
                 remedy = "convert it to OME-TIFF or OME-Zarr (QuPath and bioformats2raw do), or export it without JPEG XR"
             raise SlideError(msg, remedy) from err
         properties = dict(handle.properties)
