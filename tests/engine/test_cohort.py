@@ -7,7 +7,7 @@ import time
 import pytest
 from distributed import LocalCluster
 
-from napari_histoad import load_detector, map_slide, open_slide
+from napari_histoad import load_detector, map_slide, open_slide, train
 from napari_histoad.engine import CohortSlide, cohort_job, map_job, read_cohort
 from napari_histoad.engine._cluster import Cluster
 from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
@@ -102,6 +102,16 @@ def test_workers_end_in_the_same_bytes_as_this_process(workers, sample, detector
     assert [path.name for path, _ in result.failures] == ["missing.tif"]
     assert _bytes(result.maps[0].path) == _bytes(map_folder)
     assert progress[-1].done == progress[-1].total == len(result.maps[0])
+
+
+def test_workers_of_a_detector_without_error_maps_end_in_the_same_bytes(workers, sample, tmp_path):
+    path = tmp_path / "colour.safetensors"
+    train(sample.path, path, normal=sample.plan.normal, detector="colour", tile_px=64, device="cpu")
+    straight = map_slide(sample.path, tmp_path / "here", model=path, stride_px=32, device="cpu")
+    assert straight.error_maps(0) is None
+    with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
+        run(map_job(slide, tmp_path / "there", detector=load_detector(path), stride_px=32, device="cpu", cluster=cluster))
+    assert _bytes(tmp_path / "there" / "sample.ome.zarr") == _bytes(straight.path)
 
 
 @pytest.mark.parametrize("count", [1, 2])
