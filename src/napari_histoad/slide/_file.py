@@ -84,8 +84,7 @@ class TileCache:
 
     def _reset(self) -> None:
         self._passed: OrderedDict[tuple[int, int], None] = OrderedDict()
-        self._overlapping = False
-        self._since_repeat = 0
+        self._since_repeat = _REMEMBERED
         self._entries: OrderedDict[tuple[int, int], _Entry] = OrderedDict()
         self._free: dict[tuple[int, int], list[NDArray[np.uint8]]] = {}
         self._bytes = 0
@@ -97,7 +96,7 @@ class TileCache:
         So it may as long as no tile is asked for twice within a few hundred. From the first that is, windows overlap, and all
         are kept, until for as long none has been asked for twice: somebody else reads the slide in another way.
         """
-        if self._overlapping:
+        if self._since_repeat < _REMEMBERED:
             return False
         with self._lock:
             if key in self._passed or key in self._entries:
@@ -109,7 +108,6 @@ class TileCache:
             return True
 
     def _overlaps(self) -> None:
-        self._overlapping = True
         self._since_repeat = 0
         self._passed.clear()
 
@@ -158,14 +156,13 @@ class TileCache:
 
     def _lease(self, key: tuple[int, int], shape: tuple[int, int]) -> tuple[_Entry, bool]:
         with self._lock:
+            self._since_repeat += 1
             if key in self._passed:
                 self._overlaps()
-            self._since_repeat += 1
-            if self._since_repeat > _REMEMBERED:
-                self._overlapping = False
             entry = self._entries.get(key)
             if entry is not None and not entry.failed:
-                self._since_repeat = 0
+                if self._since_repeat < _REMEMBERED:
+                    self._since_repeat = 0
                 self._entries.move_to_end(key)
                 entry.users += 1
                 return entry, False
@@ -200,7 +197,7 @@ class TileCache:
             self._free.clear()
             self._bytes = 0
             self._passed.clear()
-            self._overlapping = False
+            self._since_repeat = _REMEMBERED
 
 
 _CACHES: weakref.WeakSet[TileCache] = weakref.WeakSet()

@@ -100,8 +100,8 @@ class TileGrid:
         """(N, 4) float64: (y0, x0, y1, x1) of every tile in level-0 pixels."""
         return np.concatenate([self.origins, self.origins + self.tile_l0], axis=1)
 
-    def subset(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> TileGrid:
-        """Return the grid with only the tiles that ``keep`` (mask or indices) names."""
+    def subset(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> TileGrid:
+        """Return the grid with only the tiles that ``keep`` (mask, indices or slice) names."""
         return replace(self, origins=self.origins[keep])
 
     def on_tissue(self, tissue: TissueMask, min_fraction: float = 0.1) -> TileGrid:
@@ -109,6 +109,6 @@ class TileGrid:
         keep = np.empty(len(self), bool)
         for first in range(0, len(self), _AT_ONCE):  # a huge slide has a million tiles, few of them on tissue
             some = slice(first, first + _AT_ONCE)
-            fraction = tissue.fraction(replace(self, origins=self.origins[some]).boxes)
+            fraction = tissue.fraction(self.subset(some).boxes)
             keep[some] = (fraction >= min_fraction) & (fraction > 0)
         return self.subset(keep)
