@@ -196,7 +196,7 @@ def bench(
     rows = [
         ("Slide", f"{path.name if slide else 'sample'}: {about}"),
         ("Detector", f"{detector.name}, tiles of {speed.tile_px} px every {speed.stride_px} px"),
-        ("Device", speed.device),
+        ("Device", f"{speed.device}, {speed.pace}"),
         ("Machine", machine),
         *[(name, f"{rate:,.0f} tiles/s, {speed.megapixels(rate):,.0f} MP/s") for name, rate in rates],
         ("Efficiency", f"{speed.efficiency:.2f} {bound}; writing the map of {speed.tiles:,} tiles included"),

@@ -158,7 +158,11 @@ def score_stream(
         If not even one tile fits into memory.
     """
     if choice.device.type == "cpu":
-        yield from in_lanes(lambda pair: (pair[0], score_batch(detector, pair[1], choice, cells)), batches, choice.device)
+
+        def score(pair: tuple[T, NDArray[np.uint8]]) -> tuple[T, Collected]:
+            return pair[0], score_batch(detector, pair[1], choice, cells)
+
+        yield from in_lanes(score, batches, choice.device, choice.lanes)
         return
     under_way: deque[tuple[T, Launched]] = deque()
     for name, images in batches:

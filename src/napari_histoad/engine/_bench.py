@@ -18,6 +18,7 @@ from napari_histoad.engine._blocks import decodes_ahead, score_blocks
 from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._map import plan_map, write_blocks
+from napari_histoad.engine._tune import Tuner
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import BLOCK_TILES, AnomalyMap
 from napari_histoad.networks.lanes import in_lanes
@@ -40,6 +41,8 @@ class Speed:
     Attributes
     ----------
     device : str
+    pace : str
+        How many tiles at a time, in how many threads: the fastest of what was tried.
     tiles : int
         Tiles that the whole was timed on.
     tile_px, stride_px : int
@@ -56,6 +59,7 @@ class Speed:
     """
 
     device: str
+    pace: str
     tiles: int
     tile_px: int
     stride_px: int
@@ -91,6 +95,8 @@ def bench_job(
 ) -> Job[Speed]:
     """Time decoding, network and the whole on the first tiles of a slide, as many as fit into the time.
 
+    Before that it tries how many tiles at a time are scored fastest, as mapping does while it goes on.
+
     Parameters
     ----------
     slide : Slide
@@ -102,7 +108,7 @@ def bench_job(
     stride_px : int, optional
         Step between tiles; default half a tile, as in mapping.
     seconds : float
-        About how long each of the three is timed.
+        About how long each of the three is timed, and at most twice as long is tried before.
 
     Raises
     ------
@@ -116,6 +122,9 @@ def bench_job(
     detector.to(choice.device)
     if compile:
         detector = yield from compiled_job(detector, choice)
+    else:
+        yield Progress("Trying batch sizes", 0, 1, "parts")
+        choice = _fastest(plan, detector, choice, 2 * seconds)
     yield Progress("Timing the network", 0, 3, "parts")
     network = _network_rate(detector, choice, plan.info.cells_per_tile, seconds)
     yield Progress("Timing the decoder", 1, 3, "parts")
@@ -136,6 +145,7 @@ def bench_job(
     yield Progress("Timing the whole", 3, 3, "parts")
     return Speed(
         device=choice.title,
+        pace=choice.pace,
         tiles=len(grid),
         tile_px=grid.tile_px,
         stride_px=grid.stride_px,
@@ -145,6 +155,16 @@ def bench_job(
         shared=choice.device.type == "cpu",
         peak_mb=_peak_mb(),
     )
+
+
+def _fastest(plan: MapPlan, detector: Detector, choice: DeviceChoice, seconds: float) -> DeviceChoice:
+    """Return the fastest way that was found to score in so much time."""
+    tuner, blocks = Tuner(choice, worth=0), range(-(-len(plan.grid) // BLOCK_TILES))
+    started = time.perf_counter()
+    while True:
+        for _ in score_blocks(plan.slide, plan.grid, blocks, detector, choice, plan.info.cells_per_tile, tuner):
+            if tuner.settled or time.perf_counter() - started > seconds:
+                return tuner.best
 
 
 def _network_rate(detector: Detector, choice: DeviceChoice, cells: int, seconds: float) -> float:
@@ -166,7 +186,7 @@ def _decode_rate(plan: MapPlan, choice: DeviceChoice, seconds: float) -> float:
     """Decode as `score_blocks` does, and score nothing."""
     loader = TileLoader(plan.slide, plan.grid, batch=choice.batch, allocate=choice.allocate)
     ahead = decodes_ahead(plan.slide, choice)
-    batches = iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device)
+    batches = iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes)
     count, started = 0, time.perf_counter()
     for batch in batches:
         count += len(batch.index)

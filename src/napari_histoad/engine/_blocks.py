@@ -4,30 +4,33 @@ While a GPU computes, or pixels come over the network, threads decode what comes
 scores it, then the next: threads of their own for decoding would only take cores from those that compute, and every batch
 would be handed over twice.
 
-A block is scored in batches of its own, of a size that only depends on the kind of device: what comes out does not
-depend on which other blocks are scored before, after or elsewhere.
+A block is scored in batches of its own, of a size that follows from the kind of device, or of another that was seen to give
+the same bytes, see `Tuner`: what comes out does not depend on which other blocks are scored before, after or elsewhere.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_histoad.engine._batch import Collected, score_batch, score_stream
+from napari_histoad.engine._tune import tuner_of
 from napari_histoad.maps import BLOCK_TILES
-from napari_histoad.networks.lanes import in_lanes
+from napari_histoad.networks.lanes import in_lanes, lane_count
 from napari_histoad.slide import is_remote
 from napari_histoad.tiles import TileLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.engine._tune import Tuner
     from napari_histoad.errors import SlideError
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TileGrid, UndecodedBatch
@@ -56,6 +59,8 @@ class BlockScores:
         Why tiles could not be decoded, since the last report.
     stored : bool
         Whether the error maps are in the map already.
+    note : str
+        A line worth showing.
     """
 
     tiles: int
@@ -65,6 +70,7 @@ class BlockScores:
     errors: list[SlideError]
     stored: bool = False
     probabilities: NDArray[np.float32] | None = None
+    note: str = ""
 
 
 def block_rows(block: int, tiles: int) -> NDArray[np.int64]:
@@ -84,8 +90,9 @@ def score_blocks(
     detector: Detector,
     choice: DeviceChoice,
     cells: int,
+    tuner: Tuner | None = None,
 ) -> Iterator[BlockScores]:
-    """Decode and score blocks, one report per batch.
+    """Decode and score blocks, one report per batch; how many tiles at a time, and in how many threads, is tried meanwhile.
 
     Parameters
     ----------
@@ -93,12 +100,50 @@ def score_blocks(
     grid : TileGrid
         All tiles of the map in the order of work.
     blocks : sequence of int
+        Ascending.
     detector : Detector
         On the device.
     choice : DeviceChoice
     cells : int
         Pool error maps to this many cells down and across.
+    tuner : Tuner, optional
+        Default the detector's own.
     """
+    tuner = tuner_of(detector, choice) if tuner is None else tuner
+    tuner.begin()
+    # A last block that is not whole is scored by itself, the default way: it was not among those compared.
+    whole = blocks[: len(blocks) - (tiles_in(blocks[-1:], len(grid)) < BLOCK_TILES)]
+    first = 0
+    while first < len(whole):
+        step, settled = tuner.step(len(whole) - first), tuner.settled
+        part = whole[first : first + step.blocks]
+        started = time.perf_counter()
+        kept = []
+        for scored in _scored_blocks(slide, grid, part, detector, step.choice, cells):
+            if step.against is not None:
+                kept.append(scored)
+            yield scored
+        tuner.took(step, time.perf_counter() - started)
+        if step.against is not None:
+            again = _scored_blocks(slide, grid, part, detector, step.against, cells)
+            tuner.compared(same=_values(kept) == _values(again))
+        if tuner.settled and not settled:
+            yield BlockScores(0, None, None, None, [], note=tuner.note)
+        first += len(part)
+    if len(whole) < len(blocks):
+        yield from _scored_blocks(slide, grid, blocks[len(whole) :], detector, choice, cells)
+
+
+def _values(scored: Iterable[BlockScores]) -> list[bytes]:
+    """Return the bytes of what blocks were scored."""
+    found = [array for part in scored for array in (part.scores, part.error_maps, part.probabilities)]
+    return [array.tobytes() for array in found if array is not None]
+
+
+def _scored_blocks(
+    slide: Slide, grid: TileGrid, blocks: Sequence[int], detector: Detector, choice: DeviceChoice, cells: int
+) -> Iterator[BlockScores]:
+    """Decode and score blocks one way."""
     rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
     loader = TileLoader(slide, grid, batch=choice.batch, index=rows, allocate=choice.allocate, keep=choice.ahead)
     collector = _Collector(loader, len(grid))
@@ -107,8 +152,11 @@ def score_blocks(
 
 
 def decodes_ahead(slide: Slide, choice: DeviceChoice) -> bool:
-    """Return whether threads decode ahead of computing: a GPU, and the network, leave cores free for that."""
-    return choice.device.type != "cpu" or is_remote(slide.path)
+    """Return whether threads decode ahead of computing: a GPU, and the network, leave cores free for that.
+
+    Where one thread hands one batch after the other to all of torch's, it is kept from decoding itself.
+    """
+    return choice.device.type != "cpu" or is_remote(slide.path) or choice.lanes < min(2, lane_count())
 
 
 def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells: int, *, ahead: bool) -> Iterator[_Scored]:
@@ -121,7 +169,7 @@ def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells:
         batch = loader.decode(undecoded)
         return batch.index, batch.failed, score_batch(detector, batch.images, choice, cells)
 
-    yield from in_lanes(decode_and_score, loader.undecoded(), choice.device)
+    yield from in_lanes(decode_and_score, loader.undecoded(), choice.device, choice.lanes)
 
 
 class _Collector:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.jobs import Job
 
-__all__ = ["compiled_job"]
+__all__ = ["compiled_job", "is_compiled"]
 
 _last: tuple[Detector, DeviceChoice, Detector] | None = None
 """What was compiled last: slide after slide is mapped with the same detector."""
@@ -69,6 +69,11 @@ def compiled_job(detector: Detector, choice: DeviceChoice) -> Job[Detector]:
         _last = (detector, choice, fast)
     yield Progress("Compiling", 1, 1, "steps")
     return _last[2]
+
+
+def is_compiled(detector: Detector) -> bool:
+    """Return whether a detector is one that `compiled_job` has made, for one size of batches and number of threads."""
+    return isinstance(detector.score, _Score)
 
 
 class _Score:

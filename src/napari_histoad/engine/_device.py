@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceChoice", "choose_device"]
 
+_BATCH = 8
+
 
 @dataclass(frozen=True)
 class DeviceChoice:
@@ -35,6 +37,10 @@ class DeviceChoice:
     bf16 : bool
     title : str
         For people.
+    batch : int
+        Tiles scored at once. The last digits of scores may depend on it: by default it follows from the kind of device.
+    lanes : int
+        Batches that a CPU scores at once, each with its part of torch's threads.
     count : int
         How many such devices train together.
     """
@@ -42,6 +48,8 @@ class DeviceChoice:
     device: torch.device
     bf16: bool
     title: str
+    batch: int
+    lanes: int = 1
     count: int = 1
 
     @property
@@ -50,14 +58,14 @@ class DeviceChoice:
         return str(self.device)
 
     @property
-    def batch(self) -> int:
-        """Tiles scored at once: fixed by the kind of device, because the last digits of scores depend on it."""
-        return 64 if self.device.type == "cuda" else 8
+    def pace(self) -> str:
+        """How many tiles at a time, and in how many threads, for people."""
+        return f"{self.batch} tiles at a time" + (f" in each of {self.lanes} threads" if self.lanes > 1 else "")
 
     @property
     def ahead(self) -> int:
         """Batches that are begun before the first of them is fetched, beside that one, see `score_stream`."""
-        return lane_count() if self.device.type == "cpu" else int(self.device.type == "cuda")
+        return self.lanes if self.device.type == "cpu" else int(self.device.type == "cuda")
 
     @property
     def precision(self) -> Literal["bf16-mixed", "32-true"]:
@@ -141,16 +149,17 @@ def _choose(name: str) -> DeviceChoice:
     if device.type == "cuda":
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(f"the GPU {name} is not available to torch", "use --device cpu, or install a CUDA build of torch")
-        return DeviceChoice(device, torch.cuda.is_bf16_supported(), torch.cuda.get_device_name(device))
+        return DeviceChoice(device, torch.cuda.is_bf16_supported(), torch.cuda.get_device_name(device), batch=64)
     if device.type == "mps":
         if not torch.backends.mps.is_available():
             raise DeviceError("Apple's GPU is not available to torch", "use --device cpu")
-        return DeviceChoice(device, bf16=False, title="Apple GPU")
+        return DeviceChoice(device, bf16=False, title="Apple GPU", batch=_BATCH)
     if device.type != "cpu":
         raise DeviceError(f"devices of kind {device.type!r} are not supported", "choose auto, cpu, cuda or mps")
     keep_freed_memory()
     bf16 = _cpu_has_bf16()
-    return DeviceChoice(device, bf16, f"CPU, {torch.get_num_threads()} threads, {'bfloat16' if bf16 else 'float32'}")
+    title = f"CPU, {torch.get_num_threads()} threads, {'bfloat16' if bf16 else 'float32'}"
+    return DeviceChoice(device, bf16, title, batch=_BATCH, lanes=lane_count())
 
 
 def _cpu_has_bf16() -> bool:

@@ -253,7 +253,7 @@ def write_blocks(result: AnomalyMap, computed: Iterable[BlockScores], finished: 
                     writer.adopt(part.block, part.scores, part.probabilities)
                 else:
                     writer.add(part.block, part.scores, part.error_maps, part.probabilities)
-            yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
+            yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path, note=part.note)
         writer.drain()
         yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
     if len(errors) > _TOO_BROKEN * due:

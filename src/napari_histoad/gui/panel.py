@@ -366,7 +366,9 @@ class AnomalyPanel(PanelWidgets):
         self.progress.setRange(0, progress.total)
         self.progress.setValue(progress.done)
         self.progress_info.setText(progress_words(progress, rate, left))
-        if progress.note:
+        if progress.note and progress.stage == "Mapping":
+            self.progress_info.setToolTip(progress.note)
+        elif progress.note:
             self.train_info.setText(progress.note)
         if progress.stage == "Training" and progress.metrics:
             self.train_info.setText(metric_words(progress.metrics))

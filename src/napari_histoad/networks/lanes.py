@@ -34,7 +34,7 @@ def lane_count() -> int:
     return min(torch.get_num_threads(), _MOST)
 
 
-def in_lanes(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> Iterator[R]:
+def in_lanes(function: Callable[[T], R], items: Iterable[T], device: torch.device, lanes: int | None = None) -> Iterator[R]:
     """Yield what a function returns for each item, in their order, computed in several threads on a CPU.
 
     Results do not depend on how many there are as long as the function has no state.
@@ -44,12 +44,14 @@ def in_lanes(function: Callable[[T], R], items: Iterable[T], device: torch.devic
     function : callable
         Computes in the caller's autocast and inference mode.
     items : iterable
-        Taken as results are, at most `lane_count` + 1 ahead of them.
+        Taken as results are, at most ``lanes`` + 1 ahead of them.
     device : torch.device
         Where the function computes: another device than a CPU is given one item after the other. So is a lane, and who
         may use one thread only.
+    lanes : int, optional
+        How many, between which torch's threads are divided; default `lane_count`.
     """
-    threads, lanes = torch.get_num_threads(), lane_count()
+    threads, lanes = torch.get_num_threads(), lane_count() if lanes is None else lanes
     if device.type != "cpu" or lanes == 1 or threading.current_thread().name.startswith(_NAME):
         yield from map(function, items)
         return

@@ -1,0 +1,176 @@
+"""How many tiles at a time, in how many threads: found on the work itself, by trying.
+
+Which is fastest depends on network and machine: an autoencoder of small pictures gains a half from batches of twice the
+size, one that keeps large activations loses a quarter. What is scored while trying is kept. A setting is only used if it
+scores a block of tiles to the same bytes as the default one, so that a map does not depend on what was tried, or when.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from napari_histoad.engine._compile import is_compiled
+from napari_histoad.maps import BLOCK_TILES
+
+if TYPE_CHECKING:
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+
+    Direction = Callable[[DeviceChoice], DeviceChoice | None]
+
+__all__ = ["Step", "Tuner", "tuner_of"]
+
+_ROUNDS = 3
+_BETTER = 1.05
+_PART_S = 0.25
+_WORTH_S = 20.0
+"""Less work than this is done before trying has paid."""
+_MOST_TILES = 128
+"""Tiles that a CPU holds at a time, over all threads: their activations take memory."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to score next.
+
+    Attributes
+    ----------
+    choice : DeviceChoice
+        How.
+    blocks : int
+        So many blocks.
+    against : DeviceChoice or None
+        Score them this way too, and tell `Tuner.compared` whether the same came out.
+    """
+
+    choice: DeviceChoice
+    blocks: int
+    against: DeviceChoice | None = None
+
+
+class Tuner:
+    """Decides how the next blocks of a map are scored, from how long those before took.
+
+    Each direction, larger batches, smaller ones, fewer threads that compute with more of torch's each, is followed for as
+    long as it is faster by 5%, in medians of parts that are scored the old and the new way in turns.
+
+    Parameters
+    ----------
+    choice : DeviceChoice
+        The default.
+    worth : float
+        Try only if the work will take at least so many seconds.
+
+    Attributes
+    ----------
+    best : DeviceChoice
+        The fastest so far.
+    """
+
+    def __init__(self, choice: DeviceChoice, worth: float = _WORTH_S) -> None:
+        self.best, self._worth = choice, worth
+        self._directions: list[Direction] = [_more_tiles, _fewer_tiles, _fewer_lanes] if choice.device.type == "cpu" else []
+        self._trial: DeviceChoice | None = None
+        self._alike = False
+        self._rate = 0.0
+        self._times: dict[DeviceChoice, list[float]] = {}
+        self._tried = {choice}
+        self._next_trial()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be tried."""
+        return self._trial is None
+
+    @property
+    def note(self) -> str:
+        """What was found, for people."""
+        return f"Fastest here: {self.best.pace}"
+
+    def begin(self) -> None:
+        """Forget how long parts took: another slide begins."""
+        self._times.clear()
+
+    def step(self, left: int) -> Step:
+        """Return what to score next of so many blocks that are left."""
+        if self._trial is None or (self._rate and left * BLOCK_TILES < self._worth * self._rate):
+            return Step(self.best, left)
+        if not self._rate:
+            return self._part(self.best, left)
+        if not self._alike:
+            return Step(self.best, 1, against=self._trial)
+        old, new = (len(self._times.get(choice, ())) for choice in (self.best, self._trial))
+        return self._part(self.best if old <= new else self._trial, left)
+
+    def _part(self, choice: DeviceChoice, left: int) -> Step:
+        """Enough tiles that every thread has some batches, and enough time to be measured."""
+        held = max(c.batch * c.lanes for c in (self.best, self._trial) if c is not None)
+        return Step(choice, min(left, math.ceil(max(4 * held, _PART_S * self._rate) / BLOCK_TILES)))
+
+    def compared(self, *, same: bool) -> None:
+        """Take whether both ways of a step gave the same bytes; otherwise the new one is out."""
+        self._alike = same
+        if not same:
+            self._turn()
+
+    def took(self, step: Step, seconds: float) -> None:
+        """Take how long a step took."""
+        rate, first = step.blocks * BLOCK_TILES / seconds, not self._rate
+        self._rate = rate
+        if first or self._trial is None or step.against is not None:
+            return  # the first part also loads and allocates
+        self._times.setdefault(step.choice, []).append(1 / rate)
+        if all(len(self._times.get(choice, ())) >= _ROUNDS for choice in (self.best, self._trial)):
+            old, new = (statistics.median(self._times.pop(choice)) for choice in (self.best, self._trial))
+            if old > _BETTER * new:
+                self.best = self._trial
+                self._next_trial()
+            else:
+                self._turn()
+
+    def _turn(self) -> None:
+        """Go another way than that of the trial, which was not better."""
+        self._directions.pop(0)
+        self._next_trial()
+
+    def _next_trial(self) -> None:
+        self._times.clear()
+        self._alike, self._trial = False, None
+        while self._directions and self._trial is None:
+            trial = self._directions[0](self.best)
+            if trial is None or trial in self._tried:
+                self._directions.pop(0)
+            else:
+                self._tried.add(trial)
+                self._trial = trial
+
+
+def _more_tiles(choice: DeviceChoice) -> DeviceChoice | None:
+    batch = 2 * choice.batch
+    return replace(choice, batch=batch) if batch <= BLOCK_TILES and batch * choice.lanes <= _MOST_TILES else None
+
+
+def _fewer_tiles(choice: DeviceChoice) -> DeviceChoice | None:
+    return replace(choice, batch=choice.batch // 2) if choice.batch > 1 else None
+
+
+def _fewer_lanes(choice: DeviceChoice) -> DeviceChoice | None:
+    return replace(choice, lanes=choice.lanes // 2) if choice.lanes > 1 else None
+
+
+_last: tuple[Detector, DeviceChoice, Tuner] | None = None
+
+
+def tuner_of(detector: Detector, choice: DeviceChoice) -> Tuner:
+    """Return the tuner of a detector; the last one is kept: slide after slide is mapped with the same detector.
+
+    One that is compiled would be compiled anew for every other setting: it keeps the default.
+    """
+    global _last
+    if _last is None or _last[0] is not detector or _last[1] != choice:
+        _last = (detector, choice, Tuner(choice, math.inf if is_compiled(detector) else _WORTH_S))
+    return _last[2]

@@ -1,0 +1,137 @@
+"""Trying how to score costs no tile and changes no byte."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_histoad import load_detector, open_slide
+from napari_histoad.detectors import TileScores, create_detector
+from napari_histoad.engine import _tune, choose_device
+from napari_histoad.engine._blocks import score_blocks
+from napari_histoad.engine._tune import Tuner, tuner_of
+from napari_histoad.tiles import TileGrid
+
+
+@pytest.fixture
+def cpu():
+    return choose_device("cpu")
+
+
+def _work(tuner, blocks, seconds, same):
+    """Drive a tuner over blocks of a machine that takes so many seconds per block; return what it scored how."""
+    done = []
+    while blocks:
+        step = tuner.step(blocks)
+        assert 1 <= step.blocks <= blocks
+        blocks -= step.blocks
+        done.append(step)
+        tuner.took(step, step.blocks * seconds(step.choice))
+        if step.against is not None:
+            tuner.compared(same=same(step.against))
+    return done
+
+
+def _key(choice):
+    return choice.batch, choice.lanes
+
+
+@given(st.data())
+def test_it_ends_with_nothing_slower_than_the_default_and_nothing_that_differs(data):
+    cpu = choose_device("cpu")
+    cost, alike = {}, {}
+
+    def seconds(choice):
+        return cost.setdefault(_key(choice), data.draw(st.floats(0.01, 10)))
+
+    def same(choice):
+        return alike.setdefault(_key(choice), data.draw(st.booleans()))
+
+    tuner = Tuner(cpu, worth=0)
+    done = _work(tuner, 3000, seconds, same)
+    assert tuner.settled
+    assert seconds(tuner.best) <= seconds(cpu)
+    used = {_key(step.choice) for step in done}
+    assert all(alike[key] for key in used - {_key(cpu)})
+    assert all(batch <= 64 and batch * lanes <= 128 for batch, lanes in used)
+    assert done[-1].choice == tuner.best
+
+
+@pytest.mark.parametrize(
+    ("costs", "found"), [({8: 4, 16: 2, 32: 1}, 32), ({8: 4, 16: 2, 32: 1.95}, 16), ({8: 2, 16: 3, 4: 1, 2: 9}, 4)]
+)
+def test_it_goes_on_in_a_direction_while_that_is_faster(cpu, costs, found):
+    tuner = Tuner(cpu, worth=0)
+    _work(tuner, 3000, lambda choice: costs.get(choice.batch, 9) * (1 if choice.lanes == cpu.lanes else 3), lambda _: True)
+    assert _key(tuner.best) == (found, cpu.lanes)
+    assert tuner.note == f"Fastest here: {tuner.best.pace}"
+
+
+def test_one_odd_measurement_does_not_decide(cpu):
+    hiccup = iter([1, 1, 1, 50] + [1] * 1000)
+    tuner = Tuner(cpu, worth=0)
+    _work(tuner, 3000, lambda choice: next(hiccup) * {8: 1, 16: 1.5}.get(choice.batch, 2), lambda _: True)
+    assert tuner.best == cpu
+
+
+def test_little_work_is_done_the_default_way(cpu):
+    tuner = Tuner(cpu, worth=20)
+    done = _work(tuner, 100, lambda _: 0.1, lambda _: True)
+    assert {step.choice for step in done} == {cpu}
+    assert all(step.against is None for step in done)
+    assert not tuner.settled  # much work may follow
+
+
+def test_what_was_found_is_kept_for_the_detector_until_another_comes(cpu):
+    first, second = object.__new__(type("One", (), {"score": None})), object.__new__(type("Two", (), {"score": None}))
+    tuner = tuner_of(first, cpu)
+    assert tuner_of(first, cpu) is tuner
+    assert tuner_of(second, cpu) is not tuner
+    assert tuner_of(first, cpu) is not tuner
+
+
+# -- on tiles
+
+
+def _grid(slide, stride):
+    return TileGrid.cover(slide.shape, slide.require_mpp(), tile_px=64, mpp=slide.require_mpp(), stride_px=stride)
+
+
+def _scores(slide, grid, detector, choice, tuner):
+    blocks = range(-(-len(grid) // 64))
+    parts = [p for p in score_blocks(slide, grid, blocks, detector, choice, 8, tuner) if p.block is not None]
+    assert [part.block for part in parts] == list(blocks)
+    maps = [part.error_maps for part in parts if part.error_maps is not None]
+    return np.concatenate([part.scores for part in parts]), np.concatenate(maps) if maps else None
+
+
+def test_a_map_is_the_same_to_the_bit_whatever_is_tried(sample, detector_file, cpu, monkeypatch):
+    monkeypatch.setattr(_tune, "_PART_S", 0.0)
+    detector, tuner = load_detector(detector_file), Tuner(cpu, worth=0)
+    with open_slide(sample.path) as slide:
+        grid = _grid(slide, 32)
+        assert len(grid) % 64
+        plain, tried = (_scores(slide, grid, detector, cpu, t) for t in (Tuner(cpu, worth=np.inf), tuner))
+    assert len(tuner._tried) > 1
+    for ours, theirs in zip(tried, plain, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_batch_size_that_changes_scores_is_not_used(sample, cpu, monkeypatch):
+    monkeypatch.setattr(_tune, "_PART_S", 0.0)
+    detector = create_detector("colour", tile_px=64)
+    seen = set()
+
+    def score(images):
+        seen.add(len(images))
+        return TileScores(images.float().mean((1, 2, 3)) + len(images))
+
+    detector.score = score
+    tuner = Tuner(cpu, worth=0)
+    with open_slide(sample.path) as slide:
+        grid = _grid(slide, 32)
+        grid = grid.subset(np.arange(len(grid) // 64 * 64))
+        plain, tried = (_scores(slide, grid, detector, cpu, t)[0] for t in (Tuner(cpu, worth=np.inf), tuner))
+    assert {2 * cpu.batch, cpu.batch // 2} <= seen  # they were looked at
+    assert tuner.best.batch == cpu.batch
+    assert np.array_equal(tried, plain)
