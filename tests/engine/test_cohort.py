@@ -2,12 +2,13 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
 from distributed import LocalCluster
 
-from napari_histoad import load_detector, map_slide, open_slide, train
+from napari_histoad import engine, load_detector, map_slide, open_slide, train
 from napari_histoad.engine import CohortSlide, cohort_job, map_job, read_cohort
 from napari_histoad.engine._cluster import Cluster
 from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
@@ -73,6 +74,47 @@ def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_
     assert [path for path, _ in result.failures] == [paths[0], paths[2]]
     assert "missing.tif" in str(result.failures[0][1])
     assert _bytes(result.maps[0].path) == _bytes(map_folder)
+
+
+def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_mapped(
+    sample, detector_file, map_folder, tmp_path, monkeypatch
+):
+    paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
+    for path in paths:
+        path.write_bytes(sample.path.read_bytes())
+    seen, planned = [], threading.Event()
+    job = cohort_job([CohortSlide(path, model=detector_file) for path in paths], tmp_path / "out", stride_px=64, device="cpu")
+    plan, read = engine._cohort.plan_map, engine._cohort.read_first_tiles
+
+    def note_plan(slide, *args, **options):
+        seen.append((slide.path.stem, "planned", threading.current_thread().name.startswith("prepare")))
+        return plan(slide, *args, **options)
+
+    def note_read(made):
+        read(made)
+        seen.append((made.slide.path.stem, "read", threading.current_thread().name.startswith("prepare")))
+        planned.set()
+
+    monkeypatch.setattr(engine._cohort, "plan_map", note_plan)
+    monkeypatch.setattr(engine._cohort, "read_first_tiles", note_read)
+    monkeypatch.setattr(engine._map, "plan_map", lambda *_, **__: pytest.fail("planned again"))
+    for progress in job:
+        if progress.stage == "Mapping" and "first" in progress.path:
+            assert planned.wait(60)  # while the first is being mapped
+    assert seen == [
+        (name, done, True)
+        for name, done in (
+            ("first", "planned"),
+            ("second", "planned"),
+            ("second", "read"),
+            ("third", "planned"),
+            ("third", "read"),
+        )
+    ]
+    there = {path.relative_to(map_folder): path for path in map_folder.rglob("*") if path.is_file() and path.name != "zarr.json"}
+    for path in paths:
+        for name, file in there.items():
+            assert (tmp_path / "out" / f"{path.stem}.ome.zarr" / name).read_bytes() == file.read_bytes()
 
 
 def test_slides_of_the_same_name_and_wrong_models_are_refused_before_any_work(sample, tmp_path):

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari_histoad.classifiers import load_model
 from napari_histoad.detectors import read_header
-from napari_histoad.engine._map import map_job, map_path
+from napari_histoad.engine._map import CELL_UM, map_job, map_path, plan_map, read_first_tiles
 from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.regions import read_regions
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._cluster import Cluster
-    from napari_histoad.engine._map import MapOptions
+    from napari_histoad.engine._map import MapOptions, MapPlan
     from napari_histoad.jobs import Job
     from napari_histoad.maps import AnomalyMap
+    from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
@@ -124,8 +125,8 @@ def cohort_job(
 ) -> Job[CohortResult]:
     """Map slides into one folder; a slide that fails does not stop the others.
 
-    While one slide is mapped, the next is opened and its tissue found. On a cluster two slides are under way at once, so
-    that workers are never idle between them.
+    While one slide is mapped, the next is opened, its tissue found, its map planned and its first tiles read. On a cluster
+    two slides are under way at once, so that workers are never idle between them.
 
     Parameters
     ----------
@@ -175,25 +176,30 @@ def _in_turn(
     options: MapOptions,
 ) -> Job[None]:
     detector_of = lru_cache(maxsize=1)(_load)
+
+    def prepare_next(slide: CohortSlide) -> _Prepared:
+        ready = _prepare(slide, detector_of, options)
+        if ready.plan is not None:
+            read_first_tiles(ready.plan)
+        return ready
+
     with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
-        following = pool.submit(_prepare, slides[0], detector_of)
+        following = pool.submit(_prepare, slides[0], detector_of, options)
         for number, slide in enumerate(slides, start=1):
             prepared = following
             try:
                 yield Progress("Finding tissue", 0, 1, "slides")
-                opened, tissue, detector = prepared.result()
+                ready = prepared.result()
                 yield Progress("Finding tissue", 1, 1, "slides")
                 if number < len(slides):
-                    following = pool.submit(_prepare, slides[number], detector_of)
-                with opened:
-                    regions = None if slide.regions is None else read_regions(slide.regions)
-                    job = map_job(opened, out, detector=detector, regions=regions, tissue=tissue, **options)
-                    finish(slide, (yield from job))
+                    following = pool.submit(prepare_next, slides[number])
+                with ready.slide:
+                    finish(slide, (yield from ready.job(out, options)))
             except JobCancelledError:
                 raise
             except HistoadError as err:
                 if following is prepared and number < len(slides):
-                    following = pool.submit(_prepare, slides[number], detector_of)
+                    following = pool.submit(prepare_next, slides[number])
                 finish(slide, err)
 
 
@@ -201,14 +207,32 @@ def _load(model: Path | None) -> Detector | None:
     return None if model is None else load_model(model)
 
 
+class _Prepared(NamedTuple):
+    slide: Slide
+    regions: list[Region] | None
+    tissue: TissueMask
+    plan: MapPlan | None
+    """None: what is normal has yet to be learnt from the slide."""
+
+    def job(self, out: Path, options: MapOptions, cluster: Cluster | None = None) -> Job[AnomalyMap]:
+        return map_job(self.slide, out, regions=self.regions, tissue=self.tissue, plan=self.plan, cluster=cluster, **options)
+
+
 def _prepare(
-    slide: CohortSlide, detector_of: Callable[[Path | None], Detector | None]
-) -> tuple[Slide, TissueMask, Detector | None]:
+    slide: CohortSlide,
+    detector_of: Callable[[Path | None], Detector | None],
+    options: MapOptions,
+) -> _Prepared:
     detector = detector_of(slide.model)
     opened = open_slide(slide.path, slide.mpp, srgb=detector is not None and detector.settings.srgb)
     try:
         opened.require_mpp()
-        return opened, find_tissue(opened), detector
+        regions = None if slide.regions is None else read_regions(slide.regions)
+        tissue, plan = find_tissue(opened), None
+        if detector is not None:
+            stride, cell_um = options.get("stride_px"), options.get("cell_um", CELL_UM)
+            plan = plan_map(opened, detector, tissue, stride_px=stride, cell_um=cell_um, regions=regions)
+        return _Prepared(opened, regions, tissue, plan)
     except BaseException:
         opened.close()
         raise
@@ -236,11 +260,9 @@ def _at_once(
         try:
             if stopped:
                 return
-            opened, tissue, detector = _prepare(slide, _load)
-            with opened:
-                regions = None if slide.regions is None else read_regions(slide.regions)
-                job = map_job(opened, out, detector=detector, regions=regions, tissue=tissue, cluster=cluster, **options)
-                events.put((slide, run(job, report)))
+            ready = _prepare(slide, _load, options)
+            with ready.slide:
+                events.put((slide, run(ready.job(out, options, cluster), report)))
         except BaseException as err:  # noqa: BLE001 - raised or reported in the thread that waits
             events.put((slide, err))
 

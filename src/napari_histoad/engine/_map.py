@@ -12,7 +12,7 @@ import numpy as np
 from napari_histoad import __version__
 from napari_histoad.classifiers import classes_of, load_model
 from napari_histoad.detectors._bundle import fingerprint
-from napari_histoad.engine._blocks import score_blocks, tiles_in
+from napari_histoad.engine._blocks import block_rows, score_blocks, tiles_in
 from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import stain_of
@@ -22,7 +22,7 @@ from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import AnomalyMap, MapGeometry, MapInfo, MapWriter, hold_map
 from napari_histoad.regions import coverage, read_regions
 from napari_histoad.slide import RecolouredSlide, open_slide
-from napari_histoad.tiles import Stain, TileGrid, find_tissue
+from napari_histoad.tiles import Stain, TileGrid, TileLoader, find_tissue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["MapOptions", "map_job", "map_path", "map_slide"]
+__all__ = ["CELL_UM", "MapOptions", "map_job", "map_path", "map_slide", "plan_map", "read_first_tiles"]
+
+CELL_UM = 8.0
+"""Wanted side of a map cell, by default."""
 
 _BLOCK_SIDE = 8  # steps; 8 x 8 = one block where tissue is dense
 _STRIP_BLOCKS = 8
@@ -71,13 +74,14 @@ def map_job(
     detector: Detector | None = None,
     mpp: float | None = None,
     stride_px: int | None = None,
-    cell_um: float = 8.0,
+    cell_um: float = CELL_UM,
     regions: Sequence[Region] | None = None,
     device: str = "auto",
     compile: bool = False,  # noqa: A002 - as torch calls it
     resume: bool = True,
     seed: int = 0,
     tissue: TissueMask | None = None,
+    plan: MapPlan | None = None,
     cluster: Cluster | None = None,
 ) -> Job[AnomalyMap]:
     """Map one slide into the folder ``out``; the result is the finished map.
@@ -106,6 +110,8 @@ def map_job(
         Without a detector: decides which tiles are learnt from.
     tissue : TissueMask, optional
         Found beforehand; default: found here.
+    plan : MapPlan, optional
+        Made beforehand by `plan_map` for this slide, detector and options; default: made here.
     cluster : Cluster, optional
         Score the blocks on its workers instead of here.
 
@@ -116,16 +122,17 @@ def map_job(
     """
     slide.require_mpp()
     choice = choose_device(device if cluster is None else "auto")  # a GPU that is asked for is the workers'
-    note = ""
-    if tissue is None:
-        yield Progress("Finding tissue", 0, 1, "slides")
-        tissue = find_tissue(slide if detector is None else slide.in_srgb(detector.settings.srgb))
-        yield Progress("Finding tissue", 1, 1, "slides")
-    if detector is None:
-        detector = yield from self_detector_job(slide, tissue, mpp=mpp, device=choice.name, seed=seed)
-        note = SELF_NOTE
-    plan = plan_map(slide, detector, tissue, note=note, stride_px=stride_px, cell_um=cell_um, regions=regions)
-    target = map_path(slide, out)
+    if plan is None:
+        note = ""
+        if tissue is None:
+            yield Progress("Finding tissue", 0, 1, "slides")
+            tissue = find_tissue(slide if detector is None else slide.in_srgb(detector.settings.srgb))
+            yield Progress("Finding tissue", 1, 1, "slides")
+        if detector is None:
+            detector = yield from self_detector_job(slide, tissue, mpp=mpp, device=choice.name, seed=seed)
+            note = SELF_NOTE
+        plan = plan_map(slide, detector, tissue, note=note, stride_px=stride_px, cell_um=cell_um, regions=regions)
+    detector, target = plan.detector, map_path(slide, out)
     with hold_map(target):
         result = AnomalyMap.create(
             target, plan.info, origins=plan.grid.origins, tissue=plan.tissue, calibration=plan.calibration, resume=resume
@@ -160,6 +167,7 @@ class MapPlan:
     """What is mapped, and how it is recorded."""
 
     slide: Slide
+    detector: Detector
     grid: TileGrid
     tissue: TissueMask
     calibration: Calibration
@@ -175,7 +183,7 @@ def plan_map(
     *,
     note: str = "",
     stride_px: int | None = None,
-    cell_um: float = 8.0,
+    cell_um: float = CELL_UM,
     regions: Sequence[Region] | None = None,
 ) -> MapPlan:
     """Return which tiles are scored, in which order, and what is recorded of it; see `map_job`."""
@@ -227,7 +235,14 @@ def plan_map(
         or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
         version=__version__,
     )
-    return MapPlan(slide, grid, tissue, detector.calibration, info, stains)
+    return MapPlan(slide, detector, grid, tissue, detector.calibration, info, stains)
+
+
+def read_first_tiles(plan: MapPlan) -> None:
+    """Read what a map begins with, and drop it: the file's index and its first pixels are in memory when they are wanted."""
+    loader = TileLoader(plan.slide, plan.grid, index=block_rows(0, len(plan.grid)))
+    for batch in loader.undecoded():
+        loader.decode(batch)  # what cannot be read is told when it is wanted
 
 
 def work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
