@@ -22,9 +22,32 @@ def lanes(request):
     torch.set_num_threads(before)
 
 
-@given(items=st.lists(st.integers(), max_size=12))
-def test_results_come_in_the_order_of_the_items(items):
-    assert list(in_lanes(lambda item: 2 * item, items, CPU)) == [2 * item for item in items]
+@given(items=st.lists(st.integers(), max_size=50), gather=st.sampled_from([0.0, 1e-5, 10.0]))
+def test_results_come_in_the_order_of_the_items(items, gather):
+    assert list(in_lanes(lambda item: 2 * item, items, CPU, gather_s=gather)) == [2 * item for item in items]
+
+
+@pytest.mark.parametrize(("seconds", "together"), [(0.0, True), (0.02, False)])
+def test_only_quick_items_are_handed_over_together(seconds, together):
+    taken = []
+
+    def items():
+        for i in range(40):
+            taken.append(i)
+            yield i
+
+    stream = in_lanes(lambda i: time.sleep(seconds) or i, items(), CPU, 2, 0.01)
+    ahead = [len(taken) - item - 1 for item in stream]
+    assert (max(ahead) > 2) == together
+
+
+def test_fewer_lanes_share_all_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert set(in_lanes(lambda _: torch.get_num_threads(), range(6), CPU, 2)) == {2}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_as_many_at_once_as_torch_has_threads_and_none_far_ahead(lanes):

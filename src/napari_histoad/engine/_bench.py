@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._batch import score_stream
-from napari_histoad.engine._blocks import decodes_ahead, score_blocks
+from napari_histoad.engine._blocks import GATHER_S, decodes_ahead, score_blocks
 from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._map import plan_map, write_blocks
@@ -186,7 +186,7 @@ def _decode_rate(plan: MapPlan, choice: DeviceChoice, seconds: float) -> float:
     """Decode as `score_blocks` does, and score nothing."""
     loader = TileLoader(plan.slide, plan.grid, batch=choice.batch, allocate=choice.allocate)
     ahead = decodes_ahead(plan.slide, choice)
-    batches = iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes)
+    batches = iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes, GATHER_S)
     count, started = 0, time.perf_counter()
     for batch in batches:
         count += len(batch.index)

@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 
     _Scored = tuple[NDArray[np.int64], NDArray[np.bool_], Collected]
 
-__all__ = ["BlockScores", "block_rows", "decodes_ahead", "score_blocks", "tiles_in"]
+__all__ = ["GATHER_S", "BlockScores", "block_rows", "decodes_ahead", "score_blocks", "tiles_in"]
+
+
+GATHER_S = 0.004
+"""Batches of the fastest networks are handed to a thread several at a time."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,14 @@ def score_blocks(
         Default the detector's own.
     """
     tuner = tuner_of(detector, choice) if tuner is None else tuner
-    tuner.begin()
     # A last block that is not whole is scored by itself, the default way: it was not among those compared.
     whole = blocks[: len(blocks) - (tiles_in(blocks[-1:], len(grid)) < BLOCK_TILES)]
-    first = 0
+    first, told = 0, tuner.settled
     while first < len(whole):
-        step, settled = tuner.step(len(whole) - first), tuner.settled
+        step = tuner.step(len(whole) - first)
+        if tuner.settled and not told:
+            yield BlockScores(0, None, None, None, [], note=tuner.note)
+            told = True
         part = whole[first : first + step.blocks]
         started = time.perf_counter()
         kept = []
@@ -127,8 +133,6 @@ def score_blocks(
         if step.against is not None:
             again = _scored_blocks(slide, grid, part, detector, step.against, cells)
             tuner.compared(same=_values(kept) == _values(again))
-        if tuner.settled and not settled:
-            yield BlockScores(0, None, None, None, [], note=tuner.note)
         first += len(part)
     if len(whole) < len(blocks):
         yield from _scored_blocks(slide, grid, blocks[len(whole) :], detector, choice, cells)
@@ -169,7 +173,7 @@ def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells:
         batch = loader.decode(undecoded)
         return batch.index, batch.failed, score_batch(detector, batch.images, choice, cells)
 
-    yield from in_lanes(decode_and_score, loader.undecoded(), choice.device, choice.lanes)
+    yield from in_lanes(decode_and_score, loader.undecoded(), choice.device, choice.lanes, GATHER_S)
 
 
 class _Collector:

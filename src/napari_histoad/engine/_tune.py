@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_histoad.engine._compile import is_compiled
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Step", "Tuner", "tuner_of"]
 
-_ROUNDS = 3
-_BETTER = 1.05
+_ROUNDS = 4
+_BETTER = 1.03
 _PART_S = 0.25
 _WORTH_S = 20.0
 """Less work than this is done before trying has paid."""
-_MOST_TILES = 128
-"""Tiles that a CPU holds at a time, over all threads: their activations take memory."""
+_MOST_TILES, _MOST_S = 128, 0.2
+"""What a CPU holds at a time, over all threads, takes memory; until it is done nothing is reported, or stopped. Networks
+that take long gain nothing from more."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Tuner:
     """Decides how the next blocks of a map are scored, from how long those before took.
 
     Each direction, larger batches, smaller ones, fewer threads that compute with more of torch's each, is followed for as
-    long as it is faster by 5%, in medians of parts that are scored the old and the new way in turns.
+    long as it is faster by 3%, in medians of parts that are scored the old and the new way in turns.
 
     Parameters
     ----------
@@ -73,7 +75,8 @@ class Tuner:
 
     def __init__(self, choice: DeviceChoice, worth: float = _WORTH_S) -> None:
         self.best, self._worth = choice, worth
-        self._directions: list[Direction] = [_more_tiles, _fewer_tiles, _fewer_lanes] if choice.device.type == "cpu" else []
+        cpu = choice.device.type == "cpu"
+        self._directions: list[Direction] = [partial(_tiles, 4), partial(_tiles, 2), partial(_tiles, 0.5), _lanes] if cpu else []
         self._trial: DeviceChoice | None = None
         self._alike = False
         self._rate = 0.0
@@ -91,16 +94,14 @@ class Tuner:
         """What was found, for people."""
         return f"Fastest here: {self.best.pace}"
 
-    def begin(self) -> None:
-        """Forget how long parts took: another slide begins."""
-        self._times.clear()
-
     def step(self, left: int) -> Step:
         """Return what to score next of so many blocks that are left."""
-        if self._trial is None or (self._rate and left * BLOCK_TILES < self._worth * self._rate):
-            return Step(self.best, left)
-        if not self._rate:
+        if self._trial is not None and not self._rate:
             return self._part(self.best, left)
+        while self._trial is not None and self._trial.batch > self.best.batch and _held(self._trial) > _MOST_S * self._rate:
+            self._turn()
+        if self._trial is None or left * BLOCK_TILES < self._worth * self._rate:
+            return Step(self.best, left)
         if not self._alike:
             return Step(self.best, 1, against=self._trial)
         old, new = (len(self._times.get(choice, ())) for choice in (self.best, self._trial))
@@ -108,7 +109,7 @@ class Tuner:
 
     def _part(self, choice: DeviceChoice, left: int) -> Step:
         """Enough tiles that every thread has some batches, and enough time to be measured."""
-        held = max(c.batch * c.lanes for c in (self.best, self._trial) if c is not None)
+        held = max(_held(each) for each in (self.best, self._trial) if each is not None)
         return Step(choice, min(left, math.ceil(max(4 * held, _PART_S * self._rate) / BLOCK_TILES)))
 
     def compared(self, *, same: bool) -> None:
@@ -149,16 +150,16 @@ class Tuner:
                 self._trial = trial
 
 
-def _more_tiles(choice: DeviceChoice) -> DeviceChoice | None:
-    batch = 2 * choice.batch
-    return replace(choice, batch=batch) if batch <= BLOCK_TILES and batch * choice.lanes <= _MOST_TILES else None
+def _held(choice: DeviceChoice) -> int:
+    return choice.batch * choice.lanes
 
 
-def _fewer_tiles(choice: DeviceChoice) -> DeviceChoice | None:
-    return replace(choice, batch=choice.batch // 2) if choice.batch > 1 else None
+def _tiles(times: float, choice: DeviceChoice) -> DeviceChoice | None:
+    other = replace(choice, batch=int(times * choice.batch))
+    return other if 1 <= other.batch <= BLOCK_TILES and _held(other) <= _MOST_TILES else None
 
 
-def _fewer_lanes(choice: DeviceChoice) -> DeviceChoice | None:
+def _lanes(choice: DeviceChoice) -> DeviceChoice | None:
     return replace(choice, lanes=choice.lanes // 2) if choice.lanes > 1 else None
 
 

@@ -8,11 +8,14 @@ The threads stay: a new one begins with memory of its own, a hundred megabytes o
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["in_lanes", "lane_count"]
 
 _MOST = 16  # each holds the activations of a batch
+_MOST_GATHERED = 64
 _NAME = "lane"
 
 T = TypeVar("T")
@@ -34,7 +38,9 @@ def lane_count() -> int:
     return min(torch.get_num_threads(), _MOST)
 
 
-def in_lanes(function: Callable[[T], R], items: Iterable[T], device: torch.device, lanes: int | None = None) -> Iterator[R]:
+def in_lanes(
+    function: Callable[[T], R], items: Iterable[T], device: torch.device, lanes: int | None = None, gather_s: float = 0.0
+) -> Iterator[R]:
     """Yield what a function returns for each item, in their order, computed in several threads on a CPU.
 
     Results do not depend on how many there are as long as the function has no state.
@@ -50,6 +56,9 @@ def in_lanes(function: Callable[[T], R], items: Iterable[T], device: torch.devic
         may use one thread only.
     lanes : int, optional
         How many, between which torch's threads are divided; default `lane_count`.
+    gather_s : float
+        Hand over as many items at once as take about so many seconds: handing over costs a tenth of a millisecond. So
+        many more are taken ahead.
     """
     threads, lanes = torch.get_num_threads(), lane_count() if lanes is None else lanes
     if device.type != "cpu" or lanes == 1 or threading.current_thread().name.startswith(_NAME):
@@ -58,19 +67,26 @@ def in_lanes(function: Callable[[T], R], items: Iterable[T], device: torch.devic
     reduced, precision = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
     inference = torch.is_inference_mode_enabled()
 
-    def work(item: T) -> R:
+    took = math.inf  # per item, the last time
+
+    def work(gathered: list[T]) -> list[R]:
+        nonlocal took
+        started = time.perf_counter()
         with torch.inference_mode(inference), torch.autocast("cpu", precision, enabled=reduced):
-            return function(item)
+            results = [function(item) for item in gathered]
+        took = max(time.perf_counter() - started, 1e-6) / len(gathered)
+        return results
 
     pool = _lanes(lanes, max(1, threads // lanes), os.getpid())
-    under_way: deque[Future[R]] = deque()
+    under_way: deque[Future[list[R]]] = deque()
+    left = iter(items)
     try:
-        for item in items:
-            under_way.append(pool.submit(work, item))
+        while gathered := list(islice(left, max(1, min(_MOST_GATHERED, int(gather_s / took))))):
+            under_way.append(pool.submit(work, gathered))
             if len(under_way) > lanes:
-                yield under_way.popleft().result()
+                yield from under_way.popleft().result()
         while under_way:
-            yield under_way.popleft().result()
+            yield from under_way.popleft().result()
     finally:
         wait([future for future in under_way if not future.cancel()])
 
