@@ -47,7 +47,7 @@ def test_it_ends_with_nothing_slower_than_the_default_and_nothing_that_differs(d
     def same(choice):
         return alike.setdefault(_key(choice), data.draw(st.booleans()))
 
-    tuner = Tuner(cpu, worth=0)
+    tuner = Tuner(cpu, 0, 0)
     done = _work(tuner, 10**5, seconds, same)
     assert tuner.settled
     assert seconds(tuner.best) <= seconds(cpu)
@@ -58,7 +58,7 @@ def test_it_ends_with_nothing_slower_than_the_default_and_nothing_that_differs(d
 
 
 def test_batches_that_take_long_are_not_made_longer(cpu):
-    tuner = Tuner(cpu, worth=0)
+    tuner = Tuner(cpu, 0, 0)
     done = _work(tuner, 10**5, lambda choice: 64 * 0.3 / cpu.batch / cpu.lanes * cpu.batch / choice.batch, lambda _: True)
     assert tuner.settled
     assert max(step.choice.batch for step in done) == cpu.batch
@@ -68,7 +68,7 @@ def test_batches_that_take_long_are_not_made_longer(cpu):
     ("costs", "found"), [({8: 4, 16: 2, 32: 1}, 32), ({8: 4, 16: 2, 32: 5}, 16), ({8: 2, 16: 3, 4: 1, 2: 0.5}, 2)]
 )
 def test_it_goes_on_in_a_direction_while_that_is_faster(cpu, costs, found):
-    tuner = Tuner(cpu, worth=0)
+    tuner = Tuner(cpu, 0, 0)
     _work(
         tuner, 10**5, lambda choice: 0.01 * costs.get(choice.batch, 9) * (1 if choice.lanes == cpu.lanes else 3), lambda _: True
     )
@@ -78,14 +78,15 @@ def test_it_goes_on_in_a_direction_while_that_is_faster(cpu, costs, found):
 
 def test_one_odd_measurement_does_not_decide(cpu):
     hiccup = iter([1, 1, 50] + [1] * 1000)
-    tuner = Tuner(cpu, worth=0)
+    tuner = Tuner(cpu, 0, 0)
     _work(tuner, 10**5, lambda choice: 0.01 * next(hiccup) * {8: 1, 16: 1.5}.get(choice.batch, 2), lambda _: True)
     assert tuner.best == cpu
 
 
-def test_little_work_is_done_the_default_way(cpu):
-    tuner = Tuner(cpu, worth=20)
-    done = _work(tuner, 100, lambda _: 0.1, lambda _: True)
+@pytest.mark.parametrize(("blocks", "seconds"), [(1000, 0.01), (50, 10)])
+def test_little_work_is_done_the_default_way(cpu, blocks, seconds):
+    tuner = Tuner(cpu)
+    done = _work(tuner, blocks, lambda _: seconds, lambda _: True)
     assert {step.choice for step in done} == {cpu}
     assert all(step.against is None for step in done)
     assert not tuner.settled  # much work may follow
@@ -108,7 +109,9 @@ def _grid(slide, stride):
 
 def _scores(slide, grid, detector, choice, tuner):
     blocks = range(-(-len(grid) // 64))
-    parts = [p for p in score_blocks(slide, grid, blocks, detector, choice, 8, tuner) if p.block is not None]
+    reports = list(score_blocks(slide, grid, blocks, detector, choice, 8, tuner))
+    assert sum(report.tiles for report in reports) == len(grid)  # what is scored to compare does not count
+    parts = [report for report in reports if report.block is not None]
     assert [part.block for part in parts] == list(blocks)
     maps = [part.error_maps for part in parts if part.error_maps is not None]
     return np.concatenate([part.scores for part in parts]), np.concatenate(maps) if maps else None
@@ -116,11 +119,11 @@ def _scores(slide, grid, detector, choice, tuner):
 
 def test_a_map_is_the_same_to_the_bit_whatever_is_tried(sample, detector_file, cpu, monkeypatch):
     monkeypatch.setattr(_tune, "_PART_S", 0.0)
-    detector, tuner = load_detector(detector_file), Tuner(cpu, worth=0)
+    detector, tuner = load_detector(detector_file), Tuner(cpu, 0, 0)
     with open_slide(sample.path) as slide:
         grid = _grid(slide, 32)
         assert len(grid) % 64
-        plain, tried = (_scores(slide, grid, detector, cpu, t) for t in (Tuner(cpu, worth=np.inf), tuner))
+        plain, tried = (_scores(slide, grid, detector, cpu, t) for t in (Tuner(cpu, np.inf), tuner))
     assert len(tuner._tried) > 1
     for ours, theirs in zip(tried, plain, strict=True):
         assert np.array_equal(ours, theirs)
@@ -136,11 +139,11 @@ def test_a_batch_size_that_changes_scores_is_not_used(sample, cpu, monkeypatch):
         return TileScores(images.float().mean((1, 2, 3)) + len(images))
 
     detector.score = score
-    tuner = Tuner(cpu, worth=0)
+    tuner = Tuner(cpu, 0, 0)
     with open_slide(sample.path) as slide:
         grid = _grid(slide, 32)
         grid = grid.subset(np.arange(len(grid) // 64 * 64))
-        plain, tried = (_scores(slide, grid, detector, cpu, t)[0] for t in (Tuner(cpu, worth=np.inf), tuner))
+        plain, tried = (_scores(slide, grid, detector, cpu, t)[0] for t in (Tuner(cpu, np.inf), tuner))
     assert {2 * cpu.batch, cpu.batch // 2} <= seen  # they were looked at
     assert tuner.best.batch == cpu.batch
     assert np.array_equal(tried, plain)

@@ -159,7 +159,7 @@ def bench_job(
 
 def _fastest(plan: MapPlan, detector: Detector, choice: DeviceChoice, seconds: float) -> DeviceChoice:
     """Return the fastest way that was found to score in so much time."""
-    tuner, blocks = Tuner(choice, worth=0), range(-(-len(plan.grid) // BLOCK_TILES))
+    tuner, blocks = Tuner(choice, worth_s=0, worth_blocks=0), range(-(-len(plan.grid) // BLOCK_TILES))
     started = time.perf_counter()
     while True:
         for _ in score_blocks(plan.slide, plan.grid, blocks, detector, choice, plan.info.cells_per_tile, tuner):

@@ -28,8 +28,8 @@ __all__ = ["Step", "Tuner", "tuner_of"]
 _ROUNDS = 4
 _BETTER = 1.03
 _PART_S = 0.25
-_WORTH_S = 20.0
-"""Less work than this is done before trying has paid."""
+_WORTH_S, _WORTH_BLOCKS = 20.0, 100
+"""Less work than this is done before trying has paid: each way that is tried costs a block, and may be slow."""
 _MOST_TILES, _MOST_S = 128, 0.2
 """What a CPU holds at a time, over all threads, takes memory; until it is done nothing is reported, or stopped. Networks
 that take long gain nothing from more."""
@@ -64,8 +64,8 @@ class Tuner:
     ----------
     choice : DeviceChoice
         The default.
-    worth : float
-        Try only if the work will take at least so many seconds.
+    worth_s, worth_blocks : float
+        Try only if the work that is left will take so many seconds, and is so many blocks.
 
     Attributes
     ----------
@@ -73,8 +73,8 @@ class Tuner:
         The fastest so far.
     """
 
-    def __init__(self, choice: DeviceChoice, worth: float = _WORTH_S) -> None:
-        self.best, self._worth = choice, worth
+    def __init__(self, choice: DeviceChoice, worth_s: float = _WORTH_S, worth_blocks: float = _WORTH_BLOCKS) -> None:
+        self.best, self._worth_s, self._worth_blocks = choice, worth_s, worth_blocks
         cpu = choice.device.type == "cpu"
         self._directions: list[Direction] = [partial(_tiles, 4), partial(_tiles, 2), partial(_tiles, 0.5), _lanes] if cpu else []
         self._trial: DeviceChoice | None = None
@@ -100,7 +100,7 @@ class Tuner:
             return self._part(self.best, left)
         while self._trial is not None and self._trial.batch > self.best.batch and _held(self._trial) > _MOST_S * self._rate:
             self._turn()
-        if self._trial is None or left * BLOCK_TILES < self._worth * self._rate:
+        if self._trial is None or left < max(self._worth_blocks, self._worth_s * self._rate / BLOCK_TILES):
             return Step(self.best, left)
         if not self._alike:
             return Step(self.best, 1, against=self._trial)
