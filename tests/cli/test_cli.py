@@ -163,8 +163,10 @@ def test_bench_prints_rates_and_machine(sample, detector_file):
     assert document["whole"] > 0
     assert document["bound"] == pytest.approx(1 / (1 / document["decode"] + 1 / document["network"]))
     assert document["efficiency"] == pytest.approx(document["whole"] / document["bound"])
+    assert "tiles at a time" in document["pace"]
     people = _run("bench", sample.path, "--model", detector_file, "--seconds", "0.2", "--device", "cpu")
     assert "tiles/s" in people.stdout
+    assert "tiles at a time" in people.stdout
 
 
 def test_a_table_of_slides_is_mapped_and_mapped_once(sample, detector_file, tmp_path):

@@ -6,6 +6,8 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import closing
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -95,7 +97,8 @@ def bench_job(
 ) -> Job[Speed]:
     """Time decoding, network and the whole on the first tiles of a slide, as many as fit into the time.
 
-    Before that it tries how many tiles at a time are scored fastest, as mapping does while it goes on.
+    Before that it tries how many tiles at a time are scored fastest, as mapping does while it goes on. A slide that is done
+    too soon is opened anew and gone through again: nothing that was decoded is left from the time before.
 
     Parameters
     ----------
@@ -131,24 +134,14 @@ def bench_job(
     decode = _decode_rate(plan, choice, seconds)
     yield Progress("Timing the whole", 2, 3, "parts")
     wanted = seconds / (1 / decode + 1 / network) if choice.device.type == "cpu" else seconds * min(decode, network)
-    blocks = max(1, min(round(wanted / BLOCK_TILES), -(-len(plan.grid) // BLOCK_TILES)))
-    grid = plan.grid.subset(np.arange(min(blocks * BLOCK_TILES, len(plan.grid))))
-    with tempfile.TemporaryDirectory() as scratch:
-        info = plan.info.model_copy(update={"tiles": len(grid)})
-        target = AnomalyMap.create(
-            Path(scratch) / "bench.ome.zarr", info, origins=grid.origins, tissue=tissue, calibration=plan.calibration
-        )
-        started = time.perf_counter()
-        computed = score_blocks(plan.slide, grid, range(blocks), detector, choice, info.cells_per_tile)
-        run(write_blocks(target, computed, 0, len(grid)))
-        whole = len(grid) / (time.perf_counter() - started)
+    tiles, whole = _whole_rate(plan, detector, choice, wanted)
     yield Progress("Timing the whole", 3, 3, "parts")
     return Speed(
         device=choice.title,
         pace=choice.pace,
-        tiles=len(grid),
-        tile_px=grid.tile_px,
-        stride_px=grid.stride_px,
+        tiles=tiles,
+        tile_px=plan.grid.tile_px,
+        stride_px=plan.grid.stride_px,
         decode=decode,
         network=network,
         whole=whole,
@@ -160,11 +153,15 @@ def bench_job(
 def _fastest(plan: MapPlan, detector: Detector, choice: DeviceChoice, seconds: float) -> DeviceChoice:
     """Return the fastest way that was found to score in so much time."""
     tuner, blocks = Tuner(choice, worth_s=0, worth_blocks=0), range(-(-len(plan.grid) // BLOCK_TILES))
-    started = time.perf_counter()
+    cells, started = plan.info.cells_per_tile, time.perf_counter()
     while True:
-        for _ in score_blocks(plan.slide, plan.grid, blocks, detector, choice, plan.info.cells_per_tile, tuner):
-            if tuner.settled or time.perf_counter() - started > seconds:
-                return tuner.best
+        with (
+            deepcopy(plan.slide) as slide,
+            closing(score_blocks(slide, plan.grid, blocks, detector, choice, cells, tuner)) as scored,
+        ):
+            for _ in scored:
+                if tuner.settled or time.perf_counter() - started > seconds:
+                    return tuner.best
 
 
 def _network_rate(detector: Detector, choice: DeviceChoice, cells: int, seconds: float) -> float:
@@ -184,15 +181,38 @@ def _network_rate(detector: Detector, choice: DeviceChoice, cells: int, seconds:
 
 def _decode_rate(plan: MapPlan, choice: DeviceChoice, seconds: float) -> float:
     """Decode as `score_blocks` does, and score nothing."""
-    loader = TileLoader(plan.slide, plan.grid, batch=choice.batch, allocate=choice.allocate)
-    ahead = decodes_ahead(plan.slide, choice)
-    batches = iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes, GATHER_S)
-    count, started = 0, time.perf_counter()
-    for batch in batches:
-        count += len(batch.index)
-        if time.perf_counter() - started > seconds:
-            break
-    return count / (time.perf_counter() - started)
+    count, took = 0, 0.0
+    while took < seconds:
+        with deepcopy(plan.slide) as slide:
+            loader = TileLoader(slide, plan.grid, batch=choice.batch, allocate=choice.allocate)
+            ahead = decodes_ahead(slide, choice)
+            started = time.perf_counter()
+            with closing(
+                iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes, GATHER_S)
+            ) as batches:
+                for batch in batches:
+                    count += len(batch.index)
+                    if took + time.perf_counter() - started > seconds:
+                        break
+                took += time.perf_counter() - started
+    return count / took
+
+
+def _whole_rate(plan: MapPlan, detector: Detector, choice: DeviceChoice, wanted: float) -> tuple[int, float]:
+    """Map about so many tiles, the first ones of the slide or all of them again and again; return how many, and the rate."""
+    blocks = range(max(1, min(round(wanted / BLOCK_TILES), -(-len(plan.grid) // BLOCK_TILES))))
+    grid = plan.grid.subset(np.arange(min(len(blocks) * BLOCK_TILES, len(plan.grid))))
+    info = plan.info.model_copy(update={"tiles": len(grid)})
+    passes, took = max(1, round(wanted / len(grid))), 0.0
+    for _ in range(passes):
+        with deepcopy(plan.slide) as slide, tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "bench.ome.zarr"
+            target = AnomalyMap.create(file, info, origins=grid.origins, tissue=plan.tissue, calibration=plan.calibration)
+            started = time.perf_counter()
+            computed = score_blocks(slide, grid, blocks, detector, choice, info.cells_per_tile)
+            run(write_blocks(target, computed, 0, len(grid)))
+            took += time.perf_counter() - started
+    return passes * len(grid), passes * len(grid) / took
 
 
 def _peak_mb() -> float | None:

@@ -24,7 +24,7 @@ from napari_histoad.slide import is_remote
 from napari_histoad.tiles import TileLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,7 +95,7 @@ def score_blocks(
     choice: DeviceChoice,
     cells: int,
     tuner: Tuner | None = None,
-) -> Iterator[BlockScores]:
+) -> Generator[BlockScores]:
     """Decode and score blocks, one report per batch; how many tiles at a time, and in how many threads, is tried meanwhile.
 
     Parameters

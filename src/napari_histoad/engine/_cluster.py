@@ -31,7 +31,7 @@ from napari_histoad.maps._chunks import on_medium
 from napari_histoad.slide import RecolouredSlide, open_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -115,7 +115,7 @@ class Cluster:
         stains: tuple[Stain, Stain] | None = None,
         *,
         compile: bool = False,  # noqa: A002 - as torch calls it
-    ) -> Iterator[BlockScores]:
+    ) -> Generator[BlockScores]:
         """Score blocks; their error maps are in the map ``target`` when a block is reported.
 
         With ``stains``, the slide's and those that it is given, workers see it with the latter. With ``compile`` each worker

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
 __all__ = ["in_lanes", "lane_count"]
 
@@ -40,7 +40,7 @@ def lane_count() -> int:
 
 def in_lanes(
     function: Callable[[T], R], items: Iterable[T], device: torch.device, lanes: int | None = None, gather_s: float = 0.0
-) -> Iterator[R]:
+) -> Generator[R]:
     """Yield what a function returns for each item, in their order, computed in several threads on a CPU.
 
     Results do not depend on how many there are as long as the function has no state.

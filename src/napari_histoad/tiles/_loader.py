@@ -18,7 +18,7 @@ from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._file import memory_for_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from numpy.typing import NDArray
 
@@ -164,7 +164,7 @@ class TileLoader:
                 lines = out if axis == 0 else out.swapaxes(0, 1)
                 lines[n:] = lines[np.minimum(beyond, 2 * n - 1 - beyond)]
 
-    def __iter__(self) -> Iterator[TileBatch]:
+    def __iter__(self) -> Generator[TileBatch]:
         ahead = max(_BATCHES_AHEAD, _TILES_AHEAD // self._batch)
         per_job = max(1, ahead * self._batch // (_JOBS_PER_THREAD * self._threads))
         free = [self._allocate(self._shape) for _ in range(min(ahead + 1 + self._keep, len(self)))]
