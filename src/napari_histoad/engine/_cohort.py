@@ -15,6 +15,7 @@ from napari_histoad.detectors import read_header
 from napari_histoad.engine._map import CELL_UM, map_job, map_path, plan_map, read_first_tiles
 from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError
 from napari_histoad.jobs import Progress, run
+from napari_histoad.machine import keep_freed_memory
 from napari_histoad.regions import read_regions
 from napari_histoad.slide import check_mpp, open_slide
 from napari_histoad.tiles import find_tissue
@@ -175,6 +176,7 @@ def _in_turn(
     finish: Callable[[CohortSlide, AnomalyMap | HistoadError], None],
     options: MapOptions,
 ) -> Job[None]:
+    keep_freed_memory()  # before the thread begins: it would have memory of its own, and keep a large slide's plan there
     detector_of = lru_cache(maxsize=1)(_load)
 
     def prepare_next(slide: CohortSlide) -> _Prepared:
