@@ -1,6 +1,7 @@
 """The background process, driven as the GUI drives it."""
 
 import queue
+import shutil
 import threading
 import time
 
@@ -107,10 +108,11 @@ def test_closing_leaves_no_threads(worker):
     assert not any("_listen" in t.name for t in threading.enumerate())
 
 
-def test_a_map_of_another_detector_is_set_aside_not_lost(worker, sample, detector_file, map_folder, tmp_path):
-    import shutil
-
-    shutil.copytree(map_folder, tmp_path / map_folder.name)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_is_not_the_map_of_this_detector_is_set_aside_not_lost(worker, sample, detector_file, map_folder, tmp_path, damaged):
+    there = shutil.copytree(map_folder, tmp_path / map_folder.name)
+    if damaged:
+        (there / "zarr.json").unlink()
     worker.submit("map", {"slide": str(sample.path), "out": str(tmp_path), "model": str(detector_file), "device": "cpu"})
     assert _wait(worker, "result", "error")[-1]["event"] == "result"
     assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["sample.earlier-1.ome.zarr", "sample.ome.zarr"]

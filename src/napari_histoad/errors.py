@@ -90,7 +90,7 @@ class MapError(HistoadError):
 
 
 class OtherMapError(MapError):
-    """A map of another detector or other settings lies where the new one should go."""
+    """A map of another detector or other settings, or a damaged one, lies where the new one should go."""
 
 
 class OutputError(HistoadError):

@@ -181,7 +181,7 @@ def _map(args: dict[str, Any]) -> Job[dict[str, Any]]:
         try:
             result = yield from _map_once(slide, args)
         except OtherMapError:
-            # A user who chose another detector wants its map, and may want the earlier one too.
+            # A user who chose another detector wants its map, and may want the earlier one too, or what is left of it.
             _set_aside(map_path(slide, Path(args["out"])))
             result = yield from _map_once(slide, args)
     return {"path": str(result.path), "failed": result.info.failed_tiles}

@@ -173,6 +173,21 @@ def test_a_map_that_is_gone_is_told(driver, map_folder, tmp_path):
     assert "is not there any more; put it back" in words
 
 
+def test_a_job_is_under_way_until_its_end_was_told(driver, own_slide, detector_file):
+    c = driver.controller
+    c.choose_slide(own_slide)
+    c.model = detector_file
+    c.compute_map()
+    deadline = time.monotonic() + 60
+    while c.client.busy and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert c.busy
+    with pytest.raises(HistoadError, match="another job is still running"):  # its events would be taken for this one's
+        c.compute_map()
+    assert driver.until("mapped", "failed")[0].info.complete
+    assert not c.busy
+
+
 def test_of_many_thresholds_in_a_row_the_last_is_shown(driver, map_folder):
     c = driver.controller
     c.show(AnomalyMap.open(map_folder))

@@ -1,6 +1,7 @@
 """The real panel in a real window, from the sample slide to the finished, reviewed and saved map."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,17 @@ def test_first_click_without_training_and_cancel(viewer, panel, words, qtbot):
     panel.map_button.native.click()
     qtbot.waitUntil(panel.review_group.isEnabled, timeout=120_000)
     assert "own tissue" in panel.controller.map.info.calibration_note
+
+
+def test_a_map_that_is_deleted_while_it_grows_is_told_and_can_be_made_again(viewer, panel, words, qtbot):
+    viewer.open_sample("napari-histoad", "planted")
+    with qtbot.waitSignal(panel.controller.map_updated, timeout=120_000):
+        panel.map_button.native.click()
+    shutil.rmtree(panel.controller.map.path, ignore_errors=True)  # what is written meanwhile is left, and in the way
+    qtbot.waitUntil(lambda: any("put" in word for word in words), timeout=60_000)
+    assert "was deleted or moved" in words[-1] or "is not there any more" in words[-1]
+    panel.map_button.native.click()
+    qtbot.waitUntil(panel.review_group.isEnabled, timeout=120_000)
 
 
 def test_the_background_process_ends_with_the_panel(viewer, panel, qtbot):

@@ -76,6 +76,22 @@ def test_what_came_in_before_an_exception_is_kept(tmp_path):
     assert np.array_equal(result.scores[3 * 64 : 4 * 64], block_values(result, 3)[0])
 
 
+@pytest.mark.parametrize("error_maps", [True, False])
+def test_a_map_that_is_taken_away_meanwhile_is_told_and_does_not_come_back(tmp_path, error_maps):
+    result = make_map(tmp_path / "a.ome.zarr")
+    with MapWriter(result) as writer:
+        writer.add(3, *_values(result, 3, error_maps=error_maps))
+    with pytest.raises(MapError, match=r"was deleted or moved.*; put the map back"), MapWriter(result) as writer:  # noqa: PT012
+        result.path.rename(tmp_path / "elsewhere")
+        writer.add(4, *_values(result, 4, error_maps=error_maps))
+    with pytest.raises(MapError, match=r"its tiles/score is missing; put it back"):
+        _ = result.scores
+    assert not result.path.exists()
+    (tmp_path / "elsewhere").rename(result.path)
+    again = make_map(result.path)
+    assert again.finished_blocks() == {3}
+
+
 def test_changes_are_reported_when_they_are_on_disk(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     with MapWriter(result) as writer:

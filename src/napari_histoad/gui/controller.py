@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,11 +126,12 @@ class Controller:
         self._field: tuple[AnomalyMap, NDArray[np.float32]] | None = None
         self._eta = Eta()
         self._copying: threading.Event | None = None
+        self._working = False  # not the client's own: what it told last may still wait for the GUI's thread
 
     @property
     def busy(self) -> bool:
         """Whether a job is under way."""
-        return self._copying is not None or self.client.busy
+        return self._copying is not None or self._working
 
     # -- what the user chooses
 
@@ -166,6 +168,8 @@ class Controller:
             raise HistoadError("another job is still running", "wait for its end, or cancel it")
         self._job, self._job_slide, self._eta = job, slide, Eta()
         if slide.on_disk:
+            self.client.start()
+            self._working = True
             self.client.submit(job, {"slide": str(slide.path), "slide_mpp": slide.mpp, **args})
         else:
             self._copying = threading.Event()
@@ -335,6 +339,7 @@ class Controller:
         if kind == "progress":
             self._on_progress(progress_of(event))
             return
+        self._working = False
         self.busy_changed.emit(False)  # noqa: FBT003 - a signal takes positions
         if kind == "cancelled":
             self.cancelled.emit()
@@ -346,14 +351,18 @@ class Controller:
         elif kind == "error":
             self.failed.emit(f"{event['what']}; {event['remedy']}" if event["remedy"] else event["what"])
         else:
-            self._on_result(event["result"])
+            try:
+                self._on_result(event["result"])
+            except HistoadError as err:  # it was deleted meanwhile
+                self.failed.emit(str(err))
 
     def _on_progress(self, progress: Progress) -> None:
         if self._job == "map" and progress.stage == "Mapping" and self._still_chosen:
             if self.map is None:
-                self.map = AnomalyMap.open(progress.path)
-                self.map_started.emit(self.map)
-            if progress.updated is not None:
+                with suppress(MapError):  # it was deleted meanwhile: the job that writes it says so
+                    self.map = AnomalyMap.open(progress.path)
+                    self.map_started.emit(self.map)
+            if self.map is not None and progress.updated is not None:
                 self.map_updated.emit(progress.updated)
         rate, left = self._eta.update(progress)
         self.progressed.emit(progress, rate, left)

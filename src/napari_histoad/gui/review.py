@@ -12,7 +12,7 @@ from qtpy.QtCore import QTimer
 from shapely.geometry import box as polygon
 
 from napari_histoad.calibration import discovery_rate
-from napari_histoad.errors import HistoadError, SettingsError
+from napari_histoad.errors import HistoadError, MapError, SettingsError
 from napari_histoad.gui.gallery import TileGallery
 from napari_histoad.gui.layers import Heatmap, class_layers, error_layer, labels_layer
 from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
@@ -172,10 +172,15 @@ class MapReview:
         self._heat_layer = self._replace(Image(data, **looks))
 
     def _on_map_updated(self, box: tuple[int, int, int, int]) -> None:
-        if self._heatmap is not None:
+        if self._heatmap is None:
+            return
+        try:
             self._heatmap.update(box)
-            if not self._refresh_timer.isActive():
-                self._refresh_timer.start(_REFRESH_MS)
+        except MapError:  # it is gone: the job that writes it says so
+            self._heatmap = None
+            return
+        if not self._refresh_timer.isActive():
+            self._refresh_timer.start(_REFRESH_MS)
 
     def _draw_heatmap(self) -> None:
         if self._heat_layer is not None and self._heat_layer in self._viewer.layers:

@@ -15,6 +15,8 @@ import numpy as np
 from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 
+from napari_histoad.errors import MapError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -60,6 +62,11 @@ class ChunkFiles:
             Which chunk, along each axis.
         values : float32
             The whole chunk; at the array's end, what of it lies inside.
+
+        Raises
+        ------
+        MapError
+            If the array is not there any more.
         """
         file = self.file(*key)
         if np.isnan(values).all():
@@ -72,7 +79,10 @@ class ChunkFiles:
         data = _ZSTD.encode(np.ascontiguousarray(values, "<f4"))
         try:
             partial.write_bytes(data)
-        except FileNotFoundError:
+        except FileNotFoundError as err:
+            if not self._folder.exists():  # it comes with the map: what is written into a new one is never read
+                msg = f"{self._folder} was deleted or moved while the map was written"
+                raise MapError(msg, "put the map back to go on with it, or map the slide again") from err
             file.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data)
         partial.replace(file)

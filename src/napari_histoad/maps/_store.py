@@ -113,9 +113,7 @@ class AnomalyMap:
         Raises
         ------
         OtherMapError
-            If the folder holds a map of other making.
-        MapError
-            If it holds something else.
+            If the folder holds a map of other making, or something else.
         OutputError
             If it cannot be written.
         """
@@ -141,7 +139,10 @@ class AnomalyMap:
     def _resumable(cls, folder: Path, info: MapInfo) -> AnomalyMap | None:
         if folder.is_dir() and not any(folder.iterdir()):
             return None
-        there = cls.open(folder)
+        try:
+            there = cls.open(folder)
+        except MapError as err:
+            raise OtherMapError(f"{err.what}: nothing is written into it", "move it away, or choose another folder") from err
         ignored = {"complete", "failed_tiles", "version"}
         old, new = there.info.model_dump(exclude=ignored), info.model_dump(exclude=ignored)
         different = [name for name in new if old[name] != new[name]]
@@ -157,7 +158,11 @@ class AnomalyMap:
         return self._array(f"tiles/{name}")
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        return cast("zarr.Array[Any]", self._group[name])
+        try:
+            return cast("zarr.Array[Any]", self._group[name])
+        except KeyError as err:
+            msg = f"the map {self.path} was deleted or moved meanwhile: its {name} is missing"
+            raise MapError(msg, "put it back, or map the slide again") from err
 
     def __len__(self) -> int:
         return self.info.tiles
@@ -221,6 +226,8 @@ class AnomalyMap:
         ------
         OutputError
             If it cannot be written.
+        MapError
+            If the map is not there any more.
         """
         with writing(self.path):
             return self._error_map_files.write((block, 0, 0), error_maps)
