@@ -96,11 +96,13 @@ class Tuner:
 
     def step(self, left: int) -> Step:
         """Return what to score next of so many blocks that are left."""
+        if self._trial is not None and left < self._worth_blocks:
+            return Step(self.best, left)
         if self._trial is not None and not self._rate:
             return self._part(self.best, left)
         while self._trial is not None and self._trial.batch > self.best.batch and _held(self._trial) > _MOST_S * self._rate:
             self._turn()
-        if self._trial is None or left < max(self._worth_blocks, self._worth_s * self._rate / BLOCK_TILES):
+        if self._trial is None or left < self._worth_s * self._rate / BLOCK_TILES:
             return Step(self.best, left)
         if not self._alike:
             return Step(self.best, 1, against=self._trial)

@@ -133,7 +133,9 @@ class AnomalyMap:
             if folder.exists():
                 shutil.rmtree(folder)
             partial.rename(folder)
-        return cls.open(folder)
+        created = cls.open(folder)
+        created.origins, created.tissue = np.asarray(origins, np.int64), tissue  # as they would be read
+        return created
 
     @classmethod
     def _resumable(cls, folder: Path, info: MapInfo) -> AnomalyMap | None:

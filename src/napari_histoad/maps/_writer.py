@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MapWriter", "hold_map"]
 
-_GATHER_S = 0.3
-_WAITING_BLOCKS = 128
+_FIRST_S, _GATHER_S = 0.3, 0.5
+"""Each chunk that blocks touch is written anew, so blocks are gathered; for the first of them somebody waits."""
+_WAITING_BLOCKS, _MOST_BLOCKS = 128, 256
 _DENSE, _MOST_CELLS = 1.5, 2**21
 _CACHED_BYTES = 64 * 2**20
 
@@ -97,7 +99,6 @@ class MapWriter:
         self._first, self._last = np.minimum.reduceat(cells, starts), np.maximum.reduceat(cells, starts)
         self._box: Box | None = None
         self._lock = threading.Lock()
-        self._hurry = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="map-writer", daemon=True)
 
@@ -158,7 +159,6 @@ class MapWriter:
                 return
 
     def _stop(self) -> None:
-        self._hurry.set()
         while self._thread.is_alive():
             with suppress(queue.Full):
                 self._queue.put(None, timeout=0.5)
@@ -172,19 +172,19 @@ class MapWriter:
 
     def _serve(self) -> None:
         try:
-            last = False
-            while not last:
-                items = [self._queue.get()]
-                if items[0] is not None:
-                    self._hurry.wait(_GATHER_S)
+            gather_s, block = _FIRST_S, self._queue.get()
+            while block is not None:
+                blocks, until = [block], time.monotonic() + gather_s
                 with suppress(queue.Empty):
-                    while True:
-                        items.append(self._queue.get_nowait())
-                last = None in items
-                blocks = [item for item in items if item is not None]
-                if blocks:
-                    with writing(self._map.path):
-                        self._store(blocks)
+                    while len(blocks) < _MOST_BLOCKS:
+                        block = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+                        if block is None:
+                            break
+                        blocks.append(block)
+                with writing(self._map.path):
+                    self._store(blocks)
+                if block is not None:
+                    gather_s, block = _GATHER_S, self._queue.get()
         except Exception as err:  # noqa: BLE001 - raised again in the thread that feeds this one
             self._error = err
 
@@ -204,10 +204,9 @@ class MapWriter:
                     self._columns[name].put(block.number * BLOCK_TILES, values)
         for column in self._columns.values():
             files += column.save()
-        box: Box | None = None
-        for part in self._boxes([block.number for block in blocks]):
-            self._render(part)
-            box = _union(box, part)
+        boxes = self._boxes([block.number for block in blocks])
+        for box in boxes:
+            self._render(box)
         for canvas in self._canvases:
             files += canvas.save()
         on_medium(files)
@@ -216,19 +215,23 @@ class MapWriter:
             journal.flush()
             os.fsync(journal.fileno())
         with self._lock:
-            self._box = _union(self._box, box)
+            for box in boxes:
+                self._box = _union(self._box, box)
 
     def _boxes(self, blocks: list[int]) -> list[Box]:
-        """Return the boxes of cells to render: those of all blocks as one if they lie side by side."""
+        """Return the boxes of cells to render: those of blocks that follow each other are joined while that adds little."""
         ends = np.minimum(self._last + self._map.geometry.cells_per_tile, self._map.geometry.shape)
-        boxes: list[Box] = [
-            (int(y0), int(x0), int(y1), int(x1)) for (y0, x0), (y1, x1) in zip(self._first[blocks], ends[blocks], strict=True)
-        ]
-        whole: Box | None = None
-        for box in boxes:
-            whole = _union(whole, box)
-        dense = whole is not None and _area(whole) <= min(_MOST_CELLS, _DENSE * sum(_area(box) for box in boxes))
-        return [whole] if whole is not None and dense else boxes
+        joined: list[Box] = []
+        cells = 0
+        for (y0, x0), (y1, x1) in zip(self._first[blocks].tolist(), ends[blocks].tolist(), strict=True):
+            box = (y0, x0, y1, x1)
+            union = _union(joined[-1] if joined else None, box)
+            if joined and _area(union) <= min(_MOST_CELLS, _DENSE * (cells + _area(box))):
+                joined[-1], cells = union, cells + _area(box)
+            else:
+                joined.append(box)
+                cells = _area(box)
+        return joined
 
     # -- pyramid
 
@@ -293,7 +296,11 @@ class _Column:
         """Return rows that lie in one chunk."""
         number = first // self._rows
         if number not in self._chunks:
-            self._chunks[number] = np.array(self._array[self._region(number)], np.float32)
+            region = self._region(number)
+            if self._files.file(number).exists():
+                self._chunks[number] = np.array(self._array[region], np.float32)
+            else:  # as zarr reads it, in no time
+                self._chunks[number] = np.full(region.stop - region.start, np.nan, np.float32)
         start = first - number * self._rows
         return self._chunks[number][start : start + count]
 
@@ -371,7 +378,7 @@ def _area(box: Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _union(a: Box | None, b: Box | None) -> Box | None:
-    if a is None or b is None:
-        return a or b
+def _union(a: Box | None, b: Box) -> Box:
+    if a is None:
+        return b
     return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
