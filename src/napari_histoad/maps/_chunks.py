@@ -43,14 +43,14 @@ class ChunkFiles:
 
     Parameters
     ----------
-    folder : Path
-        The array's.
+    store : Path
+        The folder of the store that holds the array.
     array : zarr.Array
         float32, made with `COMPRESSORS` and the fill value NaN.
     """
 
-    def __init__(self, folder: Path, array: zarr.Array[Any]) -> None:
-        self._folder, self._shape, self._key = folder, array.chunks, array.metadata.encode_chunk_key
+    def __init__(self, store: Path, array: zarr.Array[Any]) -> None:
+        self._folder, self._shape, self._key = store / array.path, array.chunks, array.metadata.encode_chunk_key
 
     def file(self, *key: int) -> Path:
         """Return where a chunk lies; one of NaN alone has no file."""

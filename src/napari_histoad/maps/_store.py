@@ -215,10 +215,6 @@ class AnomalyMap:
         """Return what is stored of error maps (B, c, c): NaN where there is no score."""
         return np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
 
-    def chunk_files(self, name: str) -> ChunkFiles:
-        """Return the files of an array's chunks: ``0``, ``tiles/score``, …."""
-        return ChunkFiles(self.path / name, self._array(name))
-
     def write_error_maps(self, block: int, error_maps: NDArray[np.float32]) -> Path:
         """Store what `error_cells` returned for a block and return the file.
 
@@ -236,7 +232,7 @@ class AnomalyMap:
 
     @cached_property
     def _error_map_files(self) -> ChunkFiles:
-        return self.chunk_files("tiles/error_map")
+        return ChunkFiles(self.path, self._array("tiles/error_map"))
 
     def error_maps(self, block: int) -> NDArray[np.float32] | None:
         """Return the error maps of a block as stored, (B, c, c) float32, NaN = not scored; None where there are none."""

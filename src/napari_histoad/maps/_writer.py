@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from napari_histoad.errors import MapError, writing
 from napari_histoad.maps._blend import blend_grid
-from napari_histoad.maps._chunks import on_medium
+from napari_histoad.maps._chunks import ChunkFiles, on_medium
 from napari_histoad.maps._layout import BLOCK_TILES, halve
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-    from napari_histoad.maps._chunks import ChunkFiles
     from napari_histoad.maps._store import AnomalyMap
 
     Box = tuple[int, int, int, int]
@@ -87,13 +86,10 @@ class MapWriter:
         self._map = target
         self._queue: queue.Queue[_Block | None] = queue.Queue(_WAITING_BLOCKS)
         self._classes = [f"probability_{k}" for k in range(len(target.info.classes))]
-        self._columns = {
-            name: _Column(target.column(name), target.chunk_files(f"tiles/{name}"))
-            for name in ("score", "p_value", *self._classes)
-        }
+        self._columns = {name: _Column(target.path, target.column(name)) for name in ("score", "p_value", *self._classes)}
         self._done = target.finished_blocks()
         self._recent: OrderedDict[int, NDArray[np.float32] | None] = OrderedDict()
-        self._canvases = [_Canvas(level, target.chunk_files(str(i))) for i, level in enumerate(target.levels)]
+        self._canvases = [_Canvas(target.path, level) for level in target.levels]
         self._cells = cells = target.geometry.tile_cells(target.origins)
         starts = np.arange(0, len(cells), BLOCK_TILES)
         self._first, self._last = np.minimum.reduceat(cells, starts), np.maximum.reduceat(cells, starts)
@@ -287,8 +283,8 @@ class _Block:
 class _Column:
     """A column of the tile table: whole chunks in memory, written when they have changed."""
 
-    def __init__(self, array: zarr.Array[Any], files: ChunkFiles) -> None:
-        self._array, self._files, self._rows = array, files, int(array.chunks[0])
+    def __init__(self, store: Path, array: zarr.Array[Any]) -> None:
+        self._array, self._files, self._rows = array, ChunkFiles(store, array), int(array.chunks[0])
         self._chunks: dict[int, NDArray[np.float32]] = {}
         self._changed: set[int] = set()
 
@@ -322,8 +318,8 @@ class _Column:
 class _Canvas:
     """One level of the pyramid: whole chunks in memory, bounded, written when they have changed."""
 
-    def __init__(self, array: zarr.Array[Any], files: ChunkFiles) -> None:
-        self._array, self._files = array, files
+    def __init__(self, store: Path, array: zarr.Array[Any]) -> None:
+        self._array, self._files = array, ChunkFiles(store, array)
         self._side: tuple[int, int] = (array.chunks[0], array.chunks[1])
         self._chunks: OrderedDict[tuple[int, int], NDArray[np.float32]] = OrderedDict()
         self._changed: set[tuple[int, int]] = set()
