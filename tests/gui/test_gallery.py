@@ -38,11 +38,14 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     qtbot.keyClick(gallery, T)
     assert "too few tiles are judged normal and anomalous" in words.pop()
 
+    height = gallery.height()
     qtbot.keyClick(gallery, E)
     qtbot.waitUntil(lambda: "one score per tile" in gallery.explanation.words.text(), timeout=60_000)
     assert "one score per tile" in words.pop()
+    assert gallery.height() > height
     qtbot.keyClick(gallery, E)
     assert not gallery.explanation.isVisible()
+    qtbot.waitUntil(lambda: gallery.height() <= height, timeout=2_000)  # the slide has its place back
 
     first = np.array(viewer.scene.camera.center)
     qtbot.keyClick(gallery, R)

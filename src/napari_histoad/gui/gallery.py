@@ -12,7 +12,18 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QListView, QListWidget, QListWidgetItem, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDockWidget,
+    QHBoxLayout,
+    QLabel,
+    QListView,
+    QListWidget,
+    QListWidgetItem,
+    QMainWindow,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.explanation import ExplanationRow
@@ -243,6 +254,16 @@ class TileGallery(QWidget):
             self._ask_explanation()
         else:
             self.explanation.hide()
+            QTimer.singleShot(0, self._give_back_height)  # once the layout knows
+
+    def _give_back_height(self) -> None:
+        """Be no higher than needed: a dock keeps the height that an explanation took from the slide."""
+        dock, window = self.parentWidget(), self.window()
+        while dock is not None and not isinstance(dock, QDockWidget):
+            dock = dock.parentWidget()
+        if dock is not None and isinstance(window, QMainWindow):
+            dock.setMinimumHeight(0)  # which only grows by itself
+            window.resizeDocks([dock], [1], Qt.Orientation.Vertical)
 
     def _ask_explanation(self) -> None:
         number = self.pictures.currentRow()
