@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Speed", "bench_job"]
 
+_TURNS, _TURN_TILES = 5, 1000
+"""So few tiles that beginning and end of a map would count are not mapped in turns."""
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -74,7 +77,7 @@ class Speed:
     @property
     def bound(self) -> float:
         """What the whole cannot exceed: the slower part, or both in turn where they share cores."""
-        return 1 / (1 / self.decode + 1 / self.network) if self.shared else min(self.decode, self.network)
+        return _bound(self.decode, self.network, shared=self.shared)
 
     @property
     def efficiency(self) -> float:
@@ -84,6 +87,25 @@ class Speed:
     def megapixels(self, rate: float) -> float:
         """Return a rate of tiles as megapixels of tiles per second."""
         return rate * self.tile_px**2 / 1e6
+
+
+def _bound(decode: float, network: float, *, shared: bool) -> float:
+    return 1 / (1 / decode + 1 / network) if shared else min(decode, network)
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """So many tiles in so much time."""
+
+    tiles: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.tiles / self.seconds
+
+    def __add__(self, other: _Timed) -> _Timed:
+        return _Timed(self.tiles + other.tiles, self.seconds + other.seconds)
 
 
 def bench_job(
@@ -97,6 +119,7 @@ def bench_job(
 ) -> Job[Speed]:
     """Time decoding, network and the whole on the first tiles of a slide, as many as fit into the time.
 
+    They are timed in turns: a machine that becomes slower meanwhile, because it is warm or shared, does so for each of them.
     Before that it tries how many tiles at a time are scored fastest, as mapping does while it goes on. A slide that is done
     too soon is opened anew and gone through again: nothing that was decoded is left from the time before.
 
@@ -128,24 +151,31 @@ def bench_job(
     else:
         yield Progress("Trying batch sizes", 0, 1, "parts")
         choice = _fastest(plan, detector, choice, 2 * seconds)
-    yield Progress("Timing the network", 0, 3, "parts")
-    network = _network_rate(detector, choice, plan.info.cells_per_tile, seconds)
-    yield Progress("Timing the decoder", 1, 3, "parts")
-    decode = _decode_rate(plan, choice, seconds)
-    yield Progress("Timing the whole", 2, 3, "parts")
-    wanted = seconds / (1 / decode + 1 / network) if choice.device.type == "cpu" else seconds * min(decode, network)
-    tiles, whole = _whole_rate(plan, detector, choice, wanted)
-    yield Progress("Timing the whole", 3, 3, "parts")
+    cells, shared = plan.info.cells_per_tile, choice.device.type == "cpu"
+    yield Progress("Timing the network", 0, 1, "parts")
+    short_s = seconds / _TURNS
+    first = _bound(_decode(plan, choice, short_s).rate, _score(detector, choice, cells, short_s).rate, shared=shared)
+    turns = max(1, min(_TURNS, int(first * seconds / _TURN_TILES)))
+    network = decode = whole = _Timed()
+    for turn in range(turns):
+        yield Progress("Timing the network", 3 * turn, 3 * turns, "parts")
+        network += _score(detector, choice, cells, seconds / turns)
+        yield Progress("Timing the decoder", 3 * turn + 1, 3 * turns, "parts")
+        decode += _decode(plan, choice, seconds / turns)
+        yield Progress("Timing the whole", 3 * turn + 2, 3 * turns, "parts")
+        wanted = _bound(decode.rate, network.rate, shared=shared) * seconds / turns
+        whole += _map(plan, detector, choice, wanted)
+    yield Progress("Timing the whole", 3 * turns, 3 * turns, "parts")
     return Speed(
         device=choice.title,
         pace=choice.pace,
-        tiles=tiles,
+        tiles=whole.tiles,
         tile_px=plan.grid.tile_px,
         stride_px=plan.grid.stride_px,
-        decode=decode,
-        network=network,
-        whole=whole,
-        shared=choice.device.type == "cpu",
+        decode=decode.rate,
+        network=network.rate,
+        whole=whole.rate,
+        shared=shared,
         peak_mb=_peak_mb(),
     )
 
@@ -164,25 +194,26 @@ def _fastest(plan: MapPlan, detector: Detector, choice: DeviceChoice, seconds: f
                     return tuner.best
 
 
-def _network_rate(detector: Detector, choice: DeviceChoice, cells: int, seconds: float) -> float:
+def _score(detector: Detector, choice: DeviceChoice, cells: int, seconds: float) -> _Timed:
+    """Score tiles that are in memory."""
     side = detector.settings.tile_px
     images = np.random.default_rng(0).integers(0, 256, (choice.batch, side, side, 3), np.uint8)
-    stream = score_stream(detector, choice, repeat((None, images)), cells)
-    for _ in range(2 * (choice.ahead + 1)):
-        next(stream)  # the first batches also allocate and compile
-    count, started = 0, time.perf_counter()
-    while not count or time.perf_counter() - started < seconds:
-        next(stream)
-        count += choice.batch
-    rate = count / (time.perf_counter() - started)
-    stream.close()
-    return rate
+    tiles = 0
+    with closing(score_stream(detector, choice, repeat((None, images)), cells)) as stream:
+        for _ in range(2 * (choice.ahead + 1)):
+            next(stream)  # the first batches also allocate and compile
+        started = time.perf_counter()
+        while not tiles or time.perf_counter() - started < seconds:
+            next(stream)
+            tiles += choice.batch
+        return _Timed(tiles, time.perf_counter() - started)
 
 
-def _decode_rate(plan: MapPlan, choice: DeviceChoice, seconds: float) -> float:
+def _decode(plan: MapPlan, choice: DeviceChoice, seconds: float) -> _Timed:
     """Decode as `score_blocks` does, and score nothing."""
-    count, took = 0, 0.0
-    while took < seconds:
+    timed = _Timed()
+    while timed.seconds < seconds:
+        tiles = 0
         with deepcopy(plan.slide) as slide:
             loader = TileLoader(slide, plan.grid, batch=choice.batch, allocate=choice.allocate)
             ahead = decodes_ahead(slide, choice)
@@ -191,28 +222,28 @@ def _decode_rate(plan: MapPlan, choice: DeviceChoice, seconds: float) -> float:
                 iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes, GATHER_S)
             ) as batches:
                 for batch in batches:
-                    count += len(batch.index)
-                    if took + time.perf_counter() - started > seconds:
+                    tiles += len(batch.index)
+                    if timed.seconds + time.perf_counter() - started > seconds:
                         break
-                took += time.perf_counter() - started
-    return count / took
+            timed += _Timed(tiles, time.perf_counter() - started)
+    return timed
 
 
-def _whole_rate(plan: MapPlan, detector: Detector, choice: DeviceChoice, wanted: float) -> tuple[int, float]:
-    """Map about so many tiles, the first ones of the slide or all of them again and again; return how many, and the rate."""
+def _map(plan: MapPlan, detector: Detector, choice: DeviceChoice, wanted: float) -> _Timed:
+    """Map about so many tiles, the first ones of the slide or all of them again and again."""
     blocks = range(max(1, min(round(wanted / BLOCK_TILES), -(-len(plan.grid) // BLOCK_TILES))))
     grid = plan.grid.subset(np.arange(min(len(blocks) * BLOCK_TILES, len(plan.grid))))
     info = plan.info.model_copy(update={"tiles": len(grid)})
-    passes, took = max(1, round(wanted / len(grid))), 0.0
-    for _ in range(passes):
+    timed = _Timed()
+    for _ in range(max(1, round(wanted / len(grid)))):
         with deepcopy(plan.slide) as slide, tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "bench.ome.zarr"
             target = AnomalyMap.create(file, info, origins=grid.origins, tissue=plan.tissue, calibration=plan.calibration)
             started = time.perf_counter()
             computed = score_blocks(slide, grid, blocks, detector, choice, info.cells_per_tile)
             run(write_blocks(target, computed, 0, len(grid)))
-            took += time.perf_counter() - started
-    return passes * len(grid), passes * len(grid) / took
+            timed += _Timed(len(grid), time.perf_counter() - started)
+    return timed
 
 
 def _peak_mb() -> float | None:
