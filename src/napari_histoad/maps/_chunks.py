@@ -7,7 +7,6 @@ score; a fast network would spend a third of its time on that. The bytes are the
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -18,7 +17,8 @@ from zarr.codecs import ZstdCodec
 from napari_histoad.errors import MapError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
+    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
 
     import zarr
@@ -92,21 +92,25 @@ class ChunkFiles:
         return file
 
 
-def on_medium(paths: Iterable[Path]) -> None:
-    """Wait until files, and their names in their folders, are on the medium and not only in the system's memory."""
-    folders = set()
-    for path in paths:
-        with suppress(FileNotFoundError):  # a chunk without a value is not written
-            _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-            folders.add(path.parent)
+def on_medium(paths: Sequence[Path], pool: ThreadPoolExecutor | None = None) -> None:
+    """Wait until files, and their names in their folders, are on the medium and not only in the system's memory.
+
+    A chunk without a value has no file: paths that are not there are passed over.
+    """
+    each = map if pool is None else pool.map
+    folders = {path.parent for path, there in zip(paths, each(_sync, paths), strict=True) if there}
     if os.name != "nt":  # Windows has no such thing as a folder on the medium
-        for folder in folders:
-            _sync(folder, os.O_RDONLY)
+        list(each(_sync, folders))
 
 
-def _sync(path: Path, mode: int) -> None:
-    handle = os.open(path, mode)
+def _sync(path: Path) -> bool:
+    """Return whether there is such a file or folder; if so, it is on the medium."""
+    try:
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except FileNotFoundError:
+        return False
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+    return True

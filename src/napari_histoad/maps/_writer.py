@@ -11,8 +11,10 @@ import queue
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from napari_histoad.maps._chunks import ChunkFiles, on_medium
 from napari_histoad.maps._layout import BLOCK_TILES, halve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -42,6 +44,8 @@ __all__ = ["MapWriter", "hold_map"]
 _FIRST_S, _GATHER_S = 0.3, 0.5
 """Each chunk that blocks touch is written anew, so blocks are gathered; for the first of them somebody waits."""
 _WAITING_BLOCKS, _MOST_BLOCKS = 128, 256
+_FILES_AT_ONCE = 4
+"""Files wait for the medium, on a network drive for long."""
 _DENSE, _MOST_CELLS = 1.5, 2**21
 _CACHED_BYTES = 64 * 2**20
 
@@ -96,6 +100,7 @@ class MapWriter:
         self._box: Box | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
+        self._pool = ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="map-files")
         self._thread = threading.Thread(target=self._serve, name="map-writer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -160,6 +165,7 @@ class MapWriter:
                 self._queue.put(None, timeout=0.5)
                 break
         self._thread.join()
+        self._pool.shutdown()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -198,14 +204,12 @@ class MapWriter:
             if block.probabilities is not None:
                 for name, values in zip(self._classes, block.probabilities.T, strict=True):
                     self._columns[name].put(block.number * BLOCK_TILES, values)
-        for column in self._columns.values():
-            files += column.save()
         boxes = self._boxes([block.number for block in blocks])
         for box in boxes:
             self._render(box)
-        for canvas in self._canvases:
-            files += canvas.save()
-        on_medium(files)
+        parts: list[_Column | _Canvas] = [*self._columns.values(), *self._canvases]
+        files += self._pool.map(lambda write: write(), [write for part in parts for write in part.changed()])
+        on_medium(files, self._pool)
         with (self._map.path / "journal").open("a") as journal:
             journal.write("".join(f"{block.number}\n" for block in blocks))
             journal.flush()
@@ -305,11 +309,13 @@ class _Column:
         self.get(first, len(values))[:] = values
         self._changed.add(first // self._rows)
 
-    def save(self) -> list[Path]:
-        """Write what has changed; return the files."""
-        files = [self._files.write((number,), self._chunks[number]) for number in sorted(self._changed)]
+    def changed(self) -> list[Callable[[], Path]]:
+        """Return what writes a chunk, and returns its file, for each that has changed since."""
+        writes: list[Callable[[], Path]] = [
+            partial(self._files.write, (number,), self._chunks[number]) for number in sorted(self._changed)
+        ]
         self._changed.clear()
-        return files
+        return writes
 
     def _region(self, number: int) -> slice:
         return slice(number * self._rows, min((number + 1) * self._rows, self._array.shape[0]))
@@ -338,14 +344,14 @@ class _Canvas:
             self._chunk(key)[inside] = values[outside]
             self._changed.add(key)
 
-    def save(self) -> list[Path]:
-        """Write what has changed; return the files."""
-        files = [self._files.write(key, self._chunks[key]) for key in sorted(self._changed)]
+    def changed(self) -> list[Callable[[], Path]]:
+        """Return what writes a chunk, and returns its file, for each that has changed since."""
+        writes: list[Callable[[], Path]] = [partial(self._files.write, key, self._chunks[key]) for key in sorted(self._changed)]
         self._changed.clear()
         most = max(4, _CACHED_BYTES // (4 * self._side[0] * self._side[1]))
         while len(self._chunks) > most:
             self._chunks.popitem(last=False)
-        return files
+        return writes
 
     def _region(self, key: tuple[int, int]) -> tuple[slice, slice]:
         (row, column), (h, w), (height, width) = key, self._side, self._array.shape
