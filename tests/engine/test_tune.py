@@ -57,6 +57,11 @@ def test_it_ends_with_nothing_slower_than_the_default_and_nothing_that_differs(d
     assert done[-1].choice == tuner.best
 
 
+def test_little_work_is_not_cut_to_be_measured(cpu):
+    assert Tuner(cpu).step(99).blocks == 99
+    assert Tuner(cpu).step(100).blocks < 100
+
+
 def test_batches_that_take_long_are_not_made_longer(cpu):
     tuner = Tuner(cpu, 0, 0)
     done = _work(tuner, 10**5, lambda choice: 64 * 0.3 / cpu.batch / cpu.lanes * cpu.batch / choice.batch, lambda _: True)

@@ -10,7 +10,7 @@ import pytest
 from map_makers import block_values, bytes_of, make_map
 
 from napari_histoad.errors import MapError, OutputError
-from napari_histoad.maps import MapWriter, hold_map
+from napari_histoad.maps import MapWriter, _writer, hold_map
 
 
 def _values(result, block, *, error_maps):
@@ -20,12 +20,15 @@ def _values(result, block, *, error_maps):
 
 @pytest.mark.parametrize("error_maps", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, seed, error_maps):
+def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, seed, error_maps, monkeypatch):
     random, folder = Random(seed), tmp_path
     straight = make_map(folder / "a.ome.zarr")
     with MapWriter(straight) as writer:
         for block in range(straight.block_count):
             writer.add(block, *_values(straight, block, error_maps=error_maps))
+    # However many are stored, and rendered, together.
+    monkeypatch.setattr(_writer, "_MOST_BLOCKS", random.choice([1, 3, 256]))
+    monkeypatch.setattr(_writer, "_MOST_CELLS", random.choice([1, 300, 2**21]))
     mixed = make_map(folder / "b.ome.zarr")
     order = list(range(mixed.block_count))
     random.shuffle(order)
@@ -64,6 +67,18 @@ def test_tiles_without_error_maps_are_filled_with_their_scores(tmp_path):
         assert level or 0 < np.isnan(expected).sum() < expected.size
         assert np.array_equal(np.asarray(without.levels[level]), expected, equal_nan=True)
         assert np.array_equal(np.asarray(mixed.levels[level]), expected, equal_nan=True)
+
+
+def test_a_writer_that_gathers_holds_up_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(_writer, "_FIRST_S", 600)
+    monkeypatch.setattr(_writer, "_MOST_BLOCKS", 10)
+    monkeypatch.setattr(_writer, "_WAITING_BLOCKS", 2)
+    result = make_map(tmp_path / "a.ome.zarr")
+    assert result.block_count > 12
+    with MapWriter(result) as writer:  # more than it lets wait, before its time is over
+        for block in range(result.block_count):
+            writer.add(block, *block_values(result, block))
+    assert result.finished_blocks() == set(range(result.block_count))
 
 
 def test_what_came_in_before_an_exception_is_kept(tmp_path):
