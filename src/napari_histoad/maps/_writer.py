@@ -296,11 +296,7 @@ class _Column:
         """Return rows that lie in one chunk."""
         number = first // self._rows
         if number not in self._chunks:
-            region = self._region(number)
-            if self._files.file(number).exists():
-                self._chunks[number] = np.array(self._array[region], np.float32)
-            else:  # as zarr reads it, in no time
-                self._chunks[number] = np.full(region.stop - region.start, np.nan, np.float32)
+            self._chunks[number] = _read(self._array, self._files, (number,), (self._region(number),))
         start = first - number * self._rows
         return self._chunks[number][start : start + count]
 
@@ -359,11 +355,7 @@ class _Canvas:
 
     def _chunk(self, key: tuple[int, int]) -> NDArray[np.float32]:
         if key not in self._chunks:
-            region = self._region(key)
-            if self._files.file(*key).exists():
-                self._chunks[key] = np.array(self._array[region], np.float32)
-            else:  # as zarr reads it, in no time
-                self._chunks[key] = np.full([part.stop - part.start for part in region], np.nan, np.float32)
+            self._chunks[key] = _read(self._array, self._files, key, self._region(key))
         self._chunks.move_to_end(key)
         return self._chunks[key]
 
@@ -374,6 +366,13 @@ class _Canvas:
                 a0, b0, a1, b1 = max(y0, row * h), max(x0, column * w), min(y1, (row + 1) * h), min(x1, (column + 1) * w)
                 inside = (slice(a0 - row * h, a1 - row * h), slice(b0 - column * w, b1 - column * w))
                 yield (row, column), inside, (slice(a0 - y0, a1 - y0), slice(b0 - x0, b1 - x0))
+
+
+def _read(array: zarr.Array[Any], files: ChunkFiles, key: tuple[int, ...], region: tuple[slice, ...]) -> NDArray[np.float32]:
+    """Return a chunk; one that has no file yet is NaN, as zarr reads it, in no time."""
+    if files.file(*key).exists():
+        return np.array(array[region], np.float32)
+    return np.full([part.stop - part.start for part in region], np.nan, np.float32)
 
 
 def _area(box: Box) -> int:
