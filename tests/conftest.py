@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tifffile
+from medium import Medium
 
 from napari_histoad.samples import SlidePlan, write_sample
 
@@ -96,3 +97,15 @@ def data_folder() -> Path:
 def own_config(tmp_path_factory, monkeypatch):
     """Keep what is remembered between sessions out of the user's own folders."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+
+
+@pytest.fixture
+def medium(tmp_path, monkeypatch):
+    """A folder of which is known what a power failure would leave."""
+    if os.name == "nt":
+        pytest.skip("there, the system puts names on the medium")
+    folder = tmp_path / "medium"
+    folder.mkdir()
+    followed = Medium(folder, monkeypatch)
+    yield followed
+    followed.close()

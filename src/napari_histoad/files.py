@@ -1,16 +1,23 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there, also after the power has failed."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from napari_histoad.errors import writing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["on_medium", "put_in_place", "whole_folder", "write_whole"]
+
+_AT_ONCE = 4
+"""Files wait for the medium, on a network drive for long."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -25,10 +32,57 @@ def write_whole(path: Path, data: bytes) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-            partial.replace(path)
+            partial.write_bytes(data)
+            put_in_place(partial, path)
+            on_medium(path.parent)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a file its final name when it is on the medium: the other way round, a power failure may leave the name alone."""
+    on_medium(partial)
+    partial.replace(path)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give where to write what a folder shall hold: it is either all there, and on the medium, or as it was before.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    with writing(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(on_medium, (partial, *partial.rglob("*"))))
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+            on_medium(folder.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def on_medium(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the medium and not only in the system's memory.
+
+    Raises
+    ------
+    OSError
+        If it is not there, or the medium fails.
+    """
+    windows = os.name == "nt"
+    if windows and path.is_dir():  # no such thing there
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,5 +1,6 @@
 """Nothing finished is lost, nothing is written by two, and what is written does not depend on how it came."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -7,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from map_makers import block_values, bytes_of, make_map
+from map_makers import block_values, bytes_of, fill, make_map
 
 from napari_histoad.errors import MapError, OutputError
 from napari_histoad.maps import MapWriter, _writer, hold_map
@@ -155,3 +156,26 @@ def test_two_runs_cannot_write_one_map(tmp_path):
         other.stdout.close()
     with hold_map(folder):
         pass
+
+
+@pytest.mark.parametrize("names_first", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_after_a_power_failure_a_map_goes_on_and_ends_in_the_same_bytes(tmp_path, medium, seed, names_first, monkeypatch):
+    monkeypatch.setattr(_writer, "_MOST_BLOCKS", 5)  # several stores, each of which a failure may hit
+
+    def work(folder):
+        result = make_map(folder / "a.ome.zarr")
+        done = result.finished_blocks()
+        fill(result, [block for block in range(result.block_count) if block not in done])
+        if not result.info.complete:
+            result.save_labels(0.05)
+        result.finish()
+        return result.path
+
+    undisturbed = bytes_of(work(medium.folder))
+    shutil.rmtree(medium.folder / "a.ome.zarr")
+    left = tmp_path / "left"
+    medium.fail(Random(seed).randrange(1, medium.events - 5), left, names_first=names_first)
+    assert bytes_of(work(medium.folder)) == undisturbed
+    assert left.exists()
+    assert bytes_of(work(left)) == undisturbed

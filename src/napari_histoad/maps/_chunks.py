@@ -6,7 +6,6 @@ score; a fast network would spend a third of its time on that. The bytes are the
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -15,16 +14,15 @@ from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 
 from napari_histoad.errors import MapError
+from napari_histoad.files import on_medium, put_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
 
-__all__ = ["COMPRESSORS", "PARTIAL", "ChunkFiles", "on_medium"]
+__all__ = ["COMPRESSORS", "PARTIAL", "ChunkFiles"]
 
 _LEVEL = 1
 """Scores that differ from tile to tile become no smaller at 3, zstd's default, but take twice as long."""
@@ -57,7 +55,7 @@ class ChunkFiles:
         return self._folder / self._key(key)
 
     def write(self, key: tuple[int, ...], values: NDArray[np.float32]) -> Path:
-        """Write a chunk, whole or not at all, and return its file.
+        """Write a chunk, whole or not at all, and return its file, for whose folder `on_medium` is left to be called.
 
         Parameters
         ----------
@@ -81,36 +79,23 @@ class ChunkFiles:
         partial = file.with_name(f"{file.name}.{uuid4().hex}{PARTIAL}")  # a slow worker may still write what another redoes
         data = _ZSTD.encode(np.ascontiguousarray(values, "<f4"))
         try:
-            partial.write_bytes(data)
+            _write(partial, data, file)
         except FileNotFoundError as err:
             if not self._folder.exists():  # it comes with the map: what is written into a new one is never read
                 msg = f"{self._folder} was deleted or moved while the map was written"
                 raise MapError(msg, "put the map back to go on with it, or map the slide again") from err
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-        partial.replace(file)
+            self._make_folder(file.parent)
+            _write(partial, data, file)
         return file
 
-
-def on_medium(paths: Sequence[Path], pool: ThreadPoolExecutor | None = None) -> None:
-    """Wait until files, and their names in their folders, are on the medium and not only in the system's memory.
-
-    A chunk without a value has no file: paths that are not there are passed over.
-    """
-    each = map if pool is None else pool.map
-    folders = {path.parent for path, there in zip(paths, each(_sync, paths), strict=True) if there}
-    if os.name != "nt":  # Windows has no such thing as a folder on the medium
-        list(each(_sync, folders))
+    def _make_folder(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for holder in folder.parents:
+            on_medium(holder)
+            if holder == self._folder:
+                break
 
 
-def _sync(path: Path) -> bool:
-    """Return whether there is such a file or folder; if so, it is on the medium."""
-    try:
-        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    return True
+def _write(partial: Path, data: bytes, file: Path) -> None:
+    partial.write_bytes(data)
+    put_in_place(partial, file)

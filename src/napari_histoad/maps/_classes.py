@@ -6,13 +6,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import zarr
 
-from napari_histoad.errors import writing
+from napari_histoad.files import whole_folder
 from napari_histoad.maps._layout import ATTRIBUTE, create_pyramid, halve
 
 if TYPE_CHECKING:
-    import zarr
-
     from napari_histoad.maps._store import AnomalyMap
 
 __all__ = ["write_class_layers"]
@@ -20,7 +19,7 @@ __all__ = ["write_class_layers"]
 _BAND_CELLS = 512
 
 
-def write_class_layers(source: AnomalyMap, group: zarr.Group) -> None:
+def write_class_layers(source: AnomalyMap) -> None:
     """Write ``classes/0``, ``classes/1``, …: a float32 pyramid of each class's probability, NaN where nothing is scored.
 
     Raises
@@ -29,11 +28,11 @@ def write_class_layers(source: AnomalyMap, group: zarr.Group) -> None:
         If it cannot be written.
     """
     geometry = source.geometry
-    with writing(source.path):
-        parent = group.require_group("classes")
+    with whole_folder(source.path / "classes") as folder:
+        parent = zarr.create_group(folder, zarr_format=3)
         parent.attrs[ATTRIBUTE] = {"classes": list(source.info.classes)}
         for k, name in enumerate(source.info.classes):
-            image = parent.create_group(str(k), overwrite=True)
+            image = parent.create_group(str(k))
             levels = create_pyramid(image, f"probability of {name}", geometry, source.info.slide_mpp)
             for y in range(0, geometry.shape[0], _BAND_CELLS):
                 bottom = min(y + _BAND_CELLS, geometry.shape[0])

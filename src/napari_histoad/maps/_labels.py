@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import zarr
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from napari_histoad.errors import writing
+from napari_histoad.files import whole_folder
 from napari_histoad.maps._layout import ATTRIBUTE, chunks_of, multiscales
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import zarr
     from numpy.typing import NDArray
 
     from napari_histoad.maps._store import AnomalyMap
@@ -38,7 +38,7 @@ def flag_bands(
     return label_bands(_Above(source, threshold, field), min_cells)
 
 
-def write_labels(source: AnomalyMap, group: zarr.Group, rate: float | None) -> None:
+def write_labels(source: AnomalyMap, rate: float | None) -> None:
     """Write the numbered regions at a false-positive rate as the OME-Zarr label image ``anomalous``.
 
     Raises
@@ -47,10 +47,10 @@ def write_labels(source: AnomalyMap, group: zarr.Group, rate: float | None) -> N
         If it cannot be written.
     """
     rate = source.calibration.default_rate if rate is None else rate
-    with writing(source.path):
-        labels = group.require_group("labels")
+    with whole_folder(source.path / "labels") as folder:
+        labels = zarr.create_group(folder, zarr_format=3)
         labels.attrs["ome"] = {"version": "0.5", "labels": ["anomalous"]}
-        image = labels.create_group("anomalous", overwrite=True)
+        image = labels.create_group("anomalous")
         image.attrs["ome"] = {**multiscales("anomalous", source.geometry, source.info.slide_mpp), "image-label": {}}
         image.attrs[ATTRIBUTE] = {"false_positive_rate": rate}
         levels = [

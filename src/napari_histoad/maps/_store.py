@@ -18,8 +18,8 @@ run redoes what is not in the journal, and what it writes does not depend on whe
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,8 +30,10 @@ from pydantic import ValidationError
 
 from napari_histoad.calibration import Calibration, discovery_rate
 from napari_histoad.errors import MapError, OtherMapError, writing
+from napari_histoad.files import whole_folder, write_whole
 from napari_histoad.maps._blend import blend_grid
-from napari_histoad.maps._chunks import PARTIAL, ChunkFiles, on_medium
+from napari_histoad.maps._chunks import PARTIAL, ChunkFiles
+from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
 from napari_histoad.tiles import TissueMask
 
@@ -58,6 +60,7 @@ class AnomalyMap:
 
     def __init__(self, path: Path, group: zarr.Group, info: MapInfo) -> None:
         self.path, self._group, self.info = path, group, info
+        self._journal = Journal(path)
         self.geometry = info.geometry
         self.calibration = Calibration(np.asarray(group["calibration"]))
         self._known: dict[tuple[str, int], NDArray[np.float32]] = {}
@@ -124,15 +127,8 @@ class AnomalyMap:
             there = cls._resumable(folder, info)
             if there is not None:
                 return there
-        # Built under another name: a folder with the final name is always a whole skeleton.
-        partial = folder.with_name(f".{folder.name}.partial")
-        with writing(folder):
-            shutil.rmtree(partial, ignore_errors=True)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            write_skeleton(partial, info, origins, tissue, calibration)
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
+        with whole_folder(folder) as skeleton:
+            write_skeleton(skeleton, info, origins, tissue, calibration)
         created = cls.open(folder)
         created.origins, created.tissue = np.asarray(origins, np.int64), tissue  # as they would be read
         return created
@@ -204,12 +200,7 @@ class AnomalyMap:
         """Return which blocks are done."""
         if self.info.complete:
             return set(range(self.block_count))
-        try:
-            lines = (self.path / "journal").read_text().split("\n")
-        except FileNotFoundError:
-            return set()
-        # What follows the last newline was cut short by a crash.
-        return {int(line) for line in lines[:-1] if line.isdigit()}
+        return self._journal.blocks() & set(range(self.block_count))
 
     def error_cells(self, scores: NDArray[np.float32], error_maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what is stored of error maps (B, c, c): NaN where there is no score."""
@@ -246,24 +237,25 @@ class AnomalyMap:
 
         A map that was marked already, by a run that was killed before it had removed all, is rid of the rest.
         """
-        journal = self.path / "journal"
         with writing(self.path):
             if not self.info.complete:
                 self._mark_complete()
-            if journal.exists():
+            if self._journal.path.exists():
                 for left in self.path.rglob(f"*{PARTIAL}"):  # by a run that was killed
                     left.unlink(missing_ok=True)
-                journal.unlink()  # last: it tells that there is something to remove
+                self._journal.path.unlink()  # last: it tells that there is something to remove
 
     def _mark_complete(self) -> None:
         done = self.finished_blocks()
         if len(done) < self.block_count:
             raise MapError(f"{self.path.name}: {self.block_count - len(done)} blocks are missing", "run the same command again")
         failed = int(np.isnan(self.scores).sum())
-        self.info = self.info.model_copy(update={"complete": True, "failed_tiles": failed})
-        self._group.attrs[ATTRIBUTE] = self.info.model_dump(mode="json")
-        extra = [f for name in ("labels", "classes") for f in (self.path / name).rglob("*") if f.is_file()]
-        on_medium([self.path / "zarr.json", *extra])
+        info = self.info.model_copy(update={"complete": True, "failed_tiles": failed})
+        described = self.path / "zarr.json"
+        content = json.loads(described.read_bytes())
+        content["attributes"][ATTRIBUTE] = info.model_dump(mode="json")
+        write_whole(described, json.dumps(content, indent=2).encode())  # zarr would not wait for the medium
+        self.info = info
 
     # -- pyramid
 
@@ -393,14 +385,14 @@ class AnomalyMap:
         """Store the numbered regions at ``rate`` as the OME-Zarr label image ``anomalous``."""
         from napari_histoad.maps._labels import write_labels
 
-        write_labels(self, self._group, rate)
+        write_labels(self, rate)
 
     def save_class_layers(self) -> None:
         """Store the pyramid of each class's probability, if there are classes."""
         from napari_histoad.maps._classes import write_class_layers
 
         if self.info.classes:
-            write_class_layers(self, self._group)
+            write_class_layers(self)
 
     def class_levels(self, number: int) -> list[zarr.Array[Any]]:
         """Return the stored pyramid of a class's probability, finest first."""

@@ -6,29 +6,30 @@ known to be on the medium, the journal. A run that is killed, or a machine that 
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from napari_histoad.errors import MapError, writing
+from napari_histoad.files import on_medium
 from napari_histoad.maps._blend import blend_grid
-from napari_histoad.maps._chunks import ChunkFiles, on_medium
+from napari_histoad.maps._chunks import ChunkFiles
+from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layout import BLOCK_TILES, halve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -89,14 +90,6 @@ class MapWriter:
     def __init__(self, target: AnomalyMap) -> None:
         self._map = target
         self._queue: queue.Queue[_Block | None] = queue.Queue(_WAITING_BLOCKS)
-        self._classes = [f"probability_{k}" for k in range(len(target.info.classes))]
-        self._columns = {name: _Column(target.path, target.column(name)) for name in ("score", "p_value", *self._classes)}
-        self._done = target.finished_blocks()
-        self._recent: OrderedDict[int, NDArray[np.float32] | None] = OrderedDict()
-        self._canvases = [_Canvas(target.path, level) for level in target.levels]
-        self._cells = cells = target.geometry.tile_cells(target.origins)
-        starts = np.arange(0, len(cells), BLOCK_TILES)
-        self._first, self._last = np.minimum.reduceat(cells, starts), np.maximum.reduceat(cells, starts)
         self._box: Box | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
@@ -172,8 +165,23 @@ class MapWriter:
             error, self._error = self._error, None
             raise error
 
+    def _open(self) -> None:
+        """Open what is written to; here, for who feeds the writer has begun to compute."""
+        target = self._map
+        self._classes = [f"probability_{k}" for k in range(len(target.info.classes))]
+        self._columns = {name: _Column(target.path, target.column(name)) for name in ("score", "p_value", *self._classes)}
+        self._done, self._journal = target.finished_blocks(), Journal(target.path)
+        self._journal.begin()
+        self._recent: OrderedDict[int, NDArray[np.float32] | None] = OrderedDict()
+        self._canvases = [_Canvas(target.path, level) for level in target.levels]
+        self._cells = cells = target.geometry.tile_cells(target.origins)
+        starts = np.arange(0, len(cells), BLOCK_TILES)
+        self._first, self._last = np.minimum.reduceat(cells, starts), np.maximum.reduceat(cells, starts)
+
     def _serve(self) -> None:
         try:
+            with writing(self._map.path):
+                self._open()
             gather_s, block = _FIRST_S, self._queue.get()
             while block is not None:
                 blocks, until = [block], time.monotonic() + gather_s
@@ -192,11 +200,13 @@ class MapWriter:
 
     def _store(self, blocks: list[_Block]) -> None:
         blocks = sorted(blocks, key=lambda block: block.number)
-        files = []
+        writes = [
+            self._pool.submit(self._map.write_error_maps, block.number, block.error_maps)
+            for block in blocks
+            if block.error_maps is not None
+        ]
         for block in blocks:
             self._done.add(block.number)
-            if block.error_maps is not None:
-                files.append(self._map.write_error_maps(block.number, block.error_maps))
             if not block.stored:
                 self._remember(block.number, block.error_maps)
             self._columns["score"].put(block.number * BLOCK_TILES, block.scores)
@@ -204,16 +214,22 @@ class MapWriter:
             if block.probabilities is not None:
                 for name, values in zip(self._classes, block.probabilities.T, strict=True):
                     self._columns[name].put(block.number * BLOCK_TILES, values)
+        wait(writes)  # what is not remembered is read again
+        for column in self._columns.values():
+            writes += map(self._pool.submit, column.changed())
         boxes = self._boxes([block.number for block in blocks])
         for box in boxes:
             self._render(box)
-        parts: list[_Column | _Canvas] = [*self._columns.values(), *self._canvases]
-        files += self._pool.map(lambda write: write(), [write for part in parts for write in part.changed()])
-        on_medium(files, self._pool)
-        with (self._map.path / "journal").open("a") as journal:
-            journal.write("".join(f"{block.number}\n" for block in blocks))
-            journal.flush()
-            os.fsync(journal.fileno())
+        writes += map(self._pool.submit, self._canvases[0].changed())
+        for box in boxes:
+            self._coarsen(box)
+        for canvas in self._canvases[1:]:
+            writes += map(self._pool.submit, canvas.changed())
+        folders = {write.result().parent for write in writes}
+        list(self._pool.map(on_medium, filter(Path.exists, folders)))  # a chunk without a value has no file
+        self._journal.add(block.number for block in blocks)
+        for canvas in self._canvases:
+            canvas.trim()
         with self._lock:
             for box in boxes:
                 self._box = _union(self._box, box)
@@ -268,6 +284,9 @@ class MapWriter:
         total, weight = (sums[top : top + y1 - y0, left : left + x1 - x0] for sums in blend_grid(grid, geometry.window(), step))
         seen = (weight > 0) & self._map.tissue_cells(y0, x0, y1, x1)
         self._canvases[0].put(box, np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan)))
+
+    def _coarsen(self, box: Box) -> None:
+        """Render what is seen of a box from further away."""
         for finer, coarser in pairwise(self._canvases):
             box = (box[0] // 2, box[1] // 2, -(-box[2] // 2), -(-box[3] // 2))
             coarser.put(box, halve(finer.get((box[0] * 2, box[1] * 2, box[2] * 2, box[3] * 2))))
@@ -344,10 +363,13 @@ class _Canvas:
         """Return what writes a chunk, and returns its file, for each that has changed since."""
         writes: list[Callable[[], Path]] = [partial(self._files.write, key, self._chunks[key]) for key in sorted(self._changed)]
         self._changed.clear()
+        return writes
+
+    def trim(self) -> None:
+        """Forget the chunks that were not used for longest; what was changed must have been written."""
         most = max(4, _CACHED_BYTES // (4 * self._side[0] * self._side[1]))
         while len(self._chunks) > most:
             self._chunks.popitem(last=False)
-        return writes
 
     def _region(self, key: tuple[int, int]) -> tuple[slice, slice]:
         (row, column), (h, w), (height, width) = key, self._side, self._array.shape

@@ -1,0 +1,52 @@
+"""Which blocks of an unfinished map are done, and on the medium: one number per line."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from napari_histoad.files import on_medium
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """The journal of one map.
+
+    Parameters
+    ----------
+    store : Path
+        The map's folder.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.path = store / "journal"
+
+    def blocks(self) -> set[int]:
+        """Return which blocks are done; none if there is no journal."""
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return set()
+        return {int(line) for line in lines[:-1] if line.isdigit()}  # what follows the last newline was cut short
+
+    def add(self, blocks: Iterable[int]) -> None:
+        """Note blocks as done, when all that belongs to them is on the medium; then the note is, too.
+
+        To be called after `begin`, by one process at a time, see `hold_map`.
+        """
+        with self.path.open("ab") as journal:
+            journal.write(b"".join(b"%d\n" % block for block in blocks))
+            journal.flush()
+            os.fsync(journal.fileno())
+
+    def begin(self) -> None:
+        """Make sure that there is a journal, and drop a line that was cut short: with the next one it would be another number."""
+        with self.path.open("ab+") as journal:
+            journal.seek(0)
+            journal.truncate(journal.read().rfind(b"\n") + 1)
+        on_medium(self.path.parent)
