@@ -26,7 +26,7 @@ def _work(tuner, blocks, seconds, same):
         assert 1 <= step.blocks <= blocks
         blocks -= step.blocks
         done.append(step)
-        tuner.took(step, step.blocks * seconds(step.choice))
+        tuner.took(step, step.blocks * 64, step.blocks * seconds(step.choice))
         if step.against is not None:
             tuner.compared(same=same(step.against))
     return done

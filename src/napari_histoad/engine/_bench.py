@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._batch import score_stream
-from napari_histoad.engine._blocks import GATHER_S, decodes_ahead, score_blocks
+from napari_histoad.engine._blocks import decodes_ahead, score_blocks
 from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._map import plan_map, write_blocks
@@ -219,7 +219,7 @@ def _decode(plan: MapPlan, choice: DeviceChoice, seconds: float) -> _Timed:
             ahead = decodes_ahead(slide, choice)
             started = time.perf_counter()
             with closing(
-                iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes, GATHER_S)
+                iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes, len(loader))
             ) as batches:
                 for batch in batches:
                     tiles += len(batch.index)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._batch import Collected, score_batch, score_stream
-from napari_histoad.engine._tune import tuner_of
+from napari_histoad.engine._tune import Step, tuner_of
 from napari_histoad.maps import BLOCK_TILES
 from napari_histoad.networks.lanes import in_lanes, lane_count
 from napari_histoad.slide import is_remote
@@ -37,11 +37,7 @@ if TYPE_CHECKING:
 
     _Scored = tuple[NDArray[np.int64], NDArray[np.bool_], Collected]
 
-__all__ = ["GATHER_S", "BlockScores", "block_rows", "decodes_ahead", "score_blocks", "tiles_in"]
-
-
-GATHER_S = 0.004
-"""Batches of the fastest networks are handed to a thread several at a time."""
+__all__ = ["BlockScores", "block_rows", "decodes_ahead", "score_blocks", "tiles_in"]
 
 
 @dataclass(frozen=True)
@@ -114,22 +110,24 @@ def score_blocks(
         Default the detector's own.
     """
     tuner = tuner_of(detector, choice) if tuner is None else tuner
-    # A last block that is not whole is scored by itself, the default way: it was not among those compared.
-    whole = blocks[: len(blocks) - (tiles_in(blocks[-1:], len(grid)) < BLOCK_TILES)]
+    # A last block that is not whole is scored the default way: it was not among those compared.
+    whole = len(blocks) - (tiles_in(blocks[-1:], len(grid)) < BLOCK_TILES)
     first, told = 0, tuner.settled
-    while first < len(whole):
-        step = tuner.step(len(whole) - first)
+    while first < whole:
+        step = tuner.step(whole - first)
         if tuner.settled and not told:
             yield BlockScores(0, None, None, None, [], note=tuner.note)
             told = True
-        part = whole[first : first + step.blocks]
+        part = blocks[first : first + step.blocks]
+        if first + step.blocks == whole and step == Step(choice, step.blocks):
+            part = blocks[first:]  # nobody waits for the whole ones before the last is begun
         started = time.perf_counter()
         values = []
         for scored in _scored_blocks(slide, grid, part, detector, step.choice, cells):
             if step.against is not None:
                 values.append(_values(scored))
             yield scored
-        tuner.took(step, time.perf_counter() - started)
+        tuner.took(step, tiles_in(part, len(grid)), time.perf_counter() - started)
         if step.against is not None:
             others = []
             for scored in _scored_blocks(slide, grid, part, detector, step.against, cells):
@@ -137,8 +135,8 @@ def score_blocks(
                 yield BlockScores(0, None, None, None, [])
             tuner.compared(same=b"".join(values) == b"".join(others))
         first += len(part)
-    if len(whole) < len(blocks):
-        yield from _scored_blocks(slide, grid, blocks[len(whole) :], detector, choice, cells)
+    if first < len(blocks):
+        yield from _scored_blocks(slide, grid, blocks[first:], detector, choice, cells)
 
 
 def _values(scored: BlockScores) -> bytes:
@@ -176,7 +174,7 @@ def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells:
         batch = loader.decode(undecoded)
         return batch.index, batch.failed, score_batch(detector, batch.images, choice, cells)
 
-    yield from in_lanes(decode_and_score, loader.undecoded(), choice.device, choice.lanes, GATHER_S)
+    yield from in_lanes(decode_and_score, loader.undecoded(), choice.device, choice.lanes, len(loader))
 
 
 class _Collector:

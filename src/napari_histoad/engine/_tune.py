@@ -120,9 +120,9 @@ class Tuner:
         if not same:
             self._turn()
 
-    def took(self, step: Step, seconds: float) -> None:
-        """Take how long a step took."""
-        rate, first = step.blocks * BLOCK_TILES / seconds, not self._rate
+    def took(self, step: Step, tiles: int, seconds: float) -> None:
+        """Take how long a step took, of so many tiles."""
+        rate, first = tiles / seconds, not self._rate
         self._rate = rate
         if first or self._trial is None or step.against is not None:
             return  # the first part also loads and allocates

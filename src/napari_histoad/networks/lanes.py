@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["in_lanes", "lane_count"]
 
 _MOST = 16  # each holds the activations of a batch
-_MOST_GATHERED = 64
+_GATHER_S, _MOST_GATHERED = 0.01, 64
 _NAME = "lane"
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def lane_count() -> int:
 
 
 def in_lanes(
-    function: Callable[[T], R], items: Iterable[T], device: torch.device, lanes: int | None = None, gather_s: float = 0.0
+    function: Callable[[T], R], items: Iterable[T], device: torch.device, lanes: int | None = None, total: int = 0
 ) -> Generator[R]:
     """Yield what a function returns for each item, in their order, computed in several threads on a CPU.
 
@@ -50,15 +50,15 @@ def in_lanes(
     function : callable
         Computes in the caller's autocast and inference mode.
     items : iterable
-        Taken as results are, at most ``lanes`` + 1 ahead of them.
+        Taken as results are, at most ``lanes`` + 1 ahead of them, unless their ``total`` is given.
     device : torch.device
         Where the function computes: another device than a CPU is given one item after the other. So is a lane, and who
         may use one thread only.
     lanes : int, optional
         How many, between which torch's threads are divided; default `lane_count`.
-    gather_s : float
-        Hand over as many items at once as take about so many seconds: handing over costs a tenth of a millisecond. So
-        many more are taken ahead.
+    total : int
+        How many items there are. As many as take some milliseconds are then handed over at once, for that costs a tenth of
+        one, and fewer towards the end, so that all lanes end together. Default: one by one.
     """
     threads, lanes = torch.get_num_threads(), lane_count() if lanes is None else lanes
     if device.type != "cpu" or lanes == 1 or threading.current_thread().name.startswith(_NAME):
@@ -81,7 +81,8 @@ def in_lanes(
     under_way: deque[Future[list[R]]] = deque()
     left = iter(items)
     try:
-        while gathered := list(islice(left, max(1, min(_MOST_GATHERED, int(gather_s / took))))):
+        while gathered := list(islice(left, max(1, min(_MOST_GATHERED, int(_GATHER_S / took), total // (4 * lanes))))):
+            total -= len(gathered)
             under_way.append(pool.submit(work, gathered))
             if len(under_way) > lanes:
                 yield from under_way.popleft().result()
