@@ -12,6 +12,9 @@ from map_makers import block_values, bytes_of, fill, make_map
 
 from napari_histoad.errors import MapError, OutputError
 from napari_histoad.maps import MapWriter, _writer, hold_map
+from napari_histoad.maps._chunks import put_in_place
+
+_OF_MANY_CHUNKS = {"shape": (4200, 4600), "stride_px": 32, "cell_um": 2.0}
 
 
 def _values(result, block, *, error_maps):
@@ -20,17 +23,17 @@ def _values(result, block, *, error_maps):
 
 
 @pytest.mark.parametrize("error_maps", [True, False])
-@pytest.mark.parametrize("seed", range(4))
-def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, seed, error_maps, monkeypatch):
+@pytest.mark.parametrize(("seed", "made"), [*((seed, {}) for seed in range(4)), (4, _OF_MANY_CHUNKS), (5, _OF_MANY_CHUNKS)])
+def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, seed, made, error_maps, monkeypatch):
     random, folder = Random(seed), tmp_path
-    straight = make_map(folder / "a.ome.zarr")
+    straight = make_map(folder / "a.ome.zarr", **made)
     with MapWriter(straight) as writer:
         for block in range(straight.block_count):
             writer.add(block, *_values(straight, block, error_maps=error_maps))
     # However many are stored, and rendered, together.
     monkeypatch.setattr(_writer, "_MOST_BLOCKS", random.choice([1, 3, 256]))
     monkeypatch.setattr(_writer, "_MOST_CELLS", random.choice([1, 300, 2**21]))
-    mixed = make_map(folder / "b.ome.zarr")
+    mixed = make_map(folder / "b.ome.zarr", **made)
     order = list(range(mixed.block_count))
     random.shuffle(order)
     cut = random.randrange(len(order))
@@ -42,9 +45,9 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
                     writer.add(block, scores, maps)
                 else:  # as a worker of a cluster does it
                     if maps is not None:
-                        mixed.write_error_maps(block, mixed.error_cells(scores, maps))
+                        put_in_place([mixed.write_error_maps(block, mixed.error_cells(scores, maps))])
                     writer.adopt(block, scores)
-        mixed = make_map(folder / "b.ome.zarr")
+        mixed = make_map(folder / "b.ome.zarr", **made)
     a, b = bytes_of(straight.path), bytes_of(mixed.path)
     assert set(a) == set(b)
     assert {name for name in a if a[name] != b[name]} <= {next(n for n in a if n.name == "journal")}

@@ -25,9 +25,9 @@ from napari_histoad.engine._blocks import BlockScores, block_rows, score_blocks
 from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
-from napari_histoad.files import on_medium
 from napari_histoad.jobs import run
 from napari_histoad.maps import AnomalyMap
+from napari_histoad.maps._chunks import put_in_place
 from napari_histoad.slide import RecolouredSlide, open_slide
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
         if part.block is not None and part.scores is not None:
             block = numbers[part.block]
             if part.error_maps is not None:
-                on_medium(target.write_error_maps(block, target.error_cells(part.scores, part.error_maps)).parent)
+                put_in_place([target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))])
             done.append((block, part.scores, part.probabilities, errors))
             errors = []
     return done

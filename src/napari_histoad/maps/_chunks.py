@@ -6,7 +6,7 @@ score; a fast network would spend a third of its time on that. The bytes are the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -14,15 +14,17 @@ from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 
 from napari_histoad.errors import MapError
-from napari_histoad.files import on_medium, put_in_place
+from napari_histoad.files import on_medium
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
 
-__all__ = ["COMPRESSORS", "PARTIAL", "ChunkFiles"]
+__all__ = ["COMPRESSORS", "PARTIAL", "ChunkFiles", "WrittenChunk", "put_in_place"]
 
 _LEVEL = 1
 """Scores that differ from tile to tile become no smaller at 3, zstd's default, but take twice as long."""
@@ -34,6 +36,15 @@ PARTIAL = ".partial"
 """How the name of a file ends that is being written, or that a killed run left."""
 
 _ZSTD = Zstd(level=_LEVEL)
+
+
+class WrittenChunk(NamedTuple):
+    """A chunk that is written and has not got its name yet."""
+
+    partial: Path
+    file: Path
+    folders: tuple[Path, ...]
+    """In which it, or a folder that was made for it, is a new name."""
 
 
 class ChunkFiles:
@@ -54,8 +65,8 @@ class ChunkFiles:
         """Return where a chunk lies; one of NaN alone has no file."""
         return self._folder / self._key(key)
 
-    def write(self, key: tuple[int, ...], values: NDArray[np.float32]) -> Path:
-        """Write a chunk, whole or not at all, and return its file, for whose folder `on_medium` is left to be called.
+    def write(self, key: tuple[int, ...], values: NDArray[np.float32]) -> WrittenChunk | None:
+        """Write a chunk beside its file, which it replaces with `put_in_place`; None for one of NaN alone, which has no file.
 
         Parameters
         ----------
@@ -72,30 +83,33 @@ class ChunkFiles:
         file = self.file(*key)
         if np.isnan(values).all():
             file.unlink(missing_ok=True)
-            return file
+            return None
         if values.shape != self._shape:
             inside, values = values, np.full(self._shape, np.nan, np.float32)
             values[tuple(slice(n) for n in inside.shape)] = inside
         partial = file.with_name(f"{file.name}.{uuid4().hex}{PARTIAL}")  # a slow worker may still write what another redoes
+        folders: tuple[Path, ...] = (file.parent,)
         data = _ZSTD.encode(np.ascontiguousarray(values, "<f4"))
         try:
-            _write(partial, data, file)
+            partial.write_bytes(data)
         except FileNotFoundError as err:
             if not self._folder.exists():  # it comes with the map: what is written into a new one is never read
                 msg = f"{self._folder} was deleted or moved while the map was written"
                 raise MapError(msg, "put the map back to go on with it, or map the slide again") from err
-            self._make_folder(file.parent)
-            _write(partial, data, file)
-        return file
-
-    def _make_folder(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for holder in folder.parents:
-            on_medium(holder)
-            if holder == self._folder:
-                break
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            folders = tuple(folder for folder in file.parents if folder.is_relative_to(self._folder))
+        return WrittenChunk(partial, file, folders)
 
 
-def _write(partial: Path, data: bytes, file: Path) -> None:
-    partial.write_bytes(data)
-    put_in_place(partial, file)
+def put_in_place(chunks: Iterable[WrittenChunk | None], pool: ThreadPoolExecutor | None = None) -> None:
+    """Give chunks their names when they are on the medium, and wait until the names are, too.
+
+    Together: a file that is made while another is put on the medium has to wait for that.
+    """
+    each = map if pool is None else pool.map
+    written = [chunk for chunk in chunks if chunk is not None]
+    list(each(on_medium, [chunk.partial for chunk in written]))
+    for chunk in written:
+        chunk.partial.replace(chunk.file)
+    list(each(on_medium, {folder for chunk in written for folder in chunk.folders}))

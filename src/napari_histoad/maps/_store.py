@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_histoad.maps._chunks import WrittenChunk
     from napari_histoad.regions import Region
 
 __all__ = ["AnomalyMap"]
@@ -206,8 +207,8 @@ class AnomalyMap:
         """Return what is stored of error maps (B, c, c): NaN where there is no score."""
         return np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
 
-    def write_error_maps(self, block: int, error_maps: NDArray[np.float32]) -> Path:
-        """Store what `error_cells` returned for a block and return the file.
+    def write_error_maps(self, block: int, error_maps: NDArray[np.float32]) -> WrittenChunk | None:
+        """Write what `error_cells` returned for a block, to be put in place.
 
         Processes may store different blocks at once; `MapWriter` must adopt them afterwards.
 

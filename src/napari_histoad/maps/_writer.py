@@ -10,35 +10,36 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from napari_histoad.errors import MapError, writing
-from napari_histoad.files import on_medium
 from napari_histoad.maps._blend import blend_grid
-from napari_histoad.maps._chunks import ChunkFiles
+from napari_histoad.maps._chunks import ChunkFiles, put_in_place
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layout import BLOCK_TILES, halve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
     import zarr
     from numpy.typing import NDArray
 
+    from napari_histoad.maps._chunks import WrittenChunk
     from napari_histoad.maps._store import AnomalyMap
 
     Box = tuple[int, int, int, int]
+    _Write = Callable[[], WrittenChunk | None]
 
 __all__ = ["MapWriter", "hold_map"]
 
@@ -214,7 +215,8 @@ class MapWriter:
             if block.probabilities is not None:
                 for name, values in zip(self._classes, block.probabilities.T, strict=True):
                     self._columns[name].put(block.number * BLOCK_TILES, values)
-        wait(writes)  # what is not remembered is read again
+        put_in_place((write.result() for write in writes), self._pool)  # what is not remembered is read again
+        writes.clear()
         for column in self._columns.values():
             writes += map(self._pool.submit, column.changed())
         boxes = self._boxes([block.number for block in blocks])
@@ -225,8 +227,7 @@ class MapWriter:
             self._coarsen(box)
         for canvas in self._canvases[1:]:
             writes += map(self._pool.submit, canvas.changed())
-        folders = {write.result().parent for write in writes}
-        list(self._pool.map(on_medium, filter(Path.exists, folders)))  # a chunk without a value has no file
+        put_in_place((write.result() for write in writes), self._pool)
         self._journal.add(block.number for block in blocks)
         for canvas in self._canvases:
             canvas.trim()
@@ -324,11 +325,9 @@ class _Column:
         self.get(first, len(values))[:] = values
         self._changed.add(first // self._rows)
 
-    def changed(self) -> list[Callable[[], Path]]:
-        """Return what writes a chunk, and returns its file, for each that has changed since."""
-        writes: list[Callable[[], Path]] = [
-            partial(self._files.write, (number,), self._chunks[number]) for number in sorted(self._changed)
-        ]
+    def changed(self) -> list[_Write]:
+        """Return what writes a chunk, for each that has changed since."""
+        writes: list[_Write] = [partial(self._files.write, (k,), self._chunks[k]) for k in sorted(self._changed)]
         self._changed.clear()
         return writes
 
@@ -359,9 +358,9 @@ class _Canvas:
             self._chunk(key)[inside] = values[outside]
             self._changed.add(key)
 
-    def changed(self) -> list[Callable[[], Path]]:
-        """Return what writes a chunk, and returns its file, for each that has changed since."""
-        writes: list[Callable[[], Path]] = [partial(self._files.write, key, self._chunks[key]) for key in sorted(self._changed)]
+    def changed(self) -> list[_Write]:
+        """Return what writes a chunk, for each that has changed since."""
+        writes: list[_Write] = [partial(self._files.write, key, self._chunks[key]) for key in sorted(self._changed)]
         self._changed.clear()
         return writes
 
