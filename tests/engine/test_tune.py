@@ -57,6 +57,22 @@ def test_it_ends_with_nothing_slower_than_the_default_and_nothing_that_differs(d
     assert done[-1].choice == tuner.best
 
 
+def test_a_machine_whose_speed_drifts_seldom_makes_the_same_look_faster(cpu):
+    """A tenth from part to part, and twice as much from one moment to the next."""
+    left = 0
+    for seed in range(60):
+        rng, tuner, speed = np.random.default_rng(seed), Tuner(cpu, 0, 0), 1.0
+
+        def seconds(_, rng=rng):
+            nonlocal speed
+            speed = 0.7 * speed + 0.3 * rng.uniform(0.8, 1.2)
+            return 0.01 * speed * rng.normal(1, 0.1)
+
+        _work(tuner, 10**4, seconds, lambda _: True)
+        left += tuner.best != cpu
+    assert left <= 9
+
+
 def test_little_work_is_not_cut_to_be_measured(cpu):
     assert Tuner(cpu).step(99).blocks == 99
     assert Tuner(cpu).step(100).blocks < 100

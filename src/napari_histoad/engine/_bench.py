@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -119,7 +120,8 @@ def bench_job(
 ) -> Job[Speed]:
     """Time decoding, network and the whole on the first tiles of a slide, as many as fit into the time.
 
-    They are timed in turns: a machine that becomes slower meanwhile, because it is warm or shared, does so for each of them.
+    They are timed in turns, of which the medians count: a machine that becomes slower meanwhile, because it is warm or shared,
+    does so for each of them.
     Before that it tries how many tiles at a time are scored fastest, as mapping does while it goes on. A slide that is done
     too soon is opened anew and gone through again: nothing that was decoded is left from the time before.
 
@@ -156,28 +158,32 @@ def bench_job(
     short_s = seconds / _TURNS
     first = _bound(_decode(plan, choice, short_s).rate, _score(detector, choice, cells, short_s).rate, shared=shared)
     turns = max(1, min(_TURNS, int(first * seconds / _TURN_TILES)))
-    network = decode = whole = _Timed()
+    network, decode, whole = [], [], []
     for turn in range(turns):
         yield Progress("Timing the network", 3 * turn, 3 * turns, "parts")
-        network += _score(detector, choice, cells, seconds / turns)
+        network.append(_score(detector, choice, cells, seconds / turns))
         yield Progress("Timing the decoder", 3 * turn + 1, 3 * turns, "parts")
-        decode += _decode(plan, choice, seconds / turns)
+        decode.append(_decode(plan, choice, seconds / turns))
         yield Progress("Timing the whole", 3 * turn + 2, 3 * turns, "parts")
-        wanted = _bound(decode.rate, network.rate, shared=shared) * seconds / turns
-        whole += _map(plan, detector, choice, wanted)
+        wanted = _bound(decode[-1].rate, network[-1].rate, shared=shared) * seconds / turns
+        whole.append(_map(plan, detector, choice, wanted))
     yield Progress("Timing the whole", 3 * turns, 3 * turns, "parts")
     return Speed(
         device=choice.title,
         pace=choice.pace,
-        tiles=whole.tiles,
+        tiles=sum(timed.tiles for timed in whole),
         tile_px=plan.grid.tile_px,
         stride_px=plan.grid.stride_px,
-        decode=decode.rate,
-        network=network.rate,
-        whole=whole.rate,
+        decode=_typical(decode),
+        network=_typical(network),
+        whole=_typical(whole),
         shared=shared,
         peak_mb=_peak_mb(),
     )
+
+
+def _typical(turns: list[_Timed]) -> float:
+    return statistics.median(turn.rate for turn in turns)
 
 
 def _fastest(plan: MapPlan, detector: Detector, choice: DeviceChoice, seconds: float) -> DeviceChoice:

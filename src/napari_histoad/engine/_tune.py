@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Step", "Tuner", "tuner_of"]
 
-_ROUNDS = 6
+_ROUNDS, _WON = 8, 7
 _BETTER = 1.05
 _PART_S = 0.25
 _WORTH_S, _WORTH_BLOCKS = 20.0, 100
@@ -58,7 +58,7 @@ class Tuner:
     """Decides how the next blocks of a map are scored, from how long those before took.
 
     Each direction, larger batches, smaller ones, fewer threads that compute with more of torch's each, is followed for as
-    long as it is faster by 5%, in medians of parts that are scored the old and the new way in turns.
+    long as it is faster by 5%, in medians of parts that are scored the old and the new way in turns, and in nearly every turn.
 
     Parameters
     ----------
@@ -128,8 +128,9 @@ class Tuner:
             return  # the first part also loads and allocates
         self._times.setdefault(step.choice, []).append(1 / rate)
         if all(len(self._times.get(choice, ())) >= _ROUNDS for choice in (self.best, self._trial)):
-            old, new = (statistics.median(self._times.pop(choice)) for choice in (self.best, self._trial))
-            if old > _BETTER * new:
+            old, new = (self._times.pop(choice)[:_ROUNDS] for choice in (self.best, self._trial))
+            won = sum(b < a for a, b in zip(old, new, strict=True))
+            if won >= _WON and statistics.median(old) > _BETTER * statistics.median(new):
                 self.best = self._trial
                 self._next_trial()
             else:

@@ -283,8 +283,9 @@ class MapWriter:
             grid[tuple(places[inside].T)] = values[inside]
         top, left = np.array([y0, x0]) - first * step
         total, weight = (sums[top : top + y1 - y0, left : left + x1 - x0] for sums in blend_grid(grid, geometry.window(), step))
-        seen = (weight > 0) & self._map.tissue_cells(y0, x0, y1, x1)
-        self._canvases[0].put(box, np.where(seen, total / np.where(weight > 0, weight, 1), np.float32(np.nan)))
+        cells = np.full(total.shape, np.nan, np.float32)
+        np.divide(total, weight, out=cells, where=(weight > 0) & self._map.tissue_cells(y0, x0, y1, x1))
+        self._canvases[0].put(box, cells)
 
     def _coarsen(self, box: Box) -> None:
         """Render what is seen of a box from further away."""
