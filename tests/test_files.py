@@ -1,6 +1,8 @@
 """A file is whole or as it was, also when the power fails."""
 
+import errno
 import os
+import stat
 
 import pytest
 
@@ -69,3 +71,16 @@ def test_a_folder_that_cannot_be_written_is_as_it_was(tmp_path):
         folder.mkdir()
         raise OSError(28, "No space left on device")
     assert [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")] == ["a", "a/old.bin"]
+
+
+def test_a_drive_that_cannot_wait_for_names_is_written_all_the_same(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refused(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    write_whole(tmp_path / "a.bin", b"first")
+    assert (tmp_path / "a.bin").read_bytes() == b"first"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["on_medium", "put_in_place", "whole_folder", "write_whole"]
+__all__ = ["on_medium", "take_name", "whole_folder", "write_whole"]
 
+_NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
+"""What some network drives say, and folders that may be written but not read."""
 _AT_ONCE = 4
 """Files wait for the medium, on a network drive for long."""
 
@@ -33,13 +36,13 @@ def write_whole(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.write_bytes(data)
-            put_in_place(partial, path)
+            take_name(partial, path)
             on_medium(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def put_in_place(partial: Path, path: Path) -> None:
+def take_name(partial: Path, path: Path) -> None:
     """Give a file its final name when it is on the medium: the other way round, a power failure may leave the name alone."""
     on_medium(partial)
     partial.replace(path)
@@ -78,11 +81,15 @@ def on_medium(path: Path) -> None:
     OSError
         If it is not there, or the medium fails.
     """
-    windows = os.name == "nt"
-    if windows and path.is_dir():  # no such thing there
+    windows, folder = os.name == "nt", path.is_dir()
+    if windows and folder:  # no such thing there
         return
-    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as err:
+        if not (folder and err.errno in _NOT_FOR_FOLDERS):
+            raise

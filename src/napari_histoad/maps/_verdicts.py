@@ -10,7 +10,7 @@ import numpy as np
 from shapely.geometry import box as polygon
 
 from napari_histoad.errors import writing
-from napari_histoad.files import put_in_place
+from napari_histoad.files import take_name
 from napari_histoad.regions import Region, read_regions, write_geojson
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Verdicts:
                 self._all = []
                 return
             write_geojson([Region(polygon(*v.box), v.name, {_TIME: v.time}) for v in verdicts], partial)
-            put_in_place(partial, self.path)
+            take_name(partial, self.path)
         self._all = verdicts
 
 
