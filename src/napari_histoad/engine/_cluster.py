@@ -11,10 +11,12 @@ import queue
 import tempfile
 import time
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
 import numpy as np
@@ -31,7 +33,7 @@ from napari_histoad.maps._chunks import put_in_place
 from napari_histoad.slide import RecolouredSlide, open_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -46,9 +48,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster"]
 
+T = TypeVar("T")
+
 _BLOCKS_PER_TASK = 4
 """At most: enough that decoding overlaps computing within a task, few enough that little is lost with a worker."""
-_CONNECT_S, _WORKERS_S, _ALONE_S = 10, 30, 120
+_LONG_S = 0.25
+"""So long a task takes that going back and forth for the next one, some 10 ms, does not count."""
+_CONNECT_S, _WORKERS_S, _ALONE_S, _NEWS_S = 10, 30, 120, 0.5
 
 
 class Cluster:
@@ -134,29 +140,31 @@ class Cluster:
             "making": (device, compile),
         }
         bundle = self._lay_out(_bytes_of(detector))
-        tasks = [common | {"grids": _grids(grid, part)} for part in _parts(blocks, self.workers)]
-        finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        futures = [self._client.submit(_work, bundle, task, pure=False) for task in tasks]
-        try:
-            for future in futures:
-                future.add_done_callback(finished.put)
-            due, alone_since = len(futures), time.monotonic()
-            while due:
-                try:
-                    future = finished.get(timeout=0.5)
-                except queue.Empty:
-                    if self.workers:
-                        alone_since = time.monotonic()
-                    elif time.monotonic() - alone_since > _ALONE_S:
-                        raise WorkerError(
-                            "no worker is left", "start some; the same command goes on where this one ended"
-                        ) from None
-                    yield BlockScores(0, None, None, None, [])
+        tasks = (common | {"grids": _grids(grid, part)} for part in _parts(blocks, self.workers))
+        alone_since = time.monotonic()
+
+        def submit(task: dict[str, Any], worker: str) -> Any:
+            return self._client.submit(_work, bundle, task, pure=False, workers=[worker], allow_other_workers=True)
+
+        with closing(_deal(submit, tasks, self._threads)) as dealt:
+            for future in dealt:
+                if future is not None:
+                    alone_since = time.monotonic()
+                    yield from _results(future)
                     continue
-                due, alone_since = due - 1, time.monotonic()
-                yield from _results(future)
-        finally:
-            self._client.cancel(futures)
+                if self.workers:
+                    alone_since = time.monotonic()
+                elif time.monotonic() - alone_since > _ALONE_S:
+                    raise WorkerError("no worker is left", "start some; the same command goes on where this one ended")
+                yield BlockScores(0, None, None, None, [])
+
+    def _threads(self) -> dict[str, int]:
+        """Return how many tasks each worker does at once, by address."""
+        try:
+            return dict(self._client.nthreads())
+        except Exception as err:  # of many kinds, as the connection is closing or closed
+            msg = "the scheduler does not answer any more"
+            raise WorkerError(msg, "start it and its workers; the same command goes on where this one ended") from err
 
     def _lay_out(self, bundle: bytes) -> Any:
         """Return the bundle as a task: workers hand it on, and it is there again when all that had it have died."""
@@ -164,6 +172,58 @@ class Cluster:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dask would rather have large values scattered: those are lost with their workers
             return self._client.submit(bytes, bundle, key=key)
+
+
+def _deal(submit: Callable[[T, str], Any], tasks: Iterable[T], threads: Callable[[], dict[str, int]]) -> Generator[Any]:
+    """Submit tasks in their order and yield their futures as they finish; None when none has for half a second.
+
+    The scheduler does not know how long a task takes, and prefers workers that have the detector already: were all submitted
+    to it, one worker would wait, or be left with the long ones. So each worker is given one for each of its threads, and
+    another one while they take so little time that a thread would wait for the next. What is left at the end, also by an
+    exception, is cancelled.
+
+    Parameters
+    ----------
+    submit : callable
+        Takes a task and the address of the worker it is for, and returns its future.
+    tasks : iterable
+    threads : callable
+        Returns how many tasks each worker does at once, by address.
+    """
+    finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    left, given, more = iter(tasks), dict[Any, str](), True
+    started, done = time.monotonic(), 0
+    try:
+        while True:
+            workers = threads()
+            long = done and sum(workers.values()) * (time.monotonic() - started) / done > _LONG_S
+            while more and (free := _free(workers, list(given.values()), 1 if long else 2)):
+                for task in islice(left, 1):
+                    future = submit(task, free)
+                    given[future] = free
+                    future.add_done_callback(finished.put)
+                    break
+                else:
+                    more = False
+            if not more and not given:
+                return
+            try:
+                future = finished.get(timeout=_NEWS_S)
+            except queue.Empty:
+                yield None
+                continue
+            del given[future]
+            done += 1
+            yield future
+    finally:
+        for future in given:
+            future.cancel()
+
+
+def _free(workers: dict[str, int], given: list[str], each: int) -> str | None:
+    """Return the worker that has least to do, if it may be given a task: ``each`` for every thread."""
+    load = {given.count(address) / threads: address for address, threads in reversed(workers.items())}
+    return load[min(load)] if load and min(load) < each else None
 
 
 def _results(future: Any) -> Iterator[BlockScores]:
