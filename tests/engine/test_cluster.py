@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_histoad.engine import _cluster
-from napari_histoad.engine._cluster import _deal, _parts
+from napari_histoad.engine._cluster import _deal, _parts, _results
+from napari_histoad.errors import WorkerError
 
 
 @given(blocks=st.lists(st.integers(0, 999), unique=True), workers=st.integers(0, 20))
@@ -68,3 +69,11 @@ def test_nobody_is_given_anything_while_there_is_no_worker_and_what_is_left_is_c
     assert len(futures) == 2
     dealt.close()
     assert all(future.cancelled() for future in futures)
+
+
+def test_a_scheduler_that_is_gone_is_told_in_one_line():
+    pytest.importorskip("distributed")
+    future = Future()
+    future.cancel()
+    with pytest.raises(WorkerError, match="connection to the scheduler was lost; start it"):
+        list(_results(future))

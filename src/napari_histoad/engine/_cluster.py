@@ -7,10 +7,12 @@ the slide once, and write the error maps of their blocks themselves; the blocks 
 from __future__ import annotations
 
 import hashlib
+import logging
 import queue
 import tempfile
 import time
 import warnings
+from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
@@ -108,7 +110,13 @@ class Cluster:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._client.close()
+        logger = logging.getLogger("distributed.client")
+        before = logger.level
+        logger.setLevel(logging.CRITICAL)  # a connection that was lost has been told, in one line
+        try:
+            self._client.close()
+        finally:
+            logger.setLevel(before)
 
     def blocks(
         self,
@@ -163,8 +171,7 @@ class Cluster:
         try:
             return dict(self._client.nthreads())
         except Exception as err:  # of many kinds, as the connection is closing or closed
-            msg = "the scheduler does not answer any more"
-            raise WorkerError(msg, "start it and its workers; the same command goes on where this one ended") from err
+            raise _connection_lost() from err
 
     def _lay_out(self, bundle: bytes) -> Any:
         """Return the bundle as a task: workers hand it on, and it is there again when all that had it have died."""
@@ -233,6 +240,8 @@ def _results(future: Any) -> Iterator[BlockScores]:
         done = future.result()
     except HistoadError:
         raise
+    except CancelledError as err:  # by nobody here: who does it does not ask any more
+        raise _connection_lost() from err
     except KilledWorker as err:
         msg = f"workers died one after the other on the same tiles ({err.last_worker.address} last)"
         raise WorkerError(msg, "look into the workers' logs: memory is the usual reason") from err
@@ -241,6 +250,11 @@ def _results(future: Any) -> Iterator[BlockScores]:
     for block, scores, probabilities, errors in done:
         failed = [SlideError(*error) for error in errors]
         yield BlockScores(len(scores), block, scores, None, failed, stored=True, probabilities=probabilities)
+
+
+def _connection_lost() -> WorkerError:
+    remedy = "start it and its workers; the same command goes on where this one ended"
+    return WorkerError("the connection to the scheduler was lost", remedy)
 
 
 def _parts(blocks: Sequence[int], workers: int) -> Iterator[Sequence[int]]:
