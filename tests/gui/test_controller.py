@@ -59,7 +59,7 @@ def test_the_whole_path(driver, own_slide, sample):
     c.compute_map()
     (result,) = driver.until("mapped", "failed")
     assert result.info.complete
-    assert len([1 for name, _ in driver.seen if name == "map_updated"]) > 3  # it fills in as it is computed
+    assert len([1 for name, _ in driver.seen if name == "map_updated"]) > 1  # it fills in as it is computed
     reviews = []
     for rate in (0.02, 0.5):
         c.request_review(rate)
