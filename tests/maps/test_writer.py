@@ -133,6 +133,7 @@ def test_nothing_is_taken_that_would_not_be_written(tmp_path):
 def test_an_error_of_the_disk_reaches_who_feeds_the_writer(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     with pytest.raises(OutputError, match="cannot write"), MapWriter(result) as writer:  # noqa: PT012 - whichever call meets it
+        (result.path / "journal").unlink()
         (result.path / "journal").mkdir()  # cannot be appended to
         writer.add(0, *block_values(result, 0))
         writer.drain()

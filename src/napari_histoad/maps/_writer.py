@@ -96,6 +96,8 @@ class MapWriter:
         self._error: BaseException | None = None
         self._pool = ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="map-files")
         self._thread = threading.Thread(target=self._serve, name="map-writer", daemon=True)
+        with writing(target.path):
+            self._open()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -167,7 +169,7 @@ class MapWriter:
             raise error
 
     def _open(self) -> None:
-        """Open what is written to; here, for who feeds the writer has begun to compute."""
+        """Open what is written to."""
         target = self._map
         self._classes = [f"probability_{k}" for k in range(len(target.info.classes))]
         self._columns = {name: _Column(target.path, target.column(name)) for name in ("score", "p_value", *self._classes)}
@@ -181,8 +183,6 @@ class MapWriter:
 
     def _serve(self) -> None:
         try:
-            with writing(self._map.path):
-                self._open()
             gather_s, block = _FIRST_S, self._queue.get()
             while block is not None:
                 blocks, until = [block], time.monotonic() + gather_s
