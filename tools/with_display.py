@@ -2,8 +2,8 @@
 
     python tools/with_display.py pytest tests
 
-On Linux: installs Qt's system libraries and Xvfb where it may (root and apt), else prints the one line to run and
-stops with exit code 3; starts a virtual screen where there is no display. Elsewhere it just runs the command.
+On Linux: installs Qt's system libraries and Xvfb where it may (root and apt; while another program holds apt's lock it
+waits, up to 15 minutes), else prints the one line to run and stops with exit code 3; starts a virtual screen where there is no display. Elsewhere it just runs the command.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 PACKAGES = {
     "libEGL.so.1": "libegl1",
@@ -31,6 +32,7 @@ PACKAGES = {
     "libxcb-xkb.so.1": "libxcb-xkb1",
     "libxkbcommon-x11.so.0": "libxkbcommon-x11-0",
 }
+LOCK_ATTEMPTS, LOCK_WAIT_S = 90, 10
 SCREEN = "1600x1000x24"
 
 
@@ -55,8 +57,23 @@ def install(packages: list[str]) -> None:
         print(f"the tests open real windows and need system libraries; run this once:\n    {sudo}", file=sys.stderr)
         sys.exit(3)
     print(f"installing what Qt needs: {' '.join(packages)}", file=sys.stderr)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["sh", "-c", line], check=True, env=environment, stdout=sys.stderr)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        done = subprocess.run(
+            ["sh", "-c", line], check=False, env=environment, stdout=sys.stderr, stderr=subprocess.PIPE, text=True
+        )
+        sys.stderr.write(done.stderr)
+        if done.returncode == 0:
+            return
+        # A new machine installs updates of its own at first; other programs may be installing too.
+        if "lock" not in done.stderr or attempt == LOCK_ATTEMPTS:
+            print(
+                f"the system libraries that Qt needs could not be installed; run this, then the tests again:\n    {line}",
+                file=sys.stderr,
+            )
+            sys.exit(3)
+        print(f"another program is installing packages; trying again in {LOCK_WAIT_S} s", file=sys.stderr)
+        time.sleep(LOCK_WAIT_S)
 
 
 def main() -> int:

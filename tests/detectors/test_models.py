@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import dirichlet, gaussian_kde
 from sklearn.ensemble import IsolationForest
@@ -33,7 +33,6 @@ def test_the_bank_finds_the_nearest(k):
 
 
 @given(st.integers(20, 200), st.integers(2, 15), st.integers(0, 9))
-@settings(deadline=None)
 def test_a_coreset_leaves_no_kind_of_normal_out(n, size, seed):
     features = torch.cat([_draw(n, seed=seed), _draw(3, seed=seed) + 100])
     rows = coreset(features, size, seed)

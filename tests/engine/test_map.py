@@ -3,9 +3,9 @@ import itertools
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -14,6 +14,7 @@ import shapely
 import tifffile
 import torch
 from shapely.geometry import box
+from waiting import wait_until
 
 from napari_histoad import AnomalyMap, evaluate, load_detector, map_slide, open_slide
 from napari_histoad.engine import choose_device, map_job
@@ -126,17 +127,19 @@ def _kill_and_resume(sample, out, detector_file, kills, seed):
     folder = out / "sample.ome.zarr"
     for _ in range(kills):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        before = _written(folder)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and _written(folder) == before and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.12))  # runs end soon after they have begun to write
+        for _ in range(random.randint(1, 3)):  # runs end soon after they have begun to write
+            before = _written(folder)
+            wait_until(partial(_ended_or_changed, process, folder, before), every_s=0.001)
         if process.poll() is None:
             process.kill()
             in_time += 1
         process.wait()
     assert subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode == 0
     return in_time
+
+
+def _ended_or_changed(process, folder, before):
+    return process.poll() is not None or _written(folder) != before
 
 
 def _written(folder):

@@ -1,25 +1,17 @@
 """The review loop in a real window, by keyboard alone: judge tiles, train on the verdicts, map again, judge what is unsure."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from screenshots import shot
 
 from napari_histoad import AnomalyMap
 from napari_histoad.gui.gallery import TileGallery
 from napari_histoad.maps import Verdicts, verdict_file
 from napari_histoad.slide import open_slide
 
-SHOTS = Path(os.environ.get("HISTOAD_SCREENSHOTS", "test-out"))
 A, E, N, R, U, Z, M, T = (getattr(Qt.Key, f"Key_{k}") for k in "AENRUZMT")
 OUTLINE = Qt.Key.Key_O
-
-
-def _shot(viewer, name):
-    SHOTS.mkdir(exist_ok=True, parents=True)
-    viewer.window.screenshot(str(SHOTS / f"{name}.png"), canvas_only=False, flash=False)
 
 
 def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qtbot):
@@ -33,7 +25,7 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     assert words == []
     panel.gallery_button.native.click()
     gallery = panel.review.gallery
-    qtbot.waitUntil(lambda: not gallery.reading, timeout=20_000)
+    qtbot.waitUntil(lambda: not gallery.reading, timeout=60_000)
     assert len(gallery.rows) >= 10
     qtbot.keyClick(gallery, T)
     assert "too few tiles are judged normal and anomalous" in words.pop()
@@ -45,7 +37,7 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     assert gallery.height() > height
     qtbot.keyClick(gallery, E)
     assert not gallery.explanation.isVisible()
-    qtbot.waitUntil(lambda: gallery.height() <= height, timeout=2_000)  # the slide has its place back
+    qtbot.waitUntil(lambda: gallery.height() <= height, timeout=60_000)  # the slide has its place back
 
     first = np.array(viewer.scene.camera.center)
     qtbot.keyClick(gallery, R)
@@ -61,8 +53,7 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     assert gallery.pictures.currentRow() == 9
     qtbot.keyClick(gallery, Qt.Key.Key_Left)
     assert gallery.pictures.currentRow() == 8
-    qtbot.wait(300)
-    _shot(viewer, "judging")
+    shot(viewer, "judging")
 
     qtbot.keyClick(gallery, T)
     qtbot.waitUntil(lambda: "cross-validated" in gallery.words.text() or bool(words), timeout=240_000)
@@ -83,11 +74,10 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Class activation"], timeout=60_000)
     assert "%" in following.explanation.words.text()
     qtbot.keyClick(following, Qt.Key.Key_Right)  # the next one is explained as well
-    qtbot.waitUntil(lambda: following.explanation.titles == [], timeout=5_000)
+    qtbot.waitUntil(lambda: following.explanation.titles == [], timeout=60_000)
     qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Class activation"], timeout=60_000)
     assert words == []
-    qtbot.wait(500)
-    _shot(viewer, "explained")
+    shot(viewer, "explained")
     qtbot.keyClick(following, E)
     assert not following.explanation.isVisible()
 
@@ -104,8 +94,7 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     viewer.layers["Probability of Anomalous, sample.tif"].visible = True
     viewer.layers["Anomaly map of sample.tif"].visible = False
     viewer.reset_view()
-    qtbot.wait(500)
-    _shot(viewer, "classified")
+    shot(viewer, "classified")
 
 
 @pytest.fixture
@@ -116,7 +105,7 @@ def gallery(viewer, sample, map_folder, qtbot):
         widget = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
         qtbot.addWidget(widget)
         widget.show()
-        qtbot.waitUntil(lambda: not widget.reading, timeout=20_000)
+        qtbot.waitUntil(lambda: not widget.reading, timeout=60_000)
         yield widget
         widget.stop()
     for name in map_folder.parent.glob("*.verdicts.geojson"):
@@ -128,7 +117,7 @@ def test_verdicts_are_there_when_the_gallery_opens_again(gallery, viewer, sample
     with open_slide(sample.path) as slide:
         other = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
         qtbot.addWidget(other)
-        qtbot.waitUntil(lambda: not other.reading, timeout=20_000)
+        qtbot.waitUntil(lambda: not other.reading, timeout=60_000)
         assert "1 normal" in other.counts.text()
         assert gallery._box(0) not in {other._box(k) for k in range(len(other.rows))}
 
@@ -164,5 +153,5 @@ def test_more_and_other_keys(gallery, qtbot):
             qtbot.keyClick(gallery, N)
         qtbot.keyClick(gallery, M)
     assert "Every part of this map has been judged" in gallery.words.text()
-    qtbot.waitUntil(lambda: not gallery.reading, timeout=20_000)
+    qtbot.waitUntil(lambda: not gallery.reading, timeout=60_000)
     qtbot.keyClick(gallery, Qt.Key.Key_Escape)

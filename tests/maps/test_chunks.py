@@ -31,7 +31,7 @@ def _array(folder: Path, shape: tuple[int, ...], chunks: tuple[int, ...], separa
     separator=st.sampled_from("/."),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_bytes_are_those_of_zarr(tmp_path_factory, shape, side, separator, seed):
     folder = tmp_path_factory.mktemp("chunks")
     rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ from napari_histoad.tiles import TileGrid
 
 
 @given(st.sampled_from([32, 64, 96]), st.integers(1, 4), st.floats(1.0, 4.0099), st.floats(2, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tile_origins_lie_on_cell_lines(tile_px, quarter, ratio, cell_um):
     grid = TileGrid.cover((3000, 2500), 0.5, tile_px=tile_px, mpp=0.5 * ratio, stride_px=tile_px * quarter // 4)
     geometry = MapGeometry.of(grid, (3000, 2500), cell_um)

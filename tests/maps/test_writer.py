@@ -142,14 +142,16 @@ def test_an_error_of_the_disk_reaches_who_feeds_the_writer(tmp_path):
 def test_two_runs_cannot_write_one_map(tmp_path):
     folder = tmp_path / "case.ome.zarr"
     code = """
-        import sys, time
+        import sys
         from pathlib import Path
         from napari_histoad.maps import hold_map
         with hold_map(Path(sys.argv[1])):
             print("held", flush=True)
-            time.sleep(60)
+            sys.stdin.read()
     """
-    other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(folder)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(MapError, match="another run is writing"), hold_map(folder):

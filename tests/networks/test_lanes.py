@@ -1,13 +1,13 @@
 """What is computed in several threads is what one computes, in its order, and leaves torch as it was."""
 
 import threading
-import time
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from napari_histoad.networks import lanes as lanes_module
 from napari_histoad.networks.lanes import in_lanes, lane_count
 
 CPU = torch.device("cpu")
@@ -29,15 +29,24 @@ def test_results_come_in_the_order_of_the_items(items, told):
 
 
 @pytest.mark.parametrize(("seconds", "together"), [(0.0, True), (0.02, False)])
-def test_only_quick_items_are_handed_over_together(seconds, together):
-    taken = []
+def test_only_quick_items_are_handed_over_together(monkeypatch, seconds, together):
+    taken, clock = [], threading.local()  # a clock per thread that only moves while it computes
+
+    def now():
+        return getattr(clock, "now", 0.0)
+
+    def work(item):
+        clock.now = now() + seconds
+        return item
+
+    monkeypatch.setattr(lanes_module.time, "perf_counter", now)
 
     def items():
         for i in range(40):
             taken.append(i)
             yield i
 
-    stream = in_lanes(lambda i: time.sleep(seconds) or i, items(), CPU, 2, 40)
+    stream = in_lanes(work, items(), CPU, 2, 40)
     ahead = [len(taken) - item - 1 for item in stream]
     assert (max(ahead) > 2) == together
 
@@ -86,7 +95,6 @@ def test_leaving_early_ends_what_was_under_way(lanes):
 
     def work(item):
         begun.append(item)
-        time.sleep(0.05)
         ended.append(item)
 
     stream = in_lanes(work, range(100), CPU)
@@ -95,7 +103,7 @@ def test_leaving_early_ends_what_was_under_way(lanes):
     assert sorted(ended) == sorted(begun)
     assert len(ended) <= lanes + 1
     begun.clear()
-    time.sleep(0.1)
+    list(in_lanes(str, range(lanes), CPU))  # the same threads take work in its order: nothing was left before this
     assert begun == []
 
 

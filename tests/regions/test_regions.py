@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import Polygon
 
@@ -76,7 +76,6 @@ boxes = st.lists(st.tuples(st.floats(-50, 90), st.floats(-50, 90), st.floats(1, 
 
 
 @given(boxes)
-@settings(deadline=None)
 def test_coverage_is_the_area_of_the_intersection(values):
     array = np.array([[y, x, y + h, x + w] for y, x, h, w in values])
     overlapping = [Region(SQUARE), Region(shapely.affinity.translate(SQUARE, 10, 10))]
