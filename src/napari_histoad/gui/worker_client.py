@@ -101,6 +101,8 @@ class WorkerClient:
                 if self._current != number:
                     return
                 self._current = None
+                if self._process is process:
+                    self._process = None  # a job that is submitted from now on needs another process
             process.kill()
             self._on_event({"id": number, "event": "cancelled"})
             process.wait()
