@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels, Shapes
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
@@ -14,7 +14,8 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
-from napari_histoad.gui.layers import NORMAL_NAME, suspicious_layer, tissue_layer
+from napari_histoad.gui.layers import suspicious_layer, tissue_layer
+from napari_histoad.gui.outlines import NormalOutlines
 from napari_histoad.gui.review import MapReview
 from napari_histoad.gui.slide_layers import SLIDE_KEY, associated_layers, can_be_slide, pixel_size, slide_of_layer
 from napari_histoad.gui.widgets import (
@@ -31,14 +32,12 @@ from napari_histoad.gui.widgets import (
     pixmap,
     progress_words,
 )
-from napari_histoad.regions import regions_from_shapes, shapes_from_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari.layers import Layer
     from napari.viewer import Viewer
-    from shapely.geometry.base import BaseGeometry
 
     from napari_histoad.jobs import Progress
     from napari_histoad.regions import Region
@@ -46,11 +45,6 @@ if TYPE_CHECKING:
     from napari_histoad.tiles import TilePlace, TissueMask
 
 __all__ = ["AnomalyPanel"]
-
-
-_SAME_PX = 0.5
-_OUTLINES_OF = "histoad_outlines_of"
-"""Where the metadata of a layer of outlines say which slide they were drawn on."""
 
 
 class _Bridge(QObject):
@@ -74,6 +68,7 @@ class AnomalyPanel(PanelWidgets):
     def __init__(self, napari_viewer: Viewer) -> None:
         self.viewer = napari_viewer
         super().__init__(self._slide_choices)
+        self.outlines = NormalOutlines(napari_viewer, lambda: self.slide_box.value)
         self._bridge = _Bridge(self)
         self.controller = Controller(self._bridge.called.emit)
         self._models: dict[str, Path] = {}
@@ -144,9 +139,7 @@ class AnomalyPanel(PanelWidgets):
             self.slide_box.value = choices[-1][1]
         if self.slide_box.value is not before or before is None:
             self._on_slide()
-        if self.slide_box.value is not None:  # outlines that came without a slide are this one's
-            for outlines in self._outlines():
-                outlines.metadata.setdefault(_OUTLINES_OF, _named(self.slide_box.value))
+        self.outlines.claim()
 
     def _on_slide(self, _: object = None) -> None:
         layer, slide = self.slide_box.value, None
@@ -155,8 +148,7 @@ class AnomalyPanel(PanelWidgets):
         except HistoadError as err:
             self._on_failed(str(err))
         self.controller.choose_slide(slide)
-        for outlines in self._outlines():
-            outlines.visible = self._on_chosen_slide(outlines)
+        self.outlines.show_chosen()
         self._place(layer, self.controller.slide)
         self._show_slide(self.controller.slide)
 
@@ -234,51 +226,20 @@ class AnomalyPanel(PanelWidgets):
 
     # -- 3 normal
 
-    def _outlines(self) -> list[Shapes]:
-        """Return the outlines of normal tissue, of all slides."""
-        return [y for y in self.viewer.layers if isinstance(y, Shapes) and y.name.startswith(NORMAL_NAME)]
-
-    def _normal_layer(self) -> Shapes | None:
-        return next((y for y in self._outlines() if self._on_chosen_slide(y)), None)
-
-    def _on_chosen_slide(self, outlines: Shapes) -> bool:
-        chosen = _named(self.slide_box.value)
-        return bool(outlines.metadata.get(_OUTLINES_OF, chosen) == chosen)
-
-    def _need_normal_layer(self) -> Shapes:
-        layer = self._normal_layer()
-        if layer is None:
-            slide = self.controller.slide
-            looks = pixel_size(None if slide is None else slide.mpp)
-            layer = Shapes(name=NORMAL_NAME, ndim=2, edge_color="#1e90ff", face_color="#1e90ff22", edge_width=6, **looks)
-            self.viewer.add_layer(layer)
-        return layer
-
     def add_outlines(self, regions: list[Region]) -> int:
         """Add regions to the outlines of normal tissue; return how many were not there before."""
-        there = [region.geometry for region in self.normal_regions()]
-        new = [region for region in regions if not any(_same_place(region.geometry, known) for known in there)]
+        new = self.outlines.add(regions)
         if new:
-            layer, slide_layer = self._need_normal_layer(), self.slide_box.value
-            outlines, _ = shapes_from_regions(new)
-            layer.add_polygons([np.array([layer.world_to_data(slide_layer.data_to_world(v)) for v in o]) for o in outlines])
-            self.train_info.setText(f"{len(new)} tiles judged normal are outlined as well. Click Train to learn from them.")
-        return len(new)
+            self.train_info.setText(f"{new} tiles judged normal are outlined as well. Click Train to learn from them.")
+        return new
 
     def _on_outline(self) -> None:
-        layer = self._need_normal_layer()
-        self.viewer.layers.selection.active = layer
-        layer.mode = "add_polygon_lasso"
+        self.outlines.draw()
         self.train_info.setText("Draw around normal tissue; a few different places are best. Then click Train.")
 
     def normal_regions(self) -> list[Region]:
         """Return the outlines of normal tissue in level-0 pixels of the slide."""
-        layer, slide_layer = self._normal_layer(), self.slide_box.value
-        if layer is None or slide_layer is None:
-            return []
-        # Through world coordinates: the outlines may have been drawn in a layer with another scale.
-        data = [np.array([slide_layer.world_to_data(layer.data_to_world(v)) for v in shape]) for shape in layer.data]
-        return regions_from_shapes(data, list(layer.shape_type), "Normal")
+        return self.outlines.regions()
 
     def _on_train(self) -> None:
         name = self.encoder_box.currentText().strip()
@@ -397,12 +358,3 @@ class AnomalyPanel(PanelWidgets):
         for old in [y for y in self.viewer.layers if y.name == layer.name]:
             self.viewer.layers.remove(old)
         return self.viewer.add_layer(layer)
-
-
-def _named(layer: Layer | None) -> str:
-    """Return what tells a slide's layer from others, also when it is opened again."""
-    return "" if layer is None else str(layer.source.path or layer.name)
-
-
-def _same_place(one: BaseGeometry, other: BaseGeometry) -> bool:
-    return bool(np.allclose(one.bounds, other.bounds, atol=_SAME_PX))
