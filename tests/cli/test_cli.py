@@ -31,6 +31,14 @@ def test_info(sample):
     document = _json("info", sample.path)
     assert (document["height"], document["width"], document["mpp"]) == (2048, 2048, 0.5)
     assert "2,048 x 2,048 px" in _run("info", sample.path).stdout
+    assert document["notes"] == []
+
+
+def test_info_shows_what_was_assumed_when_the_slide_was_opened(write_tiff):
+    path = write_tiff(np.zeros((64, 64, 3), np.uint8), mpp=350.0)
+    (note,) = _json("info", path)["notes"]
+    assert "350 µm per pixel" in note
+    assert "350 µm per pixel" in _run("info", path).stdout
 
 
 def test_models_and_doctor(detector_file):

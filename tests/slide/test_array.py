@@ -122,3 +122,11 @@ def test_ome_zarr_that_is_no_slide_is_refused(tmp_path, map_folder):
     zarr.open_group(tmp_path / "empty.zarr", mode="w")
     with pytest.raises(SlideError, match="not an OME-Zarr slide"):
         open_slide(tmp_path / "empty.zarr")
+
+
+def test_notes_are_kept_by_copies_of_a_slide():
+    slide = ArraySlide([np.zeros((40, 40, 3), np.uint8)], "layer", mpp_yx=(90.0, 90.0), notes=["Focal plane 2 of 3."])
+    assert slide.notes[0] == "Focal plane 2 of 3."
+    assert "90" in slide.notes[1]
+    assert pickle.loads(pickle.dumps(slide)).notes == slide.notes
+    assert slide.with_mpp(0.5).notes == slide.notes

@@ -177,6 +177,9 @@ def test_resolution_comes_from_the_file_or_the_user(write_tiff):
 def test_absurd_resolution_in_the_file_counts_as_none(write_tiff):
     with open_slide(write_tiff(_picture(32, 32), mpp=350.0)) as slide:
         assert slide.mpp is None
+        (note,) = slide.notes
+        assert "350" in note
+        assert "ignored" in note
 
 
 @pytest.mark.parametrize("mpp", [0, -1, 0.01, 100, float("nan")])

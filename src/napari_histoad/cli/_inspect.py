@@ -42,6 +42,7 @@ def info(
             "associated": list(opened.associated),
             "icc_profile": opened.icc_profile is not None,
             "properties": opened.properties,
+            "notes": list(opened.notes),
             "advice": opened.advice,
         }
         mpp = "unknown: pass --slide-mpp" if opened.mpp is None else f"{opened.mpp:g} µm per pixel"
@@ -56,6 +57,7 @@ def info(
             ],
             ("Also in the file", ", ".join(opened.associated) or "nothing else"),
             *[(name, value) for name, value in opened.properties.items() if len(value) < 100],
+            *[("Note", note) for note in opened.notes],
             *([("Advice", opened.advice)] if opened.advice else []),
         ]
     emit(document, rows, as_json=as_json)

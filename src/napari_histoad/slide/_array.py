@@ -42,6 +42,8 @@ class ArraySlide(TiledSlide):
     tile : tuple[int, int]
         Pixels (height, width) that are asked of the arrays at once: a multiple of their chunks is best.
     properties : dict[str, str], optional
+    notes : sequence of str
+        See `Slide`.
 
     Raises
     ------
@@ -61,6 +63,7 @@ class ArraySlide(TiledSlide):
         mpp: float | None = None,
         tile: tuple[int, int] = (_TILE_PX, _TILE_PX),
         properties: dict[str, str] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         path = Path(name)
         for level in levels:
@@ -76,6 +79,7 @@ class ArraySlide(TiledSlide):
             file_mpp_yx=mpp_yx,
             mpp=mpp,
             properties=properties or {},
+            notes=notes,
         )
 
     def _decode(self, level: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
@@ -96,7 +100,12 @@ class ArraySlide(TiledSlide):
         return super().with_mpp(mpp) if self.on_disk else self._maker()(mpp=mpp)
 
     def _maker(self) -> Callable[..., ArraySlide]:
-        options: dict[str, Any] = {"mpp_yx": self.file_mpp_yx, "tile": self._tiles[0], "properties": self.properties}
+        options: dict[str, Any] = {
+            "mpp_yx": self.file_mpp_yx,
+            "tile": self._tiles[0],
+            "properties": self.properties,
+            "notes": self.notes,
+        }
         return partial(ArraySlide, self._arrays, str(self.path), **options)
 
     def __reduce__(self) -> tuple[Any, ...]:

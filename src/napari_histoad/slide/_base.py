@@ -111,6 +111,8 @@ class Slide(ABC):
         The embedded colour profile, if it is one of RGB colours.
     srgb : bool
         Whether pixels are converted to sRGB by that profile as they are read; without one nothing is converted.
+    notes : tuple[str, ...]
+        What was chosen or assumed when the slide was opened: plain sentences, for people.
     """
 
     format: ClassVar[str]
@@ -124,12 +126,18 @@ class Slide(ABC):
         mpp: float | None,
         properties: dict[str, str],
         icc_profile: bytes | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.levels = levels
+        self.notes = tuple(notes)
         low, high = MPP_RANGE
         plausible = file_mpp_yx is not None and low <= min(file_mpp_yx) and max(file_mpp_yx) <= high
         self.file_mpp_yx = file_mpp_yx if plausible else None
+        if file_mpp_yx is not None and not plausible:
+            y, x = file_mpp_yx
+            size = f"{y:.4g}" if y == x else f"{y:.4g} x {x:.4g}"
+            self.notes += (f"The file states {size} µm per pixel, which is outside {low:g} to {high:g}: ignored.",)
         square = self.file_mpp_yx is not None and max(self.file_mpp_yx) <= _SQUARE * min(self.file_mpp_yx)
         self.file_mpp = math.sqrt(self.file_mpp_yx[0] * self.file_mpp_yx[1]) if self.file_mpp_yx and square else None
         self._given_mpp = None if mpp is None else check_mpp(mpp, path.name)

@@ -33,6 +33,7 @@ class RecolouredSlide(Slide):
         self.format = slide.format  # type: ignore[misc]
         self.on_disk = slide.on_disk  # type: ignore[misc]
         self.srgb = slide.srgb
+        self.notes = slide.notes
         self._slide, self._table, self._sources = slide, colours, slide._sources
 
     def _read_inside(self, source: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
