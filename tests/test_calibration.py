@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_histoad.calibration import Calibration, discovery_rate
-from napari_histoad.errors import SettingsError, TooFewTilesError
+from napari_histoad.calibration import Calibration, CalibrationBasis, discovery_rate
+from napari_histoad.errors import SettingsError, TooFewTilesError, TrainingError
 
 scores = hnp.arrays(np.float32, st.integers(10, 80), elements=st.floats(-5, 5, width=16))
 
@@ -42,7 +42,7 @@ def test_nan_stays_nan():
 
 def test_too_few_normals_are_refused():
     with pytest.raises(TooFewTilesError, match="outline more"):
-        Calibration.from_scores([1.0] * 9 + [np.nan] * 5)
+        Calibration.from_scores([1.0] * 9)
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 2])
@@ -113,3 +113,72 @@ def test_a_slide_that_drifted_off_is_warned_of():
         assert "recalibrate" in calibration.drift_warning(rng.normal(size=400) + shift)
     assert calibration.drift_warning(rng.normal(size=5) + 9) is None
     assert calibration.drift(np.full(100, np.nan)) is None
+
+
+def _basis(groups, grouping="outlines", doubts=(), sources=1, outlined=True, robust=False):
+    basis = CalibrationBasis(grouping, outlined, doubts, sources)
+    return Calibration.from_scores(np.arange(len(groups)), robust=robust, groups=groups, basis=basis).basis
+
+
+def test_a_basis_counts_tiles_and_groups_and_says_for_what_its_rates_hold():
+    basis = _basis(np.arange(2000) // 250)
+    assert (basis.tiles, basis.groups) == (2000, 8)
+    assert basis.sentence == (
+        "Rates rest on 2,000 held-out normal tiles of 8 outlines of one slide: "
+        "they hold for tissue like that outlined, not for a new slide"
+    )
+    assert "%" not in basis.sentence
+
+
+@pytest.mark.parametrize(("slides", "promised"), [(2, False), (19, False), (20, True), (200, True)])
+def test_a_rate_for_a_new_slide_is_promised_with_enough_slides_only(slides, promised):
+    basis = _basis(np.arange(slides * 10) // 10, "slides", sources=slides, outlined=False)
+    assert ("hold about for a new slide" in basis.sentence) is promised
+    assert ("not for a new slide" in basis.sentence) is not promised
+    assert (f"{1 / (slides + 1):.1%}" in basis.sentence) is promised
+
+
+@pytest.mark.parametrize("doubt", ["self", "refined", "mixed"])
+def test_approximate_rates_promise_nothing(doubt):
+    basis = _basis(np.arange(400) // 4, "slides", (doubt,), 100)
+    assert basis.approximate
+    assert "are approximate: " in basis.sentence
+    assert "hold" not in basis.sentence.replace("held-out", "").replace("may hold lesions", "")
+
+
+def test_tiles_that_each_stand_for_themselves_are_said_to_be_taken_as_independent():
+    assert "if the files are independent of each other" in _basis(np.arange(50), "tile files", outlined=False).sentence
+
+
+def test_one_group_is_spoken_of_in_the_singular():
+    assert "of 1 outline of one slide:" in _basis(np.zeros(20)).sentence
+    assert "of 1 group of tile files:" in _basis(np.zeros(20), "groups of tile files", outlined=False).sentence
+
+
+def test_groups_of_which_only_outliers_were_held_out_do_not_count():
+    values = np.array([*np.linspace(1, 2, 40), 1e6])
+    groups = np.array([*np.arange(40) // 10, 9])
+    basis = Calibration.from_scores(values, robust=True, groups=groups, basis=CalibrationBasis("slides")).basis
+    assert (basis.tiles, basis.groups) == (40, 4)
+
+
+def test_what_was_not_recorded_is_not_made_up():
+    note = Calibration.from_scores(np.arange(20)).note
+    assert "not recorded" in note
+    assert not any(c.isdigit() for c in note)
+
+
+@given(scores, st.floats(1e-4, 0.5))
+def test_the_words_on_a_rate_are_true_of_the_calibration_tiles(normals, rate):
+    calibration = Calibration.from_scores(normals)
+    words = calibration.explain_rate(rate)
+    if words.startswith("Nothing"):
+        assert calibration.threshold(rate) == np.inf
+    else:
+        assert (normals > calibration.threshold(rate)).mean() <= rate + 1e-9
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_normal_tiles_without_a_finite_score_are_refused(bad):
+    with pytest.raises(TrainingError, match=r"3 of 33 normal tiles got no finite score; .*lower learning rate"):
+        Calibration.from_scores([1.0] * 30 + [bad] * 3)

@@ -2,21 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from napari_histoad.errors import SettingsError, TooFewTilesError
+from napari_histoad.errors import SettingsError, TooFewTilesError, TrainingError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MIN_CALIBRATION_TILES", "Calibration", "discovery_rate"]
+__all__ = ["MIN_CALIBRATION_TILES", "Calibration", "CalibrationBasis", "describe_basis", "discovery_rate"]
 
 MIN_CALIBRATION_TILES = 10
+_SLIDES_FOR_A_NEW_ONE = 20
+"""With G slides no rate below 1 / (G + 1) holds for a new one (hierarchical conformal prediction: Lee, Barber & Willett 2023)."""
 _ENOUGH_TO_JUDGE = 50
 _DRIFT_LOW, _DRIFT_HIGH = 0.1, 0.85
+
+
+Doubt = Literal["self", "refined", "mixed"]
+_DOUBTS: dict[Doubt, str] = {
+    "self": "normal was learnt from the mapped slide itself",
+    "refined": "suspicious tiles were left out of training, and what stood out was left out of the calibration",
+    "mixed": "this tissue may hold lesions, and what stood out was left out of the calibration",
+}
+
+
+@dataclass(frozen=True)
+class CalibrationBasis:
+    """What the error rates of a calibration rest on; its `sentence` is shown wherever a rate is.
+
+    Attributes
+    ----------
+    grouping : str
+        What a group of tiles is, as a plural noun: slides, outlines, blocks of one slide, tile files.
+    outlined : bool
+        Whether the normal tissue was outlined by somebody, rather than all tissue of slides or tiles that are files.
+    doubts : tuple of {"self", "refined", "mixed"}
+        Why the rates are approximate; empty if they are not.
+    sources : int
+        Of how many slides, or sets of tiles.
+    tiles, groups : int
+        How many tiles, and of how many groups, the scores come from; filled in by `Calibration.from_scores`.
+    """
+
+    grouping: str
+    outlined: bool = False
+    doubts: tuple[Doubt, ...] = ()
+    sources: int = 0
+    tiles: int = 0
+    groups: int = 0
+
+    @property
+    def approximate(self) -> bool:
+        """Whether not even tissue like that of the calibration is sure to keep the rates."""
+        return bool(self.doubts)
+
+    @property
+    def sentence(self) -> str:
+        """What the rates rest on and what they promise, in one sentence without a full stop."""
+        of = self.grouping if self.groups != 1 else _singular(self.grouping)
+        rests = f"Rates rest on {self.tiles:,} held-out normal tiles of {self.groups:,} {of}"
+        if self.sources and self.grouping in _PARTS:
+            rests += " of one slide" if self.sources == 1 else f" of {self.sources:,} slides"
+        if self.doubts:
+            return f"{rests} and are approximate: {'; '.join(_DOUBTS[doubt] for doubt in self.doubts)}"
+        if self.grouping == "slides" and self.groups >= _SLIDES_FOR_A_NEW_ONE:
+            return f"{rests}: from {1 / (self.groups + 1):.1%} upwards they hold about for a new slide like these, on average"
+        if self.grouping == "tile files":
+            return f"{rests}: they hold for tiles like these if the files are independent of each other"
+        like = "tissue like that outlined" if self.outlined else "tissue like that of these slides or tiles"
+        few = f"; that takes {_SLIDES_FOR_A_NEW_ONE} slides" if self.grouping == "slides" else ""
+        return f"{rests}: they hold for {like}, not for a new slide{few}"
+
+
+def describe_basis(basis: CalibrationBasis | None) -> str:
+    """Return the sentence on what rates rest on; a neutral one where that was not recorded."""
+    return (
+        "rates rest on held-out normal tiles; of which slides or outlines was not recorded" if basis is None else basis.sentence
+    )
+
+
+_PARTS = ("outlines", "blocks of tissue")
+"""Groups that are parts of slides."""
+
+
+def _singular(plural: str) -> str:
+    first, _, rest = plural.partition(" of ")
+    return first.removesuffix("s") + (f" of {rest}" if rest else "")
 
 
 @dataclass(frozen=True)
@@ -26,6 +100,8 @@ class Calibration:
     Attributes
     ----------
     scores : (n,) float32, ascending
+    basis : CalibrationBasis or None
+        Where they come from; None if that was not recorded.
 
     Raises
     ------
@@ -39,10 +115,18 @@ class Calibration:
     """
 
     scores: NDArray[np.float32]
+    basis: CalibrationBasis | None = None
 
     @classmethod
-    def from_scores(cls, scores: ArrayLike, *, robust: bool = False) -> Calibration:
-        """Return the calibration of unsorted scores; NaN are dropped.
+    def from_scores(
+        cls,
+        scores: ArrayLike,
+        *,
+        robust: bool = False,
+        groups: ArrayLike | None = None,
+        basis: CalibrationBasis | None = None,
+    ) -> Calibration:
+        """Return the calibration of unsorted scores.
 
         Parameters
         ----------
@@ -51,17 +135,49 @@ class Calibration:
             Some tiles may be anomalies: leave out what lies beyond the upper outer fence, the third quartile plus three
             interquartile ranges (Tukey 1977), of the logarithms where scores are positive. Otherwise anomalies raise the
             threshold above themselves. Error rates are approximate then.
+        groups : (n,) array-like, optional
+            Which group each tile belongs to, to be counted in the basis.
+        basis : CalibrationBasis, optional
+            Its numbers of tiles and groups are filled in here.
+
+        Raises
+        ------
+        TrainingError
+            If some scores are not finite.
         """
         values = np.asarray(scores, np.float32).ravel()
-        values = np.sort(values[np.isfinite(values)])
+        unknown = int((~np.isfinite(values)).sum())
+        if unknown:
+            msg = f"{unknown} of {len(values)} normal tiles got no finite score"
+            raise TrainingError(msg, "train again with a lower learning rate or other settings; nothing was saved")
+        kept = np.ones(len(values), bool)
         if robust and len(values):
-            even = np.log(np.maximum(values, np.finfo(np.float32).tiny)) if values[0] >= 0 else values
+            even = np.log(np.maximum(values, np.finfo(np.float32).tiny)) if values.min() >= 0 else values
             low, high = np.quantile(even, [0.25, 0.75])
-            values = values[even <= high + 3 * (high - low)]
-        if len(values) < MIN_CALIBRATION_TILES:
-            msg = f"only {len(values)} held-out normal tiles are left to calibrate on, {MIN_CALIBRATION_TILES} are due"
+            kept = even <= high + 3 * (high - low)
+        if kept.sum() < MIN_CALIBRATION_TILES:
+            msg = f"only {kept.sum()} held-out normal tiles are left to calibrate on, at least {MIN_CALIBRATION_TILES} are needed"
             raise TooFewTilesError(msg, "outline more normal tissue")
-        return cls(values)
+        if basis is not None:
+            count = 0 if groups is None else len(np.unique(np.asarray(groups)[kept]))
+            basis = replace(basis, tiles=int(kept.sum()), groups=count)
+        return cls(np.sort(values[kept]), basis)
+
+    @property
+    def note(self) -> str:
+        """What the rates rest on, in one sentence without a full stop."""
+        return describe_basis(self.basis)
+
+    def explain_rate(self, rate: float) -> str:
+        """Return what a tile has to do to be flagged at a false-positive rate, in words that hold for every calibration."""
+        if rate < self.smallest_rate * (1 - 1e-9):
+            return f"Nothing is flagged: {len(self.scores):,} calibration tiles state no rate below {self.smallest_rate:.2%}"
+        return f"Flagged is what scores higher than all but {rate:.2%} of the {len(self.scores):,} calibration tiles"
+
+    @staticmethod
+    def explain_discoveries(share: float, rate: float) -> str:
+        """Return what a false discovery rate that comes to a false-positive rate means."""
+        return f"About {share:.1%} of the flagged tiles are expected to be normal, as far as the rates hold (p ≤ {rate:.3g})"
 
     @property
     def smallest_rate(self) -> float:

@@ -28,6 +28,7 @@ __all__ = [
     "SettingsError",
     "SlideError",
     "TooFewTilesError",
+    "TrainingError",
     "WorkerError",
     "writing",
 ]
@@ -71,6 +72,10 @@ class EmptyTissueError(HistoadError):
 
 class TooFewTilesError(HistoadError):
     """Too few normal tiles to train and to calibrate."""
+
+
+class TrainingError(HistoadError):
+    """Training went wrong: losses or scores are not numbers, and nothing is saved."""
 
 
 class SettingsError(HistoadError):

@@ -63,7 +63,7 @@ def _train(args: dict[str, Any]) -> Job[dict[str, Any]]:
     )
     assert detector.calibration is not None
     listed = str(suspicious_file(Path(args["out"]))) if args.get("refine") else None
-    return {"path": args["out"], "held_out": len(detector.calibration.scores), "suspicious": listed}
+    return {"path": args["out"], "calibration": detector.calibration.note, "suspicious": listed}
 
 
 def _encoder(args: dict[str, Any]) -> Job[dict[str, Any]]:
@@ -86,7 +86,7 @@ def _recalibrate(args: dict[str, Any]) -> Job[dict[str, Any]]:
     source = TrainingSource(Path(args["slide"]), read_regions(args["regions"]), args.get("slide_mpp"))
     detector = yield from recalibrate_job([source], Path(args["model"]), Path(args["out"]), device=args.get("device", "auto"))
     assert detector.calibration is not None
-    return {"path": args["out"], "held_out": len(detector.calibration.scores), "suspicious": None}
+    return {"path": args["out"], "calibration": detector.calibration.note, "suspicious": None}
 
 
 def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:

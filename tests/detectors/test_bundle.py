@@ -8,7 +8,7 @@ import safetensors.numpy
 import torch
 
 from napari_histoad import load_detector
-from napari_histoad.calibration import Calibration
+from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors import create_detector, read_header, save_detector, starter_path
 from napari_histoad.errors import BundleError, OutputError
 
@@ -101,3 +101,17 @@ def test_a_file_of_an_earlier_version_gives_the_scores_it_gave(error, score):
     with torch.inference_mode():
         found = float(detector.score(torch.from_numpy(image[None])).score)
     assert found == pytest.approx(score, rel=1e-3)
+
+
+def test_what_the_rates_rest_on_is_kept(tmp_path):
+    detector = create_detector("colour", tile_px=64)
+    basis = CalibrationBasis("outlines", outlined=True, doubts=("refined",), sources=2)
+    detector.calibration = Calibration.from_scores(np.arange(20.0), groups=np.arange(20) // 5, basis=basis)
+    path = save_detector(detector, tmp_path / "d.safetensors")
+    assert load_detector(path).calibration.basis == detector.calibration.basis
+    assert load_detector(path).calibration.note == detector.calibration.note
+    assert read_header(path).calibration_basis.groups == 4
+
+
+def test_a_file_of_an_earlier_version_has_a_neutral_sentence_on_its_rates():
+    assert "not recorded" in load_detector(starter_path()).calibration.note

@@ -149,14 +149,18 @@ def models(
         emit({"onnx": str(onnx), "batch": batch}, [("Written", str(onnx)), ("Tiles per batch", tiles)], as_json=as_json)
         return
     if model is not None:
+        from napari_histoad.calibration import describe_basis
+
         header = read_header(model)
         rows = [
             ("Method", f"{header.detector}: {detector_class(header.detector).title}"),
             ("Trained on", ", ".join(header.trained_on)),
+            ("Calibration", describe_basis(header.calibration_basis)),
             ("Written by", f"napari-histoad {header.version}"),
             *[(name, value) for name, value in header.settings.items()],
         ]
-        emit(header.model_dump(), [(k, str(v)) for k, v in rows], as_json=as_json)
+        document = {**header.model_dump(), "calibration": describe_basis(header.calibration_basis)}
+        emit(document, [(k, str(v)) for k, v in rows], as_json=as_json)
         return
     titles = {name: detector_class(name).title for name in detector_names()}
     starter = read_header(starter_path())

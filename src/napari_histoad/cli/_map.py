@@ -92,9 +92,10 @@ def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
 def _describe(result: AnomalyMap) -> dict[str, Any]:
     rate = result.calibration.default_rate
     flagged = float((result.p_values <= rate).mean())
-    summary = f"{len(result):,} tiles, {flagged:.1%} flagged at a {rate:.1%} false-positive rate -> {result.path}"
+    summary = f"{len(result):,} tiles, {flagged:.1%} flagged at a nominal false-positive rate of {rate:.1%} -> {result.path}"
     if result.info.failed_tiles:
         summary += f" ({result.info.failed_tiles} tiles could not be read)"
+    summary += f"\n  {result.info.calibration_note}"
     warning = result.drift_warning
     if warning:
         summary += f"\n  warning: {warning} (histoad recalibrate)"
@@ -105,6 +106,7 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
         "failed_tiles": result.info.failed_tiles,
         "false_positive_rate": rate,
         "flagged_fraction": flagged,
+        "calibration": result.info.calibration_note,
         "warning": warning,
         "summary": summary,
     }

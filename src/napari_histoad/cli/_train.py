@@ -18,7 +18,10 @@ SlidesArgument = Annotated[
 ]
 NormalOption = Annotated[
     list[str] | None,
-    typer.Option(help="Outlines of normal tissue, one file per slide in the same order, or all-tissue."),
+    typer.Option(
+        help="Outlines of normal tissue, one file per slide in the same order; or all-tissue: all tissue of these slides is "
+        "normal (the default); or mixed-tissue: they may hold lesions, so what is rare is left out and rates are approximate."
+    ),
 ]
 MaxTilesOption = Annotated[int, typer.Option(help="Most tiles to learn from, over all slides.", min=48)]
 
@@ -84,14 +87,12 @@ def train(
         "settings": trained.settings.model_dump(),
         "trained_on": list(trained.trained_on),
         "held_out_tiles": held_out,
+        "calibration": trained.calibration.note,
         "left_out_tiles": len(trained.left_out),
     }
     rows = [
         ("Detector", f"{trained.name}, {trained.settings.tile_px} px tiles at {trained.settings.mpp:g} µm/px"),
-        (
-            "Calibrated on",
-            f"{held_out:,} held-out normal tiles: false-positive rates down to {trained.calibration.smallest_rate:.2%}",
-        ),
+        ("Calibration", trained.calibration.note),
         ("Saved", out),
     ]
     if refine is not None:
@@ -118,9 +119,9 @@ def recalibrate(
     sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None)]
     detector = follow(recalibrate_job(sources, model, out, device=device, max_tiles=max_tiles), quiet=as_json)
     assert detector.calibration is not None
-    count = len(detector.calibration.scores)
-    rows = [("Calibrated on", f"{count:,} normal tiles"), ("Saved", str(out))]
-    emit({"model": str(out), "normal_tiles": count}, rows, as_json=as_json)
+    note = detector.calibration.note
+    document = {"model": str(out), "normal_tiles": len(detector.calibration.scores), "calibration": note}
+    emit(document, [("Calibration", note), ("Saved", str(out))], as_json=as_json)
 
 
 def read_settings(path: Path | None) -> dict[str, Any]:

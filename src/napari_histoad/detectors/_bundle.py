@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_histoad import __version__
-from napari_histoad.calibration import Calibration
+from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydantic reads it
 from napari_histoad.detectors._registry import create_detector, first_fault
 from napari_histoad.detectors._weights import known_weights
@@ -53,6 +53,8 @@ class BundleHeader(BaseModel):
         Frozen weights of others that it was fitted on and does not contain.
     stain_target : tuple of float
         With stain normalisation: the stains that every slide is given.
+    calibration_basis : CalibrationBasis or None
+        What its error rates rest on; None in files that earlier versions wrote.
     version : str
         Of the package that wrote it.
     """
@@ -65,6 +67,7 @@ class BundleHeader(BaseModel):
     trained_on: list[str] = []
     backbone: BackboneRecord | None = None
     stain_target: tuple[float, ...] = ()
+    calibration_basis: CalibrationBasis | None = None
     version: str
 
 
@@ -97,6 +100,7 @@ def detector_parts(detector: Detector) -> tuple[dict[str, Tensor], dict[str, str
         trained_on=list(detector.trained_on),
         backbone=detector.backbone,
         stain_target=detector.stain_target,
+        calibration_basis=detector.calibration.basis,
         version=__version__,
     )
     tensors = {name: value.contiguous() for name, value in detector.state().items()}
@@ -197,7 +201,7 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         raise BundleError(f"{file.name}: its weights do not fit its header ({reason})", "train it again") from err
     detector.trained_on, detector.stain_target = tuple(header.trained_on), header.stain_target
     if overrides.keys() <= {"backbone_weights"}:
-        detector.calibration = Calibration(np.sort(scores.astype(np.float32)))
+        detector.calibration = Calibration(np.sort(scores.astype(np.float32)), header.calibration_basis)
     if detector.network is not None:
         detector.network.eval()
     return detector

@@ -43,6 +43,8 @@ _DEFAULT_MPP = 0.5
 # With a quarter held out, two groups at least calibrate.
 _ENOUGH_GROUPS = 8
 _FILES_FOR_STAIN = 32
+_TISSUE = ("all-tissue", "mixed-tissue")
+"""In the place of outlines: all tissue is normal; or it may hold lesions."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,15 @@ class TrainingSource:
         Normal tissue; None takes all tissue.
     mpp : float or None
         Overrides what the slide says.
+    mixed : bool
+        Its tissue may hold lesions: what is rare in it is neither learnt from nor calibrated on. Otherwise all of it is
+        normal and counts, however rare.
     """
 
     path: Path
     regions: Sequence[Region] | None = None
     mpp: float | None = None
+    mixed: bool = False
 
     @property
     def is_tiles(self) -> bool:
@@ -200,27 +206,39 @@ def _slide_tiles(
             raise RegionError(msg, "outline larger areas, on the tissue; check that the outlines belong to this slide")
         seen = stained(slide, tissue, stain, tile_px, mpp)
         tiles = sample_tiles(seen, grid, share, rng, source.regions if unit == "region" else None)
-    return replace(tiles, groups=np.zeros_like(tiles.groups)) if unit == "slide" else tiles
+    return replace(tiles, groups=np.zeros_like(tiles.groups), grouping="slides") if unit == "slide" else tiles
 
 
 def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None) -> list[TrainingSource]:
     """Pair slides with their outlines.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    normal : path-like, sequence of path-like, sequence of Region, or None
+        A file of outlines per slide; in the place of a file, or of all of them, ``all-tissue`` (all tissue of the slide is
+        normal, the default) or ``mixed-tissue`` (it may hold lesions).
+    slide_mpp : float or None
 
     Raises
     ------
     RegionError
         If there are not as many annotation files as slides, or a file names no normal region.
     """
-    given = None if normal is None else [normal] if isinstance(normal, str | PathLike) else list(normal)
-    if given is None or given == ["all-tissue"]:
-        return [TrainingSource(path, None, slide_mpp) for path in paths]
+    given = ["all-tissue"] if normal is None else [normal] if isinstance(normal, str | PathLike) else list(normal)
+    if len(given) == 1 and given[0] in _TISSUE:
+        given *= len(paths)
     if given and isinstance(given[0], Region):
         return [TrainingSource(path, [r for r in given if isinstance(r, Region)], slide_mpp) for path in paths]
     if len(given) != len(paths):
         msg = f"{len(paths)} slides but {len(given)} annotation files were given"
-        raise RegionError(msg, "give one annotation file per slide, in the same order, or all-tissue")
+        remedy = "give one annotation file per slide, in the same order, or all-tissue, or mixed-tissue if it may hold lesions"
+        raise RegionError(msg, remedy)
     sources = []
     for path, file in zip(paths, given, strict=True):
+        if file in _TISSUE:
+            sources.append(TrainingSource(path, None, slide_mpp, file == "mixed-tissue"))
+            continue
         regions = read_regions(file)
         named = [region for region in regions if region.name]
         chosen = [region for region in regions if region.is_normal] if named else regions

@@ -231,8 +231,8 @@ def plan_map(
         trained_on=list(detector.trained_on),
         stain=() if stains is None else stains[0].values,
         classes=classes_of(detector),
-        calibration_note=note
-        or f"{len(detector.calibration.scores):,} held-out normal tiles of {', '.join(detector.trained_on)}",
+        calibration_note=". ".join(filter(None, [detector.calibration.note, note])),
+        calibration_basis=detector.calibration.basis,
         version=__version__,
     )
     return MapPlan(slide, detector, grid, tissue, detector.calibration, info, stains)

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histoad.calibration import Calibration
+from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors import load_detector, save_detector
 from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._device import choose_device
@@ -62,8 +62,9 @@ def recalibrate_job(
     for _, found in score_stream(detector, choice, batches):
         scores += found.scores.tolist()
         yield Progress("Calibrating", len(scores), len(tiles))
-    robust = any(source.regions is None and not source.is_tiles for source in sources)
-    detector.calibration = Calibration.from_scores(scores, robust=robust)
+    mixed, outlined = any(source.mixed for source in sources), all(source.regions is not None for source in sources)
+    basis = CalibrationBasis(tiles.grouping, outlined, ("mixed",) if mixed else (), len(set(tiles.sources)))
+    detector.calibration = Calibration.from_scores(scores, robust=mixed, groups=tiles.groups, basis=basis)
     save_detector(detector, out)
     return detector
 

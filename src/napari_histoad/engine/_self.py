@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.calibration import Calibration
+from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors import load_detector, starter_path
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._score import score_images
@@ -59,7 +59,9 @@ def self_detector_job(
         detector.fit(tiles.images[kept], robust=True)
     yield Progress("Learning normal from this slide", 2, 3, "steps")
     scores = score_images(detector, tiles.images[held_out], device)
-    detector.calibration = Calibration.from_scores(scores, robust=True)
+    detector.calibration = Calibration.from_scores(
+        scores, robust=True, groups=tiles.groups[held_out], basis=CalibrationBasis(tiles.grouping, doubts=("self",), sources=1)
+    )
     detector.trained_on = (slide.path.name,)
     yield Progress("Learning normal from this slide", 3, 3, "steps")
     return detector

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_histoad.calibration import Calibration
+from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors import FeatureDetector, create_detector, features_of, save_detector
 from napari_histoad.engine._descend import descend_job
 from napari_histoad.engine._device import choose_device
@@ -24,6 +24,9 @@ from napari_histoad.tiles import write_places
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
+    from napari_histoad.calibration import Doubt
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.jobs import Job
@@ -45,6 +48,7 @@ def fit_job(
     devices: int = 1,
     seed: int = 0,
     robust: bool = False,
+    outlined: bool = False,
     refine: str | None = None,
     checkpoint: Path | None = None,
 ) -> Job[Detector]:
@@ -62,7 +66,10 @@ def fit_job(
     devices : int
         How many of them learn together, in a process each: GPUs of this machine, or parts of the CPU.
     robust : bool
-        The tiles may hold some anomalies, see `Detector.fit`.
+        The tiles may hold some anomalies: what is rare is left out of the fit, see `Detector.fit`, and what stands out of
+        the calibration, see `Calibration.from_scores`. Otherwise every tile is normal and counts in both.
+    outlined : bool
+        Whether somebody outlined them, for the record of what the error rates rest on.
     refine : {"neighbours", "svm"}, optional
         Leave tiles out that do not look like the others, see `refine_job`; ``detector.left_out`` then says which. They
         still count in the calibration, less what sticks out of it, so that the false-positive rate errs to the safe side.
@@ -77,8 +84,12 @@ def fit_job(
     check_refinement(refine)
     choice = choose_device(device, devices)
     rng = np.random.default_rng(seed)
+    doubts: tuple[Doubt, ...] = (*(("mixed",) if robust else ()), *(("refined",) if refine is not None else ()))
+    basis = CalibrationBasis(tiles.grouping, outlined, doubts, len(set(tiles.sources)))
     if isinstance(detector, FeatureDetector) and not detector.steps:
-        yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine)
+        scores = yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine)
+        detector.calibration = Calibration.from_scores(scores, robust=bool(doubts), groups=tiles.groups, basis=basis)
+        detector.trained_on = tiles.sources
         return detector
     kept, held_out = tiles.split(_HELD_OUT, rng)
     detector.to(choice.device)
@@ -93,9 +104,8 @@ def fit_job(
     with choice.autocast(detector):
         detector.fit(tiles.images[kept], robust=robust)
     yield Progress("Calibrating", 1, 2, "steps")
-    detector.calibration = Calibration.from_scores(
-        score_images(detector, tiles.images[held_out], device), robust=refine is not None
-    )
+    scores = score_images(detector, tiles.images[held_out], device)
+    detector.calibration = Calibration.from_scores(scores, robust=bool(doubts), groups=tiles.groups[held_out], basis=basis)
     detector.trained_on = tiles.sources
     yield Progress("Calibrating", 2, 2, "steps")
     return detector
@@ -103,8 +113,8 @@ def fit_job(
 
 def _cross_fit_job(
     detector: FeatureDetector, tiles: TileSet, choice: DeviceChoice, rng: np.random.Generator, *, robust: bool, refine: str | None
-) -> Job[None]:
-    """Fit to all tiles; calibrate on the score that each gets from a model fitted to the other folds' groups.
+) -> Job[NDArray[np.float32]]:
+    """Fit to all tiles; return the score that each gets from a model fitted to the other folds' groups, to calibrate on.
 
     Cross-conformal prediction (Vovk 2015, arXiv:1208.0806): ten folds waste no tile, and as each model sees nine tenths
     of them, the p-values err to the safe side.
@@ -130,9 +140,8 @@ def _cross_fit_job(
     detector.fit_codes(codes[~left_out], robust=robust)
     with choice.autocast(detector):
         detector.fit_details(tiles.images[~left_out])
-    detector.calibration = Calibration.from_scores(scores, robust=refine is not None)
-    detector.trained_on = tiles.sources
     yield Progress("Calibrating", len(folds) + 1, len(folds) + 1, "steps")
+    return scores
 
 
 def _forecast(detector: Detector, tiles: TileSet, choice: DeviceChoice, refine: str | None = None) -> Progress:
@@ -184,9 +193,16 @@ def train_job(
     trained = create_detector(detector, **given, mpp=tile_mpp)
     trained.stain_target = () if stain is None else stain.values
     checkpoint = out.with_name(f".{out.name}.checkpoint")
-    robust = any(source.regions is None and not source.is_tiles for source in sources)
     yield from fit_job(
-        trained, tiles, device=device, devices=devices, seed=seed, robust=robust, refine=refine, checkpoint=checkpoint
+        trained,
+        tiles,
+        device=device,
+        devices=devices,
+        seed=seed,
+        robust=any(source.mixed for source in sources),
+        outlined=all(source.regions is not None for source in sources),
+        refine=refine,
+        checkpoint=checkpoint,
     )
     save_detector(trained, out)
     if refine is not None:
@@ -225,7 +241,8 @@ def train(
         The ``.safetensors`` file to write.
     normal : path-like, sequence of path-like, or sequence of Region, optional
         Outlines of normal tissue: one annotation file per slide in the same order, or regions of the only slide.
-        Default: all tissue.
+        Default: ``"all-tissue"``, all tissue of these slides is normal; ``"mixed-tissue"`` if it may hold lesions: what is
+        rare is then left out of the fit and of the calibration, and error rates are approximate.
     detector : str
         Name of the method.
     slide_mpp : float, optional

@@ -233,12 +233,11 @@ class MapReview:
         self._regions = review.regions
         area = sum(r.measurements["Area mm²"] for r in review.regions)
         if self._panel.rate_kind.value == BY_DISCOVERIES:
-            words = f"Of the flagged tiles at most <b>{self._chosen():.2%}</b> should be normal (p ≤ {review.rate:.3g})."
+            words = source.calibration.explain_discoveries(self._chosen(), review.rate)
         else:
-            words = f"Flag what at most <b>{review.rate:.2%}</b> of normal tiles exceed (p ≤ {review.rate:.3g})."
-        self._panel.rate_info.setText(
-            f"{words}<br>{len(review.regions)} regions, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
-        )
+            words = source.calibration.explain_rate(review.rate)
+        found = f"{len(review.regions)} regions, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
+        self._panel.rate_info.setText(f"{words}. {source.info.calibration_note}.<br>{found}")
         self._panel.region_list.clear()
         for number, region in enumerate(review.regions, start=1):
             m = region.measurements

@@ -8,6 +8,7 @@ import numpy as np
 import zarr
 from pydantic import BaseModel, ConfigDict
 
+from napari_histoad.calibration import CalibrationBasis  # noqa: TC001 - pydantic reads it
 from napari_histoad.maps._chunks import COMPRESSORS
 from napari_histoad.maps._geometry import MapGeometry
 
@@ -51,7 +52,9 @@ class MapInfo(BaseModel):
     classes : tuple of str
         Names of the classes whose probabilities the map holds.
     calibration_note : str
-        In one sentence, what the p-values are relative to.
+        In one sentence, what the p-values rest on, see `Calibration.note`.
+    calibration_basis : CalibrationBasis or None
+        The same as data; None in maps that earlier versions wrote.
     version : str
         Of this package.
     complete : bool
@@ -82,6 +85,7 @@ class MapInfo(BaseModel):
     stain: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
     calibration_note: str
+    calibration_basis: CalibrationBasis | None = None
     version: str
     complete: bool = False
     failed_tiles: int = 0

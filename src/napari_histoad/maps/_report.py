@@ -76,14 +76,14 @@ def _describe(
     p_values = source.p_values[~np.isnan(source.p_values)]
     regions = source.regions(rate)
     facts = [
-        ("Threshold", f"at a false-positive rate of {rate:.1%}"),
+        ("Threshold", f"at a nominal false-positive rate of {rate:.1%}. {source.calibration.explain_rate(rate)}"),
         ("Detector", f"{info.detector}, trained on {', '.join(info.trained_on) or 'unnamed tiles'}"),
         ("Calibration", info.calibration_note),
         ("Tiles", f"{len(p_values):,} of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),
         ("Tissue", f"{source.tissue.area_mm2(info.slide_mpp):.2f} mm²"),
         (
             "Flagged tiles",
-            f"{(p_values <= rate).mean():.1%} (about {rate:.1%} expected on normal tissue)" if len(p_values) else "none scored",
+            f"{(p_values <= rate).mean():.1%} (nominally {rate:.1%} of normal tissue)" if len(p_values) else "none scored",
         ),
         ("Flagged regions", f"{len(regions)}, {sum(r.measurements['Area mm²'] for r in regions):.2f} mm²"),
     ]

@@ -63,7 +63,7 @@ class AnomalyMap:
         self.path, self._group, self.info = path, group, info
         self._journal = Journal(path)
         self.geometry = info.geometry
-        self.calibration = Calibration(np.asarray(group["calibration"]))
+        self.calibration = Calibration(np.asarray(group["calibration"]), info.calibration_basis)
         self._known: dict[tuple[str, int], NDArray[np.float32]] = {}
         self._whole: dict[str, NDArray[np.float32]] = {}
 
@@ -142,7 +142,7 @@ class AnomalyMap:
             there = cls.open(folder)
         except MapError as err:
             raise OtherMapError(f"{err.what}: nothing is written into it", "move it away, or choose another folder") from err
-        ignored = {"complete", "failed_tiles", "version"}
+        ignored = {"complete", "failed_tiles", "version", "calibration_note", "calibration_basis"}
         old, new = there.info.model_dump(exclude=ignored), info.model_dump(exclude=ignored)
         different = [name for name in new if old[name] != new[name]]
         if different:

@@ -111,4 +111,6 @@ def read_tile_files(tiles: Sequence[TileFile], tile_px: int, *, resize: bool = T
         except (OSError, UnidentifiedImageError) as err:
             raise SettingsError(f"tile {tile.path} cannot be read ({err})", "check the file or its line in the manifest") from err
     groups = np.unique([tile.group for tile in tiles], return_inverse=True)[1].astype(np.int64)
-    return TileSet(images, groups, places=tuple(TilePlace(tile.name) for tile in tiles))
+    apart = len(np.unique(groups)) == len(tiles)
+    grouping = "tile files" if apart else "groups of tile files"
+    return TileSet(images, groups, places=tuple(TilePlace(tile.name) for tile in tiles), grouping=grouping)

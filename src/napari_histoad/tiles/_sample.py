@@ -90,7 +90,7 @@ def sample_tiles(
     numbers = np.unique(groups[index], return_inverse=True)[1].astype(np.int64)
     name = slide.path.name
     places = tuple(TilePlace(name, tuple(box)) for box in grid.boxes[index[good]].tolist())
-    return TileSet(images[good], numbers[good], (name,), places)
+    return TileSet(images[good], numbers[good], (name,), places, "blocks of tissue" if regions is None else "outlines")
 
 
 def _blocks(grid: TileGrid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

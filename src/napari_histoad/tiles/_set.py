@@ -51,12 +51,15 @@ class TileSet:
         What the tiles were read from, for the record.
     places : tuple[TilePlace, ...]
         Where each tile is, or empty.
+    grouping : str
+        What a group is, as a plural noun: slides, outlines, blocks of one slide, tile files.
     """
 
     images: NDArray[np.uint8]
     groups: NDArray[np.int64]
     sources: tuple[str, ...] = ()
     places: tuple[TilePlace, ...] = ()
+    grouping: str = "groups"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,7 +68,7 @@ class TileSet:
         """Return the tiles that ``keep`` (mask or indices) names."""
         rows = np.arange(len(self))[keep]
         places = tuple(self.places[row] for row in rows) if self.places else ()
-        return TileSet(self.images[keep], self.groups[keep], self.sources, places)
+        return TileSet(self.images[keep], self.groups[keep], self.sources, places, self.grouping)
 
     @staticmethod
     def concatenate(sets: Sequence[TileSet]) -> TileSet:
@@ -76,7 +79,8 @@ class TileSet:
             first += int(part.groups.max(initial=-1)) + 1
         sources = tuple(s for part in sets for s in part.sources)
         places = tuple(p for part in sets for p in part.places) if all(part.places for part in sets) else ()
-        return TileSet(np.concatenate([part.images for part in sets]), np.concatenate(groups), sources, places)
+        grouping = " and ".join(dict.fromkeys(part.grouping for part in sets))
+        return TileSet(np.concatenate([part.images for part in sets]), np.concatenate(groups), sources, places, grouping)
 
     def split(self, held_out: float, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (kept, held out) indices, split by group so that neighbours do not leak.
