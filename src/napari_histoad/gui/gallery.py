@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.explanation import ExplanationRow
+from napari_histoad.gui.wheel import WheelGuard
 from napari_histoad.gui.widgets import pixmap
 from napari_histoad.maps import VERDICTS, Verdicts, propose_tiles, verdict_file
 
@@ -128,6 +129,7 @@ class TileGallery(QWidget):
         self._settled.setSingleShot(True)
         self._settled.timeout.connect(self._ask_explanation)
         self._explained, self._waiting = -1, False
+        WheelGuard(self)
         self.propose()
 
     # -- which tiles

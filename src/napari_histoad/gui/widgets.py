@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_histoad.gui.wheel import WheelGuard
 from napari_histoad.jobs import format_seconds
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ class PanelWidgets(QWidget):
         layout.addWidget(scroll, 1)
         layout.addWidget(self.progress_row)
         self.setMinimumWidth(340)
+        WheelGuard(self)
 
     def show_encoder(self, method: str) -> None:
         """Show what belongs to the encoder where the method rests on one."""
