@@ -8,7 +8,16 @@ from napari_histoad.tiles import TileGrid, TissueMask
 
 
 def make_map(
-    folder, shape=(2000, 1700), tile_px=64, stride_px=32, slide_mpp=0.5, mpp=0.5, resume=True, cell_um=8.0, tiles=slice(None)
+    folder,
+    shape=(2000, 1700),
+    tile_px=64,
+    stride_px=32,
+    slide_mpp=0.5,
+    mpp=0.5,
+    resume=True,
+    cell_um=8.0,
+    tiles=slice(None),
+    **recorded,
 ):
     grid = TileGrid.cover(shape, slide_mpp, tile_px=tile_px, mpp=mpp, stride_px=stride_px)
     geometry = MapGeometry.of(grid, shape, cell_um)
@@ -17,7 +26,7 @@ def make_map(
         slide="a.tif", slide_shape=shape, slide_mpp=slide_mpp, tile_px=tile_px, stride_px=stride_px, mpp=grid.mpp,
         tile_l0=grid.tile_l0, step_l0=geometry.step_l0, cell_l0=geometry.cell_l0, cells_per_tile=geometry.cells_per_tile,
         cells_per_step=geometry.cells_per_step, tiles=len(grid), detector="colour", detector_settings={}, detector_id="x",
-        trained_on=["t"], calibration_note="n", version="0",
+        trained_on=["t"], calibration_note="n", version="0", **recorded,
     )  # fmt: skip
     tissue = TissueMask(np.ones((20, 17), bool), (shape[0] / 20, shape[1] / 17))
     calibration = Calibration.from_scores(np.linspace(0, 1, 99))

@@ -15,6 +15,7 @@ from napari_histoad.errors import MapError, SettingsError
 from napari_histoad.maps import (
     BLOCK_TILES,
     MapGeometry,
+    MapWriter,
     export_geojson,
     export_ome_tiff,
     export_png,
@@ -262,3 +263,34 @@ def test_every_region_says_how_unusual_it_is_however_small(tmp_path, rate):
         assert said["Tiles"] >= 1
         assert 0 < said["Mean score"] <= said["Max score"] <= 1
         assert said["Max score"] >= result.calibration.threshold(rate)
+
+
+def test_notes_of_the_whole_are_stored_when_a_map_is_complete(tmp_path):
+    result = make_map(tmp_path / "a.ome.zarr", notes=["the focal plane in the middle was taken"])
+    assert result.notes == ["the focal plane in the middle was taken"]
+    with MapWriter(result) as writer:
+        for block in range(result.block_count):
+            n = min(BLOCK_TILES, len(result) - block * BLOCK_TILES)
+            scores = np.full(n, 5, np.float32)
+            if block == 0:
+                scores[:2] = np.nan
+            writer.add(block, scores, None)
+    assert "100% of the tiles score above" in result.notes[1]  # also of a map that is not complete
+    result.finish()
+    again = AnomalyMap.open(result.path)
+    assert again.info.notes == again.notes == result.notes
+    assert len(again.notes) == 3
+    assert again.notes[2] == "2 tiles could not be read and were not scored"
+
+
+def test_maps_of_earlier_versions_have_the_notes_that_their_scores_give(tmp_path):
+    result = make_map(tmp_path / "a.ome.zarr")
+    fill_evenly(result, lambda n: np.full(n, 5))
+    result.finish()
+    described = result.path / "zarr.json"
+    content = json.loads(described.read_text())
+    del content["attributes"]["napari_histoad"]["notes"]
+    described.write_text(json.dumps(content))
+    old = AnomalyMap.open(result.path)
+    assert old.info.notes == []
+    assert old.notes == [old.drift_warning]

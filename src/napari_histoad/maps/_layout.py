@@ -61,6 +61,9 @@ class MapInfo(BaseModel):
         Whether every tile has been looked at.
     failed_tiles : int
         Tiles that could not be decoded; they are NaN.
+    notes : list of str
+        Sentences that hold for the map as long as it exists: what was assumed of the slide, what the map was restricted to,
+        and, once it is complete, what was found in the scores as a whole. See `AnomalyMap.notes`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -89,6 +92,7 @@ class MapInfo(BaseModel):
     version: str
     complete: bool = False
     failed_tiles: int = 0
+    notes: list[str] = []
 
     @property
     def geometry(self) -> MapGeometry:

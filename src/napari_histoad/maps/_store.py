@@ -142,7 +142,7 @@ class AnomalyMap:
             there = cls.open(folder)
         except MapError as err:
             raise OtherMapError(f"{err.what}: nothing is written into it", "move it away, or choose another folder") from err
-        ignored = {"complete", "failed_tiles", "version", "calibration_note", "calibration_basis"}
+        ignored = {"complete", "failed_tiles", "notes", "version", "calibration_note", "calibration_basis"}
         old, new = there.info.model_dump(exclude=ignored), info.model_dump(exclude=ignored)
         different = [name for name in new if old[name] != new[name]]
         if different:
@@ -251,7 +251,8 @@ class AnomalyMap:
         if len(done) < self.block_count:
             raise MapError(f"{self.path.name}: {self.block_count - len(done)} blocks are missing", "run the same command again")
         failed = int(np.isnan(self.scores).sum())
-        info = self.info.model_copy(update={"complete": True, "failed_tiles": failed})
+        notes = [*self.info.notes, *self._findings(failed)]
+        info = self.info.model_copy(update={"complete": True, "failed_tiles": failed, "notes": notes})
         described = self.path / "zarr.json"
         content = json.loads(described.read_bytes())
         content["attributes"][ATTRIBUTE] = info.model_dump(mode="json")
@@ -376,6 +377,20 @@ class AnomalyMap:
         See `napari_histoad.calibration.discovery_rate`.
         """
         return discovery_rate(self.p_values, fdr)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences to show wherever the map is shown: those stored with it, and what its scores say as a whole.
+
+        Maps of earlier versions store none; theirs are found in the scores.
+        """
+        found = self._findings(self.info.failed_tiles)
+        return [*self.info.notes, *(note for note in found if note not in self.info.notes)]
+
+    def _findings(self, failed_tiles: int) -> list[str]:
+        some = "1 tile" if failed_tiles == 1 else f"{failed_tiles:,} tiles"
+        unread = f"{some} could not be read and were not scored" if failed_tiles else None
+        return [note for note in (self.drift_warning, unread) if note is not None]
 
     @property
     def drift_warning(self) -> str | None:
