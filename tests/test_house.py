@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "napari_histoad"
-BASE = {"errors", "files", "jobs", "machine", "calibration", "remembered"}
+BASE = {"errors", "files", "jobs", "machine", "calibration", "remembered", "system"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "machine": set(),
     "remembered": set(),
     "calibration": {"errors"},
+    "system": {"errors"},
     "slide": BASE,
     "regions": BASE | {"slide"},
     "tiles": BASE | {"slide", "regions"},
