@@ -4,7 +4,16 @@ from PIL import Image
 
 from napari_histoad import load_detector, train, write_geojson
 from napari_histoad.detectors import create_detector
-from napari_histoad.engine import TrainingSource, choose_device, fit_job, score_images, train_job, training_sources
+from napari_histoad.engine import (
+    TrainingSource,
+    choose_device,
+    fit_job,
+    gather_job,
+    gather_labelled_job,
+    score_images,
+    train_job,
+    training_sources,
+)
 from napari_histoad.errors import DeviceError, MissingMppError, OutputError, RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import run
 from napari_histoad.regions import Region
@@ -193,3 +202,14 @@ def test_a_growing_network_is_kept_only_when_it_has_grown(tiles):
     assert max(e.done for e in events if e.stage == "Training") == 40
     assert detector.settled
     assert int(detector.network.step) >= 32  # the last fifth
+
+
+def test_notes_of_a_source_are_shown_once(sample):
+    noted = TrainingSource(sample.path, sample.plan.normal, notes=("read as drawn.", "two outlines were left out."))
+    seen = []
+    run(gather_job([noted, TrainingSource(sample.path, sample.plan.normal)], 64, 1.0, max_tiles=100), seen.append)
+    assert [progress.note for progress in seen if progress.note] == list(noted.notes)
+    seen.clear()
+    named = TrainingSource(sample.path, [*sample.plan.normal, *sample.plan.planted], notes=noted.notes)
+    run(gather_labelled_job([named], 64, 1.0, max_tiles=100), seen.append)
+    assert [progress.note for progress in seen if progress.note] == list(noted.notes)

@@ -62,12 +62,15 @@ class TrainingSource:
     mixed : bool
         Its tissue may hold lesions: what is rare in it is neither learnt from nor calibrated on. Otherwise all of it is
         normal and counts, however rare.
+    notes : tuple of str
+        What was assumed or left out when the source was chosen, a sentence each; shown when it is read.
     """
 
     path: Path
     regions: Sequence[Region] | None = None
     mpp: float | None = None
     mixed: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def is_tiles(self) -> bool:
@@ -104,6 +107,8 @@ def gather_job(
     sets = []
     for number, source in enumerate(sources):
         yield Progress("Reading normal tiles", number, len(sources), "slides", path=str(source.path))
+        for note in source.notes:
+            yield Progress("Reading normal tiles", number, len(sources), "slides", path=str(source.path), note=note)
         if source.is_tiles:
             normal = _normal_files(source)
             tiles = read_tile_files([normal[i] for i in np.sort(rng.permutation(len(normal))[:share])], tile_px)

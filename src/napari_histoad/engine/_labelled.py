@@ -147,6 +147,8 @@ def gather_labelled_job(
     share = -(-max_tiles // len(sources))
     for number, source in enumerate(sources):
         yield Progress("Reading tiles", number, len(sources), "slides", path=str(source.path))
+        for note in source.notes:
+            yield Progress("Reading tiles", number, len(sources), "slides", path=str(source.path), note=note)
         if source.is_tiles:
             files = list_labelled_files(source.path)
             chosen = [files[i] for i in _balanced(np.array([file.class_name for file in files]), share, rng)]
