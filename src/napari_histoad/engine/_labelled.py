@@ -30,7 +30,7 @@ __all__ = ["LabelledTiles", "gather_labelled_job", "labelled_sources", "list_lab
 _LEAST_PER_CLASS = 8
 _IDC = re.compile(r"^(?P<patient>\d+)_idx\d+_x\d+_y\d+_class(?P<label>[01])$")
 """Names of the breast IDC set: the patient is in them."""
-_FIRST = NORMAL_NAMES | {"0"}
+_FIRST = NORMAL_NAMES | {"0", "negative"}
 _PCAM = {"id", "label"}
 """Columns of train_labels.csv of the Kaggle edition of PatchCamelyon; its tiles lie in train/."""
 

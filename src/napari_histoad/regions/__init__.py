@@ -1,14 +1,21 @@
 """Polygons: drawn or computed regions, in and out of files and napari Shapes, and rasterised to tiles."""
 
+from napari_histoad.regions._annotations import Annotations, count_classes, normal_regions
+from napari_histoad.regions._classes import NORMAL_NAMES, class_meaning
 from napari_histoad.regions._coverage import coverage
-from napari_histoad.regions._files import read_regions, write_geojson
-from napari_histoad.regions._region import NORMAL_NAMES, Region
+from napari_histoad.regions._files import read_annotations, read_regions, write_geojson
+from napari_histoad.regions._region import Region
 from napari_histoad.regions._shapes import regions_from_shapes, shapes_from_regions
 
 __all__ = [
     "NORMAL_NAMES",
+    "Annotations",
     "Region",
+    "class_meaning",
+    "count_classes",
     "coverage",
+    "normal_regions",
+    "read_annotations",
     "read_regions",
     "regions_from_shapes",
     "shapes_from_regions",

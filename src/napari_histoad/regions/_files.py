@@ -3,64 +3,79 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import shapely
-from shapely.geometry import Polygon, mapping, shape
+from shapely.geometry import mapping
 
-from napari_histoad.errors import RegionError, writing
-from napari_histoad.regions._region import Region, as_area
+from napari_histoad.errors import RegionError, SettingsError, writing
+from napari_histoad.files import write_whole
+from napari_histoad.regions._document import read_document
+from napari_histoad.regions._geojson import annotations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from os import PathLike
+    from typing import Any
 
     from shapely.geometry.base import BaseGeometry
 
-__all__ = ["read_regions", "write_geojson"]
+    from napari_histoad.regions._annotations import Annotations
+    from napari_histoad.regions._region import Region
+
+__all__ = ["read_annotations", "read_regions", "write_geojson"]
 
 _COLOURS = {True: [0, 158, 115], False: [213, 94, 0]}
 
 
-def read_regions(path: str | PathLike[str], downsample: float = 1.0) -> list[Region]:
-    """Read outlined regions.
+def read_annotations(path: str | PathLike[str], downsample: float = 1.0) -> Annotations:
+    """Read outlined regions, and what is to be known of them.
 
     Parameters
     ----------
     path : path-like
-        GeoJSON (QuPath and others) or Camelyon JSON (``{"positive": […], "negative": […]}``).
+        GeoJSON (QuPath and others), plain, gzipped or zipped, or Camelyon JSON (``{"positive": […], "negative": […]}``).
     downsample : float
         Divides the file's coordinates: 32 for annotations of level 0 when the slide is a copy of level 5.
 
     Returns
     -------
-    list of Region
-        Level-0 pixels, (y, x).
+    Annotations
+        Regions in level-0 pixels, (y, x), and a line for what was left out: cells, TMA cores, points, lines, classes that end
+        in ``*``, and outlines that cannot be used.
 
     Raises
     ------
     RegionError
-        If the file cannot be read or holds no areas.
+        If the file cannot be read or holds no outline that can be used.
+    SettingsError
+        If ``downsample`` is not a positive number.
     """
+    if not (math.isfinite(downsample) and downsample > 0):
+        raise SettingsError(f"annotations cannot be divided by {downsample:g}", "give a number above 0, 1 for level 0")
     file = Path(path)
+    document, notes = read_document(file)
     try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as err:
-        raise RegionError(f"there is no annotation file {file}", "check the path") from err
-    except OSError as err:
-        raise RegionError(f"{file} cannot be read: {err.strerror or err}", "check its permissions") from err
-    except ValueError as err:
-        raise RegionError(f"{file.name} is not JSON ({err})", "export the annotations as GeoJSON") from err
-    if isinstance(document, dict) and ("positive" in document or "negative" in document):
-        regions = _camelyon(document, file.name)
-    else:
-        regions = _geojson(document, file.name)
-    if not regions:
-        raise RegionError(f"{file.name} holds no areas", "outline regions with polygons and export them again")
+        found = annotations_of(document, file.name)
+    except RecursionError as err:
+        msg = f"{file.name} is nested too deeply to be an annotation file"
+        raise RegionError(msg, "export the annotations as GeoJSON") from err
+    found = replace(found, notes=(*notes, *found.notes))
     if downsample == 1.0:
-        return regions
-    return [Region(_scaled(r.geometry, 1 / downsample), r.name, r.measurements) for r in regions]
+        return found
+    return replace(
+        found,
+        regions=[_scaled(region, 1 / downsample) for region in found.regions],
+        ignored=tuple(_scaled(region, 1 / downsample) for region in found.ignored),
+    )
+
+
+def read_regions(path: str | PathLike[str], downsample: float = 1.0) -> list[Region]:
+    """Return the outlined regions of an annotation file; see `read_annotations`."""
+    return read_annotations(path, downsample).regions
 
 
 def write_geojson(regions: Iterable[Region], path: str | PathLike[str]) -> None:
@@ -69,23 +84,22 @@ def write_geojson(regions: Iterable[Region], path: str | PathLike[str]) -> None:
     Raises
     ------
     OutputError
-        If the file cannot be written.
+        If the file cannot be written; then it is as it was before.
     """
-    features = [
-        {
-            "type": "Feature",
-            "geometry": mapping(_flipped(region.geometry)),
-            "properties": {
-                "objectType": "annotation",
-                "classification": {"name": region.name or "Region", "color": _COLOURS[region.is_normal]},
-                "measurements": region.measurements,
-            },
-        }
-        for region in regions
-    ]
+    features = [{"type": "Feature", "geometry": mapping(_flipped(r.geometry)), "properties": _properties(r)} for r in regions]
     document = json.dumps({"type": "FeatureCollection", "features": features})
-    with writing(path):
-        Path(path).write_text(document, encoding="utf-8")
+    file = Path(path)
+    with writing(file):
+        file.parent.stat()  # a misspelt folder is not made
+    write_whole(file, document.encode())
+
+
+def _properties(region: Region) -> dict[str, Any]:
+    properties: dict[str, Any] = {"objectType": "annotation"}
+    if region.name:
+        properties["classification"] = {"name": region.name, "color": _COLOURS[region.is_normal]}
+    properties["measurements"] = {name: value for name, value in region.measurements.items() if math.isfinite(value)}
+    return properties
 
 
 def _flipped(geometry: BaseGeometry) -> BaseGeometry:
@@ -93,48 +107,5 @@ def _flipped(geometry: BaseGeometry) -> BaseGeometry:
     return shapely.transform(geometry, lambda points: points[:, ::-1])
 
 
-def _scaled(geometry: Any, factor: float) -> Any:
-    return shapely.transform(geometry, lambda points: points * factor)
-
-
-def _geojson(document: Any, where: str) -> list[Region]:
-    if isinstance(document, list):
-        features = document
-    elif isinstance(document, dict) and document.get("type") == "FeatureCollection":
-        features = document.get("features", [])
-    elif isinstance(document, dict) and "type" in document:
-        features = [document if document["type"] == "Feature" else {"geometry": document}]
-    else:
-        raise RegionError(f"{where} is JSON but not GeoJSON", "export the annotations as GeoJSON")
-    regions = []
-    for number, feature in enumerate(features, start=1):
-        place = f"feature {number} of {where}"
-        if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
-            raise RegionError(f"{place} has no geometry", "export the annotations again")
-        if feature["geometry"].get("type") not in ("Polygon", "MultiPolygon"):
-            continue  # points and lines enclose nothing
-        try:
-            geometry = shapely.force_2d(shape(feature["geometry"]))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, shapely.errors.ShapelyError) as err:
-            raise RegionError(f"{place} is not a valid polygon ({err})", "export the annotations again") from err
-        properties = feature.get("properties") or {}
-        classification = properties.get("classification") or {}
-        name = classification.get("name", "") if isinstance(classification, dict) else str(classification)
-        measured = properties.get("measurements")
-        numbers = measured.items() if isinstance(measured, dict) else ()
-        measurements = {str(k): float(v) for k, v in numbers if isinstance(v, int | float)}
-        regions.append(Region(as_area(_flipped(geometry), place), name or properties.get("name", ""), measurements))
-    return regions
-
-
-def _camelyon(document: dict[str, Any], where: str) -> list[Region]:
-    regions = []
-    for name in ("positive", "negative"):
-        for number, item in enumerate(document.get(name) or [], start=1):
-            place = f"{name} polygon {number} of {where}"
-            try:
-                polygon = Polygon([(float(y), float(x)) for x, y in item["vertices"]])
-            except (KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as err:
-                raise RegionError(f"{place} is not valid ({err})", "check the file") from err
-            regions.append(Region(as_area(polygon, place), name))
-    return regions
+def _scaled(region: Region, factor: float) -> Region:
+    return replace(region, geometry=shapely.transform(region.geometry, lambda points: points * factor))

@@ -9,14 +9,14 @@ import shapely
 from shapely.geometry import MultiPolygon, Polygon
 
 from napari_histoad.errors import RegionError
+from napari_histoad.regions._classes import class_meaning
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-__all__ = ["NORMAL_NAMES", "Region"]
+    from napari_histoad.regions._classes import Meaning
 
-NORMAL_NAMES = frozenset({"normal", "negative", "benign", "healthy"})
-"""Class names, in lower case, that mean normal tissue."""
+__all__ = ["Region", "as_area"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Region:
     geometry : Polygon or MultiPolygon
         Vertices are (y, x) in level-0 pixels; pixel i covers [i, i + 1). Holes are honoured.
     name : str
-        The class, such as ``"Normal"`` or ``"Tumor"``; empty if unknown.
+        The class, such as ``"Normal"`` or ``"Tumor: Necrosis"``; empty if unknown.
     measurements : dict[str, float]
         Named numbers, exported with the region.
     """
@@ -38,25 +38,28 @@ class Region:
     measurements: dict[str, float] = field(default_factory=dict)
 
     @property
+    def meaning(self) -> Meaning:
+        """What the class says of the tissue, see `class_meaning`."""
+        return class_meaning(self.name)
+
+    @property
     def is_normal(self) -> bool:
-        """Whether the class name says that this is normal tissue."""
-        return self.name.strip().lower() in NORMAL_NAMES
+        """Whether the class says that this is normal tissue."""
+        return self.meaning == "normal"
 
 
 def as_area(geometry: BaseGeometry, where: str) -> Polygon | MultiPolygon:
-    """Return the areal part of a geometry, mended where it crosses itself.
+    """Return the areal part of a geometry, repaired where it crosses itself.
 
     Raises
     ------
     RegionError
         If no area is left.
     """
-    mended = geometry if geometry.is_valid else shapely.make_valid(geometry)
-    if isinstance(mended, Polygon | MultiPolygon) and not mended.is_empty:
-        return mended
+    valid = geometry if geometry.is_valid else shapely.make_valid(geometry)
     parts = [
         polygon
-        for part in getattr(mended, "geoms", [])
+        for part in getattr(valid, "geoms", [valid])
         for polygon in (part.geoms if isinstance(part, MultiPolygon) else [part])
         if isinstance(polygon, Polygon) and polygon.area > 0
     ]
