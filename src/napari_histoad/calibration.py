@@ -12,19 +12,22 @@ from napari_histoad.errors import SettingsError, TooFewTilesError, TrainingError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MIN_CALIBRATION_TILES", "Calibration", "CalibrationBasis", "describe_basis", "discovery_rate"]
+__all__ = ["LEAST_HELD_OUT", "MIN_CALIBRATION_TILES", "Calibration", "CalibrationBasis", "describe_basis", "discovery_rate"]
 
 MIN_CALIBRATION_TILES = 10
+LEAST_HELD_OUT = 13
+"""Of so many tiles the robust calibration leaves `MIN_CALIBRATION_TILES` at least, whatever their scores."""
 _SLIDES_FOR_A_NEW_ONE = 20
 """With G slides no rate below 1 / (G + 1) holds for a new one (hierarchical conformal prediction: Lee, Barber & Willett 2023)."""
 _ENOUGH_TO_JUDGE = 50
 _DRIFT_LOW, _DRIFT_HIGH = 0.1, 0.85
 
 
-Doubt = Literal["self", "refined", "mixed"]
+Doubt = Literal["self", "refined", "mixed", "beside"]
 _DOUBTS: dict[Doubt, str] = {
     "self": "normal was learnt from the mapped slide itself",
     "refined": "suspicious tiles were left out of training, and what stood out was left out of the calibration",
+    "beside": "nearly all tiles come from one place, so some were held out beside tiles that were learnt from",
     "mixed": "this tissue may hold lesions, and what stood out was left out of the calibration",
 }
 
@@ -39,7 +42,7 @@ class CalibrationBasis:
         What a group of tiles is, as a plural noun: slides, outlines, blocks of one slide, tile files.
     outlined : bool
         Whether the normal tissue was outlined by somebody, rather than all tissue of slides or tiles that are files.
-    doubts : tuple of {"self", "refined", "mixed"}
+    doubts : tuple of {"self", "refined", "mixed", "beside"}
         Why the rates are approximate; empty if they are not.
     sources : int
         Of how many slides, or sets of tiles.

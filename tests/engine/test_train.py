@@ -213,3 +213,69 @@ def test_notes_of_a_source_are_shown_once(sample):
     named = TrainingSource(sample.path, [*sample.plan.normal, *sample.plan.planted], notes=noted.notes)
     run(gather_labelled_job([named], 64, 1.0, max_tiles=100), seen.append)
     assert [progress.note for progress in seen if progress.note] == list(noted.notes)
+
+
+@pytest.mark.parametrize("sizes", [(24, 24), (41, 12), (47, 6), (6, 47), (52, 1), (1,) * 48])
+@pytest.mark.parametrize(("method", "refine"), [("vqvae", None), ("vqvae", "neighbours"), ("colour", None), ("texture", "svm")])
+def test_48_tiles_of_any_two_groups_train_and_calibrate(tiles, sizes, method, refine):
+    few = TileSet(tiles.images[: sum(sizes)], np.repeat(np.arange(len(sizes)), sizes), grouping="outlines")
+    settings = {"tile_px": 64, "max_steps": 2, "batch": 4} if method == "vqvae" else {"tile_px": 64}
+    detector = run(fit_job(create_detector(method, **settings), few, device="cpu", refine=refine))
+    basis = detector.calibration.basis
+    assert basis.tiles == len(detector.calibration.scores) >= 10
+    assert ("beside" in basis.doubts) is (len(sizes) == 2 and min(sizes) < (10 if refine is None else 13))
+    assert basis.groups <= len(sizes)
+
+
+@pytest.mark.parametrize("groups", [np.zeros(80), np.arange(19)])
+@pytest.mark.parametrize("method", ["vqvae", "texture"])
+def test_what_cannot_be_calibrated_is_refused_before_it_is_trained(tiles, groups, method):
+    events = []
+    few = TileSet(tiles.images[: len(groups)], groups.astype(np.int64))
+    with pytest.raises(TooFewTilesError):
+        run(fit_job(create_detector(method, tile_px=64), few, device="cpu"), events.append)
+    assert not events
+
+
+@pytest.fixture(scope="module")
+def with_a_rare_tissue(tiles):
+    """A tenth of the tiles is white, in every group one."""
+    images = tiles.images.copy()
+    images[::10] = 255
+    return TileSet(images, tiles.groups, tiles.sources)
+
+
+@pytest.mark.parametrize("method", ["colour", "vqvae"])
+def test_of_tissue_that_is_normal_everything_counts_in_fit_and_calibration(with_a_rare_tissue, method):
+    """Of tissue that may hold lesions what is rare counts in neither."""
+    settings = {"error": "mahalanobis", "max_steps": 2, "batch": 4} if method == "vqvae" else {}
+    rare = with_a_rare_tissue.images[::10]
+    p_of, counted, said = {}, {}, {}
+    for robust in (False, True):
+        detector = run(fit_job(create_detector(method, tile_px=64, **settings), with_a_rare_tissue, device="cpu", robust=robust))
+        p_of[robust] = detector.calibration.p_value(score_images(detector, rare, "cpu"))
+        counted[robust], said[robust] = detector.calibration.basis.tiles, detector.calibration.basis.doubts
+    assert p_of[True].max() < 0.05 < p_of[False].min()
+    assert counted[True] < counted[False]
+    assert said == {False: (), True: ("mixed",)}
+
+
+@pytest.mark.parametrize(("normal", "mixed"), [(None, False), ("all-tissue", False), ("mixed-tissue", True)])
+def test_what_all_tissue_means_is_chosen_by_word_and_reaches_fit_and_file(sample, tmp_path, normal, mixed, monkeypatch):
+    fitted = []
+    cls = type(create_detector("colour"))
+    real = cls.fit_codes
+    monkeypatch.setattr(
+        cls, "fit_codes", lambda self, codes, *, robust=False: fitted.append(robust) or real(self, codes, robust=robust)
+    )
+    train(sample.path, tmp_path / "d.safetensors", normal=normal, detector="colour", tile_px=64, device="cpu")
+    assert set(fitted) == {mixed}
+    note = load_detector(tmp_path / "d.safetensors").calibration.note
+    assert ("may hold lesions" in note) is mixed
+
+
+def test_outlines_and_words_can_be_mixed_over_slides(sample, tmp_path):
+    write_geojson(sample.plan.normal, tmp_path / "a.geojson")
+    sources = training_sources([sample.path] * 3, [tmp_path / "a.geojson", "all-tissue", "mixed-tissue"], None)
+    assert [(s.regions is None, s.mixed) for s in sources] == [(False, False), (True, False), (True, True)]
+    assert [s.mixed for s in training_sources([sample.path] * 3, "mixed-tissue", None)] == [True] * 3

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.calibration import Calibration, CalibrationBasis
+from napari_histoad.calibration import LEAST_HELD_OUT, Calibration, CalibrationBasis
 from napari_histoad.detectors import load_detector, starter_path
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._score import score_images
@@ -52,7 +52,7 @@ def self_detector_job(
         raise TooFewTilesError(msg, "train a detector on other slides, or use a finer --mpp")
     rng = np.random.default_rng(seed)
     tiles = sample_tiles(slide, grid, _MAX_TILES, rng)
-    kept, held_out = tiles.split(0.25, rng)
+    kept, held_out = tiles.divided(LEAST_HELD_OUT, single=True).split(0.25, rng, LEAST_HELD_OUT)
     yield Progress("Learning normal from this slide", 1, 3, "steps")
     detector.to(choice.device)
     with choice.autocast(detector):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_histoad.calibration import Calibration, CalibrationBasis
+from napari_histoad.calibration import LEAST_HELD_OUT, MIN_CALIBRATION_TILES, Calibration, CalibrationBasis
 from napari_histoad.detectors import FeatureDetector, create_detector, features_of, save_detector
 from napari_histoad.engine._descend import descend_job
 from napari_histoad.engine._device import choose_device
@@ -37,6 +37,7 @@ __all__ = ["fit_job", "suspicious_file", "train", "train_job"]
 
 _HELD_OUT = 0.25
 _FOLDS = 10
+_LEAST_FITTED = 10
 _CHUNK = 128
 
 
@@ -54,8 +55,10 @@ def fit_job(
 ) -> Job[Detector]:
     """Train a detector on tiles in memory and calibrate it on held-out ones.
 
-    A quarter of the tiles, whole groups, is held out for the calibration; 15% of the rest decides when to stop. What is
-    fitted to features in no time learns from all tiles and is calibrated by cross-fitting over the groups.
+    A quarter of the tiles, whole groups, is held out for the calibration, or more where tiles are few or groups large; 15%
+    of the rest decides when to stop. What is fitted to features in no time learns from all tiles and is calibrated by
+    cross-fitting over the groups. Tiles of which nearly all come from one place are split within it, and the error rates
+    are then approximate. All this is known before anything is trained.
 
     Parameters
     ----------
@@ -80,18 +83,27 @@ def fit_job(
     ------
     SettingsError
         If there is no such refinement, or the method offers no features to refine by.
+    TooFewTilesError
+        If there are too few tiles to learn from some and to calibrate on others, or all come from one place.
+    TrainingError
+        If a loss, or the score of a normal tile, is not finite.
     """
     check_refinement(refine)
     choice = choose_device(device, devices)
     rng = np.random.default_rng(seed)
-    doubts: tuple[Doubt, ...] = (*(("mixed",) if robust else ()), *(("refined",) if refine is not None else ()))
-    basis = CalibrationBasis(tiles.grouping, outlined, doubts, len(set(tiles.sources)))
+    trimmed = robust or refine is not None
+    least = LEAST_HELD_OUT if trimmed else MIN_CALIBRATION_TILES
+    given, tiles = tiles, tiles.divided(least)
+    doubts: list[Doubt] = ["mixed"] if robust else []
+    doubts += [] if refine is None else ["refined"]
+    doubts += [] if tiles is given else ["beside"]
+    basis = CalibrationBasis(tiles.grouping, outlined, tuple(doubts), len(set(tiles.sources)))
     if isinstance(detector, FeatureDetector) and not detector.steps:
         scores = yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine)
-        detector.calibration = Calibration.from_scores(scores, robust=bool(doubts), groups=tiles.groups, basis=basis)
+        detector.calibration = Calibration.from_scores(scores, robust=trimmed, groups=given.groups, basis=basis)
         detector.trained_on = tiles.sources
         return detector
-    kept, held_out = tiles.split(_HELD_OUT, rng)
+    kept, held_out = tiles.split(_HELD_OUT, rng, least)
     detector.to(choice.device)
     detector.prepare(tiles.images[kept])
     yield _forecast(detector, tiles, choice, refine)
@@ -105,7 +117,7 @@ def fit_job(
         detector.fit(tiles.images[kept], robust=robust)
     yield Progress("Calibrating", 1, 2, "steps")
     scores = score_images(detector, tiles.images[held_out], device)
-    detector.calibration = Calibration.from_scores(scores, robust=bool(doubts), groups=tiles.groups[held_out], basis=basis)
+    detector.calibration = Calibration.from_scores(scores, robust=trimmed, groups=given.groups[held_out], basis=basis)
     detector.trained_on = tiles.sources
     yield Progress("Calibrating", 2, 2, "steps")
     return detector
@@ -133,7 +145,9 @@ def _cross_fit_job(
     folds = list(tiles.folds(_FOLDS, rng))
     for k, (kept, held_out) in enumerate(folds):
         yield Progress("Calibrating", k, len(folds) + 1, "steps")
-        detector.fit_codes(codes[kept[~left_out[kept]]], robust=robust)
+        # Of a few groups, one that is large is scored by what the others teach, were they all left out of the final fit.
+        rows = kept[~left_out[kept]]
+        detector.fit_codes(codes[rows if len(rows) >= _LEAST_FITTED else kept], robust=robust)
         with torch.inference_mode():
             scores[held_out] = detector.model.distance(codes[held_out]).numpy()
     yield Progress("Calibrating", len(folds), len(folds) + 1, "steps")

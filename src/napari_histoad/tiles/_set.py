@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TilePlace", "TileSet", "read_places", "write_places"]
 
+_RUNS = 4
+"""Parts that a group is cut into where it holds nearly all tiles."""
 _COLUMNS = ("source", "y0", "x0", "y1", "x1")
 
 
@@ -82,7 +84,38 @@ class TileSet:
         grouping = " and ".join(dict.fromkeys(part.grouping for part in sets))
         return TileSet(np.concatenate([part.images for part in sets]), np.concatenate(groups), sources, places, grouping)
 
-    def split(self, held_out: float, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def divided(self, least: int, *, single: bool = False) -> TileSet:
+        """Return the tiles in groups of which some can be held out, ``least`` tiles or more, and half of the tiles be kept.
+
+        As they are, if their groups allow that. Otherwise the largest group is cut into runs of neighbours: tiles held out
+        may then lie beside tiles that are kept.
+
+        Parameters
+        ----------
+        least : int
+        single : bool
+            Whether tiles that are all of one group are cut too, rather than refused.
+
+        Raises
+        ------
+        TooFewTilesError
+            If there are fewer than twice as many tiles, or fewer than two groups.
+        """
+        if len(self) < 2 * least:
+            msg = f"only {len(self)} normal tiles, at least {2 * least} are needed to learn from some and calibrate on others"
+            raise TooFewTilesError(msg, "outline more normal tissue, or use smaller tiles (--tile-px 128)")
+        if not single:
+            self._groups()
+        tiles = self
+        while _held_out_groups(np.unique(tiles.groups, return_counts=True)[1], least, least) is None:
+            groups = tiles.groups.copy()
+            ids, sizes = np.unique(groups, return_counts=True)
+            rows = np.flatnonzero(groups == ids[sizes.argmax()])  # in the order they were read in: row by row, file by file
+            groups[rows] = groups.max() + 1 + np.arange(len(rows)) * _RUNS // len(rows)
+            tiles = replace(tiles, groups=groups)
+        return tiles
+
+    def split(self, held_out: float, rng: np.random.Generator, least: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (kept, held out) indices, split by group so that neighbours do not leak.
 
         Parameters
@@ -91,18 +124,21 @@ class TileSet:
             Wanted share of the tiles in (0, 1).
         rng : Generator
             Decides which groups.
+        least : int
+            Tiles to be held out at least, the share being exceeded if need be. At least half of the tiles is kept.
 
         Raises
         ------
         TooFewTilesError
-            If there are fewer than two groups.
+            If there are fewer than two groups, or no groups of which so many tiles can be held out, see `divided`.
         """
         ids, sizes = self._groups()
         order = rng.permutation(len(ids))
-        taken = np.cumsum(sizes[order])
-        # At least one group on each side; otherwise the number of groups that comes closest to the wanted share.
-        n = int(np.argmin(np.abs(taken[:-1] - held_out * len(self)))) + 1
-        mask = np.isin(self.groups, ids[order[:n]])
+        chosen = _held_out_groups(sizes[order], max(least, held_out * len(self)), least)
+        if chosen is None:
+            msg = f"the {len(self)} normal tiles nearly all come from one place"
+            raise TooFewTilesError(msg, "outline normal tissue in a second place, or a larger area")
+        mask = np.isin(self.groups, ids[order[chosen]])
         return np.flatnonzero(~mask), np.flatnonzero(mask)
 
     def folds(self, count: int, rng: np.random.Generator) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -134,6 +170,36 @@ class TileSet:
             msg = f"the {len(self)} normal tiles all come from one place"
             raise TooFewTilesError(msg, "outline normal tissue in a second place, or a larger area")
         return ids, sizes
+
+
+def _held_out_groups(sizes: NDArray[np.int64], wanted: float, least: int) -> NDArray[np.int64] | None:
+    """Return which groups to hold out; None if none hold ``least`` tiles or more and at most half of all.
+
+    The first ones, if these come close to ``wanted``: which these are is left to chance. Else those that come closest.
+    """
+    total, taken = int(sizes.sum()), np.cumsum(sizes)
+    most = max(least, total // 2)
+    if len(sizes) < 2:
+        return None
+    n = int(np.argmin(np.abs(taken[:-1] - wanted))) + 1
+    if least <= taken[n - 1] <= most:
+        return np.arange(n)
+    # By which group each sum of tiles is first reached.
+    by = np.full(total + 1, -1)
+    by[0] = len(sizes)
+    for group, size in enumerate(sizes.tolist()):
+        reached = by[:-size] >= 0
+        fresh = np.flatnonzero(reached & (by[size:] < 0)) + size
+        by[fresh] = group
+    sums = np.flatnonzero(by[: most + 1] >= 0)
+    sums = sums[sums >= max(1, least)]
+    if not len(sums):
+        return None
+    rest, chosen = int(sums[np.abs(sums - wanted).argmin()]), []
+    while rest:
+        chosen.append(int(by[rest]))
+        rest -= int(sizes[by[rest]])
+    return np.array(chosen)
 
 
 def write_places(tiles: TileSet, path: Path) -> None:
