@@ -37,6 +37,78 @@ def aperio_jpeg2000(tile, *, ycbcr):
     return imagecodecs.jpeg2k_encode(planes, codecformat="j2k", mct=not ycbcr, reversible=True)
 
 
+def jpeg2000_of_components(components, steps):
+    """A codestream of 8-bit components of which each has its own step (y, x): none of the writers at hand makes one.
+
+    Component by component (CPRL) the packets are those of single components, one after the other.
+    """
+    height, width = components[0].shape
+    headers, packets = [], b""
+    for component in components:
+        code = bytes(imagecodecs.jpeg2k_encode(component, codecformat="j2k", reversible=True, resolutions=2))
+        at, segments = 2, []
+        while code[at : at + 2] != b"\xff\x93":
+            end = at + 2 + struct.unpack_from(">H", code, at + 2)[0]
+            segments.append((code[at : at + 2], code[at + 4 : end]))
+            at = end
+        headers.append(segments)
+        packets += code[at + 2 : -2]
+    out = b"\xff\x4f"
+    for kind, body in headers[0]:
+        changed = bytearray(body)
+        if kind == b"\xff\x51":  # SIZ
+            for place in (2, 18):
+                struct.pack_into(">II", changed, place, width, height)
+            struct.pack_into(">H", changed, 34, len(components))
+            changed[36:] = b"".join(bytes([7, x, y]) for y, x in steps)
+        elif kind == b"\xff\x52":  # COD: component by component, no colour transform
+            changed[1], changed[4] = 4, 0
+        elif kind == b"\xff\x90":  # SOT
+            struct.pack_into(">I", changed, 2, len(packets) + 14)
+        out += kind + struct.pack(">H", len(changed) + 2) + changed
+    return out + b"\xff\x93" + packets + b"\xff\xd9"
+
+
+def subsampled_jpeg2000(tile, step, *, ycbcr=True):
+    """A tile whose second and third component have one pixel for ``step`` (y, x)."""
+    planes = np.asarray(Image.fromarray(tile).convert("YCbCr")) if ycbcr else tile
+    rest = [np.ascontiguousarray(planes[:: step[0], :: step[1], c]) for c in (1, 2)]
+    return jpeg2000_of_components([np.ascontiguousarray(planes[..., 0]), *rest], [(1, 1), step, step])
+
+
+def write_encoded(path, image, encode, compression, photometric, side=64, levels=1, **options):
+    """A TIFF of tiles that ``encode`` makes; ``photometric`` is written as it is, whatever tifffile would rather have."""
+    with tifffile.TiffWriter(path) as tif:
+        for index in range(levels):
+            tif.write(
+                (encode(tile) for tile in tiles_of(image, side)),
+                shape=image.shape,
+                dtype=np.uint8,
+                tile=(side, side),
+                compression=compression,
+                photometric="rgb",
+                subfiletype=int(index > 0),
+                metadata=None,
+                **options,
+            )
+            image = half(image)
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        for page in tif.pages:
+            page.tags["PhotometricInterpretation"].overwrite(photometric)
+    return path
+
+
+def without_tiles(path, page, tiles, tag="TileByteCounts"):
+    """Let a TIFF lack tiles of a page, as scanners leave out what they did not write: byte count (or offset) 0."""
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        values = tif.pages[page].tags[tag]
+        counts = list(values.value)
+        for tile in tiles:
+            counts[tile] = 0
+        values.overwrite(counts)
+    return path
+
+
 def write_svs(path, image, levels=2, compression="jpeg", mpp="0.4990", side=64):
     """Aperio: tiled baseline, stripped thumbnail, tiled reduced levels, label, macro."""
     head = "Aperio Image Library v11.2.1\r\n46000x32914"

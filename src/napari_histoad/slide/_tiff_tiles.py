@@ -14,6 +14,7 @@ from PIL import Image
 
 from napari_histoad.slide._base import CHOOSE_CHANNELS
 from napari_histoad.slide._colour import GLASS, on_white
+from napari_histoad.slide._jpeg2000 import Codestream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ __all__ = ["TiledLevel", "UnsupportedTiffError", "parse_level"]
 _RGB, _YCBCR = 2, 6
 _PLANAR = 2
 _ALPHA = {1: "associated", 2: "unassociated"}
-_APERIO_YCBCR = 33003
+_APERIO_YCBCR, _APERIO_RGB = 33003, 33005
 _JPEG = {7}
 _JPEG2000 = {33003, 33004, 33005, 34712}
 _IMAGE_CODECS: dict[int, Callable[..., Any]] = {
@@ -73,7 +74,7 @@ class TiledLevel:
     across : int
         Segments per row of segments.
     offsets, counts : (planes * down * across,) int64
-        Where each segment lies in the file, in bytes; a count of 0 was never scanned.
+        Where each segment lies in the file, in bytes; a count of 0 is one that the file lacks.
     samples : int
         3, or 4 with alpha.
     """
@@ -88,6 +89,7 @@ class TiledLevel:
     strips: bool
     planar: bool
     compression: int
+    photometric: int
     predictor: int
     tables: bytes | None
     header: bytes | None
@@ -198,10 +200,9 @@ class TiledLevel:
             colorspace, outcolorspace = self.colorspace
             tile = imagecodecs.jpeg8_decode(data, tables=self.tables, colorspace=colorspace, outcolorspace=outcolorspace)
         elif self.compression in _JPEG2000:
-            self._check_declared(data)
-            tile = imagecodecs.jpeg2k_decode(data)
-            if self.compression == _APERIO_YCBCR:
-                tile = np.asarray(Image.fromarray(tile, "YCbCr").convert("RGB"))
+            code = Codestream.parse(data)
+            self._check_size(*code.shape)
+            tile = code.decode(ycbcr=self._is_ycbcr(code))
         else:
             options = {"hasalpha": True} if self.compression == 50001 and samples == 4 else {}
             tile = np.empty((rows, width, samples), np.uint8)
@@ -212,6 +213,14 @@ class TiledLevel:
             raise ValueError(f"{tile.dtype} pixels of {tile.shape[2]} samples, uint8 of {samples} due")
         return tile[: self.tile[0], :width]
 
+    def _is_ycbcr(self, code: Codestream) -> bool:
+        """Return whether components of JPEG 2000 are YCbCr: Aperio's compressions say so, else the colour box or the tags."""
+        if self.compression in (_APERIO_YCBCR, _APERIO_RGB):
+            return self.compression == _APERIO_YCBCR
+        if code.ycbcr is not None:
+            return code.ycbcr
+        return code.subsampled or (self.photometric == _YCBCR and not code.transformed)
+
     def _check_declared(self, data: bytes) -> None:
         """Refuse a compressed image that says it is larger than its tile, before memory is spent on it."""
         try:
@@ -219,6 +228,9 @@ class TiledLevel:
                 width, height = image.size
         except Image.DecompressionBombError as err:
             raise ValueError(str(err)) from err
+        self._check_size(height, width)
+
+    def _check_size(self, height: int, width: int) -> None:
         if height > self.tile[0] or width > self.tile[1]:
             raise ValueError(f"{height} x {width} px, {self.tile[0]} x {self.tile[1]} declared")
 
@@ -250,17 +262,19 @@ def parse_level(page: tifffile.TiffPage) -> TiledLevel:
     due = -(-height // tile[0]) * across * (samples if planar else 1)
     if len(page.dataoffsets) < due or len(page.databytecounts) < due:
         raise ValueError(f"{len(page.dataoffsets):,} tiles listed, {due:,} due")
+    offsets = np.array(page.dataoffsets[:due], np.int64)
     return TiledLevel(
         shape=(height, width),
         tile=tile,
         across=across,
-        offsets=np.array(page.dataoffsets[:due], np.int64),
-        counts=np.array(page.databytecounts[:due], np.int64),
+        offsets=offsets,
+        counts=np.where(offsets == 0, 0, np.array(page.databytecounts[:due], np.int64)),
         samples=samples,
         alpha=alpha,
         strips=not page.is_tiled,
         planar=planar,
         compression=int(page.compression),
+        photometric=int(page.photometric),
         predictor=int(page.predictor),
         tables=page.jpegtables,
         header=page.jpegheader,
@@ -278,7 +292,7 @@ def _check_pixels(page: tifffile.TiffPage) -> tuple[int, str | None]:
     if samples > 4 or (samples == 4 and page.planarconfig == _PLANAR):
         raise UnsupportedTiffError(f"it has {samples} samples per pixel", hopeless=True, remedy=CHOOSE_CHANNELS)
     jpeg = page.compression in _JPEG | _JPEG2000
-    if page.photometric == _YCBCR and not jpeg:
-        raise UnsupportedTiffError("it is stored as YCbCr without JPEG")
+    if page.photometric == _YCBCR and (not jpeg or page.planarconfig == _PLANAR):
+        raise UnsupportedTiffError("it is stored as YCbCr, uncompressed or in planes")
     extra = page.extrasamples or (0,)
     return samples, _ALPHA.get(int(extra[0])) if samples == 4 else None
