@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CHOOSE_CHANNELS", "MPP_RANGE", "Level", "Slide", "check_mpp"]
+__all__ = ["CHOOSE_CHANNELS", "MPP_RANGE", "Level", "Slide", "check_mpp", "coarsest"]
 
 MPP_RANGE = (0.05, 20.0)
 """µm per pixel that a light microscope can plausibly give; what lies outside is a wrong unit or a wrong tag."""
@@ -79,7 +79,7 @@ def make_levels(shapes: list[tuple[int, int]]) -> tuple[Level, ...]:
     return tuple(Level(shape, (height / shape[0], width / shape[1])) for shape in shapes)
 
 
-def _coarsest(levels: tuple[Level, ...], downsample: float) -> int:
+def coarsest(levels: tuple[Level, ...], downsample: float) -> int:
     """Return the coarsest level that is at least as fine as ``downsample`` (2% tolerance)."""
     fits = [i for i, level in enumerate(levels) if level.downsample <= downsample * 1.02]
     return max(fits, default=0, key=lambda i: levels[i].downsample)
@@ -185,7 +185,7 @@ class Slide(ABC):
 
     def best_level(self, downsample: float) -> int:
         """Return the coarsest level that is at least as fine as ``downsample`` (2% tolerance)."""
-        return _coarsest(self.levels, downsample)
+        return coarsest(self.levels, downsample)
 
     # -- pixels
 
@@ -300,7 +300,7 @@ class Slide(ABC):
 
         It has if nothing is gained by resampling: the box is at most half a pixel larger or smaller.
         """
-        source = _coarsest(self._sources, min(h / shape[0], w / shape[1]))
+        source = coarsest(self._sources, min(h / shape[0], w / shape[1]))
         ds_y, ds_x = self._sources[source].downsample_yx
         return source, ds_y, ds_x, abs(h / ds_y - shape[0]) < 0.5 and abs(w / ds_x - shape[1]) < 0.5
 

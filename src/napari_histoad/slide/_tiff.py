@@ -5,6 +5,7 @@ The tags are parsed once; after that a tile is one positional read and one decod
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import struct
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING, ClassVar
 import imagecodecs
 import numpy as np
 import tifffile
+from PIL import Image
 
 from napari_histoad.errors import SlideError
-from napari_histoad.slide._base import Level, make_levels
+from napari_histoad.slide._base import Level, coarsest
 from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._file import PositionalFile
 from napari_histoad.slide._remote import RemoteFile, is_remote, open_binary
 from napari_histoad.slide._tiff_layout import check_chain, read_layout
+from napari_histoad.slide._tiff_levels import place_levels
 from napari_histoad.slide._tiff_tiles import parse_level
 from napari_histoad.slide._tiled import TiledSlide
 
@@ -28,8 +31,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_histoad.slide._tiff_tiles import TiledLevel
+
 
 __all__ = ["TiffSlide"]
+
+_FINER = 0.95
+"""Sources of less than this share of a level's downsample are finer; those in reduced size are below 0.9 of it."""
+_STRIP_PX = 16_000_000
 
 
 class TiffSlide(TiledSlide):
@@ -53,7 +62,8 @@ class TiffSlide(TiledSlide):
                 handle.seek(0)
                 tif = tifffile.TiffFile(handle)
                 layout = read_layout(tif)
-                self._pages = [parse_level(page) for page in layout.pages]
+                kept, levels, notes = place_levels(layout.pages)
+                self._pages = [parse_level(layout.pages[index]) for index in kept]
                 icc = layout.pages[0].tags.valueof(34675)
         except _BROKEN as err:
             msg = f"{path.name} is not a readable TIFF ({_first_line(err)})"
@@ -63,14 +73,16 @@ class TiffSlide(TiledSlide):
         self.format = layout.format  # type: ignore[misc]
         super().__init__(
             path,
-            make_levels([level.shape for level in self._pages]),
+            levels,
             [level.tile for level in self._pages],
             file_mpp_yx=layout.mpp_yx,
             mpp=mpp,
             properties=layout.properties,
             icc_profile=bytes(icc) if icc else None,
+            notes=[*layout.notes, *notes],
         )
         self._check_extent()
+        self._in_finer = _stored_below(self.levels, self._pages)
         self._add_reduced()
         self._file = RemoteFile(path) if is_remote(path) else PositionalFile(path)
         for name, index in layout.associated.items():
@@ -101,8 +113,11 @@ class TiffSlide(TiledSlide):
         page = self._pages[level]
         number = row * page.across + column
         segments = page.segments(number)
-        if any(count == 0 for _, count in segments):  # sparse: never scanned
-            out[:] = GLASS
+        if any(count == 0 for _, count in segments):
+            if level and self._in_finer[level][row, column]:
+                self._read_finer(source, row, column, out)
+            else:
+                out[:] = GLASS  # never scanned
             return
         try:
             data = [self._file.read(count, offset) for offset, count in segments]
@@ -116,9 +131,54 @@ class TiffSlide(TiledSlide):
             msg = f"{self.path.name}: {where} cannot be decoded ({_first_line(err)})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
 
+    def _read_finer(self, source: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
+        """Fill a tile that a lower level lacks from the next finer one, as OpenSlide does for Aperio's."""
+        here, (tile_h, tile_w) = self._sources[source], self._tiles[source]
+        y, x = row * tile_h, column * tile_w
+        h, w = min(tile_h, here.shape[0] - y), min(tile_w, here.shape[1] - x)
+        finer = coarsest(self._sources, _FINER * here.downsample)
+        there = self._sources[finer]
+        ratio_y, ratio_x = (a / b for a, b in zip(here.downsample_yx, there.downsample_yx, strict=True))
+        left, right = x * ratio_x, min((x + w) * ratio_x, there.shape[1])
+        x0, x1 = math.floor(left), math.ceil(right)
+        rows = max(1, int(_STRIP_PX / ((x1 - x0) * ratio_y)))
+        for first in range(0, h, rows):
+            last = min(first + rows, h)
+            top, bottom = (y + first) * ratio_y, min((y + last) * ratio_y, there.shape[0])
+            y0, y1 = math.floor(top), math.ceil(bottom)
+            pixels = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+            self._read_inside(finer, y0, x0, pixels)
+            box = (left - x0, top - y0, right - x0, bottom - y0)
+            scaled = Image.fromarray(pixels).resize((w, last - first), Image.Resampling.BOX, box=box)
+            out[first:last, :w] = np.asarray(scaled)
+
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _stored_below(levels: tuple[Level, ...], pages: list[TiledLevel]) -> list[NDArray[np.bool_]]:
+    """Return for each tile of each level whether the file holds pixels of its place in a finer level, (rows, columns) bool.
+
+    Where it does not, in a sparse pyramid, nothing has to be looked for.
+    """
+    below = [np.zeros((pages[0].tiles // pages[0].across, pages[0].across), bool)]
+    for (finer, page_finer), (level, page) in itertools.pairwise(zip(levels, pages, strict=True)):
+        shape = (page.tiles // page.across, page.across)
+        if (page.counts > 0).all():
+            below.append(np.ones(shape, bool))  # none is missing: never asked
+            continue
+        stored = (page_finer.counts.reshape(-1, page_finer.tiles) > 0).all(axis=0).reshape(below[-1].shape) | below[-1]
+        sums = np.pad(stored.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        edges = []
+        for axis in (0, 1):
+            scale = level.downsample_yx[axis] / finer.downsample_yx[axis] * page.tile[axis] / page_finer.tile[axis]
+            bounds = np.arange(shape[axis] + 1) * scale
+            first = np.minimum(np.floor(bounds[:-1] + 1e-6).astype(int), stored.shape[axis] - 1)
+            edges.append((first, np.clip(np.ceil(bounds[1:] - 1e-6).astype(int), first + 1, stored.shape[axis])))
+        (y0, y1), (x0, x1) = edges
+        below.append(sums[np.ix_(y1, x1)] - sums[np.ix_(y0, x1)] - sums[np.ix_(y1, x0)] + sums[np.ix_(y0, x0)] > 0)
+    return below
 
 
 _BROKEN = (

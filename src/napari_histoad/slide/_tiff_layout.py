@@ -43,12 +43,14 @@ class TiffLayout:
     format : str
         For people.
     pages : list of TiffPage
-        Finest first.
+        Finest first; pictures that are no levels may be among them.
     mpp_yx : tuple[float, float] or None
         µm per level-0 pixel (y, x) as the file says.
     properties : dict[str, str]
     associated : dict[str, int]
         Series of the label, macro and thumbnail pictures, by name.
+    notes : list of str
+        What was chosen among several, in sentences.
     """
 
     format: str
@@ -56,6 +58,7 @@ class TiffLayout:
     mpp_yx: tuple[float, float] | None
     properties: dict[str, str] = field(default_factory=dict)
     associated: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def check_chain(handle: BinaryIO) -> None:
@@ -146,10 +149,11 @@ def _tiles_overlap(tif: tifffile.TiffFile) -> bool:
 def _plain(tif: tifffile.TiffFile) -> TiffLayout:
     series = _largest(tif)
     pages = _pyramid(series)
-    if len(pages) == 1:
-        # Some writers do not mark the reduced pages as such; then each is a series of its own.
-        reduced = [s.keyframe for s in tif.series if s.keyframe is not pages[0] and s.keyframe.is_tiled]
-        pages = _evenly_shrinking([pages[0], *sorted(reduced, key=lambda page: -page.imagewidth)])
+    # Levels that do not shrink by exactly two, three or four are series of their own; and some writers do not mark theirs.
+    alone = len(pages) == 1
+    others = [page for other in tif.series if other is not series for page in _pyramid(other)]
+    others = [page for page in others if page.is_tiled and (alone or page.is_reduced)]
+    pages = [pages[0], *sorted([*pages[1:], *others], key=lambda page: -page.imagewidth)]
     page = pages[0]
     properties = {} if not page.description else {"ImageDescription": page.description[:2000]}
     return TiffLayout(
@@ -293,20 +297,7 @@ def _largest(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 
 
 def _pyramid(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
-    return _evenly_shrinking([level.keyframe for level in series.levels])
-
-
-def _evenly_shrinking(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """Leave out what is no level: a label or a macro that strayed into the pyramid does not shrink evenly."""
-    height, width = pages[0].imagelength, pages[0].imagewidth
-    kept = [pages[0]]
-    for page in pages[1:]:
-        ratio_y, ratio_x = height / page.imagelength, width / page.imagewidth
-        shrinks = page.imagewidth < kept[-1].imagewidth
-        even = abs(ratio_y - ratio_x) <= 0.02 * ratio_y + ratio_y / page.imagelength
-        if shrinks and even and page.samplesperpixel == pages[0].samplesperpixel:
-            kept.append(page)
-    return kept
+    return [level.keyframe for level in series.levels]
 
 
 def _named(tif: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> dict[str, int]:
