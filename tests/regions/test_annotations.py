@@ -6,7 +6,15 @@ import pytest
 from shapely.geometry import box
 
 from napari_histoad.errors import RegionError, SettingsError
-from napari_histoad.regions import Annotations, Region, normal_regions, read_annotations, read_regions, write_geojson
+from napari_histoad.regions import (
+    Annotations,
+    Region,
+    normal_regions,
+    outside_note,
+    read_annotations,
+    read_regions,
+    write_geojson,
+)
 
 RING = [[200, 300], [1000, 300], [1000, 900], [200, 900], [200, 300]]  # y 300–900, x 200–1000
 SQUARE = {"type": "Polygon", "coordinates": [RING]}
@@ -265,3 +273,19 @@ def test_regions_without_a_class_stay_without_one(tmp_path):
     assert json.loads((tmp_path / "a.geojson").read_text(), parse_constant=pytest.fail)
     assert [r.name for r in read_regions(tmp_path / "a.geojson")] == ["", "Normal: Stroma"]
     assert [r.name for r in Annotations.of(regions).regions] == ["", "Normal: Stroma"]
+
+
+def test_smaller_outlines_of_other_classes_are_cut_out_of_normal_ones():
+    normal = Region(box(0, 0, 90, 90), "Normal")
+    inside, around, apart = (Region(box(*b), "Tumor") for b in ((30, 30, 60, 60), (-50, -50, 500, 500), (900, 900, 910, 910)))
+    ignored = Region(box(0, 0, 10, 10), "Ignore*")
+    (left,), _ = normal_regions(Annotations.of([inside, normal, around, apart, ignored]), "a")
+    assert left.geometry.area == 90 * 90 - 30 * 30 - 10 * 10
+
+
+def test_outlines_beyond_the_slide_are_counted():
+    regions = [Region(box(0, 0, 50, 100.5)), Region(box(0, 0, 50, 300)), Region(box(500, 500, 600, 600))]
+    assert outside_note(regions[:1], (50, 100), "a.svs") == ""
+    assert "2 of 3 outlines reach beyond a.svs (100 × 50 px), 1 of them lie outside altogether" in outside_note(
+        regions, (50, 100), "a.svs"
+    )

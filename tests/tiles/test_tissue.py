@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shapely import box as rectangle
 
 from napari_histoad import find_tissue, open_slide
-from napari_histoad.errors import EmptyTissueError, MissingMppError
-from napari_histoad.tiles import TissueMask, _tissue
+from napari_histoad.errors import EmptyTissueError, MissingMppError, RegionError
+from napari_histoad.regions import Region, coverage
+from napari_histoad.slide import ArraySlide
+from napari_histoad.tiles import TileGrid, TissueMask, _tissue, tissue_mask
 
 
 @given(st.integers(0, 2**32 - 1), st.tuples(*[st.floats(0, 90)] * 2), st.tuples(*[st.floats(1, 60)] * 2))
@@ -64,3 +67,17 @@ def test_empty_glass_is_refused(write_tiff):
 def test_unknown_resolution_is_asked_for(write_tiff):
     with open_slide(write_tiff(np.zeros((64, 64, 3), np.uint8), mpp=None)) as slide, pytest.raises(MissingMppError):
         find_tissue(slide)
+
+
+def test_outlines_stand_in_for_tissue():
+    """Every tile that outlines cover by half is on tissue; far from them nothing is."""
+    slide = ArraySlide([np.full((2000, 3000, 3), 240, np.uint8)], "glass", mpp_yx=(0.5, 0.5))
+    ring = rectangle(500, 1000, 1500, 2000).difference(rectangle(800, 1300, 1200, 1700))
+    regions = [Region(ring), Region(rectangle(1900, 2900, 9000, 1e9)), Region(rectangle(3, 3, 5, 5))]
+    tissue = tissue_mask(slide, "regions", regions)
+    grid = TileGrid.cover(slide.shape, 0.5, tile_px=64, mpp=0.5)
+    fraction, cover = tissue.fraction(grid.boxes), coverage(grid.boxes, regions)
+    assert fraction[cover >= 0.5].min() > 0.1
+    assert not fraction[coverage(grid.boxes + np.array([-64, -64, 64, 64]), regions) == 0].any()
+    with pytest.raises(RegionError, match="no outline lies on"):
+        tissue_mask(slide, "regions", [Region(rectangle(5000, 5000, 6000, 6000))])

@@ -23,6 +23,14 @@ NormalOption = Annotated[
         "normal (the default); or mixed-tissue: they may hold lesions, so what is rare is left out and rates are approximate."
     ),
 ]
+TissueOption = Annotated[
+    str,
+    typer.Option(
+        "--tissue",
+        metavar="found|regions",
+        help="Where the tissue is: found on the slide, or the outlines, for stains where it is not found.",
+    ),
+]
 MaxTilesOption = Annotated[int, typer.Option(help="Most tiles to learn from, over all slides.", min=48)]
 
 
@@ -31,6 +39,7 @@ def train(
     slides: SlidesArgument,
     out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.", show_default=False)],
     normal: NormalOption = None,
+    tissue: TissueOption = "found",
     detector: Annotated[str, typer.Option(help="Method; histoad models lists them.")] = "vqvae",
     mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default 0.5, or the slide's own if coarser.")] = None,
     slide_mpp: MppOption = None,
@@ -65,7 +74,7 @@ def train(
     options = {"stain": stain, "backbone": backbone, "backbone_weights": backbone_weights}
     given |= {name: value for name, value in options.items() if value is not None}
     given_mpp = GivenMpp(slide_mpp)
-    sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None)]
+    sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None, tissue)]
     job = train_job(
         sources,
         out,
@@ -106,6 +115,7 @@ def recalibrate(
     slides: SlidesArgument,
     out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.", show_default=False)],
     normal: NormalOption = None,
+    tissue: TissueOption = "found",
     slide_mpp: MppOption = None,
     max_tiles: MaxTilesOption = 2000,
     device: DeviceOption = "auto",
@@ -116,7 +126,7 @@ def recalibrate(
     from napari_histoad.slide import GivenMpp
 
     given_mpp = GivenMpp(slide_mpp)
-    sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None)]
+    sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None, tissue)]
     detector = follow(recalibrate_job(sources, model, out, device=device, max_tiles=max_tiles), quiet=as_json)
     assert detector.calibration is not None
     note = detector.calibration.note

@@ -12,9 +12,18 @@ import numpy as np
 
 from napari_histoad.errors import RegionError, TooFewTilesError
 from napari_histoad.jobs import Progress
-from napari_histoad.regions import Region, read_regions
+from napari_histoad.regions import Annotations, Region, normal_regions, outside_note, read_annotations
 from napari_histoad.slide import RecolouredSlide, open_slide
-from napari_histoad.tiles import Stain, TileSet, find_tissue, list_tile_files, read_tile_files, sample_tiles, training_grid
+from napari_histoad.tiles import (
+    Stain,
+    TileSet,
+    check_tissue_from,
+    list_tile_files,
+    read_tile_files,
+    sample_tiles,
+    tissue_mask,
+    training_grid,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +73,8 @@ class TrainingSource:
         normal and counts, however rare.
     notes : tuple of str
         What was assumed or left out when the source was chosen, a sentence each; shown when it is read.
+    tissue : str
+        ``"found"`` on the slide, or the ``"regions"`` themselves, for stains where it is not found.
     """
 
     path: Path
@@ -71,6 +82,7 @@ class TrainingSource:
     mpp: float | None = None
     mixed: bool = False
     notes: tuple[str, ...] = ()
+    tissue: str = "found"
 
     @property
     def is_tiles(self) -> bool:
@@ -116,7 +128,7 @@ def gather_job(
                 stain_of_files(normal, stain.method, tile_px).to(stain)(tiles.images)
             sets.append(replace(tiles, sources=(source.path.name,)))
         else:
-            sets.append(_slide_tiles(source, tile_px, wanted, share, unit, rng, srgb=srgb, stain=stain))
+            sets.append((yield from _slide_job(source, tile_px, wanted, share, unit, rng, srgb=srgb, stain=stain)))
     tiles = TileSet.concatenate(sets)
     if len(tiles) < MIN_TILES:
         msg = f"only {len(tiles)} normal tiles of {tile_px} px were found, {MIN_TILES} are due"
@@ -142,7 +154,9 @@ def stain_job(
             stains.append(stain_of_files(_normal_files(source), method, tile_px))
         else:
             with open_slide(source.path, source.mpp, srgb=srgb) as slide:
-                stains.append(Stain.of_slide(slide, find_tissue(slide), method, tile_px=tile_px, mpp=wanted))
+                stains.append(
+                    Stain.of_slide(slide, tissue_mask(slide, source.tissue, source.regions), method, tile_px=tile_px, mpp=wanted)
+                )
     yield Progress("Looking at stains", len(sources), len(sources), "slides")
     return Stain.between(stains)
 
@@ -191,7 +205,7 @@ def _held_together(sources: Sequence[TrainingSource]) -> str:
     return "region" if regions >= _ENOUGH_GROUPS and all(source.regions is not None for source in sources) else "block"
 
 
-def _slide_tiles(
+def _slide_job(
     source: TrainingSource,
     tile_px: int,
     mpp: float,
@@ -201,9 +215,12 @@ def _slide_tiles(
     *,
     srgb: bool,
     stain: Stain | None,
-) -> TileSet:
+) -> Job[TileSet]:
     with open_slide(source.path, source.mpp, srgb=srgb) as slide:
-        tissue = find_tissue(slide)
+        outside = outside_note(source.regions or (), slide.shape, source.path.name)
+        if outside:
+            yield Progress("Reading normal tiles", unit="slides", path=str(source.path), note=outside)
+        tissue = tissue_mask(slide, source.tissue, source.regions)
         grid = training_grid(slide, tissue, tile_px=tile_px, mpp=mpp, regions=source.regions)
         if source.regions is not None and not len(grid):
             side_um = tile_px * mpp
@@ -214,43 +231,55 @@ def _slide_tiles(
     return replace(tiles, groups=np.zeros_like(tiles.groups), grouping="slides") if unit == "slide" else tiles
 
 
-def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None) -> list[TrainingSource]:
+def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None, tissue: str = "found") -> list[TrainingSource]:
     """Pair slides with their outlines.
 
     Parameters
     ----------
     paths : sequence of Path
     normal : path-like, sequence of path-like, sequence of Region, or None
-        A file of outlines per slide; in the place of a file, or of all of them, ``all-tissue`` (all tissue of the slide is
-        normal, the default) or ``mixed-tissue`` (it may hold lesions).
+        A file of outlines or a list of regions per slide, of which those classed normal are taken, or all where none has a
+        class. In the place of one, or of all, ``all-tissue`` (all tissue of the slide is normal, the default) or
+        ``mixed-tissue`` (it may hold lesions).
     slide_mpp : float or None
+    tissue : str
+        ``"found"`` on the slides, or the outlined ``"regions"``.
 
     Raises
     ------
+    SettingsError
+        If the outlines shall be the tissue and a slide has none.
     RegionError
-        If there are not as many annotation files as slides, or a file names no normal region.
+        If there are not as many annotation files as slides, one is given for several, or a slide has no normal outline.
     """
     given = ["all-tissue"] if normal is None else [normal] if isinstance(normal, str | PathLike) else list(normal)
     if len(given) == 1 and given[0] in _TISSUE:
         given *= len(paths)
-    if given and isinstance(given[0], Region):
-        return [TrainingSource(path, [r for r in given if isinstance(r, Region)], slide_mpp) for path in paths]
+    if given and all(isinstance(part, Region) for part in given):
+        given = [given]  # the outlines of one slide
     if len(given) != len(paths):
-        msg = f"{len(paths)} slides but {len(given)} annotation files were given"
+        what = "annotation files" if all(isinstance(part, str | PathLike) for part in given) else "sets of outlines"
+        msg = f"{len(paths)} slides but {len(given)} {what} were given"
         remedy = "give one annotation file per slide, in the same order, or all-tissue, or mixed-tissue if it may hold lesions"
         raise RegionError(msg, remedy)
-    sources = []
-    for path, file in zip(paths, given, strict=True):
-        if file in _TISSUE:
-            sources.append(TrainingSource(path, None, slide_mpp, file == "mixed-tissue"))
-            continue
-        regions = read_regions(file)
-        named = [region for region in regions if region.name]
-        chosen = [region for region in regions if region.is_normal] if named else regions
-        if not chosen:
-            names = ", ".join(sorted({region.name for region in named}))
-            raise RegionError(
-                f"{Path(file).name} has no region classed Normal (found: {names})", "class the normal outlines as Normal"
-            )
-        sources.append(TrainingSource(path, chosen, slide_mpp))
-    return sources
+    files = [str(Path(part).resolve()) for part in given if isinstance(part, str | PathLike) and part not in _TISSUE]
+    twice = next((file for file in files if files.count(file) > 1), None)
+    if twice is not None:
+        raise RegionError(
+            f"{Path(twice).name} is given for several slides", "outlines belong to one slide: give each its own file"
+        )
+    for part in given:
+        check_tissue_from(tissue, given=part not in _TISSUE)
+    return [replace(_source(path, part, slide_mpp), tissue=tissue) for path, part in zip(paths, given, strict=True)]
+
+
+def _source(path: Path, given: Any, slide_mpp: float | None) -> TrainingSource:
+    """Return a slide with its outlines: a file, regions, ``all-tissue`` or ``mixed-tissue``."""
+    if isinstance(given, str) and given in _TISSUE:
+        return TrainingSource(path, None, slide_mpp, given == "mixed-tissue")
+    if isinstance(given, str | PathLike):
+        found, where = read_annotations(given), Path(given).name
+    else:
+        found, where = Annotations.of(given), f"the outlines of {path.name}"
+    chosen, assumed = normal_regions(found, where)
+    return TrainingSource(path, chosen, slide_mpp, notes=(*found.notes, *assumed))

@@ -13,9 +13,9 @@ import numpy as np
 from napari_histoad.engine._gather import TrainingSource, common_mpp, stain_of_files, stained
 from napari_histoad.errors import RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import Progress
-from napari_histoad.regions import NORMAL_NAMES, read_regions
+from napari_histoad.regions import NORMAL_NAMES, UNREADABLE, read_annotations
 from napari_histoad.slide import open_slide
-from napari_histoad.tiles import TileFile, TileSet, find_tissue, list_tile_files, read_tile_files, sample_tiles, training_grid
+from napari_histoad.tiles import TileFile, TileSet, list_tile_files, read_tile_files, sample_tiles, tissue_mask, training_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,18 @@ def labelled_sources(paths: Sequence[Path], regions: Sequence[Path]) -> list[Tra
         msg = f"{len(slides)} slides but {len(regions)} annotation files were given"
         raise RegionError(msg, "give one file of outlines, each named by its class, per slide: --regions FILE")
     files = iter(regions)
-    return [source if source.is_tiles else replace(source, regions=read_regions(next(files))) for source in sources]
+    return [source if source.is_tiles else _outlined(source, next(files)) for source in sources]
+
+
+def _outlined(source: TrainingSource, file: Path) -> TrainingSource:
+    """Return a slide with the outlines of a file that have a class."""
+    found = read_annotations(file)
+    named = [region for region in found.regions if region.name not in ("", UNREADABLE)]
+    if not named:
+        raise RegionError(f"no outline of {file.name} has a class", "class the outlines and export them again")
+    plain = sum(not region.name for region in found.regions)
+    notes = (*found.notes, f"{file.name}: {plain} outlines without a class are not learnt from") if plain else found.notes
+    return replace(source, regions=named, notes=notes)
 
 
 def list_labelled_files(source: Path) -> list[TileFile]:
@@ -203,7 +214,7 @@ def _of_slide(
     by_name.pop("", None)
     result = []
     with open_slide(source.path, source.mpp, srgb=srgb) as slide:
-        tissue = find_tissue(slide)
+        tissue = tissue_mask(slide, source.tissue, regions)
         seen = stained(slide, tissue, stain, tile_px, mpp)
         for name, rows in by_name.items():
             mine = [regions[k] for k in rows]

@@ -74,8 +74,9 @@ def recalibrate(
     slides: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
-    normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | None = None,
+    normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | Sequence[Sequence[Region]] | None = None,
     slide_mpp: float | None = None,
+    tissue: str = "found",
     device: str = "auto",
     **options: Any,
 ) -> Detector:
@@ -85,7 +86,7 @@ def recalibrate(
     ----------
     model : path-like
         The detector.
-    slides, normal, slide_mpp, device
+    slides, normal, slide_mpp, tissue, device
         As for `train`.
     out : path-like
         The ``.safetensors`` file to write.
@@ -102,5 +103,5 @@ def recalibrate(
         With the reason and the remedy.
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp)
+    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue)
     return run(recalibrate_job(sources, Path(model), Path(out), device=device, **options))

@@ -235,9 +235,10 @@ def train(
     slides: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
-    normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | None = None,
+    normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | Sequence[Sequence[Region]] | None = None,
     detector: str = "vqvae",
     slide_mpp: float | None = None,
+    tissue: str = "found",
     mpp: float | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -254,13 +255,16 @@ def train(
     out : path-like
         The ``.safetensors`` file to write.
     normal : path-like, sequence of path-like, or sequence of Region, optional
-        Outlines of normal tissue: one annotation file per slide in the same order, or regions of the only slide.
+        Outlines of normal tissue: one annotation file, or list of regions, per slide in the same order, or regions of the
+        only slide. Those classed normal are learnt from, or all where none has a class.
         Default: ``"all-tissue"``, all tissue of these slides is normal; ``"mixed-tissue"`` if it may hold lesions: what is
         rare is then left out of the fit and of the calibration, and error rates are approximate.
     detector : str
         Name of the method.
     slide_mpp : float, optional
         µm per level-0 pixel, where the slides do not say.
+    tissue : str
+        ``"found"`` on the slides; ``"regions"`` takes the outlines as tissue, for stains where it is not found.
     mpp : float, optional
         µm per tile pixel; default 0.5, or the slide's own if that is coarser.
     device : str
@@ -290,7 +294,7 @@ def train(
     >>> detector = train("case.svs", "skin.safetensors", normal="normal.geojson")  # doctest: +SKIP
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp)
+    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue)
     job = train_job(
         sources,
         Path(out),

@@ -1,7 +1,7 @@
 """Polygons: drawn or computed regions, in and out of files and napari Shapes, and rasterised to tiles."""
 
-from napari_histoad.regions._annotations import Annotations, count_classes, normal_regions
-from napari_histoad.regions._classes import NORMAL_NAMES, class_meaning
+from napari_histoad.regions._annotations import Annotations, count_classes, normal_regions, outside_note
+from napari_histoad.regions._classes import NORMAL_NAMES, UNREADABLE, class_meaning
 from napari_histoad.regions._coverage import coverage
 from napari_histoad.regions._files import read_annotations, read_regions, write_geojson
 from napari_histoad.regions._region import Region
@@ -9,12 +9,14 @@ from napari_histoad.regions._shapes import regions_from_shapes, shapes_from_regi
 
 __all__ = [
     "NORMAL_NAMES",
+    "UNREADABLE",
     "Annotations",
     "Region",
     "class_meaning",
     "count_classes",
     "coverage",
     "normal_regions",
+    "outside_note",
     "read_annotations",
     "read_regions",
     "regions_from_shapes",

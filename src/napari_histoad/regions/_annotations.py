@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import shapely
+from shapely.geometry import Polygon, box
+
 from napari_histoad.errors import RegionError
+from napari_histoad.regions._region import as_area
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_histoad.regions._region import Region
 
-__all__ = ["Annotations", "count_classes", "normal_regions"]
+__all__ = ["Annotations", "count_classes", "normal_regions", "outside_note"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Annotations:
 def normal_regions(annotations: Annotations, where: str) -> tuple[list[Region], tuple[str, ...]]:
     """Return the outlines of normal tissue, and one line for what was assumed or left out.
 
-    Those classed normal are taken; without any class in the whole file, all.
+    Those classed normal are taken, less smaller outlines of other classes in them; without any class in the whole file, all.
 
     Raises
     ------
@@ -59,12 +63,37 @@ def normal_regions(annotations: Annotations, where: str) -> tuple[list[Region], 
     if not annotations.classed and not any(region.name for region in regions):
         noun = "the outline has no class and is" if len(regions) == 1 else f"the {len(regions)} outlines have no class and are"
         return list(regions), (f"{where}: {noun} taken as normal tissue",)
-    normal = [region for region in regions if region.is_normal]
-    others = [region for region in regions if not region.is_normal]
+    others = [*(region for region in regions if not region.is_normal), *annotations.ignored]
+    normal = [_without(region, others) for region in regions if region.is_normal]
+    normal = [region for region in normal if region.geometry.area > 0]
     if not normal:
-        found = count_classes([*others, *annotations.ignored]) or "none"
+        found = count_classes(others) or "none"
         raise RegionError(f"{where} has no region classed Normal (found: {found})", "class the normal outlines as Normal")
     return normal, (f"{where}: not learnt from are {count_classes(others)}",) if others else ()
+
+
+def outside_note(regions: Sequence[Region], shape: tuple[int, int], where: str) -> str:
+    """Return a line on outlines that reach beyond a slide of ``shape`` (height, width) in level-0 pixels, "" if none does.
+
+    A pixel beyond is rounding; outlines of another slide or level lie far out.
+    """
+    slide = box(-1, -1, shape[0] + 1, shape[1] + 1)
+    beyond = [region for region in regions if not slide.covers(region.geometry)]
+    if not beyond:
+        return ""
+    apart = sum(not slide.intersects(region.geometry) for region in beyond)
+    size = f"{shape[1]:,} × {shape[0]:,} px"
+    what = f"{len(beyond)} of {len(regions)} outlines reach beyond {where} ({size}), {apart} of them lie outside altogether"
+    return f"{what}: check that they belong to this slide and are in its level-0 pixels"
+
+
+def _without(region: Region, others: Sequence[Region]) -> Region:
+    geometry = region.geometry
+    inside = [other.geometry for other in others if other.geometry.area < geometry.area and other.geometry.intersects(geometry)]
+    if not inside:
+        return region
+    left = geometry.difference(shapely.union_all(inside))
+    return replace(region, geometry=as_area(left, region.name) if left.area > 0 else Polygon())
 
 
 def count_classes(regions: Sequence[Region]) -> str:

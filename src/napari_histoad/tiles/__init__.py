@@ -10,9 +10,10 @@ from napari_histoad.tiles._loader import TileBatch, TileLoader, UndecodedBatch
 from napari_histoad.tiles._sample import sample_tiles, training_grid
 from napari_histoad.tiles._set import TilePlace, TileSet, read_places, write_places
 from napari_histoad.tiles._stain import Stain, StainMethod
-from napari_histoad.tiles._tissue import TissueMask, find_tissue
+from napari_histoad.tiles._tissue import TISSUE_FROM, TissueMask, check_tissue_from, find_tissue, tissue_mask
 
 __all__ = [
+    "TISSUE_FROM",
     "Stain",
     "StainMethod",
     "TileBatch",
@@ -23,11 +24,13 @@ __all__ = [
     "TileSet",
     "TissueMask",
     "UndecodedBatch",
+    "check_tissue_from",
     "find_tissue",
     "list_tile_files",
     "read_places",
     "read_tile_files",
     "sample_tiles",
+    "tissue_mask",
     "training_grid",
     "write_places",
 ]

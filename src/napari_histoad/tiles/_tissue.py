@@ -7,24 +7,36 @@ also where it is pale (Ruifrok & Johnston 2001, optical density; Otsu 1979, thre
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
+from PIL import Image, ImageDraw
 from scipy import ndimage
+from shapely.geometry import Polygon, box
 from skimage.filters import threshold_otsu
 from skimage.morphology import disk, remove_small_holes, remove_small_objects
 
-from napari_histoad.errors import EmptyTissueError
+from napari_histoad.errors import EmptyTissueError, RegionError, SettingsError
 from napari_histoad.machine import give_back_freed_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["TissueMask", "find_tissue"]
+__all__ = ["TISSUE_FROM", "TissueMask", "check_tissue_from", "find_tissue", "regions_as_tissue", "tissue_mask"]
+
+TISSUE_FROM = ("found", "regions")
+"""Where the tissue is: found by its colour, or what is outlined."""
+
+_STAND_IN = "or outline the tissue and let the outlines stand in for it (in the terminal: --tissue regions)"
 
 _MASK_UM = 8.0
 _MAX_MASK_PX = 2048
@@ -91,6 +103,69 @@ class TissueMask:
         return float(self.mask.sum() * self.scale_yx[0] * self.scale_yx[1] * mpp**2 / 1e6)
 
 
+def tissue_mask(slide: Slide, tissue_from: str = "found", regions: Sequence[Region] | None = None) -> TissueMask:
+    """Return the tissue that is found on a slide, or with ``tissue_from="regions"`` what is outlined.
+
+    Raises
+    ------
+    SettingsError
+        If there are no outlines to take.
+    EmptyTissueError, RegionError, MissingMppError
+        See `find_tissue` and `regions_as_tissue`.
+    """
+    check_tissue_from(tissue_from, given=regions is not None)
+    return find_tissue(slide) if tissue_from == "found" or regions is None else regions_as_tissue(slide, regions)
+
+
+def check_tissue_from(tissue_from: str, *, given: bool) -> None:
+    """Check where tissue shall come from; ``given`` says whether there are outlines.
+
+    Raises
+    ------
+    SettingsError
+        If it is neither found nor regions, or there are no outlines.
+    """
+    if tissue_from not in TISSUE_FROM:
+        raise SettingsError(f"tissue cannot come from {tissue_from!r}", f"choose {' or '.join(TISSUE_FROM)}")
+    if tissue_from == "regions" and not given:
+        raise SettingsError("outlines shall stand in for tissue, but none were given", "give outlines, or let tissue be found")
+
+
+def regions_as_tissue(slide: Slide, regions: Sequence[Region]) -> TissueMask:
+    """Return the outlines as the tissue mask, for stains where none is found: every mask pixel that they reach is tissue.
+
+    Parameters
+    ----------
+    slide : Slide
+        Needs its mpp.
+    regions : sequence of Region
+
+    Raises
+    ------
+    RegionError
+        If none of them lies on the slide.
+    MissingMppError
+        If the resolution is unknown.
+    """
+    step = max(_MASK_UM / slide.require_mpp(), max(slide.shape) / _MAX_MASK_PX, 1.0)
+    shape = math.ceil(slide.shape[0] / step), math.ceil(slide.shape[1] / step)
+    scale_yx = slide.shape[0] / shape[0], slide.shape[1] / shape[1]
+    slide_box, mask = box(0, 0, *slide.shape), np.zeros(shape, bool)
+    for part in shapely.get_parts([region.geometry for region in regions]):
+        on_slide = part if slide_box.covers(part) else part.intersection(slide_box)  # what lies far out is not drawn
+        for polygon in shapely.get_parts(on_slide):
+            if isinstance(polygon, Polygon):
+                picture = Image.new("1", shape[::-1])
+                draw = ImageDraw.Draw(picture)
+                for ring, inside in ((polygon.exterior, 1), *((hole, 0) for hole in polygon.interiors)):
+                    corners = np.asarray(ring.coords) / scale_yx
+                    draw.polygon([(x, y) for y, x in corners.tolist()], fill=inside, outline=1)
+                mask |= np.asarray(picture)
+    if not mask.any():
+        raise RegionError(f"no outline lies on {slide.path.name}", "check that they belong to this slide and level")
+    return TissueMask(ndimage.binary_dilation(mask, np.ones((3, 3), bool)), scale_yx)
+
+
 def find_tissue(slide: Slide) -> TissueMask:
     """Return the tissue mask of a brightfield slide, without pen marks.
 
@@ -133,7 +208,8 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
     bright = np.percentile(image.reshape(-1, 3)[:: max(1, image.size // 3_000_000)], 95, axis=0)
     if bright.max() < _DARK_FIELD * 2 or np.median(image.max(axis=2)) < _DARK_FIELD:
         msg = f"{name} is dark where glass should be bright: it does not look like a brightfield slide"
-        raise EmptyTissueError(msg, "open an H&E (or other brightfield) scan; fluorescence is not supported")
+        remedy = f"open an H&E (or other brightfield) scan, fluorescence is not supported; {_STAND_IN}"
+        raise EmptyTissueError(msg, remedy)
     # Glass is the brightest common colour; a slide full of tissue has none, then white stands in.
     glass = np.where(bright > 200, bright, 255.0).astype(np.float32)
     chroma, stained, inked = _colours(image, glass)
@@ -146,7 +222,7 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
     mask = remove_small_holes(mask, max_size=int(_HOLE_UM2 / mpp**2))
     if not mask.any():
         msg = f"no tissue was found on {name}"
-        raise EmptyTissueError(msg, "check that it is a stained brightfield slide and that its mpp is right")
+        raise EmptyTissueError(msg, f"check its stain and its mpp, {_STAND_IN}")
     return mask
 
 
