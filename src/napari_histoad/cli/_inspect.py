@@ -86,7 +86,7 @@ def convert(
     with open_slide(slide, GivenMpp(slide_mpp).of(slide), channels=chosen, white=white) as opened:
         name = f"{opened.name}.pyramid.tif"
         target = out or (Path(name) if is_remote(opened.path) else opened.path.with_name(name))
-        if target.resolve() == opened.path:
+        if not is_remote(opened.path) and target.resolve() == opened.path.resolve():
             raise SettingsError(f"{target.name} is the slide itself", "name another file with --out")
         follow(convert_job(opened, target, lossless=lossless), quiet=as_json)
     emit({"slide": str(slide), "copy": str(target)}, [("Copy", str(target))], as_json=as_json)

@@ -131,7 +131,7 @@ def export(
     folder = out or result.parent
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    stem = Path(opened.info.slide).stem
+    stem = opened.path.name.removesuffix(".ome.zarr")
     written: list[str] = []
 
     def target(ending: str) -> Path:

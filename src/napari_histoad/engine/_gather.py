@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 from napari_histoad.errors import RegionError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import Annotations, Region, normal_regions, outside_note, read_annotations
-from napari_histoad.slide import RecolouredSlide, open_slide
+from napari_histoad.slide import RecolouredSlide, is_slide, open_slide
 from napari_histoad.tiles import (
     Stain,
     TileSet,
@@ -84,10 +85,10 @@ class TrainingSource:
     notes: tuple[str, ...] = ()
     tissue: str = "found"
 
-    @property
+    @cached_property
     def is_tiles(self) -> bool:
         """Whether this is a set of tile files rather than a slide."""
-        return self.path.is_dir() or self.path.suffix.lower() == ".csv"
+        return not is_slide(self.path)
 
 
 def gather_job(

@@ -21,7 +21,7 @@ from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, Sl
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import AnomalyMap, MapGeometry, MapInfo, MapWriter, hold_map
 from napari_histoad.regions import coverage, read_regions
-from napari_histoad.slide import RecolouredSlide, open_slide
+from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
 from napari_histoad.tiles import Stain, TileGrid, TileLoader, find_tissue
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class MapOptions(TypedDict, total=False):
 
 def map_path(slide: Slide | Path, out: Path) -> Path:
     """Return where the map of a slide lies in a folder of results."""
-    stem = slide.stem if isinstance(slide, Path) else slide.name
-    return out / f"{stem}.ome.zarr"
+    name = slide_name(slide) if isinstance(slide, Path) else slide.name
+    return out / f"{name}.ome.zarr"
 
 
 def map_job(
@@ -213,7 +213,7 @@ def plan_map(
         stains = (Stain.of_slide(slide, tissue, target.method, tile_px=settings.tile_px, mpp=settings.mpp), target)
         slide = RecolouredSlide(slide, stains[0].to(target))
     info = MapInfo(
-        slide=slide.path.name,
+        slide=slide.file_name,
         slide_shape=slide.shape,
         slide_mpp=slide_mpp,
         tile_px=grid.tile_px,

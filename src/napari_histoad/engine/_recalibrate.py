@@ -13,6 +13,7 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import MAX_TILES, gather_job, stain_of, training_sources
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress, run
+from napari_histoad.slide import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ def recalibrate_job(
         See `gather_job`, `load_detector` and `save_detector`.
     """
     detector = load_detector(model)
-    seen = sorted({source.path.name for source in sources} & set(detector.trained_on))
+    seen = sorted({file_name(source.path) for source in sources} & set(detector.trained_on))
     if seen:
         msg = f"{model.name} was trained on {seen[0]}: its normal tissue there scores too low to set a threshold by"
         raise SettingsError(msg, "recalibrate on slides that it has not seen, or train it again")

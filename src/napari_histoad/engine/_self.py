@@ -62,6 +62,6 @@ def self_detector_job(
     detector.calibration = Calibration.from_scores(
         scores, robust=True, groups=tiles.groups[held_out], basis=CalibrationBasis(tiles.grouping, doubts=("self",), sources=1)
     )
-    detector.trained_on = (slide.path.name,)
+    detector.trained_on = (slide.file_name,)
     yield Progress("Learning normal from this slide", 3, 3, "steps")
     return detector

@@ -8,6 +8,7 @@ from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import Level, Slide, check_mpp
 from napari_histoad.slide._colour import ColourTable
 from napari_histoad.slide._mpp import GivenMpp
+from napari_histoad.slide._name import file_name, is_slide, slide_name
 from napari_histoad.slide._open import can_open, open_slide
 from napari_histoad.slide._pyramid import LevelArray, level_arrays, pyramid
 from napari_histoad.slide._recoloured import RecolouredSlide
@@ -26,9 +27,12 @@ __all__ = [
     "can_open",
     "check_mpp",
     "convert_job",
+    "file_name",
     "is_remote",
+    "is_slide",
     "level_arrays",
     "open_slide",
     "pyramid",
     "pyramid_job",
+    "slide_name",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -156,10 +156,19 @@ class Slide(ABC):
 
     # -- geometry
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """File name without its extension."""
-        return self.path.stem
+        """What its results are called by, see `slide_name`."""
+        from napari_histoad.slide._name import slide_name
+
+        return slide_name(self.path) if self.on_disk else self.path.stem
+
+    @cached_property
+    def file_name(self) -> str:
+        """What its file is called, see `napari_histoad.slide.file_name`: by this name results speak of it."""
+        from napari_histoad.slide._name import file_name
+
+        return file_name(self.path) if self.on_disk else self.path.name
 
     @property
     def shape(self) -> tuple[int, int]:

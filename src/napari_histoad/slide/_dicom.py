@@ -9,22 +9,15 @@ from napari_histoad.errors import SlideError
 from napari_histoad.slide._base import CHOOSE_CHANNELS, Slide, make_levels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["WsiDicomSlide", "is_dicom"]
+__all__ = ["WsiDicomSlide"]
 
-_PREAMBLE = 128
 _EXTRA = 'install what decodes them: pip install "napari-histoad[dicom]"'
-
-
-def is_dicom(file: Path) -> bool:
-    """Return whether a file is one of DICOM's."""
-    with file.open("rb") as handle:
-        handle.seek(_PREAMBLE)
-        return handle.read(4) == b"DICM"
 
 
 class WsiDicomSlide(Slide):
@@ -38,15 +31,15 @@ class WsiDicomSlide(Slide):
 
     format: ClassVar[str] = "DICOM"
 
-    def __init__(self, path: Path, mpp: float | None = None) -> None:
+    def __init__(self, path: Path, mpp: float | None, file: Path, notes: Sequence[str] = ()) -> None:
         try:
             self._library = importlib.import_module("wsidicom")
         except ImportError as err:
             raise SlideError(f"{path.name} is DICOM in an encoding that OpenSlide does not decode", _EXTRA) from err
         pydicom = importlib.import_module("pydicom")
         try:
-            series = _series(pydicom, path)
-            files = [file for file in sorted(path.parent.glob("*.dcm")) if file == path or _series(pydicom, file) == series]
+            series = _series(pydicom, file)
+            files = [one for one in sorted(file.parent.iterdir()) if one == file or _series(pydicom, one) == series]
             handle = self._library.WsiDicom.open(files)
             levels = list(handle.pyramid)
             samples = {level.default_instance.image_data.samples_per_pixel for level in levels}
@@ -66,6 +59,7 @@ class WsiDicomSlide(Slide):
             mpp=mpp,
             properties={"series": str(series), "instances": str(len(files))},
             icc_profile=paths[0].icc_profile if paths else None,
+            notes=notes,
         )
 
     def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:

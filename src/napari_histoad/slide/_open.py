@@ -90,7 +90,7 @@ def _open(file: Path, mpp: float | None) -> Slide:
     if file.suffix.lower() == _NAMES_A_FOLDER and not is_remote(file) and file.is_file():
         from napari_histoad.slide._openslide import OpenSlideSlide
 
-        return OpenSlideSlide(file, mpp)
+        return OpenSlideSlide(file if file.with_suffix("").is_dir() else file.resolve(), mpp)
     magic = _look(file)
     return _open_folder(file, mpp) if magic is None else _open_file(file, magic, mpp)
 
@@ -112,7 +112,7 @@ def _look(file: Path) -> bytes | None:
 
 
 def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
-    from napari_histoad.slide._dicom import WsiDicomSlide, is_dicom
+    from napari_histoad.slide._dicom_folder import is_dicom
     from napari_histoad.slide._openslide import OpenSlideSlide
     from napari_histoad.slide._plain import PlainSlide
     from napari_histoad.slide._tiff import TiffSlide
@@ -129,22 +129,35 @@ def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
         except UnsupportedTiffError as err:
             refusal = err
     if refusal is None or not (refusal.hopeless or is_remote(file)):
+        if refusal is None and is_dicom(file):
+            return _open_dicom(file, file, mpp)
         try:
             return OpenSlideSlide(file, mpp)
         except SlideError:
-            if refusal is None and is_dicom(file):
-                return WsiDicomSlide(file, mpp)
             if refusal is None:
                 raise
     raise SlideError(f"{file.name} is not a slide that can be read: {refusal}", refusal.remedy) from refusal
 
 
+def _open_dicom(path: Path, instance: Path, mpp: float | None, notes: Sequence[str] = ()) -> Slide:
+    """Open the DICOM slide of which one file is given; ``path`` is what the user named, that file or its folder."""
+    from napari_histoad.slide._dicom import WsiDicomSlide
+    from napari_histoad.slide._openslide import OpenSlideSlide
+
+    try:
+        return OpenSlideSlide(path, mpp, file=instance, notes=notes)
+    except SlideError:
+        return WsiDicomSlide(path, mpp, instance, notes)
+
+
 def _open_folder(folder: Path, mpp: float | None) -> Slide:
+    from napari_histoad.slide._dicom_folder import choose_series, find_instances
     from napari_histoad.slide._zarr import OmeZarrSlide, is_zarr
 
     if is_zarr(folder):
         return OmeZarrSlide(folder, mpp)
-    instance = next(iter(sorted(folder.glob("*.dcm"))), None)
-    if instance is not None:  # the files of one DICOM slide; any of them names it
-        return _open(instance, mpp)
+    instances = find_instances(folder)
+    if instances:
+        series, notes = choose_series(instances, folder)
+        return _open_dicom(folder, series[0].path, mpp, notes)
     raise SlideError(f"{folder} is a folder without a slide", "name a slide file inside it")

@@ -13,6 +13,7 @@ from napari_histoad.slide._base import Slide, make_levels
 from napari_histoad.slide._colour import on_white
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -24,6 +25,13 @@ __all__ = ["OpenSlideSlide"]
 class OpenSlideSlide(Slide):
     """A slide read through OpenSlide; its non-empty bounds are the slide, transparent pixels are white.
 
+    Parameters
+    ----------
+    path, mpp, notes
+        See `Slide`.
+    file : Path, optional
+        What to open where ``path`` is a folder.
+
     Raises
     ------
     SlideError
@@ -32,9 +40,10 @@ class OpenSlideSlide(Slide):
 
     format: ClassVar[str] = "OpenSlide"
 
-    def __init__(self, path: Path, mpp: float | None = None) -> None:
+    def __init__(self, path: Path, mpp: float | None = None, *, file: Path | None = None, notes: Sequence[str] = ()) -> None:
+        self._file = path if file is None else file
         try:
-            handle = openslide.OpenSlide(path)
+            handle = openslide.OpenSlide(self._file)
         except openslide.OpenSlideError as err:
             msg = f"{path.name} is not a slide that can be read ({err})"
             remedy = "check the file, or convert it to a pyramidal TIFF or OME-TIFF"
@@ -63,6 +72,7 @@ class OpenSlideSlide(Slide):
             mpp=mpp,
             properties=properties,
             icc_profile=handle.color_profile.tobytes() if handle.color_profile is not None else None,
+            notes=notes,
         )
         self._handle: openslide.OpenSlide | None = handle
         self._lock = threading.Lock()
@@ -82,7 +92,7 @@ class OpenSlideSlide(Slide):
             # OpenSlide refuses every call after the first error; the next read needs a new handle.
             with self._lock:
                 if self._handle is handle:
-                    self._handle = _reopen(self.path)
+                    self._handle = _reopen(self._file)
             msg = f"{self.path.name}: level {level} cannot be decoded at y={y}, x={x} ({err})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
         on_white(np.asarray(image), out)
@@ -90,7 +100,7 @@ class OpenSlideSlide(Slide):
     def _read_associated(self, name: str) -> NDArray[np.uint8]:
         # A handle of its own: OpenSlide refuses every call after the first error.
         try:
-            with openslide.OpenSlide(self.path) as handle:
+            with openslide.OpenSlide(self._file) as handle:
                 return _on_white(handle.associated_images[name])
         except (openslide.OpenSlideError, KeyError) as err:
             msg = f"{self.path.name}: its {name} picture cannot be decoded ({err})"

@@ -5,10 +5,12 @@ Only what is looked at is fetched: one range request per tile.
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import unquote
 
 from napari_histoad.errors import SlideError
 
@@ -16,11 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-__all__ = ["RemoteFile", "is_remote", "locate", "open_binary"]
+__all__ = ["RemoteFile", "is_remote", "is_url", "locate", "open_binary", "url_name"]
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
 """Two letters or more, so no drive of Windows; one slash will do, for `pathlib` drops the other."""
+_NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 _BLOCK = 2**18
+
+
+def is_url(path: str | PathLike[str]) -> bool:
+    """Return whether a path names something on the network."""
+    return _URL.match(str(path)) is not None
+
+
+def url_name(path: str | PathLike[str]) -> str:
+    """Return the file name in an URL, without query, and with nothing that a file name may not hold."""
+    address = re.sub(r"[?#].*" if str(path)[:4].lower() == "http" else r"[?].*", "", str(path), flags=re.DOTALL)
+    name = unquote(address.rstrip("/").rpartition("/")[2])
+    return _NOT_IN_NAMES.sub("_", name).strip(" .") or "slide"
 
 
 def locate(path: str | PathLike[str]) -> Path:
@@ -33,7 +48,7 @@ def locate(path: str | PathLike[str]) -> Path:
     """
     match = _URL.match(str(path))
     if match is None:
-        return Path(path).expanduser().resolve()
+        return _absolute(Path(path))
     url = f"{match[1].lower()}://{str(path)[match.end() :]}"
     try:
         from upath import UPath
@@ -47,6 +62,13 @@ def locate(path: str | PathLike[str]) -> Path:
     except (ValueError, ImportError) as err:
         raise SlideError(f"{url} cannot be reached: {err}", "copy the slide to this machine, or install that package") from err
     return cast("Path", remote)
+
+
+def _absolute(path: Path) -> Path:
+    """Return the path without ``~`` and ``..``; links are not followed, for a slide is called as its user calls it."""
+    with suppress(RuntimeError):  # a file may be named ~1.svs, and no user is
+        path = path.expanduser()
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps what is ..
 
 
 def is_remote(path: Path) -> bool:

@@ -88,7 +88,7 @@ def sample_tiles(
         good[done : done + n] = ~batch.failed
         done += n
     numbers = np.unique(groups[index], return_inverse=True)[1].astype(np.int64)
-    name = slide.path.name
+    name = slide.file_name
     places = tuple(TilePlace(name, tuple(box)) for box in grid.boxes[index[good]].tolist())
     return TileSet(images[good], numbers[good], (name,), places, "blocks of tissue" if regions is None else "outlines")
 
