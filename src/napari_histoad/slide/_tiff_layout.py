@@ -5,7 +5,6 @@ tifffile groups the pages into series; here one of them is chosen and its metada
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import struct
@@ -19,6 +18,7 @@ from defusedxml import DefusedXmlException
 
 from napari_histoad.slide._base import CHOOSE_CHANNELS
 from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
+from napari_histoad.slide._units import length_um, size_um, unit_um
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["TiffLayout", "check_chain", "read_layout"]
 
 _MOST_PAGES, _MOST_TAGS = 5000, 4096
-_UNIT_UM = {2: 25400.0, 3: 10000.0}
-_OME_UNIT_UM = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "inch": 25400.0}
+_UNIT_UM = {2: 25400.0, 3: 10000.0, 4: 1000.0, 5: 1.0}
+"""Of the tag ResolutionUnit: inch, centimetre, and TIFF/EP's millimetre and micrometre."""
+_INCH = 2
 _APERIO_FIELD = re.compile(r"\|\s*([^=|]+?)\s*=\s*([^|]*?)\s*(?=\||$)")
 _NDPI_FORMAT, _NDPI_FLUORESCENCE, _NDPI_MAGNIFICATION, _NDPI_PROPERTIES = 65420, 65434, 65421, 65449
 _XMP = 700
@@ -157,7 +158,7 @@ def _plain(tif: tifffile.TiffFile) -> TiffLayout:
     page = pages[0]
     properties = {} if not page.description else {"ImageDescription": page.description[:2000]}
     return TiffLayout(
-        "tiled TIFF" if page.is_tiled else "TIFF in strips", pages, _resolution(page), properties | _properties(page)
+        "tiled TIFF" if page.is_tiled else "TIFF in strips", pages, stated_mpp(tif, series), properties | _properties(page)
     )
 
 
@@ -165,13 +166,12 @@ def _svs(tif: tifffile.TiffFile) -> TiffLayout:
     series = next((s for s in tif.series if s.name == "Baseline"), tif.series[0])
     page = series.keyframe
     properties = dict(_APERIO_FIELD.findall(page.description or ""))
-    mpp = None
-    with contextlib.suppress(KeyError, ValueError):
-        mpp = float(properties["MPP"])
+    stated = {name.lower(): value for name, value in properties.items()}.get("mpp", "")
+    mpp = length_um(re.split(r"\s*(?:/|per)\s*", stated)[0])
     return TiffLayout(
         "Aperio SVS",
         _pyramid(series),
-        None if mpp is None else (mpp, mpp),
+        _resolution(page) if mpp is None else (mpp, mpp),
         properties | _properties(page),
         _named(tif, series),
     )
@@ -231,8 +231,7 @@ def _philips(tif: tifffile.TiffFile) -> TiffLayout:
         if name in wanted and text:
             properties[name] = text.strip('"')
         elif name == "DICOM_PIXEL_SPACING" and spacing is None:
-            y, x = (1000 * float(v) for v in text.replace('"', "").split()[:2])
-            spacing = (y, x)
+            spacing = size_um(*([length_um(v, "mm") for v in text.replace('"', "").split()] + [None, None])[:2])
     series = next((s for s in tif.series if s.name == "Baseline"), tif.series[0])
     return TiffLayout("Philips TIFF", _pyramid(series), spacing, properties | _properties(series.keyframe), _named(tif, series))
 
@@ -265,22 +264,21 @@ def _ome(tif: tifffile.TiffFile) -> TiffLayout:
 
 
 def _physical_size(pixels: Element) -> tuple[float, float] | None:
-    sizes = []
-    for axis in "YX":
-        value, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        if value is None or unit not in _OME_UNIT_UM:
-            return None
-        sizes.append(float(value) * _OME_UNIT_UM[unit])
-    return sizes[0], sizes[1]
+    return size_um(*(length_um(pixels.get(f"PhysicalSize{a}"), pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"))
 
 
 def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
-    """Return µm per pixel (y, x) of a series, from OME metadata or the TIFF's resolution."""
+    """Return µm per pixel (y, x) of a series, from OME's or ImageJ's metadata or the TIFF's resolution."""
     if tif.is_ome:
         images = [element for element in _xml(tif.ome_metadata or "").iter() if element.tag.endswith("}Image")]
         if len(images) == len(tif.series):
             pixels = next(element for element in images[tif.series.index(series)] if element.tag.endswith("}Pixels"))
             return _physical_size(pixels) or _resolution(series.keyframe)
+    if tif.is_imagej:
+        about = tif.imagej_metadata or {}
+        units = [unit_um(str(about.get(name) or about.get("unit") or "")) for name in ("yunit", "unit")]
+        if any(units):  # then the tags are pixels per this unit, whatever they call it
+            return _resolution(series.keyframe, units)
     return _resolution(series.keyframe)
 
 
@@ -309,16 +307,15 @@ def _named(tif: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> dict[str, i
     return found
 
 
-def _resolution(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    unit = page.tags.valueof("ResolutionUnit", default=0)
+def _resolution(page: tifffile.TiffPage, units: list[float | None] | None = None) -> tuple[float, float] | None:
+    """Return µm per pixel (y, x) from the resolution tags; TIFF's default unit is the inch."""
+    unit = _UNIT_UM.get(int(page.tags.valueof("ResolutionUnit", default=_INCH)))
     sizes = []
-    for name in ("YResolution", "XResolution"):
+    for name, um in zip(("YResolution", "XResolution"), units or [unit, unit], strict=True):
         value = page.tags.valueof(name)
-        if value is None or int(unit) not in _UNIT_UM or not all(value):
-            return None
-        pixels, per = value
-        sizes.append(_UNIT_UM[int(unit)] * per / pixels)
-    return sizes[0], sizes[1]
+        known = um is not None and value is not None and all(value)
+        sizes.append(um * value[1] / value[0] if known else None)
+    return size_um(*sizes)
 
 
 def _properties(page: tifffile.TiffPage) -> dict[str, str]:

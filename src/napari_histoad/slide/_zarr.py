@@ -13,13 +13,12 @@ import zarr
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
 from napari_histoad.slide._base import CHOOSE_CHANNELS
+from napari_histoad.slide._units import unit_um
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["OmeZarrSlide", "is_zarr", "read_multiscales"]
-
-_UNIT_UM = {"meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3}
 
 
 def is_zarr(path: Path) -> bool:
@@ -85,7 +84,7 @@ def _mpp(scales: dict[str, Any]) -> tuple[float, float] | None:
     sizes = {}
     for axis, factor in zip(scales["axes"], factors, strict=True):
         if axis["name"] in "yx":
-            unit = _UNIT_UM.get(axis.get("unit", ""))
+            unit = unit_um(axis.get("unit"))
             if unit is None:
                 return None
             sizes[axis["name"]] = float(factor) * unit

@@ -1,0 +1,105 @@
+"""Lengths as programs state them, in µm: units in all their spellings, and numbers with a decimal comma."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+__all__ = ["length_um", "size_um", "unit_um"]
+
+_SI = dict(zip("YZEPTGMkh", (1e24, 1e21, 1e18, 1e15, 1e12, 1e9, 1e6, 1e3, 1e2), strict=True))
+_SI |= dict(zip("dcmμunpfazy", (1e-1, 1e-2, 1e-3, 1e-6, 1e-6, 1e-9, 1e-12, 1e-15, 1e-18, 1e-21, 1e-24), strict=True))
+_SI |= {"": 1.0, "da": 10.0}
+_PREFIXES = {
+    "yotta": "Y",
+    "zetta": "Z",
+    "exa": "E",
+    "peta": "P",
+    "tera": "T",
+    "giga": "G",
+    "mega": "M",
+    "kilo": "k",
+    "hecto": "h",
+    "deca": "da",
+    "deka": "da",
+    "": "",
+    "deci": "d",
+    "centi": "c",
+    "milli": "m",
+    "micro": "u",
+    "nano": "n",
+    "pico": "p",
+    "femto": "f",
+    "atto": "a",
+    "zepto": "z",
+    "yocto": "y",
+}
+_INCH_UM, _FOOT_UM = 25400.0, 304800.0
+_WORDS_UM = {
+    **{f"{prefix}{word}": _SI[symbol] * 1e6 for prefix, symbol in _PREFIXES.items() for word in ("meter", "metre")},
+    **dict.fromkeys(("micron", "μ", "mcm", "um", "μm"), 1.0),
+    **dict.fromkeys(("å", "angstrom", "ångström", "angström", "ångstrom"), 1e-4),
+    **dict.fromkeys(("in", "inch", "inche", '"'), _INCH_UM),
+    **dict.fromkeys(("mil", "thou"), _INCH_UM / 1000),
+    **dict.fromkeys(("li", "line"), _INCH_UM / 12),
+    **dict.fromkeys(("pt", "point"), _INCH_UM / 72),
+    **dict.fromkeys(("ft", "foot", "feet"), _FOOT_UM),
+    **dict.fromkeys(("yd", "yard"), 3 * _FOOT_UM),
+    **dict.fromkeys(("mi", "mile"), 5280 * _FOOT_UM),
+}
+"""By lower-case word without the plural's s."""
+
+_ESCAPED = re.compile(r"\\u([0-9a-f]{4})|\\x([0-9a-f]{2})", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*", re.DOTALL)
+
+
+def unit_um(text: str | None) -> float | None:
+    """Return the µm of a unit of length, None if it is no such unit.
+
+    Both code points for µ and Å are known, escaped or doubly encoded ones too; symbols with SI prefixes (Mm is not mm);
+    words in any case, in singular and plural.
+
+    Parameters
+    ----------
+    text : str or None
+
+    Examples
+    --------
+    >>> unit_um("microns"), unit_um("inch"), unit_um("pixel")
+    (1.0, 25400.0, None)
+    """
+    if not text:
+        return None
+    unit = _ESCAPED.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
+    unit = unicodedata.normalize("NFKC", unit.replace("Â", "").replace("â„«", "Å")).strip().strip(".")
+    if unit.endswith("m") and unit[:-1] in _SI:
+        return _SI[unit[:-1]] * 1e6
+    word = unit.lower()
+    return _WORDS_UM.get(word, _WORDS_UM.get(word.removesuffix("s")))
+
+
+def length_um(text: object, unit: str | None = "µm") -> float | None:
+    """Return a length in µm, None if it is none: ``0.5``, ``0,5``, ``500 nm``.
+
+    Parameters
+    ----------
+    text : str or float
+        A unit within it prevails.
+    unit : str, optional
+        The unit where the text has none.
+    """
+    found = _NUMBER.fullmatch(str(text))
+    value, factor = (_positive(found[1]), unit_um(found[2] or unit)) if found else (None, None)
+    return None if value is None or factor is None else value * factor
+
+
+def size_um(y: float | None, x: float | None) -> tuple[float, float] | None:
+    """Return the size of a pixel (y, x); where one side is not stated pixels are taken as square."""
+    y, x = y or x, x or y
+    return None if y is None or x is None else (y, x)
+
+
+def _positive(digits: str) -> float | None:
+    value = float(digits.replace(",", "."))
+    return value if value > 0 and math.isfinite(value) else None
