@@ -20,7 +20,7 @@ from napari_histoad.classifiers import (
 )
 from napari_histoad.detectors import create_detector, load_detector, save_detector
 from napari_histoad.engine import explain_tile, fit_classifier_job, fit_job, predict_job, predict_prepared, prepare_job
-from napari_histoad.errors import BundleError, SettingsError
+from napari_histoad.errors import BundleError, SettingsError, TrainingError
 from napari_histoad.jobs import run
 
 QUICK = {"tile_px": 64, "epochs": 1, "batch": 16}
@@ -227,3 +227,34 @@ def test_what_does_not_fit_is_refused(tiles, detector, tmp_path):
     safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors", metadata=metadata)
     with pytest.raises(BundleError, match="do not fit its header"):
         load_classifier(tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_a_classifier_that_diverges_is_refused(tiles, monkeypatch, step):
+    real, taken = torch.optim.AdamW.step, []
+
+    def poisoned(self, closure=None):
+        real(self, closure)
+        taken.append(1)
+        if len(taken) > step:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", poisoned)
+    settings = ClassifierSettings(networks=("base_cnn",), **{**QUICK, "epochs": 3})
+    with pytest.raises(TrainingError, match=r"base_cnn diverged in epoch \d: .*lower learning rate"):
+        run(fit_classifier_job(settings, tiles, device="cpu"))
+
+
+@pytest.mark.parametrize(("frozen_epochs", "same"), [(1, True), (0, False)])
+def test_while_its_body_is_frozen_nothing_of_it_changes(tiles, frozen_epochs, same):
+    """The means and deviations of batch norm are weights too."""
+    settings = ClassifierSettings(networks=("resnet18",), pretrained=True, frozen_epochs=frozen_epochs, **QUICK)
+    torch.manual_seed(0)
+    start = Classifier(settings).members[0].state_dict()
+    found = run(fit_classifier_job(settings, tiles, device="cpu", seed=0)).members[0].state_dict()
+    kept = {name for name in start if torch.equal(start[name], found[name])}
+    body = {name for name in start if name.startswith("body.")}
+    assert any("running_mean" in name for name in body)
+    assert (body <= kept) is same
+    assert not {name for name in start if name.startswith("head.")} <= kept

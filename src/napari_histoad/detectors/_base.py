@@ -164,6 +164,9 @@ class Detector(ABC):
         """Whether the network as it is now may be kept; False while it still grows."""
         return True
 
+    def check_trainable(self) -> None:
+        """Raise a SettingsError if the settings are valid, as files of earlier versions may have them, but lead nowhere."""
+
     def prepare(self, images: NDArray[np.uint8]) -> None:
         """Estimate constants from training tiles (N, H, W, 3) before gradient descent."""
 

@@ -189,6 +189,8 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         known = known_weights(header.backbone.sha256) if header.backbone is not None else None
         found = {} if known is None else {"backbone_weights": known}
         detector = create_detector(header.detector, **{**header.settings, **found, **overrides})
+        if overrides:
+            detector.check_trainable()
         _check_backbone(detector, header)
         stored = safetensors.torch.load_file(file)
         tensors = {name: value for name, value in stored.items() if not name.startswith(CLASSIFIER_PREFIX)}

@@ -15,6 +15,7 @@ from torch import nn
 from napari_histoad.detectors._base import TileScores, descend, weighted_mean
 from napari_histoad.detectors._features import to_pixels
 from napari_histoad.detectors._perception import PerceptualDetector, PerceptualSettings, open_distance
+from napari_histoad.errors import SettingsError
 from napari_histoad.networks.augment import crop, turn
 from napari_histoad.networks.perceptual import GrowingAutoencoder, gradient_penalty, image_critic
 
@@ -87,6 +88,11 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
     def steps(self) -> int:
         return self.settings.max_steps
 
+    def check_trainable(self) -> None:
+        if self.settings.wgan and self.settings.tile_px < _CROP_PX:
+            what = f"the critic of wgan looks at {_CROP_PX} px, tiles have {self.settings.tile_px}"
+            raise SettingsError(what, f"use tiles of {_CROP_PX} px or more, or leave wgan out")
+
     def checked(self, images: Tensor) -> Tensor:
         return _middle(to_pixels(images))
 
@@ -103,6 +109,11 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
     def stage(self) -> tuple[int, float]:
         """Return which stage is used now, and how far it is faded in."""
         return self._growth() if self._network.training else (self.settings.stages - 1, 1.0)
+
+    @property
+    def _judged(self) -> bool:
+        """Whether the critic learns now and is descended: it has seen nothing before the last stage is faded in."""
+        return bool(self.settings.wgan) and self.settled and self.settings.tile_px >= _CROP_PX
 
     def _growth(self) -> tuple[int, float]:
         """Return where training is: stable 0 → fade 1 → stable 1 → fade 2 → stable 2."""
@@ -131,7 +142,7 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
         if self.settings.l1:
             found["l1"] = weighted_mean((rebuilt - pixels).abs(), weights)
             found["loss"] = found["loss"] + self.settings.l1 * found["l1"]
-        if self.settings.wgan and self._network.training and pixels.shape[-1] == _CROP_PX:
+        if self._network.training and self._judged:
             found["loss"] = found["loss"] - self.settings.wgan * weighted_mean(self._network["critic"](2 * rebuilt - 1), weights)
         return found
 
@@ -143,7 +154,7 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
         weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        if self.settings.wgan and self.stage() == (self.settings.stages - 1, 1.0) and self.settings.tile_px >= _CROP_PX:
+        if self._judged:
             for _ in range(_CRITIC_STEPS):
                 real = 2 * crop(to_pixels(images), _CROP_PX) - 1
                 with torch.no_grad():

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state, weighted_mean
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.detectors._gaussian import Gaussian
+from napari_histoad.errors import SettingsError
 from napari_histoad.networks.augment import colour_jitter, crop, turn
 from napari_histoad.networks.vqvae import CODE_DIM, VqVae, perplexity
 
@@ -44,7 +45,7 @@ class VqVaeSettings(DetectorSettings):
     quantizer : {"ema", "vq", "fsq"}
     error : {"mean", "top_k", "p99", "ssim", "latent", "mahalanobis"}
         What the tile score is: mean of the error map, mean of its highest 10%, its 99th percentile, 1 − SSIM,
-        distance of latent to code, or Mahalanobis distance of the tile's latent statistics.
+        distance of latent to code (not with FSQ), or Mahalanobis distance of the tile's latent statistics.
     max_steps, batch, learning_rate : int, int, float
         Gradient descent with Adam.
     crop_px : int or None
@@ -99,6 +100,12 @@ class VqVaeDetector(Detector):
     @property
     def steps(self) -> int:
         return self.settings.max_steps
+
+    def check_trainable(self) -> None:
+        if self.settings.quantizer == "fsq" and self.settings.error == "latent":
+            # FSQ projects the latent to three numbers, rounds these and projects back: no loss ties the ends.
+            what = "error: latent compares the latent with its code, which quantizer: fsq does not bring together"
+            raise SettingsError(what, "choose another error, or quantizer: ema or vq")
 
     def prepare(self, images: NDArray[np.uint8]) -> None:
         if self.settings.reconstruction_scale is None:

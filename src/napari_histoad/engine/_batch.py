@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from napari_histoad.errors import DeviceError, SettingsError
+from napari_histoad.errors import DeviceError, SettingsError, TrainingError
 from napari_histoad.networks.lanes import in_lanes
 
 if TYPE_CHECKING:
@@ -109,11 +109,18 @@ def collect(launched: Launched) -> Collected:
     ------
     DeviceError
         If not even one tile fits into memory.
+    TrainingError
+        If a score is not finite: NaN in a map would look like a tile that could not be read.
     """
     if launched.scores is not None:
         maps = None if launched.error_maps is None else launched.error_maps.cpu().numpy()
         said = None if launched.probabilities is None else launched.probabilities.cpu().numpy()
-        return Collected(launched.scores.cpu().numpy(), maps, said)
+        scores = launched.scores.cpu().numpy()
+        finite = np.isfinite(scores)
+        if not finite.all():
+            msg = f"the {launched.detector.name} detector gives no finite score for {(~finite).sum()} of {len(scores)} tiles"
+            raise TrainingError(msg, "its training has diverged: train it again, with a lower learning rate or other settings")
+        return Collected(scores, maps, said)
     images, choice = launched.images, launched.choice
     if len(images) == 1:
         raise DeviceError("a single tile does not fit into the device's memory", "use --device cpu")

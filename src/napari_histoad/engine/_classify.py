@@ -15,7 +15,7 @@ from torch import nn
 from napari_histoad.classifiers import Classifier, ClassifierSettings, class_weights
 from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._device import choose_device
-from napari_histoad.errors import TooFewTilesError
+from napari_histoad.errors import TooFewTilesError, TrainingError
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import affine_jitter
 from napari_histoad.networks.classifier import KernelHead, TextureBody
@@ -227,6 +227,8 @@ def _descend_job(
         if frozen and epoch == frozen:
             optimizer, stale = _optimizer(member, settings, frozen=False), 0
         member.train()
+        if epoch < frozen:
+            member.body.eval()  # the statistics of its batches are weights too
         rng = np.random.default_rng([seed, number, epoch])
         order = rng.permutation(split.learnt)
         for step, start in enumerate(range(0, len(order), settings.batch)):
@@ -243,6 +245,11 @@ def _descend_job(
             fabric.backward(loss)
             optimizer.step()
         current = float(F.cross_entropy(_logits(member, tiles, split.checked, choice), tiles.labels[split.checked]))
+        if not np.isfinite(current):
+            what = (
+                f"training of {settings.networks[number // settings.seeds]} diverged in epoch {epoch + 1}: its loss is not finite"
+            )
+            raise TrainingError(what, "train with a lower learning rate (learning_rate in the settings); nothing was saved")
         stale = 0 if current < best else stale + 1
         if current < best:
             best, best_state = current, copy.deepcopy(member.state_dict())

@@ -6,6 +6,8 @@ import hashlib
 import io
 import math
 import time
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,13 @@ import torch
 import torch.nn.functional as F
 
 from napari_histoad.engine._together import average_gradients, share_buffers, together_job
-from napari_histoad.errors import SettingsError
+from napari_histoad.errors import SettingsError, TrainingError
 from napari_histoad.files import write_whole
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import stain_jitter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from lightning_fabric import Fabric
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import TileSet
 
-__all__ = ["batch_size", "descend_job"]
+__all__ = ["batch_size", "descend_job", "diverging"]
 
 _BATCH = 16
 _VALIDATION = 0.15
@@ -61,6 +64,11 @@ def descend_job(
         How much each tile counts, see `Detector.losses`; by default 1. Only tiles that count 1 are checked on.
     steps : int, optional
         At most; default: the detector's.
+
+    Raises
+    ------
+    TrainingError
+        If a loss or a weight is not finite any more.
     """
     network = detector.network
     assert network is not None
@@ -147,12 +155,16 @@ def _steps_job(
             torch.manual_seed((plan.seed + 7919 * fabric.global_rank) * 1_000_003 + step)
             seen = _jittered(images[picked].to(choice.device), detector.settings.stain_jitter)
             weights = None if plan.counts is None else torch.from_numpy(plan.counts[picked]).to(choice.device)
-            losses = detector.learn(seen, optimizers, backward, weights)
+            with diverging(network, step + 1):
+                losses = detector.learn(seen, optimizers, backward, weights)
         if not alone:
             share_buffers(network)
-        for schedule in schedules:
-            schedule.step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # a critic may start later
+            for schedule in schedules:
+                schedule.step()
         metrics |= {name: float(value.detach()) for name, value in losses.items()}
+        _check_finite(metrics.values(), step + 1)
         preview = None
         now = time.monotonic()
         if now - previewed > _PREVIEW_SECONDS or step + 1 == total:
@@ -161,8 +173,11 @@ def _steps_job(
         if (step + 1) % every and step + 1 < total:
             continue
         # One process decides: another's last digit may differ.
-        current = fabric.broadcast(_held_out_loss(detector, images, plan.checked, choice))
+        with diverging(network, step + 1):
+            current = fabric.broadcast(_held_out_loss(detector, images, plan, choice))
         metrics["held-out loss"] = current
+        _check_finite([current], step + 1)
+        _check_finite((float(value.sum()) for value in _floats(network)), step + 1)
         if detector.settled:
             stale = 0 if current < best * (1 - _LEAST_GAIN) else stale + 1
             if current < best:
@@ -177,6 +192,27 @@ def _steps_job(
     network.eval()
     yield Progress("Training", total, total, "steps", {**metrics, "best held-out loss": best})
     return {name: value.cpu().numpy() for name, value in best_state.items()}
+
+
+def _check_finite(values: Iterable[float], step: int) -> None:
+    """Raise a TrainingError if training has diverged: what it would end with is the network that it began with, or nothing."""
+    if not all(map(math.isfinite, values)):
+        what = f"training diverged in step {step}: a loss or a weight is not finite any more, and nothing was saved"
+        raise TrainingError(what, "train with a lower learning rate (learning_rate in the settings), or larger batches")
+
+
+@contextmanager
+def diverging(network: torch.nn.Module, step: int) -> Iterator[None]:
+    """Translate what torch makes of weights that are not finite, codes out of range say, into a TrainingError."""
+    try:
+        yield
+    except (IndexError, RuntimeError, ValueError):
+        _check_finite((float(value.sum()) for value in _floats(network)), step)
+        raise
+
+
+def _floats(network: torch.nn.Module) -> Iterator[torch.Tensor]:
+    return (value for value in network.state_dict().values() if value.is_floating_point())
 
 
 def _jittered(images: torch.Tensor, strength: float) -> torch.Tensor:
@@ -205,11 +241,12 @@ def _split(tiles: TileSet, rng: np.random.Generator) -> tuple[NDArray[np.int64],
     return learnt, checked
 
 
-def _held_out_loss(detector: Detector, images: torch.Tensor, rows: NDArray[np.int64], choice: DeviceChoice) -> float:
+def _held_out_loss(detector: Detector, images: torch.Tensor, plan: _Plan, choice: DeviceChoice) -> float:
     assert detector.network is not None
     detector.network.eval()
-    values = []
-    with torch.inference_mode(), choice.autocast(detector):
+    values, rows = [], plan.checked
+    with torch.inference_mode(), choice.autocast(detector), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)  # losses that draw views of a tile draw the same ones at each check
         for i in range(0, len(rows), 16):
             part = images[rows[i : i + 16]].to(choice.device)
             values.append(float(detector.losses(part)["loss"]) * len(part))

@@ -11,7 +11,7 @@ import torch
 
 from napari_histoad.detectors import FeatureDetector
 from napari_histoad.detectors._normal_model import NormalModel
-from napari_histoad.engine._descend import batch_size
+from napari_histoad.engine._descend import batch_size, diverging
 from napari_histoad.jobs import format_seconds
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _of_descent(detector: Detector, images: Tensor, choice: DeviceChoice, passes
     with fabric.autocast(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         detector.learn(batch, optimizers, fabric.backward)
     started = time.perf_counter()
-    with fabric.autocast():
+    with fabric.autocast(), diverging(detector.network, 2):
         losses = detector.learn(batch, optimizers, fabric.backward)
     float(losses["loss"].detach())  # waits for a GPU
     seconds = (time.perf_counter() - started) * detector.steps * passes

@@ -17,7 +17,7 @@ from napari_histoad.engine._estimate import estimate_training
 from napari_histoad.engine._gather import MAX_TILES, TrainingSource, gather_job, stain_job, training_sources
 from napari_histoad.engine._refine import check_refinement, passes_of, refine_job, stages_of, suspicious
 from napari_histoad.engine._score import score_images
-from napari_histoad.errors import SettingsError, writing
+from napari_histoad.errors import SettingsError, TrainingError, writing
 from napari_histoad.jobs import Progress, run
 from napari_histoad.tiles import write_places
 
@@ -89,6 +89,7 @@ def fit_job(
         If a loss, or the score of a normal tile, is not finite.
     """
     check_refinement(refine)
+    detector.check_trainable()
     choice = choose_device(device, devices)
     rng = np.random.default_rng(seed)
     trimmed = robust or refine is not None
@@ -190,6 +191,7 @@ def train_job(
     given = dict(settings or {})
     torch.manual_seed(seed)
     draft = create_detector(detector, **given, **({} if mpp is None else {"mpp": mpp}))
+    draft.check_trainable()
     if draft.settings.stain_jitter and not draft.steps:
         raise SettingsError(f"{detector} learns without steps, so stain_jitter has no effect", "leave it out")
     with writing(out):
@@ -207,23 +209,31 @@ def train_job(
     trained = create_detector(detector, **given, mpp=tile_mpp)
     trained.stain_target = () if stain is None else stain.values
     checkpoint = out.with_name(f".{out.name}.checkpoint")
-    yield from fit_job(
-        trained,
-        tiles,
-        device=device,
-        devices=devices,
-        seed=seed,
-        robust=any(source.mixed for source in sources),
-        outlined=all(source.regions is not None for source in sources),
-        refine=refine,
-        checkpoint=checkpoint,
-    )
+    try:
+        yield from fit_job(
+            trained,
+            tiles,
+            device=device,
+            devices=devices,
+            seed=seed,
+            robust=any(source.mixed for source in sources),
+            outlined=all(source.regions is not None for source in sources),
+            refine=refine,
+            checkpoint=checkpoint,
+        )
+    except TrainingError:
+        _remove(checkpoint)  # from there the same would happen again, and with other settings it does not count
+        raise
     save_detector(trained, out)
     if refine is not None:
         write_places(tiles.subset(trained.left_out), suspicious_file(out))
+    _remove(checkpoint)
+    return trained
+
+
+def _remove(checkpoint: Path) -> None:
     for path in stages_of(checkpoint):
         path.unlink(missing_ok=True)
-    return trained
 
 
 def suspicious_file(model: Path) -> Path:
