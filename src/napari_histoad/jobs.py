@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Eta", "Job", "Progress", "format_seconds", "run"]
+__all__ = ["Eta", "Job", "Progress", "format_rate", "format_seconds", "run", "speed_words"]
+
+_ALIKE, _UNLIKE = 10, ("steps", "files")
 
 T = TypeVar("T")
 
@@ -107,6 +109,34 @@ class Eta:
             return 0.0, None
         rate = advanced / elapsed
         return rate, (max(0, progress.total - progress.done) / rate if progress.total else None)
+
+
+def speed_words(progress: Progress, rate: float, left: float | None) -> list[str]:
+    """Return how fast a stage goes and how long it will take, as far as both are known: ``["12/s", "3 min 20 s left"]``.
+
+    The time left of a few steps says nothing: they are not alike.
+
+    Parameters
+    ----------
+    progress : Progress
+    rate, left : float, float or None
+        What `Eta.update` returned.
+    """
+    words = []
+    if rate > 0:
+        words.append(format_rate(rate))
+    if left is not None and progress.done < progress.total and (progress.total >= _ALIKE or progress.unit not in _UNLIKE):
+        words.append(f"{format_seconds(left)} left")
+    return words
+
+
+def format_rate(per_second: float) -> str:
+    """Return a rate in the unit in which it is one or more: ``"120/s"``, ``"2.5/s"``, ``"12/min"``, ``"3/h"``."""
+    if per_second >= 0.95:
+        return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.1f}/s"
+    if per_second * 60 >= 0.95:
+        return f"{per_second * 60:.0f}/min"
+    return f"{max(1, round(per_second * 3600))}/h"
 
 
 def format_seconds(seconds: float) -> str:

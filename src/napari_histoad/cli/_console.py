@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 import typer
 
 from napari_histoad.errors import BackboneError, BundleError, DeviceError, HistoadError, SettingsError
-from napari_histoad.jobs import Eta, Progress, format_seconds, run
+from napari_histoad.jobs import Eta, Progress, run, speed_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,6 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "MppOption",
-    "OverrideMppOption",
     "command",
     "emit",
     "fail",
@@ -48,12 +47,8 @@ MppOption = Annotated[
     typer.Option(
         "--slide-mpp",
         metavar="MPP|CSV",
-        help="µm per level-0 pixel of slides that do not state it (those that do keep theirs); or a csv with the columns "
-        "slide, mpp, whose lines count even where a slide states another value.",
+        help="µm per level-0 pixel, where the slide does not say; for many slides a csv with the columns slide, mpp.",
     ),
-]
-OverrideMppOption = Annotated[
-    float | None, typer.Option("--override-mpp", help="µm per level-0 pixel, whatever the slides state.", show_default=False)
 ]
 
 WRONG_USE = (SettingsError, BundleError, BackboneError, DeviceError)
@@ -153,10 +148,7 @@ class _Bar:
         self._line = (
             f"{progress.stage:<24} {'█' * filled}{'░' * (_BAR - filled)} {progress.done:,}/{progress.total:,} {progress.unit}"
         )
-        if rate:
-            self._line += f"  {rate:,.0f}/s" if rate >= 10 else f"  {rate:.1f}/s"
-        if left:
-            self._line += f"  {format_seconds(left)} left"
+        self._line += "".join(f"  {words}" for words in speed_words(progress, rate, left))
         if "held-out loss" in progress.metrics:
             self._line += f"  held-out loss {progress.metrics['held-out loss']:.4f}"
         now = time.monotonic()

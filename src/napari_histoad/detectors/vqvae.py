@@ -128,7 +128,11 @@ class VqVaeDetector(Detector):
         }
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
-        self._gaussian.fit(features_of(self.codes, images, self.device).numpy(), robust=robust)
+        self.fit_codes(features_of(self.codes, images, self.device), robust=robust)
+
+    def fit_codes(self, codes: Tensor, *, robust: bool = False) -> None:
+        """Fit the Gaussian to the features (N, D) of normal tiles."""
+        self._gaussian.fit(codes.numpy(), robust=robust)
 
     @property
     def reduced_precision(self) -> bool:

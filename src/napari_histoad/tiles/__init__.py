@@ -7,7 +7,7 @@
 from napari_histoad.tiles._files import TileFile, list_tile_files, read_tile_files
 from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileBatch, TileLoader, UndecodedBatch
-from napari_histoad.tiles._sample import sample_tiles, training_grid
+from napari_histoad.tiles._sample import sample_tiles, sample_tiles_job, training_grid
 from napari_histoad.tiles._set import TilePlace, TileSet, read_places, write_places
 from napari_histoad.tiles._stain import Stain, StainMethod
 from napari_histoad.tiles._tissue import TISSUE_FROM, TissueMask, check_tissue_from, find_tissue, tissue_mask
@@ -30,6 +30,7 @@ __all__ = [
     "read_places",
     "read_tile_files",
     "sample_tiles",
+    "sample_tiles_job",
     "tissue_mask",
     "training_grid",
     "write_places",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from napari_histoad.jobs import Progress, run
 from napari_histoad.regions import coverage
 from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileLoader
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_histoad.jobs import Job
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
     from napari_histoad.tiles._tissue import TissueMask
 
-__all__ = ["sample_tiles", "training_grid"]
+__all__ = ["sample_tiles", "sample_tiles_job", "training_grid"]
 
 _BLOCKS_PER_AXIS = 16
 _WELL_FED = 1000
@@ -60,6 +62,13 @@ def training_grid(
 def sample_tiles(
     slide: Slide, grid: TileGrid, max_tiles: int, rng: np.random.Generator, regions: Sequence[Region] | None = None
 ) -> TileSet:
+    """Read at most ``max_tiles`` tiles of a grid, chosen at random, into memory; see `sample_tiles_job`."""
+    return run(sample_tiles_job(slide, grid, max_tiles, rng, regions))
+
+
+def sample_tiles_job(
+    slide: Slide, grid: TileGrid, max_tiles: int, rng: np.random.Generator, regions: Sequence[Region] | None = None
+) -> Job[TileSet]:
     """Read at most ``max_tiles`` tiles of a grid, chosen at random, into memory.
 
     Tiles of different groups share no pixel: of overlapping tiles, those that reach into another group are left out.
@@ -82,11 +91,13 @@ def sample_tiles(
     images = np.empty((len(index), grid.tile_px, grid.tile_px, 3), np.uint8)
     good = np.ones(len(index), bool)
     done = 0
+    yield Progress("Reading tiles", 0, len(index), path=str(slide.path))
     for batch in TileLoader(slide, grid, index=index):
         n = len(batch.index)
         images[done : done + n] = batch.images
         good[done : done + n] = ~batch.failed
         done += n
+        yield Progress("Reading tiles", done, len(index), path=str(slide.path))
     numbers = np.unique(groups[index], return_inverse=True)[1].astype(np.int64)
     name = slide.file_name
     places = tuple(TilePlace(name, tuple(box)) for box in grid.boxes[index[good]].tolist())
