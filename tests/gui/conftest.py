@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from napari_histoad.gui import sample as sample_module
+from napari_histoad.gui.messages import Message
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +33,15 @@ def panel(viewer, monkeypatch, tmp_path):
 
 @pytest.fixture
 def words(monkeypatch):
-    said = []
-    monkeypatch.setattr("napari_histoad.gui.panel.show_error", said.append)
+    """All that the user was told: errors in panel and gallery, and notifications."""
+    said, say = [], Message.say
+
+    def hear(message, *sentences):
+        said.extend(sentences)
+        say(message, *sentences)
+
+    monkeypatch.setattr(Message, "say", hear)
     monkeypatch.setattr("napari_histoad.gui.panel.show_info", said.append)
-    for room in ("reader", "review", "gallery"):
+    for room in ("reader", "panel"):
         monkeypatch.setattr(f"napari_histoad.gui.{room}.show_error", said.append)
     return said

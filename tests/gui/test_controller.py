@@ -99,7 +99,8 @@ def test_what_is_missing_is_asked_for(driver, write_tiff, own_slide):
 def test_errors_of_a_job_reach_the_user_with_their_remedy(driver, write_tiff):
     driver.controller.choose_slide(open_slide(write_tiff(np.full((600, 600, 3), 240, np.uint8))))
     driver.controller.compute_map()
-    (words,) = driver.until("failed", "mapped")
+    words, step = driver.until("failed", "mapped")
+    assert step == "map"
     assert "no tissue was found" in words
     assert "; check" in words
     assert not driver.controller.client.busy
@@ -170,7 +171,8 @@ def test_a_map_that_is_gone_is_told(driver, map_folder, tmp_path):
     c.show(AnomalyMap.open(moved))
     moved.rename(tmp_path / "elsewhere.ome.zarr")
     c.request_review(0.1)
-    (words,) = driver.until("failed", "reviewed")
+    words, step = driver.until("failed", "reviewed")
+    assert step == "review"
     assert "is not there any more; put it back" in words
 
 

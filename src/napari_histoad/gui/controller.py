@@ -15,6 +15,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_histoad.errors import HistoadError, MapError, MissingMppError, RegionError, SettingsError, writing
+from napari_histoad.gui.remedies import error_of, in_window
 from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap
@@ -34,6 +35,18 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
 
 __all__ = ["Controller", "Review", "output_folder"]
+
+_STEPS = {
+    "tissue": "tissue",
+    "train": "normal",
+    "encoder": "normal",
+    "recalibrate": "normal",
+    "map": "map",
+    "save": "review",
+    "classify": "gallery",
+    "explain": "gallery",
+}
+"""Of each job, the step of the panel that starts it."""
 
 _LEAST_VERDICTS = 4
 """Of each class: three folds or more, and in each of them tiles to stop by."""
@@ -107,8 +120,8 @@ class Controller:
     """A job on a slide has ended that is no longer the chosen one; in words."""
     slide_copied = Signal(object)
     """Slide, the copy on disk of one that was none."""
-    failed = Signal(str)
-    """One line that says what and how to mend it."""
+    failed = Signal(str, str)
+    """One line that says what and what can be done in the window; the step of the panel that it belongs to."""
     busy_changed = Signal(bool)
     cancelled = Signal()
 
@@ -189,7 +202,7 @@ class Controller:
                 self._call_soon(partial(self._on_progress, progress))
             copy = open_slide(folder / f"{name}.tif", slide.mpp)
         except HistoadError as err:
-            self._call_soon(partial(self._on_copied, None, str(err)))
+            self._call_soon(partial(self._on_copied, None, in_window(err)))
         else:
             self._call_soon(lambda: self._on_copied(copy, job, args))
 
@@ -206,7 +219,7 @@ class Controller:
         elif words == "cancelled":
             self.cancelled.emit()
         else:
-            self.failed.emit(words)
+            self._fail(words)
 
     @property
     def _still_chosen(self) -> bool:
@@ -344,17 +357,20 @@ class Controller:
         if kind == "cancelled":
             self.cancelled.emit()
         elif kind == "died":
-            self.failed.emit(
+            self._fail(
                 f"the background process ended unexpectedly (code {event['code']}); click again to go on where it stopped, "
                 "and close other programs if memory ran out"
             )
         elif kind == "error":
-            self.failed.emit(f"{event['what']}; {event['remedy']}" if event["remedy"] else event["what"])
+            self._fail(in_window(error_of(event["kind"], event["what"], event["remedy"])))
         else:
             try:
                 self._on_result(event["result"])
             except HistoadError as err:  # it was deleted meanwhile
-                self.failed.emit(str(err))
+                self._fail(in_window(err))
+
+    def _fail(self, words: str) -> None:
+        self.failed.emit(words, _STEPS.get(self._job, "map"))
 
     def _on_progress(self, progress: Progress) -> None:
         if self._job == "map" and progress.stage == "Mapping" and self._still_chosen:
@@ -415,7 +431,7 @@ class Controller:
             try:
                 review = self._reviewed_at(source, rate)
             except HistoadError as err:
-                self._call_soon(partial(self.failed.emit, str(err)))
+                self._call_soon(partial(self.failed.emit, in_window(err), "review"))
             else:
                 self._call_soon(partial(self.reviewed.emit, review))
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.utils.notifications import show_error
 from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
@@ -27,6 +26,8 @@ from qtpy.QtWidgets import (
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.explanation import ExplanationRow
+from napari_histoad.gui.messages import Message
+from napari_histoad.gui.remedies import in_window
 from napari_histoad.gui.wheel import WheelGuard
 from napari_histoad.gui.widgets import pixmap
 from napari_histoad.maps import VERDICTS, Verdicts, propose_tiles, verdict_file
@@ -94,6 +95,7 @@ class TileGallery(QWidget):
         self.pictures.setFixedHeight(_PICTURE_PX + 46)
         self.pictures.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are the gallery's
         self.pictures.currentRowChanged.connect(self._on_current)
+        self.message = Message()
         self.words = QLabel()
         self.counts = QLabel()
         buttons = QHBoxLayout()
@@ -115,6 +117,7 @@ class TileGallery(QWidget):
         line.addWidget(self.words, 1)
         line.addWidget(self.counts)
         layout.addLayout(line)
+        layout.addWidget(self.message)
         layout.addWidget(self.pictures)
         layout.addWidget(self.explanation)
         layout.addLayout(buttons)
@@ -141,6 +144,7 @@ class TileGallery(QWidget):
             self.say("Every part of this map has been judged.")
             return
         self.rows = rows
+        self.message.clear()
         # The whole table is read here, once, and not at every key.
         self._scores, self._p_values = self.source.scores[rows], self.source.p_values[rows]
         self._probabilities = self.source.probabilities[rows]
@@ -181,7 +185,7 @@ class TileGallery(QWidget):
             return
         if isinstance(read, HistoadError):
             self._reading = None
-            show_error(str(read))
+            self.message.say(in_window(read))
             return
         self._pixels[number] = read
         if len(self._pixels) == len(rows):
@@ -222,8 +226,9 @@ class TileGallery(QWidget):
         try:
             self.verdicts.give(self._box(number), name)
         except HistoadError as err:
-            show_error(str(err))
+            self.message.say(in_window(err))
             return
+        self.message.clear()
         self._paint(number)
         self._show_counts()
         if number + 1 < len(self.rows):
@@ -236,8 +241,9 @@ class TileGallery(QWidget):
         try:
             spoken = self.verdicts.undo()
         except HistoadError as err:
-            show_error(str(err))
+            self.message.say(in_window(err))
             return
+        self.message.clear()
         if spoken is None:
             self.say("There is nothing to undo.")
             return
@@ -284,11 +290,12 @@ class TileGallery(QWidget):
         else:
             self.explanation.show_panels(panels, words)
 
-    def explanation_failed(self, words: str) -> None:
-        """Say beside the tile why it is not explained, if it is waited for."""
-        if self._waiting:
-            self._waiting = False
+    def explanation_failed(self, words: str) -> bool:
+        """Say beside the tile why it is not explained, if it is waited for; return whether it was."""
+        waited, self._waiting = self._waiting, False
+        if waited:
             self.explanation.tell(words)
+        return waited
 
     def say(self, words: str) -> None:
         """Show a line."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QObject, Qt
+from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QMessageBox
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.controller import Controller
 from napari_histoad.gui.layers import suspicious_layer, tissue_layer
+from napari_histoad.gui.messages import scroll_to
 from napari_histoad.gui.outlines import NormalOutlines
+from napari_histoad.gui.progress import metric_words, progress_words
+from napari_histoad.gui.remedies import in_window
 from napari_histoad.gui.review import MapReview
 from napari_histoad.gui.slide_layers import SLIDE_KEY, associated_layers, can_be_slide, pixel_size, slide_of_layer
 from napari_histoad.gui.widgets import (
@@ -28,9 +32,7 @@ from napari_histoad.gui.widgets import (
     WITH_ENCODER,
     WITHOUT_STEPS,
     PanelWidgets,
-    metric_words,
     pixmap,
-    progress_words,
 )
 
 if TYPE_CHECKING:
@@ -89,20 +91,23 @@ class AnomalyPanel(PanelWidgets):
         self.viewer.layers.events.inserted.connect(self._on_layers)
         self.viewer.layers.events.removed.connect(self._on_layers)
         self.slide_box.changed.connect(self._on_slide)
-        self.mpp_button.changed.connect(self._guarded(self._on_mpp))
-        self.pictures_button.changed.connect(self._guarded(self._on_pictures))
-        self.tissue_button.changed.connect(self._guarded(self.controller.find_tissue))
-        self.outline_button.changed.connect(self._guarded(self._on_outline))
-        self.train_button.changed.connect(self._guarded(self._on_train))
-        self.recalibrate_button.changed.connect(self._guarded(lambda: self.controller.recalibrate(self.normal_regions())))
+        self.mpp_button.changed.connect(self._guarded(self._on_mpp, "slide"))
+        self.pictures_button.changed.connect(self._guarded(self._on_pictures, "slide"))
+        self.tissue_button.changed.connect(self._guarded(self.controller.find_tissue, "tissue"))
+        self.outline_button.changed.connect(self._guarded(self._on_outline, "normal"))
+        self.train_button.changed.connect(self._guarded(self._on_train, "normal"))
+        self.recalibrate_button.changed.connect(self._guarded(self._on_recalibrate, "normal"))
         self.method_box.changed.connect(self._on_method)
+        for changed in (self.steps_box.changed, self.stain_box.changed, self.refine_box.changed):
+            changed.connect(self.messages["normal"].clear)
+        self.weights_file.changed.connect(self.messages["normal"].clear)
         self.encoder_box.currentTextChanged.connect(lambda _: self._on_method(self.method_box.value))
-        self.model_file.changed.connect(self._guarded(self._on_model_file))
+        self.model_file.changed.connect(self._guarded(self._on_model_file, "map"))
         self.model_box.changed.connect(self._on_model)
-        self.map_button.changed.connect(self._guarded(self.controller.compute_map))
+        self.map_button.changed.connect(self._guarded(self.controller.compute_map, "map"))
         self.cancel_button.changed.connect(self.controller.cancel)
-        self.gallery_button.changed.connect(self._guarded(self.review.open_gallery))
-        self.save_button.changed.connect(self._guarded(lambda: self.controller.save(self.rate())))
+        self.gallery_button.changed.connect(self._guarded(self.review.open_gallery, "review"))
+        self.save_button.changed.connect(self._guarded(lambda: self.controller.save(self.rate()), "review"))
         c = self.controller
         c.progressed.connect(self._on_progress)
         c.tissue_found.connect(self._on_tissue)
@@ -116,14 +121,15 @@ class AnomalyPanel(PanelWidgets):
         c.left_behind.connect(show_info)
         c.cancelled.connect(lambda: show_info("Cancelled. What was finished is kept: click again to go on."))
 
-    def _guarded(self, action: Callable[[], object]) -> Callable[..., None]:
-        """Return a slot that turns an error into a notification with its remedy."""
+    def _guarded(self, action: Callable[[], object], step: str) -> Callable[..., None]:
+        """Return a slot that shows an error with its remedy in the step that it belongs to."""
 
         def slot(*_: object) -> None:
+            self.messages[step].clear()
             try:
                 action()
             except HistoadError as err:
-                self._on_failed(str(err))
+                self._on_failed(in_window(err), step)
 
         return slot
 
@@ -143,10 +149,12 @@ class AnomalyPanel(PanelWidgets):
 
     def _on_slide(self, _: object = None) -> None:
         layer, slide = self.slide_box.value, None
+        for message in self.messages.values():
+            message.clear()
         try:
             slide = None if layer is None else slide_of_layer(layer)
         except HistoadError as err:
-            self._on_failed(str(err))
+            self._on_failed(in_window(err), "slide")
         self.controller.choose_slide(slide)
         self.outlines.show_chosen()
         self._place(layer, self.controller.slide)
@@ -207,6 +215,8 @@ class AnomalyPanel(PanelWidgets):
         if layer is None:
             return
         self.controller.set_mpp(self.mpp_box.value)
+        for message in self.messages.values():
+            message.clear()
         slide = self.controller.slide
         assert slide is not None
         layer.metadata[SLIDE_KEY] = slide
@@ -241,6 +251,9 @@ class AnomalyPanel(PanelWidgets):
         """Return the outlines of normal tissue in level-0 pixels of the slide."""
         return self.outlines.regions()
 
+    def _on_recalibrate(self) -> None:
+        self.controller.recalibrate(self.normal_regions())
+
     def _on_train(self) -> None:
         name = self.encoder_box.currentText().strip()
         if self.method_box.value in WITH_ENCODER and name not in OWN_ENCODERS and self._given_weights() is None:
@@ -254,7 +267,7 @@ class AnomalyPanel(PanelWidgets):
 
     def _on_encoder_known(self, known: dict[str, str]) -> None:
         if known["file"]:
-            self._guarded(self._train)()
+            self._guarded(self._train, "normal")()
         elif self.agrees(known):
             self.controller.look_for_encoder(known["name"], fetch=True)
         else:
@@ -278,6 +291,7 @@ class AnomalyPanel(PanelWidgets):
         self.controller.train(self.normal_regions(), detector=self.method_box.value, settings=settings, refine=refine)
 
     def _on_method(self, method: str) -> None:
+        self.messages["normal"].clear()
         own = method in WITH_ENCODER and self.encoder_box.currentText().strip() == OWN
         self.steps_box.enabled = own or method not in WITHOUT_STEPS
         self.show_encoder(method)
@@ -309,6 +323,7 @@ class AnomalyPanel(PanelWidgets):
 
     def _on_model(self, _: object = None) -> None:
         chosen = self.model_box.value
+        self.messages["map"].clear()
         self.controller.model = self._models.get(chosen)
         self.model_hint.setText(SELF_HINT if chosen == SELF else f"Scores are compared with held-out normal tiles of {chosen}.")
 
@@ -348,8 +363,14 @@ class AnomalyPanel(PanelWidgets):
             self.progress_info.setText("Starting …")
         self._show_slide(self.controller.slide)
 
-    def _on_failed(self, words: str) -> None:
-        show_error(words)
+    def _on_failed(self, words: str, step: str) -> None:
+        if step not in self.messages:  # the gallery shows its own
+            return
+        self.messages[step].say(words)
+        if self.isVisible():
+            QTimer.singleShot(0, partial(scroll_to, self.messages[step]))  # once it has its height
+        else:
+            show_error(words)
 
     # -- life
 

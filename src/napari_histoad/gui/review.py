@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
-from napari.utils.notifications import show_error, show_warning
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer
 from shapely.geometry import box as polygon
 
@@ -15,6 +15,7 @@ from napari_histoad.calibration import discovery_rate
 from napari_histoad.errors import HistoadError, MapError, SettingsError
 from napari_histoad.gui.gallery import TileGallery
 from napari_histoad.gui.layers import Heatmap, class_layers, error_layer, labels_layer
+from napari_histoad.gui.remedies import in_window
 from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
 from napari_histoad.maps import VERDICTS
 from napari_histoad.regions import Region
@@ -117,13 +118,15 @@ class MapReview:
         self.gallery.setFocus()
 
     def _guarded(self, action: Callable[[], object]) -> Callable[[], None]:
-        """Return a slot that turns an error into a notification with its remedy."""
+        """Return a slot that shows an error of the gallery with its remedy there."""
 
         def slot() -> None:
+            assert self.gallery is not None
+            self.gallery.message.clear()
             try:
                 action()
             except HistoadError as err:
-                show_error(str(err))
+                self.gallery.message.say(in_window(err))
 
         return slot
 
@@ -144,11 +147,11 @@ class MapReview:
         try:
             self._controller.explain((y, x))
         except HistoadError as err:  # beside the tiles that it speaks of, and not once per tile as a notification
-            self.gallery.explanation_failed(str(err))
+            self.gallery.explanation_failed(in_window(err))
 
-    def _on_failed(self, words: str) -> None:
-        if self.gallery is not None:
-            self.gallery.explanation_failed(words)
+    def _on_failed(self, words: str, step: str) -> None:
+        if step == "gallery" and self.gallery is not None and not self.gallery.explanation_failed(words):
+            self.gallery.message.say(words)
 
     def _on_explained(self, panels: list[tuple[str, NDArray[np.uint8]]], words: str) -> None:
         if self.gallery is not None:

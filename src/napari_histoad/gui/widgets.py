@@ -23,16 +23,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_histoad.gui.messages import Message
 from napari_histoad.gui.wheel import WheelGuard
-from napari_histoad.jobs import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
-
-    from napari_histoad.jobs import Progress
 
 __all__ = [
     "BY_DISCOVERIES",
@@ -48,9 +46,7 @@ __all__ = [
     "WITHOUT_STEPS",
     "WITH_ENCODER",
     "PanelWidgets",
-    "metric_words",
     "pixmap",
-    "progress_words",
 ]
 
 NO_SLIDE = "Drop a slide on the window, or use File > Open Sample > Anomaly mapping."
@@ -98,6 +94,7 @@ class PanelWidgets(QWidget):
         body = QWidget()
         steps = QVBoxLayout(body)
         steps.setContentsMargins(4, 4, 4, 4)
+        self.messages = {step: Message() for step in ("slide", "tissue", "normal", "map", "review")}
         self.slide_box = ComboBox(choices=slide_choices, nullable=True, tooltip="The slide to work on")
         self.slide_info = _words(NO_SLIDE)
         self.mpp_box = FloatSpinBox(value=0.25, min=0.05, max=20, step=0.01, tooltip="µm per level-0 pixel")
@@ -106,12 +103,21 @@ class PanelWidgets(QWidget):
             text="Show label and macro", tooltip="The other pictures in the file; a label may name the patient"
         )
         self.mpp_row = _row(QLabel("µm per pixel"), self.mpp_box.native, self.mpp_button.native)
-        steps.addWidget(_group("1 · Slide", self.slide_box.native, self.slide_info, self.pictures_button.native, self.mpp_row))
+        steps.addWidget(
+            _group(
+                "1 · Slide",
+                self.slide_box.native,
+                self.slide_info,
+                self.pictures_button.native,
+                self.mpp_row,
+                self.messages["slide"],
+            )
+        )
         self.tissue_button = PushButton(
             text="Show tissue", tooltip="Outline what is taken for tissue; the rest is never looked at"
         )
         self.tissue_info = _words("")
-        steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.tissue_info))
+        steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.messages["tissue"], self.tissue_info))
         self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
         self.method_box = ComboBox(choices=METHODS, value="vqvae", tooltip="How normal tissue is learnt; histoad models explains")
         self.steps_box = SpinBox(value=500, min=20, max=100_000, step=100, tooltip="Most training steps; stops early by itself")
@@ -160,6 +166,7 @@ class PanelWidgets(QWidget):
                 self.refine_box.native,
                 self.train_button.native,
                 self.recalibrate_button.native,
+                self.messages["normal"],
                 self.train_info,
                 self.preview,
             )
@@ -174,7 +181,7 @@ class PanelWidgets(QWidget):
         detector = QFormLayout()
         detector.addRow("Detector", self.model_box.native)
         detector.addRow("File", self.model_file.native)
-        steps.addWidget(_group("4 · Map", detector, self.model_hint, self.out_info, self.map_button.native))
+        steps.addWidget(_group("4 · Map", detector, self.model_hint, self.out_info, self.map_button.native, self.messages["map"]))
         self.rate_kind = ComboBox(choices=[BY_FALSE_POSITIVES, BY_DISCOVERIES], value=BY_FALSE_POSITIVES, tooltip=RATE_HELP)
         self.rate_slider = QSlider(Qt.Orientation.Horizontal)
         self.rate_slider.setRange(0, SLIDER_STEPS)
@@ -195,6 +202,7 @@ class PanelWidgets(QWidget):
             self.region_list,
             self.gallery_button.native,
             self.save_button.native,
+            self.messages["review"],
         )
         steps.addWidget(self.review_group)
         steps.addStretch(1)
@@ -234,23 +242,6 @@ def pixmap(pixels: NDArray[np.uint8]) -> QPixmap:
     """Return pixels (H, W, 3) uint8 as Qt draws them."""
     h, w = pixels.shape[:2]
     return QPixmap.fromImage(QImage(pixels.tobytes(), w, h, 3 * w, QImage.Format.Format_RGB888))
-
-
-def progress_words(progress: Progress, rate: float, left: float | None) -> str:
-    """Return what is done, how fast, and how long it will take."""
-    words = f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
-    if rate:
-        words += f" · {rate:.0f}/s" if rate >= 10 else f" · {rate:.1f}/s"
-    if left is not None:
-        words += f" · {format_seconds(left)} left"
-    return words
-
-
-def metric_words(metrics: dict[str, float]) -> str:
-    """Return the losses of a training step in a line."""
-    loss = "reconstruction" if "reconstruction" in metrics else "loss"
-    names = {loss: "loss", "held-out loss": "held-out", "perplexity": "perplexity", "accuracy": "accuracy"}
-    return " · ".join(f"{title} {metrics[key]:.3g}" for key, title in names.items() if key in metrics)
 
 
 def _words(text: str) -> QLabel:

@@ -1,0 +1,109 @@
+"""Errors and warnings in full, beside what they are about, until they no longer hold."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QTextOption
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QTextEdit, QWidget
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qtpy.QtGui import QResizeEvent
+
+__all__ = ["Message", "WrappedText", "scroll_to"]
+
+_LOOKS = {"error": ("✖", "#e8380d", "rgba(232, 56, 13, 0.14)"), "warning": ("⚠", "#e09b00", "rgba(224, 155, 0, 0.14)")}
+
+
+class WrappedText(QTextEdit):
+    """Plain text as high as it needs to be: wrapped anywhere, for paths are long, and to be selected and copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setReadOnly(True)
+        self.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.TextSelectableByKeyboard
+        )
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setStyleSheet("QTextEdit { background: transparent; border: none; padding: 0px; }")
+        self._document = self.document()
+        assert self._document is not None
+        self._document.setDocumentMargin(1)
+
+    def setPlainText(self, text: str | None) -> None:  # noqa: N802 - Qt's name
+        """Show other words."""
+        super().setPlainText(text)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 - Qt's name
+        """Wrap anew."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        assert self._document is not None
+        viewport = self.viewport()
+        assert viewport is not None
+        self._document.setTextWidth(viewport.width())
+        height = math.ceil(self._document.size().height()) + 2
+        if height != self.height():
+            self.setFixedHeight(height)
+
+
+class Message(QFrame):
+    """A line with a sign and a coloured edge, which is there only while it says something.
+
+    Parameters
+    ----------
+    kind : str
+        ``"error"`` or ``"warning"``.
+    """
+
+    def __init__(self, kind: str = "error") -> None:
+        super().__init__()
+        sign, edge, ground = _LOOKS[kind]
+        self.setObjectName("message")
+        self.setStyleSheet(f"#message {{ border: none; border-left: 4px solid {edge}; background: {ground}; }}")
+        self.sign = QLabel(sign)
+        self.sign.setStyleSheet(f"color: {edge}; font-weight: bold;")
+        self.words = WrappedText()
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(6, 4, 4, 4)
+        layout.addWidget(self.sign, 0, Qt.AlignmentFlag.AlignTop)
+        layout.addWidget(self.words, 1)
+        self.hide()
+
+    def text(self) -> str:
+        """Return what it says, empty if nothing."""
+        return self.words.toPlainText()
+
+    def say(self, *sentences: str) -> None:
+        """Show sentences, each in a paragraph of its own; without any, nothing is shown."""
+        self.words.setPlainText("\n".join(_paragraphs(sentences)))
+        self.setVisible(bool(self.text()))
+
+    def clear(self, *_: object) -> None:
+        """Say nothing any more; a slot of any signal."""
+        self.say()
+
+
+def scroll_to(widget: QWidget) -> None:
+    """Scroll what holds a widget so that it is seen."""
+    parent = widget.parentWidget()
+    while parent is not None and not isinstance(parent, QScrollArea):
+        parent = parent.parentWidget()
+    if parent is not None:
+        parent.ensureWidgetVisible(widget, 0, 12)
+
+
+def _paragraphs(sentences: Sequence[str]) -> list[str]:
+    return [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences if sentence]

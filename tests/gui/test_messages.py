@@ -1,0 +1,99 @@
+"""Errors in the panel: in full, beside what caused them, until they no longer hold."""
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QApplication
+
+from napari_histoad.errors import HistoadError
+from napari_histoad.gui.messages import Message
+
+LONG = "cannot write /" + "a_very_long_folder_name/" * 12 + "slide<b>bold</b>&amp;.tif: permission denied; choose another folder"
+
+
+@pytest.fixture
+def message(qtbot):
+    widget = Message()
+    qtbot.addWidget(widget)
+    widget.resize(300, 50)
+    return widget
+
+
+def test_a_message_is_there_only_while_it_says_something(message):
+    assert message.isHidden()
+    message.say("one thing failed; do another")
+    assert not message.isHidden()
+    assert message.text() == "One thing failed; do another"
+    message.say("first", "second")
+    assert message.text() == "First\nSecond"
+    message.clear()
+    assert message.isHidden()
+    assert message.text() == ""
+
+
+def test_paths_are_wrapped_and_shown_in_full_and_names_are_no_markup(message, qtbot):
+    message.say(LONG)
+    message.show()
+    assert message.text() == LONG.capitalize()[:1] + LONG[1:]
+    text = message.words
+
+    def seen_in_full():
+        document = text.document()
+        return document.size().width() <= text.viewport().width() and document.size().height() <= text.viewport().height()
+
+    qtbot.waitUntil(lambda: text.viewport().width() < 300 and seen_in_full())
+    message.resize(600, 50)
+    qtbot.waitUntil(lambda: text.viewport().width() > 500 and seen_in_full())
+    text.selectAll()
+    text.copy()
+    assert QApplication.clipboard().text() == message.text()
+
+
+def _blank(write_tiff, name="blank.tif"):
+    return str(write_tiff(np.full((700, 700, 3), 240, np.uint8), name))
+
+
+def test_an_error_of_a_job_stays_in_its_step_until_it_is_resolved(viewer, panel, words, qtbot, sample, write_tiff):
+    viewer.open(_blank(write_tiff), plugin="napari-histoad")
+    message = panel.messages["map"]
+    panel.map_button.native.click()
+    qtbot.waitUntil(message.isVisible, timeout=120_000)
+    assert "no tissue was found" in message.text().lower()
+    area = panel.scroll_area.viewport()
+    qtbot.waitUntil(lambda: area.rect().contains(message.mapTo(area, message.rect().bottomLeft())))  # scrolled to
+    panel.train_button.native.click()
+    assert "no normal tissue is outlined" in panel.messages["normal"].text().lower()
+    assert message.isVisible()  # the other one still holds
+    panel.method_box.value = "colour"
+    assert panel.messages["normal"].isHidden()
+    panel.map_button.native.click()
+    assert message.isHidden()  # tried again
+    qtbot.waitUntil(message.isVisible, timeout=120_000)
+    viewer.open(str(sample.path), plugin="napari-histoad")
+    panel.slide_box.value = viewer.layers[-1]
+    assert message.isHidden()  # of another slide
+    assert all(m.isHidden() for m in panel.messages.values())
+
+
+def test_the_window_gives_its_own_remedy(viewer, panel, words, qtbot, sample, monkeypatch):
+    viewer.open(str(sample.path), plugin="napari-histoad")
+
+    def fail():
+        raise HistoadError("only 30 normal tiles were found", "outline more normal tissue, or use smaller tiles (--tile-px 128)")
+
+    monkeypatch.setattr(panel.controller, "train", lambda *_, **__: fail())
+    panel.train_button.native.click()
+    assert panel.messages["normal"].text() == (
+        "Only 30 normal tiles were found; outline more normal tissue in step 3, in a few more places"
+    )
+    panel.controller.client.submit("no-such-job", {})
+    qtbot.waitUntil(panel.messages["map"].isVisible, timeout=60_000)
+    assert "there is no job named" in panel.messages["map"].text().lower()
+
+
+def test_errors_of_a_closed_panel_are_notifications(viewer, panel, words, monkeypatch):
+    told = []
+    monkeypatch.setattr("napari_histoad.gui.panel.show_error", told.append)
+    panel.hide()
+    panel.controller.failed.emit("it failed; try again", "map")
+    assert told == ["it failed; try again"]
+    assert panel.messages["map"].text() == "It failed; try again"
