@@ -41,6 +41,20 @@ def test_info_shows_what_was_assumed_when_the_slide_was_opened(write_tiff):
     assert "350 µm per pixel" in _run("info", path).stdout
 
 
+def test_slide_mpp_fills_gaps_and_override_mpp_insists(write_tiff, tmp_path):
+    stated, silent = (write_tiff(np.full((64, 64, 3), 180, np.uint8), f"{mpp}.tif", mpp=mpp) for mpp in (0.5, None))
+    table = tmp_path / "mpp.csv"
+    table.write_text("slide;mpp\n0.5.tif;0,25\nNone;0,25\n")
+    for options, expected in (
+        (["--slide-mpp", 0.25], (0.5, 0.25)),
+        (["--override-mpp", 0.25], (0.25, 0.25)),
+        (["--slide-mpp", table], (0.25, 0.25)),
+    ):
+        found = [_json("info", path, *options) for path in (stated, silent)]
+        assert tuple(document["mpp"] for document in found) == pytest.approx(expected)
+        assert [len(document["notes"]) for document in found] == [1, 0]
+
+
 def test_models_and_doctor(detector_file):
     assert set(_json("models")["detectors"]) >= {"vqvae", "colour"}
     assert _json("models", detector_file)["trained_on"] == ["sample.tif"]

@@ -31,6 +31,26 @@ def test_a_table_names_slides_relative_to_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "slide,mpp\na.svs,0.5\n",
+        "slide;mpp\na.svs;0,5\n",
+        'slide,mpp\na.svs,"0,5"\n',
+        "Slide\tMPP\na.svs\t0.5\n",
+        ",slide,mpp\n0,a.svs,0.5\n",
+        "slide,mpp,\na.svs,0.5,\n",
+        "slide,mpp\n.\\a.svs,0.5\n,\n\n",
+        "slide, mpp, model\na.svs, 0.5, NA\na.svs, 0.5, NA\n",
+    ],
+)
+def test_tables_of_slides_are_read_as_people_write_them(tmp_path, text):
+    (tmp_path / "a.svs").touch()
+    (tmp_path / "cohort.csv").write_text(text)
+    (slide,) = read_cohort(tmp_path / "cohort.csv")
+    assert (slide.path.resolve(), slide.mpp, slide.model) == ((tmp_path / "a.svs").resolve(), 0.5, None)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path\na.svs\n", "path"),
@@ -39,7 +59,10 @@ def test_a_table_names_slides_relative_to_itself(tmp_path):
         ("slide,mpp\na.svs,400\n", "line 2: 400"),
         ("slide,mpp\n,0.5\n", "line 2: no slide"),
         ("slide\n", "lists no slide"),
-        ("", "no column slide"),
+        ("", "is empty"),
+        ("slide,mp\na.svs,1\n", "'mp' that is not known; rename it to mpp"),
+        ("a.svs\nb.svs\n", "no column named slide"),
+        ("slide,mpp\na.svs,0.5\na.svs,0.25\n", "line 3: a.svs is listed before"),
     ],
 )
 def test_a_table_that_makes_no_sense_is_explained(tmp_path, text, message):
@@ -49,7 +72,7 @@ def test_a_table_that_makes_no_sense_is_explained(tmp_path, text, message):
 
 
 def test_a_missing_table_is_explained(tmp_path):
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="there is no table"):
         read_cohort(tmp_path / "cohort.csv")
 
 

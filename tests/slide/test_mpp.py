@@ -1,31 +1,106 @@
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from napari_histoad.errors import SettingsError
-from napari_histoad.slide import GivenMpp
+from napari_histoad.slide import GivenMpp, open_slide
+
+TISSUE = np.full((128, 128, 3), 180, np.uint8)
 
 
-def test_one_number_is_for_all():
-    assert GivenMpp("0.25").of(Path("any.svs")) == 0.25
-    assert GivenMpp(None).of(Path("any.svs")) is None
+def test_one_number_fills_gaps_and_an_override_does_not_ask():
+    assert GivenMpp("0.25").of(Path("any.svs")) == {"mpp": None, "slide_mpp": 0.25}
+    assert GivenMpp("0,25").of(Path("any.svs")) == {"mpp": None, "slide_mpp": 0.25}
+    assert GivenMpp("0.25", 0.5).of(Path("any.svs")) == {"mpp": 0.5, "slide_mpp": None}
+    assert GivenMpp(None).of(Path("any.svs")) == {"mpp": None, "slide_mpp": None}
+
+
+def test_a_slide_that_states_its_resolution_keeps_it_and_notes_the_other(write_tiff):
+    with open_slide(write_tiff(TISSUE, mpp=0.5), **GivenMpp("0.25").of(Path("slide.tif"))) as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert "states 0.5 µm per pixel: that is used and not 0.25" in slide.notes[-1]
+        assert "--override-mpp 0.25" in slide.notes[-1]
+        assert pickle.loads(pickle.dumps(slide)).mpp == pytest.approx(0.5)
+    with open_slide(write_tiff(TISSUE, mpp=0.5), slide_mpp=0.5004) as slide:
+        assert not slide.notes
+
+
+def test_a_slide_that_states_nothing_gets_the_number(write_tiff):
+    with open_slide(write_tiff(TISSUE, mpp=None), slide_mpp=0.25) as slide:
+        assert slide.mpp == 0.25
+        assert not slide.notes
+        assert pickle.loads(pickle.dumps(slide)).mpp == 0.25
+        assert slide.in_srgb(True).mpp == 0.25
+    with pytest.raises(SettingsError, match="outside"):
+        open_slide(write_tiff(TISSUE, mpp=None), slide_mpp=300)
+
+
+def test_an_override_counts_and_is_noted(write_tiff):
+    with open_slide(write_tiff(TISSUE, mpp=0.5), **GivenMpp(None, 0.25).of(Path("slide.tif"))) as slide:
+        assert slide.mpp == 0.25
+        assert slide.notes[-1].endswith("states 0.5 µm per pixel: 0.25 is used instead, as asked for.")
+    with open_slide(write_tiff(TISSUE, mpp=0.5), 0.25, slide_mpp=1.0) as slide:
+        assert (slide.mpp, len(slide.notes)) == (0.25, 1)
+
+
+def _of(given, path):
+    return given.of(Path(path))["mpp"]
 
 
 def test_a_table_names_slides_by_path_file_or_stem(tmp_path):
     table = tmp_path / "mpp.csv"
-    table.write_text("slide,mpp,note\na.svs,0.25,x\nb,0.5,\n/data/c.tif,1,\n", encoding="utf-8-sig")
+    table.write_text("slide,mpp,note\na.svs,0.25,x\nb,0.5,\n/data/c.tif,1,\nd.svs,\n", encoding="utf-8-sig")
     given = GivenMpp(str(table))
     paths = ("x/a.svs", "x/b.ndpi", "/data/c.tif", "d.svs")
-    assert [given.of(Path(p)) for p in paths] == [0.25, 0.5, 1.0, None]
+    assert [_of(given, p) for p in paths] == [0.25, 0.5, 1.0, None]
+
+
+def test_slides_of_one_name_are_told_apart_by_their_path(tmp_path, monkeypatch):
+    table = tmp_path / "mpp.csv"
+    table.write_text("slide,mpp\np1/a.svs,0.25\np2\\a.svs,0.5\nC:\\scans\\b.svs,1\n")
+    for patient in ("p1", "p2", "p3"):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "a.svs").touch()
+    given = GivenMpp(str(table))
+    assert [_of(given, tmp_path / p / "a.svs") for p in ("p1", "p2", "p3")] == [0.25, 0.5, None]
+    assert _of(given, tmp_path / "b.svs") == 1.0
+    monkeypatch.chdir(tmp_path / "p1")
+    assert _of(given, "a.svs") == 0.25
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",slide,mpp\n0,a.svs,0.5\n",
+        "Unnamed: 0,slide,mpp\n0,a.svs,0.5\n",
+        "slide,mpp,\na.svs,0.5,\n",
+        "slide;mpp\na.svs;0,5\n",
+        'slide,mpp\na.svs,"0,5"\n',
+        "Slide\tMPP\na.svs\t0.5\n",
+        "slide, mpp\na.svs, 0.5\na.svs,0.50\n,\n",
+        "mpp,slide\n0.5,a.svs\n",
+    ],
+)
+def test_tables_are_read_as_people_write_them(tmp_path, text):
+    (tmp_path / "mpp.csv").write_text(text)
+    assert _of(GivenMpp(str(tmp_path / "mpp.csv")), "a.svs") == 0.5
 
 
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("slide,size\na,1\n", "lacks the columns"),
-        ("slide,mpp\na,fine\n", "line 2"),
+        ("slide,size\na,1\n", "no column named mpp"),
+        ("slide,mpp\na,fine\n", "line 2: 'fine' is not a number"),
+        ("slide,mpp\na,0.5 um\n", "line 2: '0.5 um' is not a number"),
         ("slide,mpp\na,300\n", "line 2"),
-        ("", "lacks"),
+        ("slide,mpp\na,0\n", "line 2"),
+        ("slide,mpp\na,inf\n", "line 2"),
+        ("slide,mpp\n,0.5\n", "line 2: no slide is named"),
+        ("slide,mpp\na,0.5\na,0.25\n", "line 3: a has 0.25, but 0.5 in line 2"),
+        ("slide,mpp\n", "lists no slide"),
+        ("", "is empty"),
     ],
 )
 def test_bad_tables_are_explained(tmp_path, text, word):
@@ -35,7 +110,9 @@ def test_bad_tables_are_explained(tmp_path, text, word):
         GivenMpp(str(table))
 
 
-@pytest.mark.parametrize("text", ["none.csv", "0.25 um", "-1"])
+@pytest.mark.parametrize("text", ["none.csv", "0.25 um", "-1", "nan"])
 def test_what_is_no_resolution_is_explained(text):
     with pytest.raises(SettingsError, match="slide-mpp"):
         GivenMpp(text)
+    with pytest.raises(SettingsError, match="override-mpp"):
+        GivenMpp(None, -1.0)

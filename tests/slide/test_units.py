@@ -122,7 +122,6 @@ def test_imagej_pixels_are_no_unit(tmp_path):
         ((2000, 2000), 4, (0.5, 0.5)),
         ((2, 2), 5, (0.5, 0.5)),
         ((2, 2), 1, None),
-        ((2, 2), 77, None),
         ((20000, 10000), "CENTIMETER", (1.0, 0.5)),
         ((72, 72), "INCH", None),
         (((0, 1), (0, 1)), "CENTIMETER", None),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow
+from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, OverrideMppOption, command, emit, follow
 from napari_histoad.cli._train import read_settings
 from napari_histoad.errors import SettingsError, writing
 
@@ -55,6 +55,7 @@ def train(
     input_px: Annotated[int | None, typer.Option(help="Shrink tiles to this side for the network: faster.")] = None,
     mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default the detector's, else 0.5.")] = None,
     slide_mpp: MppOption = None,
+    override_mpp: OverrideMppOption = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's weights.")] = False,
     weights: Annotated[Path | None, typer.Option(help="With --pretrained: file of the weights of the only network.")] = None,
     folds: Annotated[int, typer.Option(help="Estimate how good it is by cross-validation; 0: do not.", min=0, max=20)] = 5,
@@ -80,8 +81,8 @@ def train(
         given = {"tile_px": detector.settings.tile_px, "mpp": detector.settings.mpp, **given}
     draft = _settings(given)
     known = _weights(draft.networks, weights, pretrained=draft.pretrained)
-    given_mpp = GivenMpp(slide_mpp)
-    pairs = [replace(source, mpp=given_mpp.of(source.path)) for source in labelled_sources(sources, regions or [])]
+    given_mpp = GivenMpp(slide_mpp, override_mpp)
+    pairs = [replace(source, **given_mpp.of(source.path)) for source in labelled_sources(sources, regions or [])]
     looks: dict[str, Any] = {} if detector is None else {"srgb": detector.settings.srgb, "stain": stain_of(detector)}
     job = gather_labelled_job(pairs, draft.tile_px, given.get("mpp"), max_tiles=max_tiles, seed=seed, **looks)
     data = follow(job, quiet=as_json)

@@ -26,6 +26,7 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "MppOption",
+    "OverrideMppOption",
     "command",
     "emit",
     "fail",
@@ -47,8 +48,12 @@ MppOption = Annotated[
     typer.Option(
         "--slide-mpp",
         metavar="MPP|CSV",
-        help="µm per level-0 pixel, where the slide does not say; for many slides a csv with the columns slide, mpp.",
+        help="µm per level-0 pixel of slides that do not state it (those that do keep theirs); or a csv with the columns "
+        "slide, mpp, whose lines count even where a slide states another value.",
     ),
+]
+OverrideMppOption = Annotated[
+    float | None, typer.Option("--override-mpp", help="µm per level-0 pixel, whatever the slides state.", show_default=False)
 ]
 
 WRONG_USE = (SettingsError, BundleError, BackboneError, DeviceError)

@@ -15,7 +15,18 @@ from typing import Annotated
 
 import typer
 
-from napari_histoad.cli._console import CompileOption, DeviceOption, JsonOption, MppOption, command, emit, follow, say, table
+from napari_histoad.cli._console import (
+    CompileOption,
+    DeviceOption,
+    JsonOption,
+    MppOption,
+    OverrideMppOption,
+    command,
+    emit,
+    follow,
+    say,
+    table,
+)
 from napari_histoad.errors import SettingsError
 
 __all__ = ["bench", "convert", "doctor", "info", "models"]
@@ -25,12 +36,13 @@ __all__ = ["bench", "convert", "doctor", "info", "models"]
 def info(
     slide: Annotated[Path, typer.Argument(help="A slide.", show_default=False)],
     slide_mpp: MppOption = None,
+    override_mpp: OverrideMppOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show format, size, levels, resolution and what else a slide says of itself."""
     from napari_histoad.slide import GivenMpp, open_slide
 
-    with open_slide(slide, GivenMpp(slide_mpp).of(slide)) as opened:
+    with open_slide(slide, **GivenMpp(slide_mpp, override_mpp).of(slide)) as opened:
         document = {
             "path": str(opened.path),
             "format": opened.format,
@@ -75,6 +87,7 @@ def convert(
         int | None, typer.Option(help="With --channels: the intensity that becomes white; default by the camera's bits.", min=1)
     ] = None,
     slide_mpp: MppOption = None,
+    override_mpp: OverrideMppOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a slide into a pyramidal tiled TIFF, which opens fast and everywhere."""
@@ -83,7 +96,7 @@ def convert(
     chosen = None if channels is None else _numbers(channels)
     if white is not None and chosen is None:
         raise SettingsError("--white needs --channels", "choose one channel or three: --channels 0")
-    with open_slide(slide, GivenMpp(slide_mpp).of(slide), channels=chosen, white=white) as opened:
+    with open_slide(slide, **GivenMpp(slide_mpp, override_mpp).of(slide), channels=chosen, white=white) as opened:
         name = f"{opened.name}.pyramid.tif"
         target = out or (Path(name) if is_remote(opened.path) else opened.path.with_name(name))
         if not is_remote(opened.path) and target.resolve() == opened.path.resolve():
@@ -178,6 +191,7 @@ def bench(
     stride: Annotated[int | None, typer.Option(help="Step between tiles in tile pixels; default half a tile.")] = None,
     seconds: Annotated[float, typer.Option(help="About how long each part is timed.", min=0.1)] = 5.0,
     slide_mpp: MppOption = None,
+    override_mpp: OverrideMppOption = None,
     device: DeviceOption = "auto",
     compiled: CompileOption = False,
     as_json: JsonOption = False,
@@ -192,7 +206,7 @@ def bench(
     detector = load_detector(model or starter_path())
     with tempfile.TemporaryDirectory() as scratch:
         path = slide or follow(sample_job(Path(scratch) / "sample.tif", SlidePlan(4096)), quiet=as_json)
-        with open_slide(path, GivenMpp(slide_mpp).of(path)) as opened:
+        with open_slide(path, **GivenMpp(slide_mpp, override_mpp).of(path)) as opened:
             job = bench_job(opened, detector, device=device, compile=compiled, stride_px=stride, seconds=seconds)
             speed = follow(job, quiet=as_json)
             about = f"{opened.format}, {opened.properties.get('Compression', 'compression unknown')}"

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import WRONG_USE, CompileOption, DeviceOption, JsonOption, MppOption, command, emit, follow, say
+from napari_histoad.cli._console import (
+    WRONG_USE,
+    CompileOption,
+    DeviceOption,
+    JsonOption,
+    MppOption,
+    OverrideMppOption,
+    command,
+    emit,
+    follow,
+    say,
+)
 from napari_histoad.errors import HistoadError
 
 if TYPE_CHECKING:
@@ -32,6 +43,7 @@ def map_slides(
     ] = None,
     mpp: Annotated[float | None, typer.Option(help="Without a model: µm per tile pixel.")] = None,
     slide_mpp: MppOption = None,
+    override_mpp: OverrideMppOption = None,
     stride: Annotated[int | None, typer.Option(help="Step between tiles in tile pixels; default half a tile.")] = None,
     cell_um: Annotated[float, typer.Option(help="Side of a map cell in µm.", min=0.5)] = 8.0,
     regions: Annotated[Path | None, typer.Option(help="Map only inside these outlines.")] = None,
@@ -47,9 +59,13 @@ def map_slides(
     from napari_histoad.engine import CohortSlide, cohort_job, read_cohort
     from napari_histoad.slide import GivenMpp
 
-    given = GivenMpp(slide_mpp)
+    given = GivenMpp(slide_mpp, override_mpp)
     listed = [s for path in slides for s in (read_cohort(path) if path.suffix.lower() == ".csv" else [CohortSlide(path)])]
-    cohort = [CohortSlide(s.path, s.mpp or given.of(s.path), s.model or model, s.regions or regions) for s in listed]
+    cohort = []
+    for s in listed:
+        stated = given.of(s.path)
+        own = s.mpp if s.mpp is not None else stated["mpp"]
+        cohort.append(CohortSlide(s.path, own, s.model or model, s.regions or regions, stated["slide_mpp"]))
     if not as_json and any(slide.model is None for slide in cohort):
         say("no model: learning normal from each slide's own tissue (rare tissue stands out; an abnormal whole does not)")
 

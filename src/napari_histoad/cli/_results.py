@@ -89,16 +89,16 @@ def _evaluate_table(scores: Path, truth: Path, rate: float) -> Evaluation:
     import numpy as np
 
     from napari_histoad.evaluation import evaluate_scores
+    from napari_histoad.system.tables import is_missing, number, read_table
     from napari_histoad.tiles import list_tile_files
 
     files = {file.name: file for file in list_tile_files(truth)}
+    table = read_table(scores, ("file", "score", "p_value"), ("file", "score", "p_value"), others=True)
     try:
-        with scores.open(newline="", encoding="utf-8") as handle:
-            rows = [(files.get(row["file"]), float(row["score"]), float(row["p_value"])) for row in csv.DictReader(handle)]
-    except FileNotFoundError as err:
-        raise SettingsError(f"there is no table {scores}", "write one with histoad score") from err
-    except (OSError, KeyError, ValueError, TypeError) as err:
-        raise SettingsError(f"{scores} is not a table of scores", "write one with histoad score") from err
+        scored = [row for row in table.rows if not is_missing(row["score"])]
+        rows = [(files.get(row["file"]), number(row["score"]), number(row["p_value"])) for row in scored]
+    except ValueError as err:
+        raise SettingsError(f"{scores} is not a table of scores ({err})", "write one with histoad score") from err
     known = [(file, s, p) for file, s, p in rows if file is not None and file.label is not None]
     if not known:
         raise SettingsError(f"no file of {scores.name} has a label in {truth.name}", "score the tiles of the same manifest")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, command, emit, follow
+from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, OverrideMppOption, command, emit, follow
 from napari_histoad.errors import SettingsError
 
 __all__ = ["read_settings", "recalibrate", "train"]
@@ -43,6 +43,7 @@ def train(
     detector: Annotated[str, typer.Option(help="Method; histoad models lists them.")] = "vqvae",
     mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default 0.5, or the slide's own if coarser.")] = None,
     slide_mpp: MppOption = None,
+    override_mpp: OverrideMppOption = None,
     tile_px: Annotated[int | None, typer.Option(help="Side of a tile in pixels.")] = None,
     srgb: Annotated[
         bool, typer.Option("--srgb", help="Convert colours by the slides' ICC profiles, here and in later maps.")
@@ -73,8 +74,8 @@ def train(
         given["srgb"] = True
     options = {"stain": stain, "backbone": backbone, "backbone_weights": backbone_weights}
     given |= {name: value for name, value in options.items() if value is not None}
-    given_mpp = GivenMpp(slide_mpp)
-    sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None, tissue)]
+    given_mpp = GivenMpp(slide_mpp, override_mpp)
+    sources = [replace(source, **given_mpp.of(source.path)) for source in training_sources(slides, normal, None, tissue)]
     job = train_job(
         sources,
         out,
@@ -117,6 +118,7 @@ def recalibrate(
     normal: NormalOption = None,
     tissue: TissueOption = "found",
     slide_mpp: MppOption = None,
+    override_mpp: OverrideMppOption = None,
     max_tiles: MaxTilesOption = 2000,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -125,8 +127,8 @@ def recalibrate(
     from napari_histoad.engine import recalibrate_job, training_sources
     from napari_histoad.slide import GivenMpp
 
-    given_mpp = GivenMpp(slide_mpp)
-    sources = [replace(source, mpp=given_mpp.of(source.path)) for source in training_sources(slides, normal, None, tissue)]
+    given_mpp = GivenMpp(slide_mpp, override_mpp)
+    sources = [replace(source, **given_mpp.of(source.path)) for source in training_sources(slides, normal, None, tissue)]
     detector = follow(recalibrate_job(sources, model, out, device=device, max_tiles=max_tiles), quiet=as_json)
     assert detector.calibration is not None
     note = detector.calibration.note

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import queue
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.machine import keep_freed_memory
 from napari_histoad.regions import read_regions
-from napari_histoad.slide import check_mpp, open_slide
+from napari_histoad.slide import listed_mpp, open_slide
+from napari_histoad.system.tables import is_missing, listed_path, read_table
 from napari_histoad.tiles import find_tissue
 
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
+    from napari_histoad.system.tables import TableRow
     from napari_histoad.tiles import TissueMask
 
 __all__ = ["CohortResult", "CohortSlide", "cohort_job", "read_cohort"]
 
 _AT_ONCE = 2
-_COLUMNS = {"slide", "mpp", "model", "regions"}
+_COLUMNS = ("slide", "mpp", "model", "regions")
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,20 @@ class CohortSlide:
     ----------
     path : Path
     mpp : float or None
-        µm per level-0 pixel, where the file does not say.
+        µm per level-0 pixel, also where the file states another value: a table names the slide that it is for.
     model : Path or None
         The detector; without one, normal is learnt from the slide itself.
     regions : Path or None
         Map only there.
+    slide_mpp : float or None
+        µm per level-0 pixel where the file states none.
     """
 
     path: Path
     mpp: float | None = None
     model: Path | None = None
     regions: Path | None = None
+    slide_mpp: float | None = None
 
 
 @dataclass
@@ -79,41 +83,29 @@ class CohortResult:
 def read_cohort(table: Path) -> list[CohortSlide]:
     """Return the slides that a csv lists in its column ``slide``, with ``mpp``, ``model`` and ``regions`` where given.
 
-    Paths are relative to the table.
+    Paths are relative to the table; a line that is there twice counts once.
 
     Raises
     ------
     SettingsError
         If it cannot be read, names a column that is not known, or holds a resolution that is none.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise SettingsError(f"{table} cannot be read ({err})", "give a csv with the column slide") from err
-    if "slide" not in columns or columns - _COLUMNS:
-        odd = ", ".join(sorted(c for c in columns - _COLUMNS if c)) or "no column slide"
-        raise SettingsError(f"{table.name}: {odd}", f"its first line may name {', '.join(sorted(_COLUMNS))}")
+    content = read_table(table, _COLUMNS, ("slide",))
 
-    def path(row: dict[str, str], column: str) -> Path | None:
-        text = (row.get(column) or "").strip()
-        return None if not text else Path(text) if "://" in text else table.parent / text
+    def path(row: TableRow, column: str) -> Path | None:
+        return None if is_missing(row[column]) else listed_path(row[column], table.parent)
 
-    slides = []
-    for line, row in enumerate(rows, start=2):
-        slide, mpp = path(row, "slide"), (row.get("mpp") or "").strip()
+    slides: dict[Path, CohortSlide] = {}
+    for row in content.rows:
+        where, slide = f"{table.name}, line {row.line}", path(row, "slide")
         if slide is None:
-            raise SettingsError(f"{table.name}, line {line}: no slide is named", "fill in the column slide")
-        try:
-            resolution = check_mpp(float(mpp), f"{table.name}, line {line}") if mpp else None
-        except ValueError as err:
-            raise SettingsError(f"{table.name}, line {line}: {mpp!r} is not a number", "write µm per pixel, 0.25") from err
-        slides.append(CohortSlide(slide, resolution, path(row, "model"), path(row, "regions")))
+            raise SettingsError(f"{where}: no slide is named", "fill in the column slide")
+        listed = CohortSlide(slide, listed_mpp(row["mpp"], where), path(row, "model"), path(row, "regions"))
+        if slides.setdefault(slide, listed) != listed:
+            raise SettingsError(f"{where}: {slide.name} is listed before, with other values", "keep one of the lines")
     if not slides:
         raise SettingsError(f"{table.name} lists no slide", "write one path per line under the heading slide")
-    return slides
+    return list(slides.values())
 
 
 def cohort_job(
@@ -226,7 +218,7 @@ def _prepare(
     options: MapOptions,
 ) -> _Prepared:
     detector = detector_of(slide.model)
-    opened = open_slide(slide.path, slide.mpp, srgb=detector is not None and detector.settings.srgb)
+    opened = open_slide(slide.path, slide.mpp, slide_mpp=slide.slide_mpp, srgb=detector is not None and detector.settings.srgb)
     try:
         opened.require_mpp()
         regions = None if slide.regions is None else read_regions(slide.regions)

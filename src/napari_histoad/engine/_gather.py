@@ -68,10 +68,12 @@ class TrainingSource:
     regions : sequence of Region or None
         Normal tissue; None takes all tissue.
     mpp : float or None
-        Overrides what the slide says.
+        µm per level-0 pixel, also where the slide states another value.
     mixed : bool
         Its tissue may hold lesions: what is rare in it is neither learnt from nor calibrated on. Otherwise all of it is
         normal and counts, however rare.
+    slide_mpp : float or None
+        µm per level-0 pixel where the slide states none.
     notes : tuple of str
         What was assumed or left out when the source was chosen, a sentence each; shown when it is read.
     tissue : str
@@ -82,8 +84,13 @@ class TrainingSource:
     regions: Sequence[Region] | None = None
     mpp: float | None = None
     mixed: bool = False
+    slide_mpp: float | None = None
     notes: tuple[str, ...] = ()
     tissue: str = "found"
+
+    def open(self, *, srgb: bool = False) -> Slide:
+        """Open the slide."""
+        return open_slide(self.path, self.mpp, slide_mpp=self.slide_mpp, srgb=srgb)
 
     @cached_property
     def is_tiles(self) -> bool:
@@ -154,7 +161,7 @@ def stain_job(
         if source.is_tiles:
             stains.append(stain_of_files(_normal_files(source), method, tile_px))
         else:
-            with open_slide(source.path, source.mpp, srgb=srgb) as slide:
+            with source.open(srgb=srgb) as slide:
                 stains.append(
                     Stain.of_slide(slide, tissue_mask(slide, source.tissue, source.regions), method, tile_px=tile_px, mpp=wanted)
                 )
@@ -189,7 +196,7 @@ def common_mpp(sources: Sequence[TrainingSource], mpp: float | None) -> float:
     wanted = _DEFAULT_MPP
     for source in sources:
         if not source.is_tiles:
-            with open_slide(source.path, source.mpp) as slide:
+            with source.open() as slide:
                 wanted = max(wanted, slide.require_mpp())
     return wanted
 
@@ -217,7 +224,7 @@ def _slide_job(
     srgb: bool,
     stain: Stain | None,
 ) -> Job[TileSet]:
-    with open_slide(source.path, source.mpp, srgb=srgb) as slide:
+    with source.open(srgb=srgb) as slide:
         outside = outside_note(source.regions or (), slide.shape, source.path.name)
         if outside:
             yield Progress("Reading normal tiles", unit="slides", path=str(source.path), note=outside)
@@ -232,7 +239,13 @@ def _slide_job(
     return replace(tiles, groups=np.zeros_like(tiles.groups), grouping="slides") if unit == "slide" else tiles
 
 
-def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None, tissue: str = "found") -> list[TrainingSource]:
+def training_sources(
+    paths: Sequence[Path],
+    normal: Any,
+    slide_mpp: float | None = None,
+    tissue: str = "found",
+    override_mpp: float | None = None,
+) -> list[TrainingSource]:
     """Pair slides with their outlines.
 
     Parameters
@@ -242,9 +255,12 @@ def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None
         A file of outlines or a list of regions per slide, of which those classed normal are taken, or all where none has a
         class. In the place of one, or of all, ``all-tissue`` (all tissue of the slide is normal, the default) or
         ``mixed-tissue`` (it may hold lesions).
-    slide_mpp : float or None
+    slide_mpp : float, optional
+        µm per level-0 pixel of slides that state none.
     tissue : str
         ``"found"`` on the slides, or the outlined ``"regions"``.
+    override_mpp : float, optional
+        µm per level-0 pixel, whatever the slides state.
 
     Raises
     ------
@@ -271,16 +287,19 @@ def training_sources(paths: Sequence[Path], normal: Any, slide_mpp: float | None
         )
     for part in given:
         check_tissue_from(tissue, given=part not in _TISSUE)
-    return [replace(_source(path, part, slide_mpp), tissue=tissue) for path, part in zip(paths, given, strict=True)]
+    return [
+        replace(_source(path, part), tissue=tissue, mpp=override_mpp, slide_mpp=slide_mpp)
+        for path, part in zip(paths, given, strict=True)
+    ]
 
 
-def _source(path: Path, given: Any, slide_mpp: float | None) -> TrainingSource:
+def _source(path: Path, given: Any) -> TrainingSource:
     """Return a slide with its outlines: a file, regions, ``all-tissue`` or ``mixed-tissue``."""
     if isinstance(given, str) and given in _TISSUE:
-        return TrainingSource(path, None, slide_mpp, given == "mixed-tissue")
+        return TrainingSource(path, None, mixed=given == "mixed-tissue")
     if isinstance(given, str | PathLike):
         found, where = read_annotations(given), Path(given).name
     else:
         found, where = Annotations.of(given), f"the outlines of {path.name}"
     chosen, assumed = normal_regions(found, where)
-    return TrainingSource(path, chosen, slide_mpp, notes=(*found.notes, *assumed))
+    return TrainingSource(path, chosen, notes=(*found.notes, *assumed))

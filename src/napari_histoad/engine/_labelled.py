@@ -14,7 +14,6 @@ from napari_histoad.engine._gather import TrainingSource, common_mpp, stain_of_f
 from napari_histoad.errors import RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import NORMAL_NAMES, UNREADABLE, read_annotations
-from napari_histoad.slide import open_slide
 from napari_histoad.tiles import TileFile, TileSet, list_tile_files, read_tile_files, sample_tiles, tissue_mask, training_grid
 
 if TYPE_CHECKING:
@@ -213,7 +212,7 @@ def _of_slide(
         by_name.setdefault(region.name or "", []).append(k)
     by_name.pop("", None)
     result = []
-    with open_slide(source.path, source.mpp, srgb=srgb) as slide:
+    with source.open(srgb=srgb) as slide:
         tissue = tissue_mask(slide, source.tissue, regions)
         seen = stained(slide, tissue, stain, tile_px, mpp)
         for name, rows in by_name.items():

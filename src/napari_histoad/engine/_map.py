@@ -281,6 +281,7 @@ def map_slide(
     *,
     model: str | PathLike[str] | Detector | None = None,
     slide_mpp: float | None = None,
+    override_mpp: float | None = None,
     regions: str | PathLike[str] | Sequence[Region] | None = None,
     **options: Unpack[MapOptions],
 ) -> AnomalyMap:
@@ -295,7 +296,9 @@ def map_slide(
     model : path-like or Detector, optional
         A trained detector; without one, normal is learnt from the slide itself.
     slide_mpp : float, optional
-        µm per level-0 pixel, where the slide does not say.
+        µm per level-0 pixel, where the slide does not state it; otherwise its own counts.
+    override_mpp : float, optional
+        µm per level-0 pixel, whatever the slide states.
     regions : path-like or sequence of Region, optional
         Map only there.
     **options
@@ -308,5 +311,5 @@ def map_slide(
     """
     detector = load_model(model) if isinstance(model, str | PathLike) else model
     outlines = read_regions(regions) if isinstance(regions, str | PathLike) else regions
-    with open_slide(slide, slide_mpp) as opened:
+    with open_slide(slide, override_mpp, slide_mpp=slide_mpp) as opened:
         return run(map_job(opened, Path(out), detector=detector, regions=outlines, **options))

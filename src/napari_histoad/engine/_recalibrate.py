@@ -77,6 +77,7 @@ def recalibrate(
     *,
     normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | Sequence[Sequence[Region]] | None = None,
     slide_mpp: float | None = None,
+    override_mpp: float | None = None,
     tissue: str = "found",
     device: str = "auto",
     **options: Any,
@@ -104,5 +105,5 @@ def recalibrate(
         With the reason and the remedy.
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue)
+    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue, override_mpp)
     return run(recalibrate_job(sources, Path(model), Path(out), device=device, **options))

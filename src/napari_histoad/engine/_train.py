@@ -248,6 +248,7 @@ def train(
     normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | Sequence[Sequence[Region]] | None = None,
     detector: str = "vqvae",
     slide_mpp: float | None = None,
+    override_mpp: float | None = None,
     tissue: str = "found",
     mpp: float | None = None,
     device: str = "auto",
@@ -272,7 +273,9 @@ def train(
     detector : str
         Name of the method.
     slide_mpp : float, optional
-        µm per level-0 pixel, where the slides do not say.
+        µm per level-0 pixel of slides that do not state it; those that do keep theirs.
+    override_mpp : float, optional
+        µm per level-0 pixel, whatever the slides state.
     tissue : str
         ``"found"`` on the slides; ``"regions"`` takes the outlines as tissue, for stains where it is not found.
     mpp : float, optional
@@ -304,7 +307,7 @@ def train(
     >>> detector = train("case.svs", "skin.safetensors", normal="normal.geojson")  # doctest: +SKIP
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue)
+    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue, override_mpp)
     job = train_job(
         sources,
         Path(out),

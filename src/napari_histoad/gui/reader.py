@@ -1,4 +1,4 @@
-"""What napari calls to open slides and maps."""
+"""What napari calls to open slides, maps and annotations."""
 
 from __future__ import annotations
 
@@ -18,15 +18,37 @@ if TYPE_CHECKING:
 
 __all__ = ["get_reader"]
 
+_LOOKED_AT = 65536
+_MARKS = (b"FeatureCollection", b'"Feature"', b'"positive"', b'"negative"', b'"Polygon"', b'"MultiPolygon"')
+
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[Any]] | None:
-    """Return a reader if the paths look like slides or anomaly maps, else None."""
+    """Return a reader if the paths look like slides, anomaly maps or annotations, else None."""
     paths = [path] if isinstance(path, str) else list(path)
-    return _read if paths and all(_is_map(Path(p)) or _is_slide(Path(p)) for p in paths) else None
+    return _read if paths and all(_is_ours(Path(p)) for p in paths) else None
+
+
+def _is_ours(path: Path) -> bool:
+    return _is_map(path) or _is_annotation_file(path) or _is_slide(path)
 
 
 def _is_map(path: Path) -> bool:
     return path.name.endswith(".ome.zarr") and (path / "tiles").is_dir() and (path / "calibration").is_dir()
+
+
+def _is_annotation_file(path: Path) -> bool:
+    """Return whether a file is named as GeoJSON, or is JSON that begins like annotations."""
+    name = path.name.lower()
+    if name.endswith((".geojson", ".geojson.gz")):
+        return path.is_file()
+    if not name.endswith(".json") or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LOOKED_AT).replace(b"\0", b"")
+    except OSError:
+        return False
+    return any(mark in start for mark in _MARKS)
 
 
 def _is_slide(path: Path) -> bool:
@@ -50,6 +72,10 @@ def _read(path: str | Sequence[str]) -> list[Any]:
                 from napari_histoad.maps import AnomalyMap
 
                 layers += heatmap_layers(AnomalyMap.open(name))
+            elif _is_annotation_file(Path(name)):
+                from napari_histoad.gui.annotation_layers import read_annotation_layers, slide_under
+
+                layers += read_annotation_layers(Path(name), slide_under(current_viewer()))
             else:
                 layers.append(slide_layer(open_slide(name, srgb=True)))
         except HistoadError as err:

@@ -7,7 +7,7 @@ of any array, and `convert_job` a pyramidal TIFF of any slide.
 from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import Level, Slide, check_mpp
 from napari_histoad.slide._colour import ColourTable
-from napari_histoad.slide._mpp import GivenMpp
+from napari_histoad.slide._mpp import GivenMpp, StatedMpp, listed_mpp
 from napari_histoad.slide._name import file_name, is_slide, slide_name
 from napari_histoad.slide._open import can_open, open_slide
 from napari_histoad.slide._pyramid import LevelArray, level_arrays, pyramid
@@ -24,6 +24,7 @@ __all__ = [
     "LevelArray",
     "RecolouredSlide",
     "Slide",
+    "StatedMpp",
     "can_open",
     "check_mpp",
     "convert_job",
@@ -31,6 +32,7 @@ __all__ = [
     "is_remote",
     "is_slide",
     "level_arrays",
+    "listed_mpp",
     "open_slide",
     "pyramid",
     "pyramid_job",

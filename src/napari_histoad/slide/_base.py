@@ -35,6 +35,8 @@ _STRIP_PX = 8_000_000
 _LARGE_PX = 8192
 _SQUARE = 1.05
 """Pixels up to 5% taller than wide, or wider than tall, count as square: scanners differ by less than 1%."""
+_ROUNDING = 0.01
+"""Two statements of a resolution that differ by less are the same: 0.25 and 0.2498."""
 
 
 def check_mpp(mpp: float, where: str = "mpp") -> float:
@@ -50,6 +52,11 @@ def check_mpp(mpp: float, where: str = "mpp") -> float:
         msg = f"{where}: {mpp:g} µm per pixel is outside {low:g} to {high:g}"
         raise SettingsError(msg, "give the level-0 resolution, for example 0.25 for a 40x scan")
     return float(mpp)
+
+
+def _differ(given: float, stated: float | None) -> bool:
+    """Return whether two resolutions are not the same up to rounding."""
+    return stated is not None and abs(given / stated - 1) > _ROUNDING
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,9 @@ class Slide(ABC):
         self.file_mpp = math.sqrt(self.file_mpp_yx[0] * self.file_mpp_yx[1]) if self.file_mpp_yx and square else None
         self._given_mpp = None if mpp is None else check_mpp(mpp, path.name)
         self.mpp = self._given_mpp if self._given_mpp is not None else self.file_mpp
+        if self._given_mpp is not None and _differ(self._given_mpp, self.file_mpp):
+            note = f"The file states {self.file_mpp:g} µm per pixel: {self._given_mpp:g} is used instead, as asked for."
+            self.notes += () if note in self.notes else (note,)
         self.properties = properties
         self.icc_profile: bytes | None = None
         self.srgb = False
@@ -174,6 +184,23 @@ class Slide(ABC):
     def shape(self) -> tuple[int, int]:
         """(height, width) of level 0 in pixels."""
         return self.levels[0].shape
+
+    def assume_mpp(self, mpp: float | None) -> None:
+        """Take ``mpp`` as the resolution if none is known yet; if the slide has another one, keep that and note it.
+
+        Raises
+        ------
+        SettingsError
+            If it lies outside 0.05 to 20.
+        """
+        if mpp is None:
+            return
+        mpp = check_mpp(mpp, self.path.name)
+        if self.mpp is None:
+            self._given_mpp = self.mpp = mpp
+        elif self._given_mpp is None and _differ(mpp, self.mpp):
+            note = f"The file states {self.mpp:g} µm per pixel: that is used and not {mpp:g}, which is for slides that state none"
+            self.notes += (f"{note} (to use it all the same: --override-mpp {mpp:g}).",)
 
     def require_mpp(self) -> float:
         """Return the µm per level-0 pixel.

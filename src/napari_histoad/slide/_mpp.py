@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
+import math
+import os
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, TypedDict
 
 from napari_histoad.errors import SettingsError
 from napari_histoad.slide._base import check_mpp
+from napari_histoad.slide._name import slide_name
+from napari_histoad.slide._remote import is_remote
+from napari_histoad.system.tables import is_missing, listed_path, number, read_table
 
-__all__ = ["GivenMpp"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["GivenMpp", "StatedMpp", "listed_mpp"]
+
+
+class StatedMpp(TypedDict):
+    """What the user says of one slide, as `open_slide` takes it.
+
+    Attributes
+    ----------
+    mpp : float or None
+        Counts even if the file states another one.
+    slide_mpp : float or None
+        Counts where the file states none.
+    """
+
+    mpp: float | None
+    slide_mpp: float | None
 
 
 class GivenMpp:
@@ -17,7 +40,10 @@ class GivenMpp:
     Parameters
     ----------
     text : str or None
-        A number, or the path of a csv with the columns slide and mpp, or nothing.
+        A number, which only counts for slides that state none; or the path of a csv with the columns slide and mpp, whose
+        lines count even if the slide states another one; or nothing.
+    override : float, optional
+        Counts for all slides, whatever they state.
 
     Raises
     ------
@@ -25,35 +51,69 @@ class GivenMpp:
         If it is neither, or a resolution is not plausible.
     """
 
-    def __init__(self, text: str | None) -> None:
-        self._all: float | None = None
-        self._by_name: dict[str, float] = {}
+    def __init__(self, text: str | None, override: float | None = None) -> None:
+        self._override = None if override is None else check_mpp(override, "--override-mpp")
+        self._gaps: float | None = None
+        self._listed: Mapping[str, float] = {}
         if text is None:
             return
         try:
-            self._all = check_mpp(float(text), "--slide-mpp")
+            self._gaps = check_mpp(number(text), "--slide-mpp")
         except ValueError:
-            self._by_name = _read(Path(text))
+            if not Path(text).is_file():
+                msg = f"--slide-mpp {text} is neither a number nor a table"
+                raise SettingsError(msg, "give 0.25, or a csv with the columns slide, mpp") from None
+            self._listed = _read(Path(text))
 
-    def of(self, slide: Path) -> float | None:
-        """Return the resolution of one slide, or None if the user gave none for it."""
-        by_name = (self._by_name.get(key) for key in (str(slide), slide.name, slide.stem))
-        return self._all if self._all is not None else next((mpp for mpp in by_name if mpp is not None), None)
+    def of(self, slide: Path) -> StatedMpp:
+        """Return what holds for one slide; lines of the table name it by path, file name or stem."""
+        if self._override is not None:
+            return {"mpp": self._override, "slide_mpp": None}
+        keys = [str(slide), *([] if is_remote(slide) else [_key(slide)]), slide.name, slide_name(slide)]
+        mpp = next((self._listed[key] for key in keys if key in self._listed), None)
+        return {"mpp": mpp, "slide_mpp": self._gaps}
+
+
+def listed_mpp(text: str, where: str) -> float | None:
+    """Return the resolution in a cell of a table, None where there is none.
+
+    Raises
+    ------
+    SettingsError
+        If it is no number, or not plausible.
+    """
+    if is_missing(text):
+        return None
+    try:
+        return check_mpp(number(text), where)
+    except ValueError as err:
+        raise SettingsError(f"{where}: {text!r} is not a number", "write µm per pixel, 0.25") from err
 
 
 def _read(path: Path) -> dict[str, float]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        msg = f"--slide-mpp {path} is neither a number nor a table that can be read ({err})"
-        raise SettingsError(msg, "give 0.25, or a csv with the columns slide, mpp") from err
-    if not rows or not {"slide", "mpp"} <= set(rows[0]):
-        raise SettingsError(f"{path.name} lacks the columns slide and mpp", "write a first line: slide,mpp")
-    found = {}
-    for line, row in enumerate(rows, start=2):
-        try:
-            found[row["slide"]] = check_mpp(float(row["mpp"]), f"{path.name}, line {line}")
-        except (TypeError, ValueError) as err:
-            raise SettingsError(f"{path.name}, line {line}: {row['mpp']!r} is not a number", "write µm per pixel, 0.25") from err
-    return found
+    """Return resolutions by the slide's name as listed, by its path, and by its file name where only one slide has it."""
+    table = read_table(path, ("slide", "mpp"), ("slide", "mpp"), others=True)
+    found: dict[str, float] = {}
+    lines: dict[str, int] = {}
+    names: dict[str, set[float]] = {}
+    for row in table.rows:
+        where, slide = f"{path.name}, line {row.line}", row["slide"]
+        if not slide:
+            raise SettingsError(f"{where}: no slide is named", "fill in the column slide")
+        mpp = listed_mpp(row["mpp"], where)
+        if mpp is None:
+            continue
+        if not math.isclose(found.setdefault(slide, mpp), mpp):
+            msg = f"{where}: {slide} has {mpp:g}, but {found[slide]:g} in line {lines[slide]}"
+            raise SettingsError(msg, "keep one of the lines")
+        lines.setdefault(slide, row.line)
+        names.setdefault(PureWindowsPath(slide).name, set()).add(mpp)
+    if not table.rows:
+        raise SettingsError(f"{path.name} lists no slide", "write lines such as a.svs,0.25 under slide,mpp")
+    paths = {_key(listed_path(slide, path.parent)): mpp for slide, mpp in found.items() if "://" not in slide}
+    alone = {name: next(iter(values)) for name, values in names.items() if len(values) == 1}
+    return alone | paths | found
+
+
+def _key(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - links stay as they are: the same file may be listed under two names

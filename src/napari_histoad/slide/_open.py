@@ -37,6 +37,7 @@ def open_slide(
     path: str | PathLike[str],
     mpp: float | None = None,
     *,
+    slide_mpp: float | None = None,
     srgb: bool = False,
     channels: Sequence[int] | None = None,
     white: int | None = None,
@@ -49,7 +50,9 @@ def open_slide(
         TIFF of most vendors (decoded directly), a file or an URL; OME-Zarr, a folder of DICOM files, PNG or JPEG, or
         anything that OpenSlide reads. DICOM in rarer encodings through the extra ``dicom``.
     mpp : float, optional
-        µm per level-0 pixel, where the file does not say or says wrong.
+        µm per level-0 pixel, also where the file states another value.
+    slide_mpp : float, optional
+        µm per level-0 pixel where the file does not state it; otherwise the file's own counts, and a note says so.
     srgb : bool
         Convert colours to sRGB by the embedded ICC profile, if there is one.
     channels : sequence of int, optional
@@ -66,7 +69,7 @@ def open_slide(
     SlideError
         If there is no such file or no backend can read it.
     SettingsError
-        If ``mpp`` lies outside 0.05 to 20.
+        If ``mpp`` or ``slide_mpp`` lies outside 0.05 to 20.
 
     Examples
     --------
@@ -80,8 +83,11 @@ def open_slide(
         _look(file)
         if is_remote(file):
             raise SlideError(f"channels of {file.name} cannot be read over the network", "copy it to this machine")
-        return ChannelSlide(file, channels, white=white, mpp=mpp)
+        slide: Slide = ChannelSlide(file, channels, white=white, mpp=mpp)
+        slide.assume_mpp(slide_mpp)
+        return slide
     slide = _open(file, mpp)
+    slide.assume_mpp(slide_mpp)
     slide.srgb = srgb and slide.icc_profile is not None
     return slide
 

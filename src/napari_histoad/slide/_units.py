@@ -38,7 +38,7 @@ _PREFIXES = {
 _INCH_UM, _FOOT_UM = 25400.0, 304800.0
 _WORDS_UM = {
     **{f"{prefix}{word}": _SI[symbol] * 1e6 for prefix, symbol in _PREFIXES.items() for word in ("meter", "metre")},
-    **dict.fromkeys(("micron", "μ", "mcm", "um", "μm"), 1.0),
+    **dict.fromkeys(("micron", "μ", "u", "mcm", "um", "μm"), 1.0),
     **dict.fromkeys(("å", "angstrom", "ångström", "angström", "ångstrom"), 1e-4),
     **dict.fromkeys(("in", "inch", "inche", '"'), _INCH_UM),
     **dict.fromkeys(("mil", "thou"), _INCH_UM / 1000),

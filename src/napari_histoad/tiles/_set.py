@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.errors import TooFewTilesError, writing
+from napari_histoad.system.tables import number, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -212,6 +213,6 @@ def write_places(tiles: TileSet, path: Path) -> None:
 
 def read_places(path: Path) -> list[TilePlace]:
     """Read what `write_places` wrote."""
-    with path.open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.reader(handle))[1:]
-    return [TilePlace(source, tuple(float(v) for v in box) if box[0] else None) for source, *box in rows]  # type: ignore[arg-type]
+    rows = read_table(path, _COLUMNS, _COLUMNS).rows
+    boxes = [tuple(number(row[c]) for c in _COLUMNS[1:]) if row["y0"] else None for row in rows]
+    return [TilePlace(row["source"], box) for row, box in zip(rows, boxes, strict=True)]  # type: ignore[arg-type]

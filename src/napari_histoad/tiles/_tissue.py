@@ -154,7 +154,7 @@ def regions_as_tissue(slide: Slide, regions: Sequence[Region]) -> TissueMask:
     for part in shapely.get_parts([region.geometry for region in regions]):
         on_slide = part if slide_box.covers(part) else part.intersection(slide_box)  # what lies far out is not drawn
         for polygon in shapely.get_parts(on_slide):
-            if isinstance(polygon, Polygon):
+            if isinstance(polygon, Polygon) and not polygon.is_empty:
                 picture = Image.new("1", shape[::-1])
                 draw = ImageDraw.Draw(picture)
                 for ring, inside in ((polygon.exterior, 1), *((hole, 0) for hole in polygon.interiors)):

@@ -1,0 +1,156 @@
+"""Annotation files as layers of shapes, and layers of shapes as annotation files: what *File > Open* and *File > Save* call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari import current_viewer
+from napari.layers import Shapes
+from napari.utils.notifications import show_info, show_warning
+
+from napari_histoad.errors import HistoadError, RegionError
+from napari_histoad.gui.layers import NORMAL_NAME
+from napari_histoad.gui.slide_layers import can_be_slide
+from napari_histoad.regions import (
+    UNREADABLE,
+    Region,
+    normal_regions,
+    outside_note,
+    read_annotations,
+    regions_from_shapes,
+    shapes_from_regions,
+    write_geojson,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+    LayerData = tuple[Any, dict[str, Any], str]
+
+__all__ = ["read_annotation_layers", "slide_under", "write_shapes"]
+
+CLASS = "class"
+"""The feature of a shape that holds its class."""
+
+_NORMAL_COLOUR = "#1e90ff"
+_COLOURS = ("#d55e00", "#cc79a7", "#f0e442", "#009e73", "#e69f00", "#8c564b", "#9467bd", "#39ff14")
+
+
+def slide_under(viewer: Viewer | None) -> Layer | None:
+    """Return the layer of the slide that is looked at: the active one if it is a slide, else the topmost one in view."""
+    if viewer is None:
+        return None
+    active = viewer.layers.selection.active
+    slides = [layer for layer in viewer.layers if can_be_slide(layer)]
+    seen = [layer for layer in slides if layer.visible]
+    return active if active in slides else (seen or slides or [None])[-1]
+
+
+def read_annotation_layers(path: Path, under: Layer | None) -> list[LayerData]:
+    """Return the outlines of a file as layers of shapes over a slide: normal tissue in one, the other classes in another.
+
+    Each shape has the feature ``class`` and its colour. What was left out or assumed is shown as a notification.
+
+    Parameters
+    ----------
+    path : Path
+    under : Layer or None
+        The slide's; its scale and units are taken, for outlines are in level-0 pixels.
+
+    Raises
+    ------
+    RegionError
+        If the file holds no outline that can be used.
+    """
+    found = read_annotations(path)
+    notes = list(found.notes)
+    try:
+        normal, assumed = normal_regions(found, path.name)
+    except RegionError:
+        normal = []
+    else:
+        notes += [] if found.classed else assumed
+    others = [region for region in found.regions if not region.is_normal] if normal != found.regions else []
+    if under is not None:
+        shape = under.data.shapes[0] if under.multiscale else under.data.shape
+        notes.append(outside_note(found.regions, tuple(shape[-3:-1]), under.name))
+    for note in filter(None, notes):
+        show_info(note)
+    layers = []
+    if normal:
+        layers.append(_layer(normal, NORMAL_NAME, under))
+    if others:
+        layers.append(_layer(others, f"Annotations of {path.name.split('.')[0]}", under))
+    return layers
+
+
+def _layer(regions: Sequence[Region], name: str, under: Layer | None) -> LayerData:
+    data, classes = shapes_from_regions(regions)
+    others = sorted({region.name for region in regions if not region.is_normal})
+    colour_of = {other: _COLOURS[k % len(_COLOURS)] for k, other in enumerate(others)}
+    colours = [_NORMAL_COLOUR if name == NORMAL_NAME else colour_of[c] for c in classes]
+    looks: dict[str, Any] = {
+        "name": name,
+        "shape_type": "polygon",
+        "edge_color": colours,
+        "face_color": [f"{colour}22" for colour in colours],
+        "edge_width": 6,
+        "ndim": 2,
+        "features": {CLASS: classes},
+    }
+    if under is not None:
+        looks |= {"scale": tuple(under.scale[-2:]), "units": tuple(str(unit) for unit in under.units[-2:])}
+        looks["translate"] = tuple(under.translate[-2:])
+    return data, looks, "shapes"
+
+
+def write_shapes(path: str, layers: Sequence[LayerData]) -> list[str]:
+    """Write layers of shapes as GeoJSON in level-0 pixels of the slide in view, each shape with its class.
+
+    Polygons, rectangles and ellipses are areas; lines, paths and shapes without an area are left out, and that is said.
+
+    Raises
+    ------
+    RegionError
+        If no shape has an area.
+    OutputError
+        If the file cannot be written; then it is as it was before.
+    """
+    under, regions, left_out = slide_under(current_viewer()), [], 0
+    for data, looks, _ in layers:
+        layer = Shapes(data, **{**looks, "metadata": {}})
+        classes = _classes(layer)
+        for shape, kind, name in zip(layer.data, layer.shape_type, classes, strict=True):
+            outline = shape if under is None else _in_pixels(shape, layer, under)
+            try:
+                areas = regions_from_shapes([outline], [kind], name)
+            except HistoadError:
+                areas = []
+            regions += areas
+            left_out += not areas
+    if not regions:
+        raise RegionError("no shape encloses an area", "draw polygons, rectangles or ellipses and save again")
+    write_geojson(regions, path)
+    if left_out:
+        show_warning(f"{left_out} shapes without an area (lines, paths, points) were not written to {Path(path).name}")
+    return [path]
+
+
+def _in_pixels(shape: Any, layer: Shapes, under: Layer) -> Any:
+    """Return vertices in level-0 pixels: shapes may have been drawn in a layer with another scale than the slide's."""
+    return np.array([under.world_to_data(layer.data_to_world(vertex))[-2:] for vertex in shape[:, -2:]])
+
+
+def _classes(layer: Shapes) -> list[str]:
+    """Return the class of each shape; in the layer of normal tissue what was drawn without one is normal."""
+    default = "Normal" if layer.name.startswith(NORMAL_NAME) else ""
+    column = next((c for c in layer.features.columns if str(c).casefold() in (CLASS, "classification", "label")), None)
+    if column is None:
+        return [default] * len(layer.data)
+    values = layer.features[column]
+    return [default if missing or v in ("", UNREADABLE) else str(v) for v, missing in zip(values, values.isna(), strict=True)]

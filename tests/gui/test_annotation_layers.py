@@ -1,0 +1,113 @@
+"""Annotations in and out of a real window: File > Open, a file that is dropped, File > Save."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from napari.layers import Shapes
+from shapely.geometry import box
+
+from napari_histoad import read_regions, write_geojson
+from napari_histoad.gui import annotation_layers
+from napari_histoad.gui.annotation_layers import write_shapes
+from napari_histoad.gui.layers import NORMAL_NAME
+from napari_histoad.gui.reader import get_reader
+from napari_histoad.regions import Region
+
+RING = box(100, 200, 400, 600).difference(box(200, 300, 250, 350))
+REGIONS = [Region(box(10, 20, 60, 90), "Normal"), Region(RING, "Tumor"), Region(box(700, 700, 900, 900), "Tumor: Necrosis")]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    said = []
+    monkeypatch.setattr(annotation_layers, "show_info", said.append)
+    monkeypatch.setattr(annotation_layers, "show_warning", said.append)
+    return said
+
+
+@pytest.fixture
+def slide(write_tiff):
+    return write_tiff(np.full((1000, 1200, 3), 230, np.uint8), mpp=0.25)
+
+
+def test_a_dropped_file_lies_over_its_slide_and_its_normal_outlines_are_used(panel, viewer, slide, tmp_path, told):
+    write_geojson(REGIONS, tmp_path / "case.geojson")
+    viewer.open(str(slide), plugin="napari-histoad")
+    viewer.window._qt_viewer._qt_open([str(tmp_path / "case.geojson")], stack=False)
+    layer = viewer.layers["Annotations of case"]
+    assert list(layer.features["class"]) == ["Tumor", "Tumor: Necrosis"]
+    assert len({tuple(colour) for colour in layer.edge_color}) == 2
+    assert layer.scale == pytest.approx((0.25, 0.25))
+    assert layer.extent.world[1] == pytest.approx((899.5 * 0.25, 899.5 * 0.25))
+    assert [region.geometry.bounds for region in panel.normal_regions()] == [(10, 20, 60, 90)]
+    assert told == []
+
+
+def test_saved_shapes_are_the_outlines_that_were_read(viewer, slide, tmp_path, told):
+    write_geojson(REGIONS, tmp_path / "case.geojson")
+    viewer.open(str(slide), plugin="napari-histoad")
+    viewer.open(str(tmp_path / "case.geojson"), plugin="napari-histoad")
+    shapes = [layer for layer in viewer.layers if isinstance(layer, Shapes)]
+    viewer.layers.selection = set(shapes)
+    assert viewer.layers.save(str(tmp_path / "again.geojson"), selected=True)
+    again = {region.name: region.geometry for region in read_regions(tmp_path / "again.geojson")}
+    for region in REGIONS:
+        assert again[region.name].symmetric_difference(region.geometry).area < 1e-3
+
+
+def test_shapes_drawn_in_um_are_saved_in_pixels_and_lines_are_left_out(viewer, slide, tmp_path, told):
+    viewer.open(str(slide), plugin="napari-histoad")
+    square = np.array([[0, 0], [0, 100], [50, 100], [50, 0]], float)
+    layer = viewer.add_shapes(
+        [square, square[[0, 1]], square, np.array([[1, 1], [2, 2], [1, 1.0]])],
+        shape_type=["ellipse", "line", "rectangle", "polygon"],
+        name="mine",
+        features={"class": ["Tumor", "x", None, "y"]},
+    )
+    assert layer.save(str(tmp_path / "mine.geojson")) == [str(tmp_path / "mine.geojson")]
+    ellipse, rectangle = read_regions(tmp_path / "mine.geojson")
+    assert (ellipse.name, rectangle.name) == ("Tumor", "")
+    assert ellipse.geometry.area == pytest.approx(np.pi * 100 * 200, rel=0.01)
+    assert rectangle.geometry.bounds == pytest.approx((0.5, 0.5, 200.5, 400.5))
+    assert "2 shapes without an area" in told[0]
+
+
+def test_shapes_of_the_normal_layer_are_normal_also_without_a_slide(tmp_path, told):
+    square = np.array([[0, 0], [0, 100], [50, 100], [50, 0]], float)
+    data = Shapes([square], shape_type="polygon", name=f"{NORMAL_NAME} [1]").as_layer_data_tuple()
+    write_shapes(str(tmp_path / "a.geojson"), [data])
+    (region,) = read_regions(tmp_path / "a.geojson")
+    assert region.is_normal
+    assert region.geometry.bounds == (0.5, 0.5, 50.5, 100.5)
+    with pytest.raises(annotation_layers.RegionError, match="no shape encloses"):
+        write_shapes(str(tmp_path / "b.geojson"), [Shapes(name="empty").as_layer_data_tuple()])
+    assert not (tmp_path / "b.geojson").exists()
+
+
+def test_outlines_without_any_class_are_normal_and_outlines_elsewhere_are_told(viewer, slide, tmp_path, told):
+    write_geojson([Region(box(5000, 0, 6000, 100))], tmp_path / "case.geojson")
+    viewer.open(str(slide), plugin="napari-histoad")
+    viewer.open(str(tmp_path / "case.geojson"), plugin="napari-histoad")
+    assert NORMAL_NAME in viewer.layers
+    assert "no class" in told[0]
+    assert "lie outside altogether" in told[1]
+
+
+def test_only_annotations_are_read(tmp_path, monkeypatch):
+    document = {"type": "FeatureCollection", "features": []}
+    (tmp_path / "settings.json").write_text('{"colour": "red"}')
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    (tmp_path / "b.geojson").write_text(json.dumps(document))
+    (tmp_path / "c.json").write_text(json.dumps({"positive": []}), encoding="utf-16")
+    with gzip.open(tmp_path / "d.geojson.gz", "wt") as packed:
+        json.dump(document, packed)
+    assert get_reader(str(tmp_path / "settings.json")) is None
+    assert get_reader(str(tmp_path / "none.geojson")) is None
+    for name in ("a.json", "b.geojson", "c.json", "d.geojson.gz"):
+        assert get_reader(str(tmp_path / name))
+    said = []
+    monkeypatch.setattr("napari_histoad.gui.reader.show_error", said.append)
+    assert get_reader(str(tmp_path / "a.json"))(str(tmp_path / "a.json")) == [(None,)]
+    assert "holds no areas" in said[0]
