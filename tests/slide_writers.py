@@ -154,12 +154,17 @@ def write_svs(path, image, levels=2, compression="jpeg", mpp="0.4990", side=64):
     return path
 
 
-def write_scn(path, image, mpp=0.5, offset_yx=(3000, 5000)):
-    """Leica: a macro of the whole collection and one scan somewhere on it; sizes in nanometres."""
+def write_scn(path, image, mpp=0.5, offset_yx=(3000, 5000), planes=()):
+    """Leica: a macro of the whole collection and one scan somewhere on it; sizes in nanometres; ``planes`` are further foci."""
     h, w = image.shape[:2]
     nm = round(mpp * 1000)
     macro = picture(60, 100, 9)
     whole = (60 * 20000, 100 * 20000)
+    foci = "".join(
+        f'<dimension sizeX="{w // (r + 1)}" sizeY="{h // (r + 1)}" r="{r}" z="{z}" ifd="{2 * z + 1 + r}"/>'
+        for z in range(1, len(planes) + 1)
+        for r in (0, 1)
+    )
     xml = f"""<?xml version="1.0"?>
 <scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="x">
  <collection name="c" uuid="u" sizeX="{whole[1]}" sizeY="{whole[0]}">
@@ -170,13 +175,13 @@ def write_scn(path, image, mpp=0.5, offset_yx=(3000, 5000)):
    <illuminationSettings><illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings></image>
   <image name="scan" uuid="b"><device model="Leica SCN400" version="1.4"/>
    <pixels sizeX="{w}" sizeY="{h}"><dimension sizeX="{w}" sizeY="{h}" r="0" ifd="1"/>
-    <dimension sizeX="{w // 2}" sizeY="{h // 2}" r="1" ifd="2"/></pixels>
+    <dimension sizeX="{w // 2}" sizeY="{h // 2}" r="1" ifd="2"/>{foci}</pixels>
    <view sizeX="{w * nm}" sizeY="{h * nm}" offsetX="{offset_yx[1] * nm}" offsetY="{offset_yx[0] * nm}"/>
    <scanSettings><objectiveSettings><objective>20</objective></objectiveSettings>
    <illuminationSettings><illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings></image>
  </collection></scn>"""
     with tifffile.TiffWriter(path, bigtiff=True) as tif:
-        for part in (macro, image, half(image)):
+        for part in (macro, *(level for plane in (image, *planes) for level in (plane, half(plane)))):
             tif.write(
                 part,
                 tile=(64, 64),
@@ -187,6 +192,35 @@ def write_scn(path, image, mpp=0.5, offset_yx=(3000, 5000)):
                 software="Leica",
             )
             xml = ""
+    return path
+
+
+def write_ndpi(path, pages, mpp=0.5):
+    """Hamamatsu: a classic TIFF with wide pointers between its pages; ``pages`` are (image, magnification, z in nm)."""
+    data, entry_at = bytearray(b"II*\0" + bytes(8)), 4
+
+    def put(body):
+        data.extend(bytes(len(data) % 2) + body)
+        return len(data) - len(body)
+
+    for image, magnification, z in pages:
+        height, width = image.shape[:2]
+        jpeg = _jpeg(image)
+        strip, bits, make = put(jpeg), put(struct.pack("<3H", 8, 8, 8)), put(b"Hamamatsu\0")
+        resolution = put(struct.pack("<2I", round(1e4 * abs(magnification) / pages[0][1] / mpp), 1))
+        entries = [
+            *((256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 7), (262, 3, 1, 6), (271, 2, 10, make)),
+            (273, 4, 1, strip),
+            *((277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, len(jpeg)), (282, 5, 1, resolution), (283, 5, 1, resolution)),
+            *((296, 3, 1, 3), (530, 3, 2, 0x10001), (65420, 4, 1, 1)),
+            (65421, 11, 1, struct.unpack("<I", struct.pack("<f", magnification))[0]),
+            (65424, 9, 1, z % 2**32),
+        ]
+        directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        begin = put(directory + bytes(8) + bytes(4 * len(entries)))
+        struct.pack_into("<Q", data, entry_at, begin)
+        entry_at = begin + len(directory)
+    path.write_bytes(data)
     return path
 
 

@@ -138,7 +138,7 @@ def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
         if refusal is None and is_dicom(file):
             return _open_dicom(file, file, mpp)
         try:
-            return OpenSlideSlide(file, mpp)
+            return OpenSlideSlide(file, mpp, notes=() if refusal is None else refusal.notes)
         except SlideError:
             if refusal is None:
                 raise

@@ -23,6 +23,7 @@ from napari_histoad.slide._file import PositionalFile
 from napari_histoad.slide._remote import RemoteFile, is_remote, open_binary
 from napari_histoad.slide._tiff_layout import check_chain, read_layout
 from napari_histoad.slide._tiff_levels import place_levels
+from napari_histoad.slide._tiff_pictures import read_picture
 from napari_histoad.slide._tiff_tiles import parse_level
 from napari_histoad.slide._tiled import TiledSlide
 
@@ -85,8 +86,8 @@ class TiffSlide(TiledSlide):
         self._in_finer = _stored_below(self.levels, self._pages)
         self._add_reduced()
         self._file = RemoteFile(path) if is_remote(path) else PositionalFile(path)
-        for name, index in layout.associated.items():
-            self._associated[name] = lambda index=index: _read_series(path, index)  # type: ignore[misc]
+        for name, page in layout.associated.items():
+            self._associated[name] = lambda page=page: _read_beside(path, page)  # type: ignore[misc]
 
     def _check_extent(self) -> None:
         for index, level in enumerate(self._pages):
@@ -188,15 +189,12 @@ _BROKEN = (
 """What parsers raise on tags and bytes that make no sense."""
 
 
-def _read_series(path: Path, index: int) -> NDArray[np.uint8]:
+def _read_beside(path: Path, page: int) -> NDArray[np.uint8]:
     try:
-        with open_binary(path) as handle:
-            image = tifffile.TiffFile(handle).series[index].keyframe.asarray()
+        return read_picture(path, page)
     except (*_BROKEN, RuntimeError, OSError) as err:
         msg = f"{path.name}: a picture beside the slide cannot be decoded ({_first_line(err)})"
         raise SlideError(msg, "the slide itself may be whole all the same") from err
-    rgb: NDArray[np.uint8] = np.ascontiguousarray(image[..., :3] if image.ndim == 3 else np.stack([image] * 3, axis=-1))
-    return rgb
 
 
 def _first_line(err: BaseException) -> str:

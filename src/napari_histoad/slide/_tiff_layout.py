@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 from xml.etree.ElementTree import ParseError
 
@@ -30,8 +30,9 @@ _UNIT_UM = {2: 25400.0, 3: 10000.0, 4: 1000.0, 5: 1.0}
 """Of the tag ResolutionUnit: inch, centimetre, and TIFF/EP's millimetre and micrometre."""
 _INCH = 2
 _APERIO_FIELD = re.compile(r"\|\s*([^=|]+?)\s*=\s*([^|]*?)\s*(?=\||$)")
-_NDPI_FORMAT, _NDPI_FLUORESCENCE, _NDPI_MAGNIFICATION, _NDPI_PROPERTIES = 65420, 65434, 65421, 65449
+_NDPI_FORMAT, _NDPI_FLUORESCENCE, _NDPI_MAGNIFICATION, _NDPI_Z_NM, _NDPI_PROPERTIES = 65420, 65434, 65421, 65424, 65449
 _XMP = 700
+_PLANAR = 2
 _OTHERS = {"label", "macro", "thumbnail", "map", "overview"}
 
 
@@ -49,7 +50,7 @@ class TiffLayout:
         µm per level-0 pixel (y, x) as the file says.
     properties : dict[str, str]
     associated : dict[str, int]
-        Series of the label, macro and thumbnail pictures, by name.
+        Pages of the label, macro and thumbnail pictures, by name.
     notes : list of str
         What was chosen among several, in sentences.
     """
@@ -122,14 +123,21 @@ def read_layout(tif: tifffile.TiffFile) -> TiffLayout:
         raise ValueError("it lists no image")
     if _tiles_overlap(tif):
         raise UnsupportedTiffError("its tiles overlap, as Ventana's and Trestle's scanners write them")
+    if tif.is_scn:
+        return _scn(tif)
     if not tif.series:
         raise ValueError("it lists no image")
+    layout = _of_vendor(tif)
+    chosen = next((s for s in tif.series if s.keyframe is layout.pages[0]), None)
+    notes = layout.notes or ([] if chosen is None else _first_of(chosen))
+    return replace(layout, notes=notes)
+
+
+def _of_vendor(tif: tifffile.TiffFile) -> TiffLayout:
     if tif.is_svs:
         return _svs(tif)
     if tif.is_ndpi:
         return _ndpi(tif)
-    if tif.is_scn:
-        return _scn(tif)
     if tif.is_philips:
         return _philips(tif)
     if tif.is_qpi:
@@ -178,40 +186,63 @@ def _svs(tif: tifffile.TiffFile) -> TiffLayout:
 
 
 def _ndpi(tif: tifffile.TiffFile) -> TiffLayout:
-    series = next((s for s in tif.series if s.keyframe.tags.valueof(_NDPI_MAGNIFICATION, default=0) > 0), tif.series[0])
-    page = series.keyframe
+    pages, notes = _focused(tif)
+    page = pages[0]
     fluorescence = str(page.tags.valueof(_NDPI_FLUORESCENCE) or "").strip()
     if fluorescence:
         raise _fluorescence(fluorescence)
     text = str(page.tags.valueof(_NDPI_PROPERTIES) or "")
     properties = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     properties["Magnification"] = f"{page.tags.valueof(_NDPI_MAGNIFICATION):g}"
-    return TiffLayout("Hamamatsu NDPI", _pyramid(series), _resolution(page), properties | _properties(page), _named(tif, series))
+    about = properties | _properties(page)
+    return TiffLayout("Hamamatsu NDPI", pages, _resolution(page), about, _named(tif, None), notes)
+
+
+def _focused(tif: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[str]]:
+    """Return the levels of NDPI's focal plane at z = 0, or of the nearest one, and a sentence if there are several."""
+    planes: dict[int, list[tifffile.TiffPage]] = {}
+    for page in tif.pages:
+        if isinstance(page, tifffile.TiffPage) and page.tags.valueof(_NDPI_MAGNIFICATION, default=0) > 0:
+            planes.setdefault(int(page.tags.valueof(_NDPI_Z_NM, default=0)), []).append(page)
+    if not planes:
+        return _pyramid(tif.series[0]), []
+    z = min(planes, key=abs)
+    pages = sorted(planes[z], key=lambda page: -page.imagewidth)
+    if len(planes) == 1:
+        return pages, []
+    low, high = min(planes) / 1000, max(planes) / 1000
+    return pages, [f"It holds {len(planes)} focal planes, z = {low:g} to {high:g} µm: the one at z = {z / 1000:g} µm is read."]
 
 
 def _scn(tif: tifffile.TiffFile) -> TiffLayout:
     root = _xml(tif.pages.first.description)
     scans, others = [], {}
     images = [element for element in root.iter() if element.tag.endswith("}image")]
-    if len(images) != len(tif.series):
-        raise UnsupportedTiffError("its collection is not a plain one")
     collection = next(element for element in root.iter() if element.tag.endswith("}collection"))
     whole = (collection.get("sizeX"), collection.get("sizeY"))
-    for index, image in enumerate(images):
+    for image in images:
         view = next(element for element in image if element.tag.endswith("}view"))
+        planes: dict[int, list[tuple[int, int]]] = {}
+        for element in image.iter():
+            if element.tag.endswith("}dimension") and int(element.get("c", 0)) == 0:
+                planes.setdefault(int(element.get("z", 0)), []).append((int(element.get("r", 0)), int(element.attrib["ifd"])))
+        if not planes:
+            raise UnsupportedTiffError("its collection is not a plain one")
+        pages = [page for _, ifd in sorted(planes[min(planes)]) if isinstance(page := tif.pages[ifd], tifffile.TiffPage)]
         if (view.get("sizeX"), view.get("sizeY")) == whole:
-            others["macro"] = index
+            others["macro"] = pages[0].index
         else:
-            scans.append((index, view))
+            scans.append((image, view, pages, len(planes)))
     if len(scans) != 1:
-        raise UnsupportedTiffError(f"it holds {len(scans)} scans on one canvas")
-    index, view = scans[0]
-    series = tif.series[index]
-    pages = _pyramid(series)
+        several = f"{len(scans)} scans"
+        raise UnsupportedTiffError(
+            f"it holds {several} on one canvas", notes=[f"It holds {several}: they are read as one canvas."]
+        )
+    ((scan, view, pages, count),) = scans
     page = pages[0]
     mpp = (float(view.attrib["sizeY"]) / 1000 / page.imagelength, float(view.attrib["sizeX"]) / 1000 / page.imagewidth)
     properties = {}
-    for element in images[index].iter():
+    for element in scan.iter():
         name = element.tag.rsplit("}", 1)[-1]
         if name in ("objective", "creationDate", "illuminationSource") and element.text:
             properties[name] = element.text
@@ -219,7 +250,8 @@ def _scn(tif: tifffile.TiffFile) -> TiffLayout:
             properties[name] = f"{element.get('model', '')} {element.get('version', '')}".strip()
     if properties.get("illuminationSource") == "fluorescence":
         raise _fluorescence(properties.get("objective", "no stain"))
-    return TiffLayout("Leica SCN", pages, mpp, properties | _properties(page), others)
+    notes = [f"It holds {count} focal planes: the first is read."] if count > 1 else []
+    return TiffLayout("Leica SCN", pages, mpp, properties | _properties(page), others, notes)
 
 
 def _philips(tif: tifffile.TiffFile) -> TiffLayout:
@@ -260,7 +292,13 @@ def _ome(tif: tifffile.TiffFile) -> TiffLayout:
         channels = dict(zip(axes, shape, strict=False)).get("C", 1)
         raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
     series = max(coloured, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
-    return TiffLayout("OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(series.keyframe), _named(tif, series))
+    named = _named(tif, series)
+    unnamed = len([s for s in coloured if s.keyframe.index not in named.values()])
+    notes = _first_of(series)
+    if unnamed > 1:
+        title = f", {series.name}," if series.name else ""
+        notes.append(f"It holds {unnamed} pictures: the largest{title} is read.")
+    return TiffLayout("OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(series.keyframe), named, notes)
 
 
 def _physical_size(pixels: Element) -> tuple[float, float] | None:
@@ -285,6 +323,18 @@ def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple
 # -- shared
 
 
+def _first_of(series: tifffile.TiffPageSeries) -> list[str]:
+    """Return a sentence for each axis along which the first picture is read."""
+    kinds = {"Z": "focal planes", "T": "time points", "C": "channels of colour"}
+    others = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=False) if axis not in "YXS" and n > 1]
+    planar = series.keyframe.planarconfig == _PLANAR
+    return [
+        f"It holds {n} {kinds.get(axis, 'pictures of one size')}: the first is read."
+        for axis, n in others
+        if not (planar and axis == "C")
+    ]
+
+
 def _fluorescence(what: str) -> UnsupportedTiffError:
     reason = f"it is a fluorescence scan ({what}), not a stained section in transmitted light"
     return UnsupportedTiffError(reason, hopeless=True, remedy=f"use the slide's brightfield scan, or {CHOOSE_CHANNELS}")
@@ -298,12 +348,12 @@ def _pyramid(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
     return [level.keyframe for level in series.levels]
 
 
-def _named(tif: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> dict[str, int]:
+def _named(tif: tifffile.TiffFile, main: tifffile.TiffPageSeries | None) -> dict[str, int]:
     found = {}
-    for index, series in enumerate(tif.series):
+    for series in tif.series:
         name = series.name.lower().removesuffix(" image")
-        if series is not main and name in _OTHERS and series.keyframe.dtype is not None and series.keyframe.dtype.itemsize == 1:
-            found[name] = index
+        if series is not main and name in _OTHERS:
+            found[name] = series.keyframe.index
     return found
 
 

@@ -17,7 +17,7 @@ from napari_histoad.slide._colour import GLASS, on_white
 from napari_histoad.slide._jpeg2000 import Codestream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,10 +53,14 @@ _CONVERT = "convert it to a tiled 8-bit RGB TIFF, for example: vips tiffsave IN 
 
 
 class UnsupportedTiffError(Exception):
-    """The file is a TIFF, but not one that is decoded directly; unless ``hopeless``, another backend may read it."""
+    """The file is a TIFF, but not one that is decoded directly; unless ``hopeless``, another backend may read it.
 
-    def __init__(self, reason: str, *, hopeless: bool = False, remedy: str = _CONVERT) -> None:
+    ``notes`` say how it does.
+    """
+
+    def __init__(self, reason: str, *, hopeless: bool = False, remedy: str = _CONVERT, notes: Sequence[str] = ()) -> None:
         super().__init__(reason)
+        self.notes = tuple(notes)
         self.hopeless = hopeless
         self.remedy = remedy
 

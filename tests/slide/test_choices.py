@@ -1,0 +1,138 @@
+"""Files that hold more than one picture of the tissue: which one is read, and that it is said."""
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+from slide_writers import half, picture, write_ndpi, write_scn, write_svs
+
+from napari_histoad import open_slide
+
+PLANES = [picture(240, 320, seed) for seed in range(3)]
+
+
+def difference(one, other):
+    return np.abs(one.astype(int) - other).mean()
+
+
+def stack(offsets_nm):
+    pages = []
+    for z, image in zip(offsets_nm, PLANES, strict=False):
+        pages += [(image, 20.0, z), (half(half(image)), 5.0, z)]
+    return [*pages, (picture(40, 90, 9), -1.0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "chosen", "words"),
+    [
+        ((-2000, 0, 2000), 1, ["3 focal planes", "-2 to 2 µm", "z = 0 µm is read"]),
+        ((0, 2000, 4000), 0, ["z = 0 µm is read"]),
+        ((-4000, -2000, 0), 2, ["z = 0 µm is read"]),
+        ((-5000, 1000, 4000), 1, ["z = 1 µm is read"]),
+    ],
+)
+def test_ndpi_is_read_at_the_focal_plane_nearest_to_zero(tmp_path, offsets, chosen, words):
+    path = write_ndpi(tmp_path / "z.ndpi", stack(offsets))
+    with open_slide(path) as slide:
+        assert slide.format == "Hamamatsu NDPI"
+        assert [level.shape for level in slide.levels] == [(240, 320), (60, 80)]
+        assert difference(slide.read(0, 0, 0, 240, 320), PLANES[chosen]) < 2
+        assert difference(slide.read(1, 0, 0, 60, 80), half(half(PLANES[chosen]))) < 3
+        assert slide.mpp == pytest.approx(0.5)
+        assert list(slide.associated) == ["macro"]
+        (note,) = slide.notes
+        assert all(word in note for word in words)
+    if 0 in offsets:
+        with openslide.OpenSlide(path) as other:
+            expected = np.asarray(other.read_region((0, 0), 0, (320, 240)).convert("RGB"))
+        assert difference(PLANES[chosen], expected) < 2
+
+
+def test_ndpi_of_one_plane_has_no_note(tmp_path):
+    with open_slide(write_ndpi(tmp_path / "a.ndpi", stack([0]))) as slide:
+        assert slide.notes == ()
+
+
+@pytest.mark.parametrize(("axis", "word"), [("Z", "focal planes"), ("T", "time points")])
+def test_ome_tiff_of_several_planes_says_that_the_first_is_read(tmp_path, axis, word):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.stack(PLANES), photometric="rgb", tile=(64, 64), metadata={"axes": f"{axis}YXS"})
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
+        assert slide.notes == (f"It holds 3 {word}: the first is read.",)
+
+
+def test_ome_tiff_of_several_pictures_says_which_is_read(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tif:
+        for name, image in (("small", half(PLANES[0])), ("large", PLANES[1]), ("label", picture(30, 20))):
+            tif.write(image, photometric="rgb", tile=(64, 64), metadata={"axes": "YXS", "Name": name})
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[1])
+        assert slide.notes == ("It holds 2 pictures: the largest, large, is read.",)
+        assert np.array_equal(slide.associated["label"](), picture(30, 20))
+
+
+def test_pages_of_one_size_are_said_to_be_several(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack(PLANES), photometric="rgb", tile=(64, 64), metadata=None)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
+        assert "3 pictures" in slide.notes[0]
+
+
+def test_planes_of_colour_are_one_picture(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(PLANES[0], 2, 0), photometric="rgb", planarconfig="separate", metadata=None)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
+        assert slide.notes == ()
+
+
+def test_svs_of_several_focal_planes_says_so(tmp_path):
+    about = "Aperio Image Library v11.2.1\r\n320x240 [0,0 320x240] (64x64) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tif:
+        options = {"photometric": "rgb", "description": about, "metadata": None}
+        tif.write(PLANES[0], tile=(64, 64), **options)
+        tif.write(half(half(PLANES[0])), **options)
+        for plane in PLANES[1:]:
+            tif.write(plane, tile=(64, 64), **options)
+        for plane in PLANES:
+            tif.write(half(half(plane)), tile=(16, 16), **options)
+    with open_slide(tmp_path / "a.svs") as slide:
+        assert [level.shape for level in slide.levels] == [(240, 320), (60, 80)]
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
+        assert slide.notes == ("It holds 3 focal planes: the first is read.",)
+    with open_slide(write_svs(tmp_path / "b.svs", PLANES[0])) as slide:
+        assert slide.notes == ()
+
+
+def test_scn_of_several_focal_planes_says_so(tmp_path):
+    path = write_scn(tmp_path / "a.scn", PLANES[0], planes=PLANES[1:])
+    with open_slide(path) as slide:
+        assert slide.format == "Leica SCN"
+        assert [level.shape for level in slide.levels] == [(240, 320), (120, 160)]
+        assert difference(slide.read(0, 0, 0, 240, 320), PLANES[0]) < 3
+        assert difference(slide.read(1, 0, 0, 120, 160), half(PLANES[0])) < 3
+        assert slide.notes == ("It holds 3 focal planes: the first is read.",)
+        assert list(slide.associated) == ["macro"]
+    with open_slide(write_scn(tmp_path / "b.scn", PLANES[0])) as slide:
+        assert slide.notes == ()
+
+
+def test_scn_of_several_scans_says_so(tmp_path):
+    path = write_scn(tmp_path / "a.scn", PLANES[0])
+    data = path.read_bytes()
+    scan = data[data.index(b'  <image name="scan"') : data.index(b" </collection>")]
+    with tifffile.TiffFile(path) as tif:
+        xml = tif.pages.first.description.encode()
+        pages = [page.asarray() for page in tif.pages]
+    more = scan.replace(b'"scan"', b'"scan 2"').replace(b'ifd="1"', b'ifd="3"').replace(b'ifd="2"', b'ifd="4"')
+    more = more.replace(b'offsetY="3000', b'offsetY="700000').replace(b'offsetX="5000', b'offsetX="5000')
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        for index, page in enumerate([*pages, *pages[1:]]):
+            about = xml.replace(b" </collection>", more + b" </collection>") if index == 0 else b""
+            tif.write(
+                page, tile=(64, 64), photometric="rgb", compression="jpeg", description=about, metadata=None, software="Leica"
+            )
+    with open_slide(path) as slide:
+        assert slide.format == "OpenSlide leica"
+        assert "It holds 2 scans: they are read as one canvas." in slide.notes
