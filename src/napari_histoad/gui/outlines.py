@@ -9,6 +9,7 @@ from napari.layers import Shapes
 
 from napari_histoad.gui.layers import NORMAL_NAME
 from napari_histoad.gui.slide_layers import pixel_size
+from napari_histoad.gui.slide_view import own, owner_of
 from napari_histoad.regions import regions_from_shapes, shapes_from_regions
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["NormalOutlines"]
 
 _SAME_PX = 0.5
-_OUTLINES_OF = "histoad_outlines_of"
-"""Where the metadata of a layer of outlines say which slide they were drawn on."""
+_NORMAL = "histoad_normal"
+"""Where the metadata of a layer of shapes say whether they outline normal tissue, also after it was renamed."""
 
 
 class NormalOutlines:
@@ -41,24 +42,9 @@ class NormalOutlines:
         self._viewer, self._chosen = viewer, chosen
 
     def layers(self) -> list[Shapes]:
-        """Return the layers of outlines of normal tissue, of all slides."""
-        return [y for y in self._viewer.layers if isinstance(y, Shapes) and y.name.startswith(NORMAL_NAME)]
-
-    def layer(self) -> Shapes | None:
-        """Return the layer of the chosen slide's outlines, if there is one."""
-        return next((y for y in self.layers() if self._on_chosen_slide(y)), None)
-
-    def claim(self) -> None:
-        """Assign outlines that came without a slide to the chosen one."""
-        slide_layer = self._chosen()
-        if slide_layer is not None:
-            for outlines in self.layers():
-                outlines.metadata.setdefault(_OUTLINES_OF, _named(slide_layer))
-
-    def show_chosen(self) -> None:
-        """Show the outlines of the chosen slide and hide the others."""
-        for outlines in self.layers():
-            outlines.visible = self._on_chosen_slide(outlines)
+        """Return the layers of outlines of the chosen slide: a user may have copied one, or added another."""
+        owner = owner_of(self._chosen())
+        return [y for y in self._viewer.layers if _is_normal(y) and owner is not None and owner_of(y) == owner]
 
     def draw(self) -> None:
         """Let the user draw on the chosen slide."""
@@ -78,31 +64,33 @@ class NormalOutlines:
         return len(new)
 
     def regions(self) -> list[Region]:
-        """Return the outlines of the chosen slide in its level-0 pixels."""
-        layer, slide_layer = self.layer(), self._chosen()
-        if layer is None or slide_layer is None:
-            return []
-        # Through world coordinates: the outlines may have been drawn in a layer with another scale.
-        data = [np.array([slide_layer.world_to_data(layer.data_to_world(v)) for v in shape]) for shape in layer.data]
-        return regions_from_shapes(data, list(layer.shape_type), "Normal")
-
-    def _on_chosen_slide(self, outlines: Shapes) -> bool:
-        chosen = _named(self._chosen())
-        return bool(outlines.metadata.get(_OUTLINES_OF, chosen) == chosen)
+        """Return the outlines of the chosen slide in its level-0 pixels; of equal ones, in a copied layer, one."""
+        slide_layer = self._chosen()
+        regions: list[Region] = []
+        for layer in self.layers():
+            assert slide_layer is not None
+            # Through world coordinates: the outlines may have been drawn in a layer with another scale.
+            data = [np.array([slide_layer.world_to_data(layer.data_to_world(v)) for v in shape]) for shape in layer.data]
+            for region in regions_from_shapes(data, list(layer.shape_type), "Normal"):
+                if not any(region.geometry.equals(known.geometry) for known in regions):
+                    regions.append(region)
+        return regions
 
     def _need_layer(self) -> Shapes:
-        layer, slide_layer = self.layer(), self._chosen()
-        if layer is None:
-            um = slide_layer is not None and [str(u) for u in slide_layer.units[-2:]] == ["micrometer"] * 2
-            looks = pixel_size(float(slide_layer.scale[-1]) if um and slide_layer is not None else None)
-            layer = Shapes(name=NORMAL_NAME, ndim=2, edge_color="#1e90ff", face_color="#1e90ff22", edge_width=6, **looks)
-            self._viewer.add_layer(layer)
+        layers = self.layers()
+        if layers:
+            return next((y for y in layers if y is self._viewer.layers.selection.active), layers[0])
+        slide_layer = self._chosen()
+        um = slide_layer is not None and [str(u) for u in slide_layer.units[-2:]] == ["micrometer"] * 2
+        looks = pixel_size(float(slide_layer.scale[-1]) if um and slide_layer is not None else None)
+        layer = Shapes(name=NORMAL_NAME, ndim=2, edge_color="#1e90ff", face_color="#1e90ff22", edge_width=6, **looks)
+        own(layer, owner_of(slide_layer))
+        self._viewer.add_layer(layer)
         return layer
 
 
-def _named(layer: Layer | None) -> str:
-    """Return what tells a slide's layer from others, also when it is opened again."""
-    return "" if layer is None else str(layer.source.path or layer.name)
+def _is_normal(layer: Layer) -> bool:
+    return isinstance(layer, Shapes) and layer.metadata.setdefault(_NORMAL, layer.name.startswith(NORMAL_NAME))
 
 
 def _same_place(one: BaseGeometry, other: BaseGeometry) -> bool:

@@ -22,6 +22,7 @@ from napari_histoad.gui.progress import metric_words, progress_words
 from napari_histoad.gui.remedies import in_window
 from napari_histoad.gui.review import MapReview
 from napari_histoad.gui.slide_layers import SLIDE_KEY, associated_layers, can_be_slide, pixel_size, slide_of_layer
+from napari_histoad.gui.slide_view import SlideView, owner_of
 from napari_histoad.gui.widgets import (
     NO_SLIDE,
     OWN,
@@ -74,21 +75,24 @@ class AnomalyPanel(PanelWidgets):
         self._bridge = _Bridge(self)
         self.controller = Controller(self._bridge.called.emit)
         self._models: dict[str, Path] = {}
-        self.review = MapReview(self, napari_viewer, self.controller, self._replace, self.add_outlines)
+        self.view = SlideView(napari_viewer, self._choose, self._on_renamed)
+        self.review = MapReview(self, napari_viewer, self.controller, self.view.replace, self.add_outlines)
         self._connect()
         self.controller.client.start()  # torch loads while the user looks around
-        controller, watched, changed = self.controller, self.viewer.layers.events, self._on_layers
+        controller, view, watched = self.controller, self.view, self.viewer.layers.events
+        inserted, removed = self._on_inserted, self._on_layers
 
         def leave() -> None:  # holds what outlives the widget, not the widget
             controller.close()
-            watched.inserted.disconnect(changed)
-            watched.removed.disconnect(changed)
+            view.close()
+            watched.inserted.disconnect(inserted)
+            watched.removed.disconnect(removed)
 
         self.destroyed.connect(leave)
         self._on_layers()
 
     def _connect(self) -> None:
-        self.viewer.layers.events.inserted.connect(self._on_layers)
+        self.viewer.layers.events.inserted.connect(self._on_inserted)
         self.viewer.layers.events.removed.connect(self._on_layers)
         self.slide_box.changed.connect(self._on_slide)
         self.mpp_button.changed.connect(self._guarded(self._on_mpp, "slide"))
@@ -138,14 +142,30 @@ class AnomalyPanel(PanelWidgets):
     def _slide_choices(self, _: object = None) -> list[tuple[str, Layer]]:
         return [(layer.name, layer) for layer in self.viewer.layers if can_be_slide(layer)]
 
+    def _on_inserted(self, event: Any) -> None:
+        self.view.added(event.value)
+        self._on_layers()
+        if can_be_slide(event.value) and owner_of(event.value) != self.view.owner:
+            self.slide_box.value = event.value  # it lies over the others: it is the one in view
+
     def _on_layers(self, _: object = None) -> None:
         before = self.slide_box.value
         self.slide_box.reset_choices()
-        if self.slide_box.value is None and (choices := self._slide_choices()):
-            self.slide_box.value = choices[-1][1]
+        slides = [layer for _, layer in self._slide_choices()]
+        if self.slide_box.value is None and slides:
+            copies = [layer for layer in slides if owner_of(layer) == self.view.owner]
+            self.slide_box.value = (copies or slides)[-1]
         if self.slide_box.value is not before or before is None:
             self._on_slide()
-        self.outlines.claim()
+
+    def _on_renamed(self) -> None:
+        chosen = self.slide_box.value
+        with self.slide_box.changed.blocked():  # it is the same slide
+            self.slide_box.reset_choices()
+            self.slide_box.value = chosen
+
+    def _choose(self, layer: Layer) -> None:
+        self.slide_box.value = layer
 
     def _on_slide(self, _: object = None) -> None:
         layer, slide = self.slide_box.value, None
@@ -156,8 +176,8 @@ class AnomalyPanel(PanelWidgets):
         except HistoadError as err:
             self._on_failed(in_window(err), "slide")
         self.controller.choose_slide(slide)
-        self.outlines.show_chosen()
         self._place(layer, self.controller.slide)
+        self.view.show(layer)
         self._show_slide(self.controller.slide)
 
     def _place(self, layer: Layer | None, slide: Slide | None) -> None:
@@ -202,7 +222,7 @@ class AnomalyPanel(PanelWidgets):
     def _on_pictures(self) -> None:
         slide = self.controller.slide
         for data, looks, _ in [] if slide is None else associated_layers(slide):
-            self._replace(Image(data, **looks))
+            self.view.replace(Image(data, **looks))
         self.viewer.reset_view()
 
     def _on_slide_copied(self, slide: Slide) -> None:
@@ -230,7 +250,7 @@ class AnomalyPanel(PanelWidgets):
         if slide is None or slide.mpp is None:
             return
         data, looks, _ = tissue_layer(tissue, slide.mpp, slide.name)
-        self._replace(Labels(data, **looks)).contour = 2
+        self.view.replace(Labels(data, **looks)).contour = 2
         share = 100 * tissue.mask.mean()
         self.tissue_info.setText(f"{area_mm2:.2f} mm² of tissue, {share:.0f}% of the slide")
 
@@ -302,7 +322,7 @@ class AnomalyPanel(PanelWidgets):
         slide = self.controller.slide
         if boxes and slide is not None:
             words += f" {len(boxes)} suspicious tiles were left out: look at the orange squares."
-            self._replace(suspicious_layer(boxes, slide.mpp))
+            self.view.replace(suspicious_layer(boxes, slide.mpp))
         self.train_info.setText(words)
         self._offer_model(path)
 
@@ -371,11 +391,3 @@ class AnomalyPanel(PanelWidgets):
             QTimer.singleShot(0, partial(scroll_to, self.messages[step]))  # once it has its height
         else:
             show_error(words)
-
-    # -- life
-
-    def _replace(self, layer: Any) -> Any:
-        """Put a layer in the place of the one of the same name."""
-        for old in [y for y in self.viewer.layers if y.name == layer.name]:
-            self.viewer.layers.remove(old)
-        return self.viewer.add_layer(layer)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide import Slide
 
-__all__ = ["SLIDE_KEY", "associated_layers", "can_be_slide", "pixel_size", "slide_layer", "slide_of_layer"]
+__all__ = ["SLIDE_KEY", "associated_layers", "can_be_slide", "layer_shape", "pixel_size", "slide_layer", "slide_of_layer"]
 
 SLIDE_KEY = "histoad_slide"
 """Where a layer's metadata hold its slide."""
@@ -68,7 +68,13 @@ def associated_layers(slide: Slide) -> list[tuple[Any, dict[str, Any], str]]:
 
 def can_be_slide(layer: Layer) -> bool:
     """Return whether a layer may be worked on: one that we opened, or any RGB image."""
-    return SLIDE_KEY in layer.metadata or (isinstance(layer, Image) and bool(layer.rgb) and BESIDE_KEY not in layer.metadata)
+    return isinstance(layer, Image) and bool(layer.rgb) and BESIDE_KEY not in layer.metadata
+
+
+def layer_shape(layer: Layer) -> tuple[int, int]:
+    """Return (height, width) of the finest level of an RGB layer."""
+    height, width = _levels(layer)[0].shape[-3:-1]
+    return int(height), int(width)
 
 
 def slide_of_layer(layer: Layer) -> Slide:
@@ -82,7 +88,7 @@ def slide_of_layer(layer: Layer) -> Slide:
         If the layer is no plain 8-bit RGB picture, or lies askew.
     """
     known = layer.metadata.get(SLIDE_KEY)
-    if known is None:
+    if known is None or known.shape != layer_shape(layer):  # a copy of a slide's layer may be a part of it
         known = layer.metadata[SLIDE_KEY] = _from_file(layer) or _from_arrays(layer)
     slide: Slide = known
     return slide

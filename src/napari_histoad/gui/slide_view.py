@@ -1,0 +1,165 @@
+"""The slide in view is the slide that is worked on: layers of other slides hide, and come back with their slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from napari.layers import Image
+
+from napari_histoad.gui.slide_layers import SLIDE_KEY, can_be_slide, layer_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+__all__ = ["SlideView", "own", "owner_of"]
+
+_OWNER = "histoad_slide_of"
+"""Where the metadata of a layer say to which slide it belongs."""
+_ROLE = "histoad_role"
+"""Where the metadata of a layer keep the name that it was added with: napari numbers equal names, and users rename layers."""
+
+
+def owner_of(layer: Layer | None) -> str | None:
+    """Return which slide a layer belongs to, the same when its file is opened again; None if it belongs to none."""
+    if layer is None:
+        return None
+    known: str | None = layer.metadata.get(_OWNER)
+    if can_be_slide(layer) and (known is None or not known.endswith(_size(layer))):
+        known = layer.metadata[_OWNER] = f"{_file(layer) or uuid4().hex} {_size(layer)}"
+    return known
+
+
+def own(layer: Layer, owner: str | None) -> None:
+    """Say which slide a layer belongs to."""
+    if owner is not None:
+        layer.metadata[_OWNER] = owner
+
+
+def _file(layer: Layer) -> str | None:
+    slide = layer.metadata.get(SLIDE_KEY)
+    path = layer.source.path or (slide.path if slide is not None and slide.on_disk else None)
+    if path is None:
+        return None
+    return str(Path(path).resolve()) if Path(path).exists() else str(path)
+
+
+def _size(layer: Layer) -> str:
+    height, width = layer_shape(layer)
+    return f"{height} x {width}"
+
+
+class SlideView:
+    """Shows the layers of the chosen slide, and chooses the slide whose layer is added, selected or made visible.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    choose : callable
+        Chooses the slide of a layer that can be one; `show` follows.
+    renamed : callable
+        Called when a layer has another name.
+
+    Attributes
+    ----------
+    owner : str or None
+        The chosen slide, as `owner_of` names it.
+    """
+
+    def __init__(self, viewer: Viewer, choose: Callable[[Layer], None], renamed: Callable[[], None]) -> None:
+        self._viewer, self._choose, self._renamed = viewer, choose, renamed
+        self.owner: str | None = None
+        self._visible: WeakKeyDictionary[Layer, bool] = WeakKeyDictionary()  # what the user wants to see of hidden slides
+        self._cameras: dict[str, tuple[Any, Any]] = {}
+        self._watched: WeakKeyDictionary[Layer, bool] = WeakKeyDictionary()
+        self._switching = False
+        viewer.layers.selection.events.active.connect(self._on_active)
+        for layer in viewer.layers:
+            self.added(layer)
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._viewer.layers.selection.events.active.disconnect(self._on_active)
+        for layer in list(self._watched):
+            layer.events.visible.disconnect(self._on_visible)
+            layer.events.name.disconnect(self._on_name)
+
+    def added(self, layer: Layer) -> None:
+        """Follow a new layer; what is drawn or opened over the chosen slide belongs to it."""
+        if owner_of(layer) is None and not isinstance(layer, Image):
+            own(layer, self.owner)
+        if layer not in self._watched:
+            self._watched[layer] = True
+            layer.events.visible.connect(self._on_visible)
+            layer.events.name.connect(self._on_name)
+
+    def show(self, chosen: Layer | None) -> None:
+        """Show the layers of a slide as they were when it was left, and hide those of others."""
+        owner = owner_of(chosen)
+        if chosen is None or owner == self.owner:
+            self.owner = owner
+            return
+        camera, first = self._viewer.scene.camera, self.owner is None
+        if self.owner is not None:
+            self._cameras[self.owner] = camera.center, camera.zoom
+        assert owner is not None
+        self.owner, self._switching = owner, True
+        try:
+            for layer in self._viewer.layers:
+                self.added(layer)  # outlines that were there before any slide are the first one's
+                self._set_visible(layer)
+            if not any(y.visible for y in self._viewer.layers if can_be_slide(y) and owner_of(y) == owner):
+                chosen.visible = True
+            if owner_of(self._viewer.layers.selection.active) not in (None, owner):
+                self._viewer.layers.selection.active = chosen  # or the next outline would be drawn in another slide's layer
+        finally:
+            self._switching = False
+        if owner in self._cameras:
+            camera.center, camera.zoom = self._cameras[owner]
+        elif not first:  # napari itself fits the first one
+            self._viewer.reset_view(layers=[chosen])
+
+    def _set_visible(self, layer: Layer) -> None:
+        owner = owner_of(layer)
+        if owner == self.owner:
+            if layer in self._visible:
+                layer.visible = self._visible.pop(layer)
+        elif owner is not None and layer not in self._visible:
+            self._visible[layer] = layer.visible
+            layer.visible = False
+
+    def replace(self, layer: Layer) -> Layer:
+        """Add a layer of the chosen slide in the place of its layer of the same name."""
+        own(layer, self.owner)
+        layer.metadata[_ROLE] = layer.name
+        for old in list(self._viewer.layers):
+            same = old.metadata.get(_ROLE, old.name) == layer.name and type(old) is type(layer)
+            if same and owner_of(old) in (None, self.owner) and not can_be_slide(old):
+                self._viewer.layers.remove(old)
+        return self._viewer.add_layer(layer)
+
+    def _on_active(self, event: Any) -> None:
+        self._choose_slide_of(event.value)
+
+    def _on_visible(self, event: Any) -> None:
+        if event.source.visible and event.source in self._viewer.layers:
+            self._choose_slide_of(event.source)
+
+    def _on_name(self, _: Any) -> None:
+        self._renamed()
+
+    def _choose_slide_of(self, layer: Layer | None) -> None:
+        """Choose the slide that a layer belongs to: who works with its heatmap or outlines means that slide."""
+        owner = owner_of(layer)
+        if self._switching or layer is None or owner in (None, self.owner):
+            return
+        slides = [y for y in self._viewer.layers if can_be_slide(y) and owner_of(y) == owner]
+        if slides:
+            if layer.visible:
+                self._visible[layer] = True
+            self._choose(layer if layer in slides else slides[-1])
