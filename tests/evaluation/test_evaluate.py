@@ -1,8 +1,11 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from shapely.geometry import box
 
-from napari_histoad import AnomalyMap, evaluate
+from napari_histoad import AnomalyMap, evaluate, write_geojson
 from napari_histoad.errors import RegionError, SettingsError
 from napari_histoad.evaluation import bootstrap, evaluate_scores
 from napari_histoad.regions import Region
@@ -42,7 +45,9 @@ def test_a_map_against_its_planted_anomalies(map_folder, sample):
     assert 0.5 < ours.auroc.value <= 1
     assert ours.lesions == len(sample.plan.planted)
     assert ours.anomalous_tiles > 0
-    assert len(ours.rows()) == 6
+    names = [name for name, _ in ours.rows()]
+    assert len(names[: names.index("Taken as anomalous")]) == 6
+    assert sum(ours.anomalous_classes.values()) == ours.lesions
     fewer = evaluate(result, sample.plan.planted, exclude=sample.plan.normal)
     assert fewer.tiles < ours.tiles
     assert fewer.anomalous_tiles == ours.anomalous_tiles
@@ -64,3 +69,68 @@ def test_normal_regions_are_holes(map_folder, sample):
         evaluate(result, [everything])
     with pytest.raises(RegionError, match="no mapped tile"):
         evaluate(result, [Region(box(0, 0, 20, 20), "Tumor")])
+
+
+def _squares(result, *names):
+    """Return an outline of 2 x 2 tiles for each class, on tissue and apart from each other."""
+    side, found = result.info.tile_l0, []
+    free = np.ones(len(result), bool)
+    for name in names:
+        y, x = result.origins[np.flatnonzero(free)[len(result) // 8]]
+        free &= (np.abs(result.origins - (y, x)) > 4 * side).any(axis=1)
+        found.append(Region(box(y, x, y + 2 * side, x + 2 * side), name))
+    return found
+
+
+def test_only_classes_that_say_so_are_anomalous(map_folder):
+    result = AnomalyMap.open(map_folder)
+    tumour, negative, ignored, plain = _squares(result, "Tumor: Necrosis", "Negative", "Ignore*", "")
+    alone = evaluate(result, [tumour])
+    assert alone.anomalous_classes == {"Tumor: Necrosis": 1}
+    for other in (negative, ignored, plain):
+        both = evaluate(result, [tumour, other])
+        assert both.anomalous_classes == alone.anomalous_classes
+        assert both.lesions == 1
+        assert both.anomalous_tiles == alone.anomalous_tiles
+        assert both.tiles < alone.tiles  # neither anomalous nor normal
+        assert any("not counted" in note for note in both.notes)
+        if other is not plain:
+            with pytest.raises(RegionError, match="no anomalous region"):
+                evaluate(result, [other])
+    assert evaluate(result, [plain]).anomalous_classes == {"": 1}
+    normal = evaluate(result, [tumour, replace(negative, name="Normal: CD3+")])
+    assert (normal.tiles, normal.lesions) == (alone.tiles, 1)
+
+
+def test_cells_and_cores_of_a_truth_file_are_no_anomalies(map_folder, tmp_path):
+    result = AnomalyMap.open(map_folder)
+    tumour, other, core = _squares(result, "Tumor", "Tumor", "Tumor")
+    write_geojson([tumour, other, core], tmp_path / "a.geojson")
+    document = json.loads((tmp_path / "a.geojson").read_text())
+    document["features"][1]["properties"]["objectType"] = "cell"
+    document["features"][2]["properties"]["objectType"] = "tma_core"
+    (tmp_path / "a.geojson").write_text(json.dumps(document))
+    found = evaluate(result, tmp_path / "a.geojson")
+    assert found.lesions == 1
+    assert sum("left out" in note for note in found.notes) == 2
+    assert json.loads(json.dumps(found.to_json()))["notes"] == list(found.notes)
+
+
+def test_a_slide_that_was_learnt_from_is_named(map_folder, sample):
+    result = AnomalyMap.open(map_folder)
+    assert result.info.slide in result.info.trained_on
+    told = evaluate(result, sample.plan.planted)
+    assert "are counted: expect less on other slides" in told.notes[-1]
+    assert ("Mind", told.notes[-1]) in told.rows()
+    assert "are not counted" in evaluate(result, sample.plan.planted, exclude=sample.plan.normal).notes[-1]
+    result.info = result.info.model_copy(update={"trained_on": ["another.svs"]})
+    assert not any("learnt from" in note for note in evaluate(result, sample.plan.planted).notes)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 2, float("nan"), float("inf")])
+def test_impossible_rates_are_refused(map_folder, sample, rate):
+    with pytest.raises(SettingsError, match="not between 0 and 1"):
+        evaluate(AnomalyMap.open(map_folder), sample.plan.planted, rate=rate)
+    labels = np.arange(40) % 2 == 0
+    with pytest.raises(SettingsError, match="not between 0 and 1"):
+        evaluate_scores(labels, labels + 0.0, np.full(40, 0.5), np.arange(40), rate=rate)

@@ -76,6 +76,10 @@ def evaluate(
     if result.suffix.lower() == ".csv":
         if fdr is not None:
             raise SettingsError("--fdr is for maps", "use --rate with a table of scores")
+        if truth_downsample != 1 or exclude is not None:
+            raise SettingsError(
+                "--truth-downsample and --exclude are for maps and outlines", "leave them out for a table of scores"
+            )
         evaluation = _evaluate_table(result, truth, 0.01 if rate is None else rate)
     else:
         left_out = read_regions(exclude) if exclude is not None else ()
@@ -176,6 +180,8 @@ def report(
 
 def _rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:
     if fdr is None:
+        if rate is not None:
+            opened.calibration.threshold(rate)  # an impossible rate is refused before anything is written
         return rate
     if rate is not None:
         raise SettingsError("--rate and --fdr are two ways to set the same threshold", "give one of them")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from napari_histoad.errors import RegionError, SettingsError
 from napari_histoad.evaluation._metrics import Interval, bootstrap, f1
-from napari_histoad.regions import Region, coverage, read_regions
+from napari_histoad.regions import Annotations, Region, count_classes, coverage, outside_note, read_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,10 @@ class Evaluation:
         Outlines, and those touched by a flagged region.
     froc : float or None
         Mean sensitivity to lesions at ¼, ½, 1, 2, 4, 8 false positives (Camelyon16; Bejnordi et al. 2017).
+    anomalous_classes : dict[str, int]
+        Outlines taken as anomalous, by class; those without one under "".
+    notes : tuple of str
+        A sentence each on what was assumed or left out, and on what makes the figures too favourable.
     """
 
     auroc: Interval
@@ -59,6 +64,8 @@ class Evaluation:
     lesions: int | None = None
     lesions_found: int | None = None
     froc: float | None = None
+    anomalous_classes: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
         """Return (what, value) lines for people."""
@@ -75,7 +82,10 @@ class Evaluation:
             rows.append(("Known anomalies found", f"{self.lesions_found} of {self.lesions}"))
         if self.froc is not None:
             rows.append(("FROC score", f"{self.froc:.3f}"))
-        return rows
+        if self.anomalous_classes:
+            counts = ", ".join(f"{n} {name or 'without a class'}" for name, n in self.anomalous_classes.items())
+            rows.append(("Taken as anomalous", counts))
+        return [*rows, *(("Mind", note) for note in self.notes)]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -96,7 +106,8 @@ def evaluate(
     ----------
     result : AnomalyMap
     truth : path-like or sequence of Region
-        Outlines of the anomalies; those classed normal (or Camelyon's ``negative``) are taken as holes.
+        Outlines of the anomalies; those classed normal (or Camelyon's ``negative``) are taken as holes. Without any class in
+        the file all are anomalies. Tiles in outlines whose class says neither, or ``Ignore*``, are not counted.
     rate : float, optional
         False-positive rate of the threshold; default: see `Calibration.default_rate`.
     downsample : float
@@ -109,19 +120,26 @@ def evaluate(
     RegionError
         If the outlines hold no tile of the map, or all of them.
     """
-    given = read_regions(truth, downsample) if isinstance(truth, str | PathLike) else list(truth)
-    rate = result.calibration.default_rate if rate is None else rate
-    lesions = _without_holes(given)
+    given = read_annotations(truth, downsample) if isinstance(truth, str | PathLike) else Annotations.of(truth)
+    rate = _checked(result.calibration.default_rate if rate is None else rate)
+    lesions, undecided = _lesions(given)
     scores = result.scores.astype(np.float64)
     cover = coverage(result.boxes, lesions)
     anomalous = (cover >= ANOMALOUS_COVER) | _holds_a_lesion(result, lesions)
     use = ~np.isnan(scores) & ((cover == 0) | anomalous)
+    if undecided:
+        use &= (coverage(result.boxes, undecided) == 0) | anomalous
     if exclude:
         use &= coverage(result.boxes, exclude) == 0
     labels = anomalous[use]
     _check(labels, result.info.slide)
     blocks = result.origins[use] // int(max(8 * result.info.tile_l0, 1))
     found = _lesions_found(result, lesions, rate)
+    notes = [*given.notes, outside_note(given.regions, result.info.slide_shape, result.info.slide)]
+    if undecided:
+        counts = count_classes(undecided)
+        notes.append(f"neither normal nor anomalous by their class, their tiles are not counted: {counts}")
+    notes.append(_learnt_from(result, left_out=bool(exclude)))
     return _evaluate(
         labels,
         scores[use],
@@ -131,6 +149,21 @@ def evaluate(
         lesions=len(lesions),
         lesions_found=found,
         froc=_froc(result, lesions),
+        anomalous_classes=dict(Counter(lesion.name for lesion in lesions).most_common()),
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def _learnt_from(result: AnomalyMap, *, left_out: bool) -> str:
+    """Return a sentence if the detector has learnt from the slide it is evaluated on."""
+    name = result.info.slide
+    if name not in result.info.trained_on:
+        return ""
+    if left_out:
+        return f"the detector has learnt from {name}: the excluded tiles are not counted, other slides are a fairer test"
+    return (
+        f"the detector has learnt from {name}, and the tiles it has learnt from are counted: expect less on other slides; "
+        "leave them out by their outlines (--exclude), or evaluate a slide that was not learnt from"
     )
 
 
@@ -151,7 +184,14 @@ def evaluate_scores(
     """
     if not 0 < labels.sum() < len(labels):
         raise SettingsError("the labels are all alike", "the manifest needs tiles with label 0 and with label 1")
+    _checked(rate)
     return _evaluate(labels, scores.astype(np.float64), p_values <= rate, groups, rate)
+
+
+def _checked(rate: float) -> float:
+    if not 0 < rate < 1:
+        raise SettingsError(f"a false-positive rate of {rate:g} is not between 0 and 1", "try 0.01")
+    return rate
 
 
 def _evaluate(
@@ -175,13 +215,19 @@ def _evaluate(
     )
 
 
-def _without_holes(regions: Sequence[Region]) -> list[Region]:
-    holes = shapely.union_all([r.geometry for r in regions if r.is_normal])
-    cut = [Region(r.geometry.difference(holes), r.name) for r in regions if not r.is_normal]
+def _lesions(given: Annotations) -> tuple[list[Region], list[Region]]:
+    """Return the known anomalies less normal outlines, and the outlines that are neither."""
+    classed = given.classed or any(region.name for region in given.regions)
+    lesions = [r for r in given.regions if r.meaning == "anomalous" or not classed]
+    undecided = [r for r in given.regions if classed and r.meaning in ("unknown", "unclassed")]
+    holes = shapely.union_all([r.geometry for r in given.regions if r.is_normal])
+    cut = [replace(r, geometry=r.geometry.difference(holes)) for r in lesions]
     kept = [r for r in cut if not r.geometry.is_empty]
     if not kept:
-        raise RegionError("the truth holds no anomalous region", "outline the anomalies and class them other than Normal")
-    return kept
+        found = count_classes([*given.regions, *given.ignored])
+        msg = f"the truth holds no anomalous region (found: {found})"
+        raise RegionError(msg, "outline the anomalies and class them other than Normal")
+    return kept, [*undecided, *given.ignored]
 
 
 def _holds_a_lesion(result: AnomalyMap, lesions: Sequence[Region]) -> NDArray[np.bool_]:
