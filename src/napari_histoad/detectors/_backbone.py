@@ -10,13 +10,12 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import torch
 from torch import nn
 
 from napari_histoad.detectors._base import BackboneRecord
 from napari_histoad.detectors._starter import starter_path
-from napari_histoad.detectors._weights import cached_weights, download_weights, register_weights
+from napari_histoad.detectors._weights import cached_weights, download_weights, only_weights, read_weights, register_weights
 from napari_histoad.errors import BackboneError
 from napari_histoad.networks.encoder import Encoder, Features, TimmEncoder
 
@@ -111,10 +110,14 @@ def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None
             "histoad models --weights FILE for a detector that was trained on it"
         )
         raise BackboneError(f"the weights of {name} are not on this machine", remedy)
+    # timm's own reader runs the code in a pickle in some of its versions. NumPy's arrays, which some models take, hold none.
+    arrays = file.suffix == ".npz" and config.custom_load
+    source: dict[str, Any] = {"file": str(file)} if arrays else {"state_dict": read_weights(file), "custom_load": False}
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **options), file
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, safetensors.SafetensorError) as err:
-        reason = str(err).splitlines()[0][:160]
+        with only_weights():
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **options), file
+    except Exception as err:  # whatever a model makes of tensors, or arrays, that are another's
+        reason = next(iter(str(err).splitlines()), type(err).__name__)[:160]
         raise BackboneError(f"{file.name} does not hold weights of {name} ({reason})", "check the file and the name") from err
 
 

@@ -8,16 +8,68 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
 
 from napari_histoad.errors import BackboneError
 from napari_histoad.remembered import recall, remember
 
-__all__ = ["cached_weights", "download_weights", "known_weights", "register_weights"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
+__all__ = ["cached_weights", "download_weights", "known_weights", "only_weights", "read_weights", "register_weights"]
+
+_FORCED, _ALLOWED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+_INNER = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Where training scripts put the weights among other things; the first that is there counts, as timm does it."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _KIND = "weights"
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file of weights by name: safetensors, or torch's own format without running what it holds.
+
+    Raises
+    ------
+    BackboneError
+        If the file holds anything else.
+    """
+    try:
+        with file.open("rb") as handle, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on old formats
+            is_safetensors = handle.read(9)[8:] == b"{"
+            handle.seek(0)
+            # Code in a pickle is refused, not run. By handle, as torch goes by the name's ending otherwise.
+            loaded: Any = (
+                safetensors.torch.load_file(file) if is_safetensors else torch.load(handle, map_location="cpu", weights_only=True)
+            )
+        inner = next((loaded[name] for name in _INNER if loaded.get(name) is not None), loaded)
+        tensors: dict[str, torch.Tensor] = {name.removeprefix("module."): value for name, value in inner.items()}
+    except Exception as err:  # there is no telling what a damaged or hostile file makes an unpickler raise
+        reason = next(iter(str(err).strip().splitlines()), type(err).__name__)[:120]
+        remedy = "give a .safetensors, .pth or .bin file of weights alone"
+        raise BackboneError(f"{file.name} does not hold weights that can be read safely ({reason})", remedy) from err
+    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise BackboneError(f"{file.name} does not hold weights alone", "give the file of a state dict: tensors by name")
+    return tensors
+
+
+@contextmanager
+def only_weights() -> Iterator[None]:
+    """Have torch refuse code in whatever is loaded within, by other libraries and against their wish too."""
+    before = {name: os.environ.pop(name, None) for name in (_FORCED, _ALLOWED)}
+    os.environ[_FORCED] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_FORCED]
+        os.environ |= {name: value for name, value in before.items() if value is not None}
 
 
 def register_weights(file: Path) -> str:

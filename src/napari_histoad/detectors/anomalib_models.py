@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import logging
 import warnings
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from pydantic import Field
 from napari_histoad.detectors._backbone import import_timm, weights_file
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
 from napari_histoad.detectors._features import to_pixels
+from napari_histoad.detectors._weights import only_weights
 from napari_histoad.errors import BackboneError, SettingsError
 
 if TYPE_CHECKING:
@@ -95,10 +97,19 @@ class AnomalibDetector(Detector):
         for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch", "anomalib"):
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), only_weights():
                 warnings.simplefilter("ignore")
                 lightning.Trainer(**arguments).fit(self._model, loader)
-        except (AttributeError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError) as err:
+        except (
+            AttributeError,
+            KeyError,
+            NotImplementedError,
+            OSError,
+            RuntimeError,
+            TypeError,
+            UnpicklingError,
+            ValueError,
+        ) as err:
             reason = str(err).splitlines()[0][:160] if str(err) else type(err).__name__
             raise SettingsError(
                 f"{self.name} cannot be trained on normal tiles alone ({reason})", "choose another model"
@@ -146,8 +157,9 @@ class AnomalibDetector(Detector):
         if "pre_processor" in known:
             options["pre_processor"] = cls.configure_pre_processor(image_size=(self.settings.tile_px,) * 2)
         try:
-            return cls(**options)
-        except (OSError, TypeError, ValueError) as err:
+            with only_weights():
+                return cls(**options)
+        except (OSError, TypeError, ValueError, UnpicklingError) as err:
             raise SettingsError(f"{self.name}: {str(err).splitlines()[0]}", f"options are {', '.join(known)}") from err
 
 
