@@ -52,7 +52,7 @@ def _code(value, meaning):
     return _sequence(CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=meaning)
 
 
-def write_dicom(folder, images, encoding, mpp=0.5, side=64):
+def write_dicom(folder, images, encoding, mpp=0.5, side=64, icc=None):
     """Write the levels (H, W, 3) of a slide, finest first, and return the file of the finest."""
     syntax, encode = ENCODINGS[encoding]
     study, series, frame, pyramid = (generate_uid() for _ in range(4))
@@ -81,6 +81,8 @@ def write_dicom(folder, images, encoding, mpp=0.5, side=64):
             IlluminationTypeCodeSequence=_code("111744", "Brightfield illumination"),
             IlluminationColorCodeSequence=_code("11744", "Full Spectrum"),
         )
+        if icc is not None:
+            ds.OpticalPathSequence[0].ICCProfile = icc + bytes(len(icc) % 2)
         spacing = height / image.shape[0]
         ds.SharedFunctionalGroupsSequence = _sequence(
             PixelMeasuresSequence=_sequence(PixelSpacing=[spacing, spacing], SliceThickness=0.001),

@@ -3,9 +3,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tifffile
+from dicom_writer import write_dicom
+from PIL import Image, ImageCms
 from slide_writers import linear_profile, picture
 
 from napari_histoad import open_slide
+from napari_histoad.jobs import run
+from napari_histoad.slide import convert_job
 from napari_histoad.slide._colour import ToSrgb
 
 IMAGE = picture(200, 170)
@@ -64,3 +69,66 @@ def test_a_slide_without_a_profile_is_left_alone(write_tiff):
     with open_slide(write_tiff(IMAGE), srgb=True) as slide:
         assert np.array_equal(slide.read(0, 0, 0, 200, 170), IMAGE)
         assert slide.in_srgb(True) is slide
+
+
+def _altered(start, stop, value):
+    profile = bytearray(linear_profile())
+    profile[start:stop] = value * (stop - start)
+    return bytes(profile)
+
+
+def _lab():
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+
+
+def _save(kind, path, profile):
+    if kind == "tif":
+        tifffile.imwrite(path, IMAGE, photometric="rgb", tile=(64, 64), iccprofile=profile)
+    elif kind == "dcm":
+        return write_dicom(path.with_suffix(""), (IMAGE,), "jpeg 2000", icc=profile)
+    else:
+        Image.fromarray(IMAGE).save(path, icc_profile=profile)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tif", "png", "jpg", "dcm"])
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"not a profile at all",
+        linear_profile(b"GRAY"),
+        linear_profile(b"CMYK"),
+        _lab(),
+        linear_profile()[:150],
+        linear_profile()[:-10],
+        _altered(128, 132, b"\xff"),
+        _altered(140, 200, b"\xff"),
+    ],
+)
+def test_an_unusable_profile_is_ignored_with_a_note_and_left_out_of_copies(tmp_path, kind, profile):
+    path = _save(kind, tmp_path / f"case.{kind}", profile)
+    with open_slide(path, srgb=True) as slide, open_slide(path) as plain:
+        assert slide.icc_profile is None
+        assert [note for note in slide.notes if note.startswith("Its colour profile is ignored: ")]
+        assert np.array_equal(slide.read(0, 0, 0, 200, 170), plain.read(0, 0, 0, 200, 170))
+        run(convert_job(slide, tmp_path / "copy.tif", lossless=True))
+    with open_slide(tmp_path / "copy.tif") as copy:
+        assert copy.icc_profile is None
+        assert not [note for note in copy.notes if "profile" in note]
+
+
+@pytest.mark.parametrize("kind", ["tif", "png", "jpg", "dcm"])
+def test_a_profile_converts_in_every_format(tmp_path, kind):
+    path = _save(kind, tmp_path / f"case.{kind}", linear_profile())
+    with open_slide(path, srgb=True) as converted, open_slide(path) as plain:
+        assert converted.srgb
+        assert not [note for note in plain.notes if "profile" in note]
+        pixels = plain.read(0, 0, 0, 200, 170).astype(float)
+        assert np.abs(converted.read(0, 0, 0, 200, 170) - encoded(pixels)).max() <= 2
+
+
+def test_a_profile_that_turns_light_into_dark_is_ignored(write_tiff, monkeypatch):
+    monkeypatch.setattr(ImageCms, "applyTransform", lambda image, transform: Image.eval(image, lambda v: 255 - v))
+    with open_slide(write_tiff(IMAGE, iccprofile=linear_profile()), srgb=True) as slide:
+        assert slide.icc_profile is None
+        assert "darker" in slide.notes[-1]

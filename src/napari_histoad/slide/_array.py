@@ -42,6 +42,8 @@ class ArraySlide(TiledSlide):
     tile : tuple[int, int]
         Pixels (height, width) that are asked of the arrays at once: a multiple of their chunks is best.
     properties : dict[str, str], optional
+    icc_profile : bytes, optional
+        Of their colours, see `Slide`.
     notes : sequence of str
         See `Slide`.
 
@@ -63,6 +65,7 @@ class ArraySlide(TiledSlide):
         mpp: float | None = None,
         tile: tuple[int, int] = (_TILE_PX, _TILE_PX),
         properties: dict[str, str] | None = None,
+        icc_profile: bytes | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         path = Path(name)
@@ -79,6 +82,7 @@ class ArraySlide(TiledSlide):
             file_mpp_yx=mpp_yx,
             mpp=mpp,
             properties=properties or {},
+            icc_profile=icc_profile,
             notes=notes,
         )
 
@@ -104,6 +108,7 @@ class ArraySlide(TiledSlide):
             "mpp_yx": self.file_mpp_yx,
             "tile": self._tiles[0],
             "properties": self.properties,
+            "icc_profile": self.icc_profile,
             "notes": self.notes,
         }
         return partial(ArraySlide, self._arrays, str(self.path), **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -157,9 +156,11 @@ class Slide(ABC):
         self.srgb = False
         self._to_srgb: ToSrgb | None = None
         if icc_profile:
-            with contextlib.suppress(ValueError):
+            try:
                 self._to_srgb = ToSrgb(icc_profile)
                 self.icc_profile = icc_profile
+            except ValueError as err:
+                self.notes += (f"Its colour profile is ignored: {err}.",)
         self._associated: dict[str, Callable[[], NDArray[np.uint8]]] = {}
         self._sources = levels
         """The levels, and behind them what a backend decodes in reduced size at less cost than decoding and shrinking."""

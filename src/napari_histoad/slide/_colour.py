@@ -56,18 +56,29 @@ class ToSrgb:
         self._profile = profile
         self._of_thread = threading.local()  # a transform keeps a cache that threads must not share
         self._build()
+        self._check()
 
     def _build(self) -> ImageCms.ImageCmsTransform:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(self._profile))
             if source.profile.xcolor_space.strip() != "RGB":
-                raise ValueError(f"a profile of {source.profile.xcolor_space.strip()} colours")
+                raise ValueError(f"a profile of {source.profile.xcolor_space.strip()} colours, not RGB")
             intent = ImageCms.Intent(ImageCms.getDefaultIntent(source))
             transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB", intent)
-        except (OSError, TypeError, ImageCms.PyCMSError) as err:
-            raise ValueError(f"not an ICC profile ({err})") from err
+        except (OSError, TypeError, AttributeError, OverflowError, ImageCms.PyCMSError) as err:
+            raise ValueError(f"it is not a valid profile ({err})") from err
         self._of_thread.transform = transform
         return transform
+
+    def _check(self) -> None:
+        """Convert black and white: damaged tables give transforms that fail at the first pixel, or turn light into dark."""
+        ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
+        try:
+            self(ends)
+        except (OSError, ValueError, TypeError, ImageCms.PyCMSError) as err:
+            raise ValueError(f"it converts no pixels ({err})") from err
+        if ends[0, 1].min() <= ends[0, 0].max():
+            raise ValueError("it turns white darker than black")
 
     def __call__(self, pixels: NDArray[np.uint8]) -> None:
         """Convert (h, w, 3) uint8 in place."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import openslide
+from PIL import ImageCms
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._base import Slide, make_levels
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["OpenSlideSlide"]
+
+_NO_PROFILE = b"damaged"
 
 
 class OpenSlideSlide(Slide):
@@ -71,7 +74,7 @@ class OpenSlideSlide(Slide):
             file_mpp_yx=(known[0], known[-1]) if known else None,
             mpp=mpp,
             properties=properties,
-            icc_profile=handle.color_profile.tobytes() if handle.color_profile is not None else None,
+            icc_profile=_colour_profile(handle),
             notes=notes,
         )
         self._handle: openslide.OpenSlide | None = handle
@@ -111,6 +114,15 @@ class OpenSlideSlide(Slide):
             if self._handle is not None:
                 self._handle.close()
                 self._handle = None
+
+
+def _colour_profile(handle: openslide.OpenSlide) -> bytes | None:
+    """Return the embedded profile as it is, also where it is none that Pillow can parse."""
+    try:
+        profile = handle.color_profile
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError, openslide.OpenSlideError):
+        return _NO_PROFILE
+    return None if profile is None else bytes(profile.tobytes())
 
 
 def _reopen(path: Path) -> openslide.OpenSlide | None:

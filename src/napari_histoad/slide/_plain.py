@@ -36,6 +36,7 @@ class PlainSlide(ArraySlide):
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as image:
                     kind, mode, dpi = image.format or "", image.mode, image.info.get("dpi")
+                    icc = image.info.get("icc_profile") if mode != "CMYK" else None  # Pillow converts those by itself
                     if mode not in ("RGB", "RGBA", "P", "CMYK"):
                         raise SlideError(f"{path.name} is not RGB but {mode}", CHOOSE_CHANNELS)
                     opacity = mode == "RGBA" or "transparency" in image.info
@@ -48,4 +49,5 @@ class PlainSlide(ArraySlide):
         except (OSError, ValueError, SyntaxError) as err:
             raise SlideError(f"{path.name} cannot be decoded ({err})", "the file may be damaged: copy it again") from err
         per_axis = None if not dpi or not all(dpi) else (25400.0 / float(dpi[1]), 25400.0 / float(dpi[0]))
-        super().__init__([pixels], path, mpp_yx=per_axis, mpp=mpp, properties={"Compression": kind})
+        about = {"Compression": kind}
+        super().__init__([pixels], path, mpp_yx=per_axis, mpp=mpp, properties=about, icc_profile=icc or None)

@@ -65,7 +65,7 @@ class TiffSlide(TiledSlide):
                 layout = read_layout(tif)
                 kept, levels, notes = place_levels(layout.pages)
                 self._pages = [parse_level(layout.pages[index]) for index in kept]
-                icc = layout.pages[0].tags.valueof(34675)
+                icc = _profile(layout.pages[0])
         except _BROKEN as err:
             msg = f"{path.name} is not a readable TIFF ({_first_line(err)})"
             raise SlideError(msg, "the file may be cut short or damaged: copy it again from its source") from err
@@ -79,7 +79,7 @@ class TiffSlide(TiledSlide):
             file_mpp_yx=layout.mpp_yx,
             mpp=mpp,
             properties=layout.properties,
-            icc_profile=bytes(icc) if icc else None,
+            icc_profile=icc,
             notes=[*layout.notes, *notes],
         )
         self._check_extent()
@@ -187,6 +187,15 @@ _BROKEN = (
     *(AssertionError, MemoryError, NotImplementedError, StopIteration),
 )
 """What parsers raise on tags and bytes that make no sense."""
+
+
+def _profile(page: tifffile.TiffPage) -> bytes | None:
+    """Return the colour profile of a page; also one whose tag is broken, for the pixels do not need it."""
+    try:
+        profile = page.tags.valueof(34675)
+        return None if not profile else bytes(profile)
+    except (*_BROKEN, OSError):
+        return b"damaged"
 
 
 def _read_beside(path: Path, page: int) -> NDArray[np.uint8]:
