@@ -1,6 +1,10 @@
 """Slides behind URLs: an HTTP server with range requests, and fsspec's memory."""
 
+import base64
+import gzip
+import os
 import pickle
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,20 +13,33 @@ import fsspec
 import numpy as np
 import pytest
 import tifffile
+from typer.testing import CliRunner
 
 from napari_histoad import open_slide
+from napari_histoad.cli._app import app
+from napari_histoad.engine import TrainingSource, gather_job
 from napari_histoad.errors import SlideError
 from napari_histoad.gui.controller import output_folder
+from napari_histoad.jobs import run
+from napari_histoad.slide import _http, locate
 
 
-@pytest.fixture
-def tiff(tmp_path):
-    """A TIFF of 13 MB with a level, and its pixels."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "case.tif"
     image = np.random.default_rng(0).integers(0, 256, (2048, 2048, 3), np.uint8)
-    with tifffile.TiffWriter(tmp_path / "case.tif") as tif:
+    with tifffile.TiffWriter(path) as tif:
         options = {"tile": (128, 128), "photometric": "rgb", "metadata": None, "resolutionunit": "CENTIMETER"}
         tif.write(image, resolution=(20000, 20000), **options)
         tif.write(image[::4, ::4], subfiletype=1, resolution=(5000, 5000), **options)
+    return path, image
+
+
+@pytest.fixture
+def tiff(written, tmp_path):
+    """A TIFF of 13 MB with a level, and its pixels."""
+    path, image = written
+    os.link(path, tmp_path / "case.tif")
     return tmp_path / "case.tif", image
 
 
@@ -122,3 +139,207 @@ def test_a_server_that_goes_away_is_named_with_the_tile(tiff, server, tmp_path):
         (tmp_path / "case.tif").unlink()
         with pytest.raises(SlideError, match="row 15, column 15"):
             slide.read(0, 1930, 1930, 100, 100)
+
+
+@pytest.fixture
+def odd_server(tmp_path):
+    """Serve tmp_path by byte ranges, with one oddity: ``state["odd"]`` changes (status, headers, body) of an answer to GET."""
+    state = {"odd": lambda request, status, headers, body: (status, headers, body)}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            data = (tmp_path / self.path.partition("?")[0].lstrip("/")).read_bytes()
+            first, last = (int(n) for n in self.headers["Range"].removeprefix("bytes=").split("-"))
+            last = min(last, len(data) - 1)
+            headers = {"Content-Range": f"bytes {first}-{last}/{len(data)}", "ETag": '"one"'}
+            status, headers, body = state["odd"](self, 206, headers, data[first : last + 1])
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}", state
+    httpd.shutdown()
+    httpd.server_close()
+
+
+ODD = {
+    "ignores ranges": (lambda r, s, h, b: (200, {}, b), "sends no byte ranges.*download"),
+    "web page": (lambda r, s, h, b: (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>"), "is a web page"),
+    "shifted": (lambda r, s, h, b: (206, {"Content-Range": "bytes 7-262150/9999999"}, b), "other bytes than were asked for"),
+    "shorter": (lambda r, s, h, b: (206, {"Content-Range": "bytes 0-99/9999999"}, b[:100]), "other bytes than were asked for"),
+    "fewer than announced": (lambda r, s, h, b: (206, h, b[:-1]), "another number of bytes"),
+    "no range stated": (lambda r, s, h, b: (206, {}, b), "does not say which bytes"),
+    "several ranges": (lambda r, s, h, b: (206, {"Content-Type": "multipart/byteranges; boundary=x"}, b), "which bytes"),
+    "no length stated": (lambda r, s, h, b: (206, {"Content-Range": f"bytes 0-{len(b) - 1}/*"}, b), "how long the file is"),
+    "compressed": (lambda r, s, h, b: (206, {**h, "Content-Encoding": "gzip"}, gzip.compress(b)), "compresses what it sends"),
+    "not found": (lambda r, s, h, b: (404, {}, b""), "there is no file .*404"),
+    "gone": (lambda r, s, h, b: (410, {}, b""), "there is no file .*410"),
+    "forbidden": (lambda r, s, h, b: (403, {}, b""), "gives no access .*403.*expire"),
+    "unauthorised": (lambda r, s, h, b: (401, {}, b""), "gives no access .*401"),
+    "broken": (lambda r, s, h, b: (500, {}, b""), "answers with an error .*500"),
+    "busy": (lambda r, s, h, b: (429, {}, b""), "answers with an error .*429"),
+    "empty": (lambda r, s, h, b: (416, {"Content-Range": "bytes */0"}, b""), "is empty"),
+    "redirects without end": (lambda r, s, h, b: (302, {"Location": r.path}, b""), "redirects without end"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_open_slide_says_what_a_server_does_wrong(tiff, odd_server, odd):
+    url, state = odd_server
+    state["odd"], words = ODD[odd]
+    with pytest.raises(SlideError, match=words) as caught:
+        open_slide(f"{url}/case.tif?X-Amz-Signature=secret")
+    assert "damaged" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("odd", [odd for odd in ODD if odd != "empty"])
+def test_read_says_what_a_server_does_wrong_later(tiff, odd_server, odd):
+    url, state = odd_server
+    with open_slide(f"{url}/case.tif") as slide:
+        state["odd"], words = ODD[odd]
+        with pytest.raises(SlideError, match=rf"row 15, column 15.*({words}|has changed|other bytes)") as caught:
+            slide.read(0, 1930, 1930, 100, 100)
+        assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"ETag": '"two"'},
+        {"ETag": 'W/"two"'},
+        {"ETag": "", "Last-Modified": "Sat, 28 Nov 2026 12:00:00 GMT"},
+        {"Content-Range": "bytes {0}-{1}/14000000"},
+    ],
+)
+def test_a_file_that_changes_while_it_is_open_is_never_mixed_with_the_former(tiff, odd_server, other):
+    url, state = odd_server
+    first = {"Last-Modified": "Fri, 27 Nov 2026 12:00:00 GMT"}
+    state["odd"] = lambda r, s, h, b: (s, {**h, **first} if other.get("ETag") != "" else {**h, **first, "ETag": ""}, b)
+    with open_slide(f"{url}/case.tif") as slide:
+        assert slide.read(0, 0, 0, 50, 50).any()
+
+        def changed(r, s, h, b):
+            begin, end = h["Content-Range"].split()[1].split("/")[0].split("-")
+            return s, {**h, **first, **{name: value.format(begin, end) for name, value in other.items()}}, b
+
+        state["odd"] = changed
+        with pytest.raises(SlideError, match="has changed since it was opened"):
+            slide.read(0, 1000, 1000, 50, 50)
+        with pytest.raises(SlideError, match="has changed"):  # the same for what reads the index again
+            slide.with_mpp(0.3)
+    open_slide(f"{url}/case.tif").close()
+
+
+def test_a_server_that_shrinks_its_file_is_not_read_past_the_end(tiff, odd_server):
+    url, state = odd_server
+    with open_slide(f"{url}/case.tif") as slide:
+        state["odd"] = lambda r, s, h, b: (416, {}, b"")
+        with pytest.raises(SlideError, match="has changed"):
+            slide.read(0, 1000, 1000, 50, 50)
+
+
+def test_a_redirect_is_followed_and_head_is_not_needed(tiff, odd_server):
+    _, image = tiff
+    url, state = odd_server
+    state["odd"] = lambda r, s, h, b: (s, h, b) if "moved" in r.path else (302, {"Location": f"{r.path}?moved"}, b"")
+    with open_slide(f"{url}/case.tif") as slide:  # this server answers 501 to HEAD
+        assert np.array_equal(slide.read(0, 300, 400, 100, 120), image[300:400, 400:520])
+
+
+def test_hosts_that_cannot_be_reached_are_said_to_be_that(tiff, odd_server, monkeypatch):
+    with pytest.raises(SlideError, match=r"cannot be reached \(it refuses connections\)"):
+        open_slide("http://127.0.0.1:9/y.tif")
+    assert "no such host" in _http._reason(socket.gaierror(-2, "Name or service not known"))
+    url, state = odd_server
+    done = threading.Event()
+
+    def silent(r, s, h, b):
+        done.wait(60)
+        return s, h, b
+
+    state["odd"] = silent
+    monkeypatch.setattr(_http, "_SILENCE_S", 0.2)
+    with pytest.raises(SlideError, match=r"cannot be reached \(it does not answer\)"):
+        open_slide(f"{url}/case.tif")
+    done.set()
+
+
+def test_a_presigned_url_is_used_and_never_shown(sample, detector_file, tmp_path, odd_server):
+    (tmp_path / "case.tif").write_bytes(sample.path.read_bytes())
+    url, state = odd_server
+    wanted = "Basic " + base64.b64encode(b"user:password").decode()
+
+    def guarded(r, s, h, b):
+        allowed = r.path.endswith("?X-Amz-Signature=se%2Fcret&sig=a") and r.headers.get("Authorization") == wanted
+        return (s, h, b) if allowed else (403, {}, b"")
+
+    state["odd"] = guarded
+    address = f"{url.replace('//', '//user:password@')}/case.tif?X-Amz-Signature=se%2Fcret&sig=a"
+    with open_slide(address) as slide:
+        shown = [
+            repr(slide),
+            str(slide.path),
+            slide.name,
+            slide.file_name,
+            slide.advice,
+            *slide.notes,
+            *slide.properties.values(),
+        ]
+        assert slide.name == "case"
+        again = pickle.loads(pickle.dumps(slide))
+        assert again.read(0, 0, 0, 8, 8).shape == (8, 8, 3)
+        with pytest.raises(SlideError) as caught:
+            slide.read(9, 0, 0, 1, 1)
+        shown.append(str(caught.value))
+    for command in (
+        ["info", address, "--json"],
+        ["map", address, "--out", str(tmp_path / "out"), "--model", str(detector_file), "--device", "cpu", "--json"],
+        ["map", address + "x", "--out", str(tmp_path / "out"), "--model", str(detector_file), "--device", "cpu"],
+    ):
+        result = CliRunner().invoke(app, command)
+        shown += [result.stdout, result.stderr]
+    source = TrainingSource(Path(address))
+    (progress, *_) = gather_job([source], 64, 1.0, max_tiles=48)
+    tiles = run(gather_job([source], 64, 1.0, max_tiles=48))[0]
+    shown += [str(progress), str(source), *tiles.sources]
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert [path for path in written if "case.ome.zarr" in str(path)]
+    for secret in ("cret", "password", "Signature", "sig="):
+        assert not [text for text in shown if secret in text]
+        assert not [path for path in written if secret in str(path) or secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://user:pw@host:8080/a/b.tif?token=x#part", "https://host:8080/a/b.tif"),
+        ("https://token@host/b.tif", "https://host/b.tif"),
+        ("s3://key:pw@bucket/b.tif?versionId=x", "s3://bucket/b.tif"),
+        ("abfs://container@account.dfs.core.windows.net/a@b.tif", "abfs://container@account.dfs.core.windows.net/a@b.tif"),
+    ],
+)
+def test_an_url_is_shown_without_its_secrets(address, shown):
+    path = locate(address)
+    assert str(path) == shown
+    assert pickle.loads(pickle.dumps(path)) == path
+    assert "pw" not in f"{path!r} {path.parent}"
+    with pytest.raises(SlideError) as caught:
+        open_slide(f"nosuchthing:{address.partition(':')[2]}")
+    assert "pw" not in str(caught.value)
+
+
+def test_a_file_url_is_a_file(tiff):
+    path, _ = tiff
+    with open_slide(path.as_uri()) as slide:
+        assert slide.path == path

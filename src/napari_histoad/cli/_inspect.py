@@ -102,7 +102,7 @@ def convert(
         if not is_remote(opened.path) and target.resolve() == opened.path.resolve():
             raise SettingsError(f"{target.name} is the slide itself", "name another file with --out")
         follow(convert_job(opened, target, lossless=lossless), quiet=as_json)
-    emit({"slide": str(slide), "copy": str(target)}, [("Copy", str(target))], as_json=as_json)
+    emit({"slide": str(opened.path), "copy": str(target)}, [("Copy", str(target))], as_json=as_json)
 
 
 def _numbers(text: str) -> list[int]:

@@ -32,7 +32,7 @@ from napari_histoad.errors import HistoadError, SettingsError, SlideError, Worke
 from napari_histoad.jobs import run
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.maps._chunks import put_in_place
-from napari_histoad.slide import RecolouredSlide, open_slide
+from napari_histoad.slide import RecolouredSlide, address, open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -143,7 +143,7 @@ class Cluster:
             What a worker met.
         """
         common = {
-            "slide": (str(slide.path), slide.require_mpp(), slide.srgb, stains),
+            "slide": (address(slide.path), slide.require_mpp(), slide.srgb, stains),
             "target": (str(target.resolve()), uuid4().hex),
             "making": (device, compile),
         }

@@ -16,7 +16,7 @@ from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.machine import keep_freed_memory
 from napari_histoad.regions import read_regions
-from napari_histoad.slide import listed_mpp, open_slide
+from napari_histoad.slide import is_url, listed_mpp, locate, open_slide
 from napari_histoad.system.tables import is_missing, listed_path, read_table
 from napari_histoad.tiles import find_tissue
 
@@ -62,6 +62,10 @@ class CohortSlide:
     model: Path | None = None
     regions: Path | None = None
     slide_mpp: float | None = None
+
+    def __post_init__(self) -> None:
+        if is_url(self.path):
+            object.__setattr__(self, "path", locate(self.path))  # shown from here on without signatures and passwords
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 from napari_histoad.errors import RegionError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import Annotations, Region, normal_regions, outside_note, read_annotations
-from napari_histoad.slide import RecolouredSlide, is_slide, open_slide
+from napari_histoad.slide import RecolouredSlide, is_slide, is_url, locate, open_slide
 from napari_histoad.tiles import (
     Stain,
     TileSet,
@@ -87,6 +87,10 @@ class TrainingSource:
     slide_mpp: float | None = None
     notes: tuple[str, ...] = ()
     tissue: str = "found"
+
+    def __post_init__(self) -> None:
+        if is_url(self.path):
+            object.__setattr__(self, "path", locate(self.path))  # shown from here on without signatures and passwords
 
     def open(self, *, srgb: bool = False) -> Slide:
         """Open the slide."""

@@ -22,7 +22,7 @@ from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap
 from napari_histoad.maps._regions import measure_regions
 from napari_histoad.regions import write_geojson
 from napari_histoad.remembered import recall, remember
-from napari_histoad.slide import check_mpp, convert_job, is_remote, open_slide
+from napari_histoad.slide import address, check_mpp, convert_job, is_remote, open_slide
 from napari_histoad.tiles import TissueMask, read_places
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Controller:
         if slide.on_disk:
             self.client.start()
             self._working = True
-            self.client.submit(job, {"slide": str(slide.path), "slide_mpp": slide.mpp, **args})
+            self.client.submit(job, {"slide": address(slide.path), "slide_mpp": slide.mpp, **args})
         else:
             self._copying = threading.Event()
             self._pool.submit(self._copy, slide, self._work_folder(), self._copying, job, args)

@@ -12,7 +12,7 @@ from napari_histoad.slide._name import file_name, is_slide, slide_name
 from napari_histoad.slide._open import can_open, open_slide
 from napari_histoad.slide._pyramid import LevelArray, level_arrays, pyramid
 from napari_histoad.slide._recoloured import RecolouredSlide
-from napari_histoad.slide._remote import is_remote
+from napari_histoad.slide._remote import address, is_remote, is_url, locate
 from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
 
 __all__ = [
@@ -25,14 +25,17 @@ __all__ = [
     "RecolouredSlide",
     "Slide",
     "StatedMpp",
+    "address",
     "can_open",
     "check_mpp",
     "convert_job",
     "file_name",
     "is_remote",
     "is_slide",
+    "is_url",
     "level_arrays",
     "listed_mpp",
+    "locate",
     "open_slide",
     "pyramid",
     "pyramid_job",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from napari_histoad.errors import MissingMppError, SettingsError, SlideError
 from napari_histoad.slide._colour import GLASS, ToSrgb
+from napari_histoad.slide._remote import address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -426,7 +427,7 @@ class Slide(ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         from napari_histoad.slide._open import open_slide
 
-        return partial(open_slide, srgb=self.srgb), (str(self.path), self._given_mpp)
+        return partial(open_slide, srgb=self.srgb), (address(self.path), self._given_mpp)
 
     def __repr__(self) -> str:
         mpp = "mpp unknown" if self.mpp is None else f"{self.mpp:g} µm/px"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_histoad.errors import SlideError
-from napari_histoad.slide._remote import is_remote, locate, open_binary
+from napari_histoad.slide._remote import is_remote, is_url, locate, open_binary, url_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ _NAMES_A_FOLDER = ".mrxs"
 
 def can_open(path: str | PathLike[str]) -> bool:
     """Return whether the file name looks like a slide; nothing is read."""
-    return Path(path).suffix.lower() in EXTENSIONS
+    return Path(url_name(path) if is_url(path) else path).suffix.lower() in EXTENSIONS
 
 
 def open_slide(

@@ -1,79 +1,115 @@
 """Slides that are not files of this machine: TIFFs behind http, s3 and whatever else fsspec reaches.
 
-Only what is looked at is fetched: one range request per tile.
+Only what is looked at is fetched: one range request per tile. Passwords and signatures in an URL are used and never shown.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
+from collections import OrderedDict
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from napari_histoad.errors import SlideError
+from napari_histoad.slide._http import HttpFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-__all__ = ["RemoteFile", "is_remote", "is_url", "locate", "open_binary", "url_name"]
+__all__ = ["RemoteFile", "address", "is_remote", "is_url", "locate", "open_binary", "url_name"]
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
 """Two letters or more, so no drive of Windows; one slash will do, for `pathlib` drops the other."""
+_LOCAL = re.compile(r"file:/*(?=/)", re.IGNORECASE)
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
-_BLOCK = 2**18
+_SECRET = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s'\")]*")
+_BLOCK, _BLOCKS = 2**18, 64
+_HTTP = ("http", "https")
+
+
+class Url:
+    """What stands for an URL and behaves like a path; as text it has neither query nor password.
+
+    Parameters
+    ----------
+    scheme, rest : str
+        Before and after ``://``.
+    """
+
+    def __init__(self, scheme: str, rest: str) -> None:
+        self.address = f"{scheme}://{rest}"
+        self._shown = f"{scheme}://{_without_secrets(scheme, rest)}"
+        self.name = url_name(self.address)
+        self.stem, self.suffix = PurePosixPath(self.name).stem, PurePosixPath(self.name).suffix
+        self.bytes: HttpFile | _FsspecFile
+        self.bytes = HttpFile(self.address, self._shown) if scheme in _HTTP else _FsspecFile(self.address, self._shown)
+
+    @property
+    def parent(self) -> Url:
+        """The folder."""
+        scheme, _, rest = self._shown.partition("://")
+        return Url(scheme, rest.rstrip("/").rpartition("/")[0] or rest)
+
+    def exists(self) -> bool:
+        """Return True: only opening it tells."""
+        return True
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __repr__(self) -> str:
+        return f"Url({self._shown!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Url) and other.address == self.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Url, tuple(self.address.split("://", 1))
 
 
 def is_url(path: str | PathLike[str]) -> bool:
     """Return whether a path names something on the network."""
-    return _URL.match(str(path)) is not None
+    return isinstance(path, Url) or (_URL.match(str(path)) is not None and _LOCAL.match(str(path)) is None)
 
 
 def url_name(path: str | PathLike[str]) -> str:
     """Return the file name in an URL, without query, and with nothing that a file name may not hold."""
     address = re.sub(r"[?#].*" if str(path)[:4].lower() == "http" else r"[?].*", "", str(path), flags=re.DOTALL)
-    name = unquote(address.rstrip("/").rpartition("/")[2])
+    name = unquote(address.rstrip("/").rpartition("/")[2].rpartition("@")[2])
     return _NOT_IN_NAMES.sub("_", name).strip(" .") or "slide"
 
 
 def locate(path: str | PathLike[str]) -> Path:
-    """Return the absolute path of a file, or what stands for an URL and behaves like a path.
+    """Return the absolute path of a file, or what stands for an URL and behaves like a path."""
+    given: object = path
+    if isinstance(given, Url):
+        return cast("Path", given)
+    local, match = _LOCAL.match(str(path)), _URL.match(str(path))
+    if local is not None:
+        from urllib.request import url2pathname
 
-    Raises
-    ------
-    SlideError
-        If the URL's kind is not known, or a package for it is missing.
-    """
-    match = _URL.match(str(path))
+        return _absolute(Path(url2pathname(str(path)[local.end() :])))
     if match is None:
         return _absolute(Path(path))
-    url = f"{match[1].lower()}://{str(path)[match.end() :]}"
-    try:
-        from upath import UPath
-    except ImportError as err:
-        raise SlideError(
-            f"{url} is not on this machine", 'install what reads URLs: pip install "napari-histoad[remote]"'
-        ) from err
-    try:
-        remote = UPath(url)
-        _ = remote.fs
-    except (ValueError, ImportError) as err:
-        raise SlideError(f"{url} cannot be reached: {err}", "copy the slide to this machine, or install that package") from err
-    return cast("Path", remote)
+    return cast("Path", Url(match[1].lower(), str(path)[match.end() :]))
 
 
-def _absolute(path: Path) -> Path:
-    """Return the path without ``~`` and ``..``; links are not followed, for a slide is called as its user calls it."""
-    with suppress(RuntimeError):  # a file may be named ~1.svs, and no user is
-        path = path.expanduser()
-    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps what is ..
+def address(path: object) -> str:
+    """Return what opens a located path again, in another process: with all secrets of an URL, so never to be shown."""
+    return path.address if isinstance(path, Url) else str(path)
 
 
-def is_remote(path: Path) -> bool:
+def is_remote(path: object) -> bool:
     """Return whether a located path is an URL."""
-    return not isinstance(path, Path)
+    return isinstance(path, Url)
 
 
 @contextmanager
@@ -83,38 +119,158 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     OSError
-        Whatever went wrong.
+        Whatever went wrong with a file.
+    SlideError
+        Whatever went wrong with an URL, also where a parser in between takes no notice.
     """
-    options: dict[str, Any] = {"block_size": _BLOCK, "cache_type": "blockcache"} if is_remote(path) else {}
-    with _network_errors(path), path.open("rb", **options) as handle:
-        yield cast("BinaryIO", handle)
+    if not is_remote(path):
+        with path.open("rb") as handle:
+            yield handle
+        return
+    blocks = _Blocks(cast("Url", path).bytes)
+    try:
+        yield cast("BinaryIO", blocks)
+    finally:
+        if blocks.error is not None:
+            raise blocks.error
 
 
 class RemoteFile:
     """Positional reads of an URL, as `PositionalFile` does them of a file."""
 
     def __init__(self, path: Path) -> None:
-        self._path: Any = path
+        self._bytes = cast("Url", path).bytes
 
     def read(self, count: int, offset: int) -> bytes:
         """Return ``count`` bytes, fewer at the end."""
-        with _network_errors(self._path):
-            return bytes(self._path.fs.cat_file(self._path.path, start=offset, end=offset + count))
+        return self._bytes.read(count, offset)
 
     def close(self) -> None:
         """Do nothing: no connection is kept."""
 
 
-@contextmanager
-def _network_errors(path: Path) -> Iterator[None]:
-    """Turn what the many network libraries raise into OSError; errors of our own pass."""
-    try:
-        yield
-    except Exception as err:
-        known = type(err).__module__.split(".")[0] in _NETWORK
-        if isinstance(err, OSError) or not (known and is_remote(path)):
+class _FsspecFile:
+    """Positional reads through fsspec, whose errors become one-line ones."""
+
+    def __init__(self, address: str, shown: str) -> None:
+        self._address, self._shown = address, shown
+        self._size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        if self._size is None:
+            with self._errors():
+                system, place = self._system()
+                self._size = int(system.size(place))
+        return self._size
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Return ``count`` bytes, fewer at the end."""
+        count = min(count, self.size - offset)
+        if count <= 0:
+            return b""
+        with self._errors():
+            system, place = self._system()
+            data = bytes(system.cat_file(place, start=offset, end=offset + count))
+        if len(data) != count:
+            raise SlideError(f"{self._shown} has changed since it was opened", "open it again")
+        return data
+
+    def _system(self) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        system, place = url_to_fs(self._address)
+        return system, place
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise SlideError(f"there is no file {self._shown}", "check the address") from None
+        except PermissionError:
+            raise SlideError(f"{self._shown} gives no access", "log in, or check your credentials") from None
+        except ImportError as err:
+            raise _missing(self._shown, err) from None
+        except Exception as err:  # noqa: BLE001 - each network library has its own
+            reason = _SECRET.sub("", (str(err).strip().splitlines() or [type(err).__name__])[0])[:160]
+            raise SlideError(f"{self._shown} cannot be reached ({reason})", "check the address and the connection") from None
+
+
+class _Blocks(io.RawIOBase):
+    """A file object over positional reads, in blocks that are kept; its first error is kept too."""
+
+    def __init__(self, source: HttpFile | _FsspecFile) -> None:
+        self._source, self._at = source, 0
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self.error: SlideError | None = None
+        self._size = self._guarded(lambda: source.size)
+
+    def _guarded(self, read: Any) -> Any:
+        try:
+            return read()
+        except ImportError as err:
+            self.error = _missing("an URL", err)
+            raise self.error from None
+        except SlideError as err:
+            self.error = self.error or err
             raise
-        raise OSError(f"the network says: {str(err) or type(err).__name__}") from err
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        out = memoryview(buffer).cast("B")
+        number, skip = divmod(self._at, _BLOCK)
+        part = self._block(number)[skip : skip + len(out)]
+        out[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = self._size - self._at if size is None or size < 0 else size
+        parts = []
+        while wanted > 0 and (part := super().read(min(wanted, _BLOCK))):
+            parts.append(part)
+            wanted -= len(part)
+        return b"".join(parts)
+
+    def _block(self, number: int) -> bytes:
+        if number not in self._kept:
+            self._kept[number] = self._guarded(lambda: self._source.read(_BLOCK, number * _BLOCK))
+            if len(self._kept) > _BLOCKS:
+                self._kept.popitem(last=False)
+        return self._kept[number]
 
 
-_NETWORK = {"aiohttp", "fsspec", "botocore", "google", "azure", "gcsfs", "requests", "urllib3"}
+def _without_secrets(scheme: str, rest: str) -> str:
+    """Return an URL without query, fragment of http, and user and password; a container's name before an @ stays."""
+    place = re.split(r"[?#]" if scheme in _HTTP else r"[?]", rest, maxsplit=1)[0]
+    user, at, host = place.partition("/")[0].rpartition("@")
+    secret = at and (scheme in (*_HTTP, "ftp", "ftps", "sftp", "ssh") or ":" in user)
+    return host + place[len(user) + len(at) + len(host) :] if secret else place
+
+
+def _missing(shown: str, err: ImportError) -> SlideError:
+    package = f" ({_SECRET.sub('', str(err)):.80})"
+    return SlideError(
+        f"{shown} cannot be read without a package{package}", 'pip install "napari-histoad[remote]", or that package'
+    )
+
+
+def _absolute(path: Path) -> Path:
+    """Return the path without ``~`` and ``..``; links are not followed, for a slide is called as its user calls it."""
+    with suppress(RuntimeError):  # a file may be named ~1.svs, and no user is
+        path = path.expanduser()
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps what is ..

@@ -126,9 +126,10 @@ class TiffSlide(TiledSlide):
                 page.decode(number, data, out)
             else:
                 page.decode_reduced(number, data[0], factor, out)
+        except SlideError as err:  # the network's
+            raise SlideError(f"{_place(page, level, row, column)}: {err.what}", err.remedy) from None
         except (*_BROKEN, RuntimeError, OSError, imagecodecs.DelayedImportError) as err:
-            kind = "strip" if page.strips else "tile"
-            where = f"{kind} (row {row}, column {column}) of level {level}"
+            where = _place(page, level, row, column)
             msg = f"{self.path.name}: {where} cannot be decoded ({_first_line(err)})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
 
@@ -156,6 +157,10 @@ class TiffSlide(TiledSlide):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _place(page: TiledLevel, level: int, row: int, column: int) -> str:
+    return f"{'strip' if page.strips else 'tile'} (row {row}, column {column}) of level {level}"
 
 
 def _stored_below(levels: tuple[Level, ...], pages: list[TiledLevel]) -> list[NDArray[np.bool_]]:
