@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_config_path
@@ -22,8 +23,8 @@ def recall(kind: str, key: str) -> Any:
     return _read(_file(kind)).get(key)
 
 
-def remember(kind: str, key: str, value: Any) -> None:
-    """Keep a JSON value for ``key`` in the table ``kind``."""
+def remember(kind: str, key: str, value: Any) -> bool:
+    """Keep a JSON value for ``key`` in the table ``kind``, and return whether it was stored."""
     file = _file(kind)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -31,7 +32,10 @@ def remember(kind: str, key: str, value: Any) -> None:
         partial.write_text(json.dumps(_read(file) | {key: value}), encoding="utf-8")
         partial.replace(file)
     except OSError:
-        return
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _file(kind: str) -> Path:

@@ -51,9 +51,9 @@ def train(
     model: Annotated[
         Path | None, typer.Option(help="Trained detector that gives reconstruction and error, and maps beside the classifier.")
     ] = None,
-    tile_px: Annotated[int | None, typer.Option(help="Side of a tile; default the detector's, else 256.")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of a tile; default: detector's, or 256.", min=32, max=1024)] = None,
     input_px: Annotated[int | None, typer.Option(help="Shrink tiles to this side for the network: faster.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default the detector's, else 0.5.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default: detector's, or 0.5.", min=0.05, max=20)] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's weights.")] = False,
@@ -61,7 +61,7 @@ def train(
     folds: Annotated[int, typer.Option(help="Estimate how good it is by cross-validation; 0: do not.", min=0, max=20)] = 5,
     max_tiles: Annotated[int, typer.Option(help="Most tiles to learn from.", min=16)] = 4000,
     settings: Annotated[Path | None, typer.Option(help="YAML file with further settings.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same device: same classifier.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same device: same classifier.", min=0, max=2**32 - 1)] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

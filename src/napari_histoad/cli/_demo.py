@@ -23,7 +23,7 @@ def demo(
     view: Annotated[bool, typer.Option("--view", help="Open the result in napari.")] = False,
     size: Annotated[int, typer.Option(help="Side of the sample slide in pixels.", min=4096)] = 8192,
     steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 500,
-    seed: Annotated[int, typer.Option(help="Another seed is another patient.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed is another patient.", min=0, max=2**32 - 1)] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

@@ -27,7 +27,7 @@ from napari_histoad.cli._console import (
     say,
     table,
 )
-from napari_histoad.errors import SettingsError
+from napari_histoad.errors import OutputError, SettingsError
 
 __all__ = ["bench", "convert", "doctor", "info", "models"]
 
@@ -142,9 +142,12 @@ def models(
 ) -> None:
     """List the methods, describe a detector file or write it as ONNX, or make an encoder known."""
     if weights is not None:
-        from napari_histoad.detectors import register_weights
+        from napari_histoad.detectors import known_weights, register_weights
 
         digest = register_weights(weights)
+        if known_weights(digest) is None:
+            what = f"{weights.name} cannot be made known: your settings folder cannot be written"
+            raise OutputError(what, "make it writable (XDG_CONFIG_HOME names another), or give the file as --backbone-weights")
         emit(
             {"weights": str(weights), "sha256": digest}, [("Known from now on", f"{weights} (SHA-256 {digest})")], as_json=as_json
         )
@@ -188,7 +191,9 @@ def models(
 def bench(
     slide: Annotated[Path | None, typer.Argument(help="A slide; without one a sample is drawn.", show_default=False)] = None,
     model: Annotated[Path | None, typer.Option(help="Trained detector; default the starter model.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Step between tiles in tile pixels; default half a tile.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Step between tiles, tile pixels; default half a tile.", min=1, max=1024)
+    ] = None,
     seconds: Annotated[float, typer.Option(help="About how long each part is timed.", min=0.1)] = 5.0,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,

@@ -41,10 +41,12 @@ def map_slides(
     model: Annotated[
         Path | None, typer.Option(help="Trained detector; without one, normal is learnt from the slide itself.")
     ] = None,
-    mpp: Annotated[float | None, typer.Option(help="Without a model: µm per tile pixel.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Without a model: µm per tile pixel.", min=0.05, max=20)] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
-    stride: Annotated[int | None, typer.Option(help="Step between tiles in tile pixels; default half a tile.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Step between tiles, tile pixels; default half a tile.", min=1, max=1024)
+    ] = None,
     cell_um: Annotated[float, typer.Option(help="Side of a map cell in µm.", min=0.5)] = 8.0,
     regions: Annotated[Path | None, typer.Option(help="Map only inside these outlines.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an unfinished map, or start anew.")] = True,

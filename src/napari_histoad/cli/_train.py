@@ -41,10 +41,10 @@ def train(
     normal: NormalOption = None,
     tissue: TissueOption = "found",
     detector: Annotated[str, typer.Option(help="Method; histoad models lists them.")] = "vqvae",
-    mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default 0.5, or the slide's own if coarser.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default 0.5 or the slide's.", min=0.05, max=20)] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
-    tile_px: Annotated[int | None, typer.Option(help="Side of a tile in pixels.")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of a tile in pixels.", min=32, max=1024)] = None,
     srgb: Annotated[
         bool, typer.Option("--srgb", help="Convert colours by the slides' ICC profiles, here and in later maps.")
     ] = False,
@@ -52,7 +52,7 @@ def train(
         str | None, typer.Option(help="Give all slides the same stains, here and in later maps: macenko, vahadane or reinhard.")
     ] = None,
     settings: Annotated[Path | None, typer.Option(help="YAML file with settings of the method.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same device: same detector.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same device: same detector.", min=0, max=2**32 - 1)] = 0,
     max_tiles: MaxTilesOption = 2000,
     backbone: Annotated[
         str | None, typer.Option(help="Encoder of embedding and deep_isolation_forest: own, starter, or a name of timm's.")

@@ -7,7 +7,7 @@ from napari_histoad.detectors._features import FeatureDetector, features_of
 from napari_histoad.detectors._onnx import export_onnx
 from napari_histoad.detectors._registry import create_detector, detector_class, detector_names, first_fault
 from napari_histoad.detectors._starter import starter_path
-from napari_histoad.detectors._weights import register_weights
+from napari_histoad.detectors._weights import known_weights, register_weights
 
 __all__ = [
     "BackboneRecord",
@@ -24,6 +24,7 @@ __all__ = [
     "features_of",
     "fetch_weights",
     "first_fault",
+    "known_weights",
     "load_detector",
     "read_header",
     "register_weights",

@@ -8,12 +8,14 @@ from napari_histoad.engine._explain import Explanation, explain_tile, read_tile_
 from napari_histoad.engine._gather import TrainingSource, gather_job, stain_of, stain_of_files, training_sources
 from napari_histoad.engine._labelled import LabelledTiles, gather_labelled_job, labelled_sources, list_labelled_files
 from napari_histoad.engine._map import MapOptions, map_job, map_path, map_slide
+from napari_histoad.engine._options import MAX_SEED, check_options
 from napari_histoad.engine._recalibrate import recalibrate, recalibrate_job
 from napari_histoad.engine._score import score_files_job, score_images
 from napari_histoad.engine._self import self_detector_job
 from napari_histoad.engine._train import fit_job, suspicious_file, train, train_job
 
 __all__ = [
+    "MAX_SEED",
     "CohortResult",
     "CohortSlide",
     "DeviceChoice",
@@ -23,6 +25,7 @@ __all__ = [
     "Speed",
     "TrainingSource",
     "bench_job",
+    "check_options",
     "choose_device",
     "cohort_job",
     "explain_tile",

@@ -21,6 +21,7 @@ from napari_histoad.engine._blocks import decodes_ahead, score_blocks
 from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._map import plan_map, write_blocks
+from napari_histoad.engine._options import check_options
 from napari_histoad.engine._tune import Tuner
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import BLOCK_TILES, AnomalyMap
@@ -143,6 +144,7 @@ def bench_job(
     HistoadError
         As `map_job`.
     """
+    check_options(stride_px=stride_px, seconds=seconds)
     choice = choose_device(device)
     yield Progress("Finding tissue", 0, 1, "slides")
     tissue = find_tissue(slide.in_srgb(detector.settings.srgb))

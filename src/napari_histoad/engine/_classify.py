@@ -15,6 +15,7 @@ from torch import nn
 from napari_histoad.classifiers import Classifier, ClassifierSettings, class_weights
 from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._options import check_options
 from napari_histoad.errors import TooFewTilesError, TrainingError
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import affine_jitter
@@ -167,6 +168,7 @@ def fit_classifier_job(
     HistoadError
         See `Classifier`.
     """
+    check_options(seed=seed)
     choice = choose_device(device)
     torch.manual_seed(seed)
     classifier = Classifier(settings, detector, weights)

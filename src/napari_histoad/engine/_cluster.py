@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
+import re
+import socket
 import tempfile
 import time
 import warnings
 from concurrent.futures import CancelledError
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -56,7 +58,35 @@ _BLOCKS_PER_TASK = 4
 """At most: enough that decoding overlaps computing within a task, few enough that little is lost with a worker."""
 _LONG_S = 0.25
 """So long a task takes that going back and forth for the next one, some 10 ms, does not count."""
-_CONNECT_S, _WORKERS_S, _ALONE_S, _NEWS_S = 10, 30, 120, 0.5
+_CONNECT_S, _WORKERS_S, _ALONE_S, _NEWS_S = 5, 30, 120, 0.5
+_ADDRESS = re.compile(r"^(?:(?:tcp|tls|ws|wss)://)?(?P<host>\[[^\]\s]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5})/?$")
+
+
+def _check_answers(address: str) -> None:
+    """Raise a SettingsError at once if this is no address, or nothing listens there: dask tries for long, and logs."""
+    if address.startswith(("inproc://", "ucx://")):
+        return  # not reached by a socket
+    found = _ADDRESS.match(address)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise SettingsError(f"--scheduler {address} is no address of a scheduler", "give it as tcp://host:8786")
+    try:
+        socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=_CONNECT_S).close()
+    except OSError as err:
+        remedy = "start one with: dask scheduler; its first lines say its address"
+        raise SettingsError(f"no scheduler answers at {address} ({err.strerror or err})", remedy) from err
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep dask's log of connections that fail from users; an error of ours says it."""
+    before = {name: logging.getLogger(name).level for name in ("distributed", "distributed.client")}
+    for name in before:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 class Cluster:
@@ -81,11 +111,13 @@ class Cluster:
         except ImportError as err:
             remedy = 'install it here and on the workers: pip install "napari-histoad[cluster]"'
             raise SettingsError("dask.distributed is not installed", remedy) from err
+        _check_answers(address)
+        remedy = "start one with: dask scheduler; its first lines say its address"
         try:
-            self._client: Any = cast("Any", Client)(address, timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as err:
-            msg = f"no scheduler answers at {address}"
-            raise SettingsError(msg, "start one with: dask scheduler; its first lines say its address") from err
+            with _hushed():
+                self._client: Any = cast("Any", Client)(address, timeout=_CONNECT_S, set_as_default=False)
+        except Exception as err:  # dask's, of protocols that it does not know, come as any kind
+            raise SettingsError(f"no scheduler answers at {address}", remedy) from err
         try:
             self._client.wait_for_workers(1, timeout=_WORKERS_S)
             versions = set(self._client.run(_version).values())
@@ -110,13 +142,8 @@ class Cluster:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        logger = logging.getLogger("distributed.client")
-        before = logger.level
-        logger.setLevel(logging.CRITICAL)  # a connection that was lost has been told, in one line
-        try:
+        with _hushed():  # a connection that was lost has been reported
             self._client.close()
-        finally:
-            logger.setLevel(before)
 
     def blocks(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._gather import TrainingSource, common_mpp, stain_of_files, stained
+from napari_histoad.engine._options import check_options
 from napari_histoad.errors import RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import NORMAL_NAMES, UNREADABLE, read_annotations
@@ -149,6 +150,7 @@ def gather_labelled_job(
     SettingsError
         If there are fewer than two classes.
     """
+    check_options(seed=seed, max_tiles=max_tiles, mpp=mpp)
     rng = np.random.default_rng(seed)
     wanted = common_mpp(sources, mpp)
     sets: list[TileSet] = []

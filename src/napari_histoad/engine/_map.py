@@ -16,6 +16,7 @@ from napari_histoad.engine._blocks import block_rows, score_blocks, tiles_in
 from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import stain_of
+from napari_histoad.engine._options import check_options
 from napari_histoad.engine._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
@@ -120,6 +121,7 @@ def map_job(
     HistoadError
         With the reason and the remedy.
     """
+    check_options(mpp=mpp, stride_px=stride_px, cell_um=cell_um, seed=seed)
     slide.require_mpp()
     choice = choose_device(device if cluster is None else "auto")  # a GPU that is asked for is the workers'
     if plan is None:

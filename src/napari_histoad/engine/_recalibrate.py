@@ -11,6 +11,7 @@ from napari_histoad.detectors import load_detector, save_detector
 from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import MAX_TILES, gather_job, stain_of, training_sources
+from napari_histoad.engine._options import check_options
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.slide import file_name
@@ -46,6 +47,7 @@ def recalibrate_job(
     HistoadError
         See `gather_job`, `load_detector` and `save_detector`.
     """
+    check_options(seed=seed, max_tiles=max_tiles)
     detector = load_detector(model)
     seen = sorted({file_name(source.path) for source in sources} & set(detector.trained_on))
     if seen:

@@ -15,6 +15,7 @@ from napari_histoad.engine._descend import descend_job
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._estimate import estimate_training
 from napari_histoad.engine._gather import MAX_TILES, TrainingSource, gather_job, stain_job, training_sources
+from napari_histoad.engine._options import check_options
 from napari_histoad.engine._refine import check_refinement, passes_of, refine_job, stages_of, suspicious
 from napari_histoad.engine._score import score_images
 from napari_histoad.errors import SettingsError, TrainingError, writing
@@ -88,6 +89,7 @@ def fit_job(
     TrainingError
         If a loss, or the score of a normal tile, is not finite.
     """
+    check_options(seed=seed, devices=devices)
     check_refinement(refine)
     detector.check_trainable()
     choice = choose_device(device, devices)
@@ -187,6 +189,7 @@ def train_job(
     HistoadError
         See `gather_job`, `fit_job` and `save_detector`.
     """
+    check_options(seed=seed, devices=devices, max_tiles=max_tiles, mpp=mpp)
     choose_device(device, devices)  # refused now, not after reading for an hour
     given = dict(settings or {})
     torch.manual_seed(seed)

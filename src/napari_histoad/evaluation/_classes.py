@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
 
-from napari_histoad.engine import fit_classifier_job, grouped_folds, predict_prepared, prepare_job
+from napari_histoad.engine import check_options, fit_classifier_job, grouped_folds, predict_prepared, prepare_job
 from napari_histoad.evaluation._metrics import Interval, bootstrap
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def cross_validate_job(
     """
     from napari_histoad.classifiers import Classifier
 
+    check_options(folds=folds, seed=seed)
     prepared = yield from prepare_job(Classifier(settings, detector), data.tiles.images, device)
     probabilities = np.full((len(data.labels), len(data.classes)), np.nan, np.float32)
     used = 0
