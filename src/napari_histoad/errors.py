@@ -7,6 +7,7 @@ GUI workers are known to swallow it.
 from __future__ import annotations
 
 import errno
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ __all__ = [
     "TooFewTilesError",
     "TrainingError",
     "WorkerError",
+    "explained",
     "writing",
 ]
 
@@ -112,6 +114,25 @@ class JobCancelledError(HistoadError):
 
 class WorkerError(HistoadError):
     """The background process that runs the jobs has died."""
+
+
+def explained(err: Exception, doing: str = "") -> HistoadError:
+    """Return an error of ours as it is, and one for people in place of any other, whose traceback goes to the log.
+
+    Parameters
+    ----------
+    err : Exception
+    doing : str
+        What failed, as the beginning of the sentence.
+    """
+    if isinstance(err, HistoadError):
+        return err
+    logging.getLogger("napari_histoad").debug("%s", doing or "unexpected error", exc_info=err)
+    reason = (str(err).strip().splitlines() or ["no message"])[0][:200]
+    start = f"{doing}: unexpected" if doing else "unexpected"
+    found = HistoadError(f"{start} {type(err).__name__}: {reason}", "set HISTOAD_DEBUG=1 for the details, and please report it")
+    found.__cause__ = err
+    return found
 
 
 _REMEDIES = {

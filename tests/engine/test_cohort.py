@@ -1,6 +1,8 @@
 """Many slides: tables, failures, and the workers of a cluster."""
 
+import re
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,7 +16,10 @@ from napari_histoad.jobs import run
 
 
 def _bytes(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Return the files of a map, but for where it lies as seen from its slide."""
+    there = {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    described = there[Path("zarr.json")]
+    return there | {Path("zarr.json"): re.sub(rb'"slide_relative": "[^"]*"', b"", described)}
 
 
 # -- tables
@@ -95,6 +100,44 @@ def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_
     assert [path for path, _ in result.failures] == [paths[0], paths[2]]
     assert "missing.tif" in str(result.failures[0][1])
     assert _bytes(result.maps[0].path) == _bytes(map_folder)
+
+
+@pytest.mark.parametrize(
+    ("where", "odd"),
+    [
+        ("open_slide", ValueError("bad profile\nin two lines")),
+        ("find_tissue", MemoryError()),
+        ("read_first_tiles", KeyError("x")),
+        ("map_job", OSError(5, "I/O error")),
+    ],
+)
+def test_whatever_is_wrong_with_one_slide_the_others_are_mapped(sample, detector_file, tmp_path, monkeypatch, where, odd):
+    paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
+    for path in paths:
+        path.write_bytes(sample.path.read_bytes())
+    real = getattr(engine._cohort, where)
+
+    def fails(given, *args, **options):
+        name = getattr(getattr(given, "slide", given), "path", given)
+        if Path(name).stem == "second":
+            raise odd
+        return real(given, *args, **options)
+
+    monkeypatch.setattr(engine._cohort, where, fails)
+    slides = [CohortSlide(path, model=detector_file) for path in paths]
+    result = run(cohort_job(slides, tmp_path / "out", stride_px=64, device="cpu"))
+    assert [finished.info.slide for finished in result.maps] == ["first.tif", "third.tif"]
+    ((path, error),) = result.failures
+    assert path == paths[1]
+    assert f"unexpected {type(odd).__name__}" in error.what
+    assert "\n" not in str(error)
+    assert error.__cause__ is odd
+
+
+def test_two_slides_of_one_name_are_both_named(sample, detector_file, tmp_path):
+    slides = [CohortSlide(tmp_path / who / "scan.tif", model=detector_file) for who in "ab"]
+    with pytest.raises(SettingsError, match="a/scan.tif and .*b/scan.tif"):
+        run(cohort_job(slides, tmp_path / "out"))
 
 
 def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_mapped(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from napari_histoad.errors import BackboneError, BundleError, DeviceError, HistoadError, SettingsError
+from napari_histoad.errors import BackboneError, BundleError, DeviceError, HistoadError, SettingsError, explained
 from napari_histoad.jobs import Eta, Progress, run, speed_words
 
 if TYPE_CHECKING:
@@ -94,6 +94,11 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         as_json = bool(kwargs.get("as_json"))
+        if os.environ.get("HISTOAD_DEBUG"):
+            logger = logging.getLogger("napari_histoad")
+            logger.setLevel(logging.DEBUG)
+            if not logger.handlers:
+                logger.addHandler(logging.StreamHandler())
         try:
             return function(*args, **kwargs)
         except HistoadError as err:
@@ -108,15 +113,7 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
         except (typer.Exit, typer.Abort):
             raise
         except Exception as err:  # noqa: BLE001 - the last line of defence: the user gets a sentence
-            if os.environ.get("HISTOAD_DEBUG"):
-                traceback.print_exc()
-            fail(
-                HistoadError(
-                    f"unexpected {type(err).__name__}: {str(err).splitlines()[0] if str(err) else 'no message'}",
-                    "set HISTOAD_DEBUG=1 for the details, and please report it",
-                ),
-                as_json=as_json,
-            )
+            fail(explained(err), as_json=as_json)
 
     return wrapped
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari_histoad.classifiers import load_model
 from napari_histoad.detectors import read_header
 from napari_histoad.engine._map import CELL_UM, map_job, map_path, plan_map, read_first_tiles
-from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError
+from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError, explained
 from napari_histoad.jobs import Progress, run
 from napari_histoad.machine import keep_freed_memory
 from napari_histoad.regions import read_regions
@@ -143,10 +143,13 @@ def cohort_job(
     BundleError
         If a model is no detector.
     """
-    targets = [map_path(slide.path, out) for slide in slides]
-    if len(set(targets)) < len(targets):
-        msg = "two slides have the same name, their maps would overwrite each other"
-        raise SettingsError(msg, "map them into different folders")
+    seen: dict[Path, Path] = {}
+    for slide in slides:
+        target = map_path(slide.path, out)
+        if target in seen:
+            msg = f"two slides have the same name, their maps would overwrite each other: {seen[target]} and {slide.path}"
+            raise SettingsError(msg, "map them into different folders")
+        seen[target] = slide.path
     for model in {slide.model for slide in slides if slide.model is not None}:
         read_header(model)  # a wrong one is told at once, not slide by slide
     result = CohortResult()
@@ -185,6 +188,7 @@ def _in_turn(
         following = pool.submit(_prepare, slides[0], detector_of, options)
         for number, slide in enumerate(slides, start=1):
             prepared = following
+            outcome: AnomalyMap | HistoadError
             try:
                 yield Progress("Finding tissue", 0, 1, "slides")
                 ready = prepared.result()
@@ -192,13 +196,14 @@ def _in_turn(
                 if number < len(slides):
                     following = pool.submit(prepare_next, slides[number])
                 with ready.slide:
-                    finish(slide, (yield from ready.job(out, options)))
+                    outcome = yield from ready.job(out, options)
             except JobCancelledError:
                 raise
-            except HistoadError as err:
+            except Exception as err:  # noqa: BLE001 - whatever is wrong with one slide, the others are mapped
+                outcome = explained(err)
                 if following is prepared and number < len(slides):
                     following = pool.submit(prepare_next, slides[number])
-                finish(slide, err)
+            finish(slide, outcome)
 
 
 def _load(model: Path | None) -> Detector | None:
@@ -278,9 +283,9 @@ def _at_once(
                     counts[slide] = event
                 elif event is not None:
                     due -= 1
-                    if isinstance(event, BaseException) and not isinstance(event, HistoadError):
+                    if isinstance(event, BaseException) and not isinstance(event, Exception):
                         raise event
-                    finish(slide, event)
+                    finish(slide, explained(event) if isinstance(event, Exception) else event)
                 done, total = sum(p.done for p in counts.values()), sum(p.total for p in counts.values())
                 yield Progress("Mapping", done, total)
         finally:
