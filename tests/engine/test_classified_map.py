@@ -103,7 +103,7 @@ def test_another_classifier_makes_another_map(classified, sample, bundle, detect
     other = load_classifier(bundle)
     other.temperatures = other.temperatures * 2
     file = save_model(ClassifyingDetector(other), tmp_path / "other.safetensors")
-    with pytest.raises(OtherMapError, match="detector_id"):
+    with pytest.raises(OtherMapError, match="detector"):
         map_slide(sample.path, classified.path.parent, model=file, stride_px=64, cell_um=2.0, device="cpu")
     with pytest.raises(OtherMapError, match="classes"):
         map_slide(sample.path, classified.path.parent, model=detector_file, stride_px=64, cell_um=2.0, device="cpu")

@@ -79,7 +79,7 @@ def test_unfinished_maps_cannot_be_finished(tmp_path):
 def test_a_map_of_other_making_is_refused_or_replaced(tmp_path):
     folder = tmp_path / "a.ome.zarr"
     fill(make_map(folder), [0])
-    with pytest.raises(MapError, match="stride_px.*--no-resume"):
+    with pytest.raises(MapError, match="its stride.*--no-resume"):
         make_map(folder, stride_px=64)
     assert make_map(folder, stride_px=64, resume=False).finished_blocks() == set()
 

@@ -20,7 +20,7 @@ from napari_histoad.engine._options import check_options
 from napari_histoad.engine._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
-from napari_histoad.maps import AnomalyMap, MapGeometry, MapInfo, MapWriter, hold_map
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, digest_of_regions, hold_map
 from napari_histoad.regions import coverage, read_regions
 from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
 from napari_histoad.tiles import Stain, TileGrid, TileLoader, find_tissue
@@ -48,6 +48,7 @@ CELL_UM = 8.0
 _BLOCK_SIDE = 8  # steps; 8 x 8 = one block where tissue is dense
 _STRIP_BLOCKS = 8
 _TOO_BROKEN = 0.5
+_UNCHECKED = "was begun by an earlier version, so that only its tissue tells whether it is of this slide"
 
 
 class MapOptions(TypedDict, total=False):
@@ -106,7 +107,7 @@ def map_job(
     compile : bool
         Compile the detector for this machine first: worth the wait for many or large slides. Scores differ in the last digits.
     resume : bool
-        Go on with an unfinished map of the same making; False starts anew.
+        Go on with a map of the same slide and settings; False starts anew.
     seed : int
         Without a detector: decides which tiles are learnt from.
     tissue : TissueMask, optional
@@ -123,6 +124,8 @@ def map_job(
     """
     check_options(mpp=mpp, stride_px=stride_px, cell_um=cell_um, seed=seed)
     slide.require_mpp()
+    for note in slide.notes:
+        yield Progress("Finding tissue", 0, 1, "slides", note=f"{slide.name}: {note}")
     choice = choose_device(device if cluster is None else "auto")  # a GPU that is asked for is the workers'
     if plan is None:
         note = ""
@@ -137,8 +140,21 @@ def map_job(
     detector, target = plan.detector, map_path(slide, out)
     with hold_map(target):
         result = AnomalyMap.create(
-            target, plan.info, origins=plan.grid.origins, tissue=plan.tissue, calibration=plan.calibration, resume=resume
+            target,
+            plan.info,
+            origins=plan.grid.origins,
+            tissue=plan.tissue,
+            calibration=plan.calibration,
+            resume=resume,
+            slide=plan.slide,
         )
+        if result.info.fingerprint is None:
+            yield Progress("Mapping", path=str(target), note=f"{target.name} {_UNCHECKED}")
+        repaired = _blocks_to_read_again(result, plan)
+        if repaired:
+            result.reopen(repaired, plan.info, plan.slide)
+            some = "1 block" if len(repaired) == 1 else f"{len(repaired)} blocks"
+            yield Progress("Mapping", path=str(target), note=f"tiles that could not be read can be read now: {some} scored again")
         done = result.finished_blocks()
         todo = [block for block in range(result.block_count) if block not in done]
         finished = tiles_in(done, len(plan.grid))
@@ -152,10 +168,10 @@ def map_job(
                 computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells)
             else:
                 computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device, plan.stains, compile=compile)
-            yield from write_blocks(result, computed, finished, tiles_in(todo, len(plan.grid)))
+            yield from write_blocks(result, computed, finished, len(plan.grid) if repaired else tiles_in(todo, len(plan.grid)))
         if not result.info.complete:
             yield Progress("Outlining", 0, 1, "steps", path=str(target))
-            result.save_labels()
+            result.save_labels(result.saved_rate)
             result.save_class_layers()
             result.finish()
             yield Progress("Outlining", 1, 1, "steps", path=str(target))
@@ -214,6 +230,10 @@ def plan_map(
     if target is not None:
         stains = (Stain.of_slide(slide, tissue, target.method, tile_px=settings.tile_px, mpp=settings.mpp), target)
         slide = RecolouredSlide(slide, stains[0].to(target))
+    notes = list(slide.notes)
+    if regions is not None:
+        outlines = "1 outline" if len(regions) == 1 else f"{len(regions):,} outlines"
+        notes.append(f"only tissue inside {outlines} was mapped")
     info = MapInfo(
         slide=slide.file_name,
         slide_shape=slide.shape,
@@ -235,6 +255,8 @@ def plan_map(
         classes=classes_of(detector),
         calibration_note=". ".join(filter(None, [detector.calibration.note, note])),
         calibration_basis=detector.calibration.basis,
+        regions=digest_of_regions(regions),
+        notes=notes,
         version=__version__,
     )
     return MapPlan(slide, detector, grid, tissue, detector.calibration, info, stains)
@@ -245,6 +267,16 @@ def read_first_tiles(plan: MapPlan) -> None:
     loader = TileLoader(plan.slide, plan.grid, index=block_rows(0, len(plan.grid)))
     for batch in loader.undecoded():
         loader.decode(batch)  # what cannot be read is told when it is wanted
+
+
+def _blocks_to_read_again(result: AnomalyMap, plan: MapPlan) -> list[int]:
+    """Return the finished blocks that have tiles which could not be read when they were scored, and can be now."""
+    unread = result.unread_tiles
+    if not len(unread):
+        return []
+    loader = TileLoader(plan.slide, plan.grid, index=unread)
+    found = [batch.index[~batch.failed] for batch in loader]
+    return [int(block) for block in np.unique(np.concatenate(found) // BLOCK_TILES)]
 
 
 def work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:

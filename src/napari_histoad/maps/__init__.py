@@ -3,6 +3,7 @@
 from napari_histoad.maps._explanation import draw_explanation, explanation_panels
 from napari_histoad.maps._exports import export_geojson, export_ome_tiff, export_png, export_table
 from napari_histoad.maps._geometry import MapGeometry
+from napari_histoad.maps._identity import digest_of_regions
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
 from napari_histoad.maps._report import write_report
 from napari_histoad.maps._store import AnomalyMap
@@ -19,6 +20,7 @@ __all__ = [
     "MapWriter",
     "Verdict",
     "Verdicts",
+    "digest_of_regions",
     "draw_explanation",
     "explanation_panels",
     "export_geojson",

@@ -51,14 +51,20 @@ def overlay(
     max_px : int
         Longer side of the picture.
     rate : float, optional
-        False-positive rate of the outlines; default: see `Calibration.default_rate`.
+        False-positive rate of the outlines; default: see `AnomalyMap.default_rate`.
     truth : sequence of Region
         Known anomalies, drawn for comparison.
 
     Returns
     -------
     (h, w, 3) uint8
+
+    Raises
+    ------
+    MapError
+        If it is another slide.
     """
+    source.check_slide(slide)
     base = slide.thumbnail(max_px).astype(np.float32)
     h, w = base.shape[:2]
     heat = _sample(source, (h, w))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from napari_histoad.files import on_medium
+from napari_histoad.files import on_medium, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +43,10 @@ class Journal:
             journal.write(b"".join(b"%d\n" % block for block in blocks))
             journal.flush()
             os.fsync(journal.fileno())
+
+    def replace(self, blocks: Iterable[int]) -> None:
+        """Make these, and only these, the blocks that are done."""
+        write_whole(self.path, b"".join(b"%d\n" % block for block in sorted(blocks)))
 
     def begin(self) -> None:
         """Make sure that there is a journal, and drop a line that was cut short: with the next one it would be another number."""

@@ -31,7 +31,7 @@ def flag_bands(
     source: AnomalyMap, rate: float | None, min_area_um2: float | None = None, field: NDArray[np.float32] | None = None
 ) -> Iterator[NDArray[np.uint32]]:
     """Yield the numbered regions of a map, 512 rows of cells at a time; see `AnomalyMap.flag`."""
-    threshold = source.calibration.threshold(source.calibration.default_rate if rate is None else rate)
+    threshold = source.calibration.threshold(source.default_rate if rate is None else rate)
     if min_area_um2 is None:
         min_area_um2 = (source.info.tile_px * source.info.mpp / 2) ** 2
     min_cells = int(min_area_um2 / (source.geometry.cell_l0 * source.info.slide_mpp) ** 2)
@@ -46,7 +46,7 @@ def write_labels(source: AnomalyMap, rate: float | None) -> None:
     OutputError
         If it cannot be written.
     """
-    rate = source.calibration.default_rate if rate is None else rate
+    rate = source.default_rate if rate is None else rate
     with whole_folder(source.path / "labels") as folder:
         labels = zarr.create_group(folder, zarr_format=3)
         labels.attrs["ome"] = {"version": "0.5", "labels": ["anomalous"]}

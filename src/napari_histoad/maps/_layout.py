@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from napari_histoad.calibration import CalibrationBasis  # noqa: TC001 - pydantic reads it
 from napari_histoad.maps._chunks import COMPRESSORS
 from napari_histoad.maps._geometry import MapGeometry
+from napari_histoad.slide import SlideFingerprint  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,13 @@ class MapInfo(BaseModel):
         Whether every tile has been looked at.
     failed_tiles : int
         Tiles that could not be decoded; they are NaN.
+    regions : str or None
+        Digest of the regions that the map was restricted to; empty: the whole slide. None in maps of earlier versions, as below.
+    fingerprint : SlideFingerprint or None
+        What the slide is known by, wherever it lies.
+    slide_file, slide_relative : str
+        Where the slide was: its absolute path or URL, and the path relative to the folder that holds the map; empty where
+        there is none, or it holds a signature or a password.
     notes : list of str
         Sentences that hold for the map as long as it exists: what was assumed of the slide, what the map was restricted to,
         and, once it is complete, what was found in the scores as a whole. See `AnomalyMap.notes`.
@@ -92,6 +100,10 @@ class MapInfo(BaseModel):
     version: str
     complete: bool = False
     failed_tiles: int = 0
+    regions: str | None = None
+    fingerprint: SlideFingerprint | None = None
+    slide_file: str = ""
+    slide_relative: str = ""
     notes: list[str] = []
 
     @property

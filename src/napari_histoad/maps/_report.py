@@ -43,7 +43,7 @@ def write_report(
     path : path-like
         The .html file.
     rate : float, optional
-        False-positive rate of the threshold; default: of each map's calibration, see `Calibration.default_rate`.
+        False-positive rate of the threshold; default: each map's own, see `AnomalyMap.default_rate`.
     truth : mapping of slide name to regions, optional
         Drawn on the overlay.
     evaluations : mapping of slide name to rows (what, value), optional
@@ -72,7 +72,7 @@ def _describe(
     evaluation: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
     info = source.info
-    rate = source.calibration.default_rate if given_rate is None else given_rate
+    rate = source.default_rate if given_rate is None else given_rate
     p_values = source.p_values[~np.isnan(source.p_values)]
     regions = source.regions(rate)
     facts = [

@@ -33,17 +33,20 @@ from napari_histoad.errors import MapError, OtherMapError, writing
 from napari_histoad.files import whole_folder, write_whole
 from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._chunks import PARTIAL, ChunkFiles
+from napari_histoad.maps._identity import check_slide, find_slide, goes_on_with, with_slide
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from os import PathLike
 
     from numpy.typing import NDArray
 
     from napari_histoad.maps._chunks import WrittenChunk
     from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
 
 __all__ = ["AnomalyMap"]
 
@@ -99,8 +102,9 @@ class AnomalyMap:
         tissue: TissueMask,
         calibration: Calibration,
         resume: bool = True,
+        slide: Slide | None = None,
     ) -> AnomalyMap:
-        """Begin a map, or go on with an unfinished one of the same making.
+        """Begin a map, or go on with one of the same slide that was made with the same settings, finished or not.
 
         Parameters
         ----------
@@ -113,11 +117,13 @@ class AnomalyMap:
         calibration : Calibration
         resume : bool
             False starts anew and deletes a map that is there.
+        slide : Slide, optional
+            The slide, by which the map is known again.
 
         Raises
         ------
         OtherMapError
-            If the folder holds a map of other making, or something else.
+            If the folder holds a map of another slide or made with other settings, or something else.
         OutputError
             If it cannot be written.
         """
@@ -125,9 +131,11 @@ class AnomalyMap:
         with writing(folder):
             exists = folder.exists()
         if exists and (resume or not (folder / "zarr.json").exists()):
-            there = cls._resumable(folder, info)
+            there = cls._resumable(folder, info, origins, tissue, slide)
             if there is not None:
                 return there
+        if slide is not None:
+            info = with_slide(info, folder, slide, origins)
         with whole_folder(folder) as skeleton:
             write_skeleton(skeleton, info, origins, tissue, calibration)
         created = cls.open(folder)
@@ -135,20 +143,16 @@ class AnomalyMap:
         return created
 
     @classmethod
-    def _resumable(cls, folder: Path, info: MapInfo) -> AnomalyMap | None:
+    def _resumable(
+        cls, folder: Path, info: MapInfo, origins: NDArray[np.int64], tissue: TissueMask, slide: Slide | None
+    ) -> AnomalyMap | None:
         if folder.is_dir() and not any(folder.iterdir()):
             return None
         try:
             there = cls.open(folder)
         except MapError as err:
             raise OtherMapError(f"{err.what}: nothing is written into it", "move it away, or choose another folder") from err
-        ignored = {"complete", "failed_tiles", "notes", "version", "calibration_note", "calibration_basis"}
-        old, new = there.info.model_dump(exclude=ignored), info.model_dump(exclude=ignored)
-        different = [name for name in new if old[name] != new[name]]
-        if different:
-            msg = f"{folder} holds a map of other making (its {', '.join(different[:3])} differ)"
-            raise OtherMapError(msg, "choose another folder, or start anew with --no-resume (Python: resume=False)")
-        return there
+        return there if goes_on_with(there, info, origins, tissue, slide) else None
 
     # -- tiles
 
@@ -191,6 +195,12 @@ class AnomalyMap:
     def boxes(self) -> NDArray[np.float64]:
         """(N, 4) float64: (y0, x0, y1, x1) of every tile in level-0 pixels."""
         return np.concatenate([self.origins, self.origins + self.info.tile_l0], axis=1)
+
+    @property
+    def unread_tiles(self) -> NDArray[np.int64]:
+        """(n,) int64: rows of the tiles that could not be read, among those of finished blocks."""
+        rows = np.flatnonzero(np.isnan(self.scores)).astype(np.int64)
+        return rows if self.info.complete else rows[np.isin(rows // BLOCK_TILES, list(self.finished_blocks()))]
 
     @property
     def block_count(self) -> int:
@@ -246,6 +256,22 @@ class AnomalyMap:
                     left.unlink(missing_ok=True)
                 self._journal.path.unlink()  # last: it tells that there is something to remove
 
+    def reopen(self, blocks: Iterable[int], info: MapInfo, slide: Slide) -> None:
+        """Take blocks as not done again: tiles of them that could not be read can be read now.
+
+        Parameters
+        ----------
+        blocks : iterable of int
+        info : MapInfo
+            As it would be of a new map.
+        slide : Slide
+            As it is now.
+        """
+        with writing(self.path):
+            self._journal.replace(self.finished_blocks() - set(blocks))
+            found = {name: getattr(self.info, name) for name in ("slide", "version")}
+            self._record(with_slide(info, self.path, slide, self.origins).model_copy(update={**found, "complete": False}))
+
     def _mark_complete(self) -> None:
         done = self.finished_blocks()
         if len(done) < self.block_count:
@@ -253,11 +279,36 @@ class AnomalyMap:
         failed = int(np.isnan(self.scores).sum())
         notes = [*self.info.notes, *self._findings(failed)]
         info = self.info.model_copy(update={"complete": True, "failed_tiles": failed, "notes": notes})
+        self._record(info)
+
+    def _record(self, info: MapInfo) -> None:
         described = self.path / "zarr.json"
         content = json.loads(described.read_bytes())
         content["attributes"][ATTRIBUTE] = info.model_dump(mode="json")
-        write_whole(described, json.dumps(content, indent=2).encode())  # zarr would not wait for the medium
+        write_whole(described, json.dumps(content, indent=2).encode())  # zarr would not flush it to disk
         self.info = info
+        self._known.clear()
+        self._whole.clear()
+
+    # -- slide
+
+    def check_slide(self, slide: Slide) -> None:
+        """Check that a slide is the one that was mapped, by its size and some of its pixels.
+
+        Raises
+        ------
+        MapError
+            If it is another one.
+        """
+        check_slide(self, slide)
+
+    def find_slide(self) -> Path | None:
+        """Return where the slide lies: as it was seen from the map, where it was, or by name near the map; else None.
+
+        It is not opened: `check_slide` says whether it is still the same one. An URL is returned as it is, unless it held a
+        signature or a password.
+        """
+        return find_slide(self)
 
     # -- pyramid
 
@@ -355,7 +406,7 @@ class AnomalyMap:
         Parameters
         ----------
         rate : float, optional
-            False-positive rate: the share of normal tiles that would be flagged. Default: see `Calibration.default_rate`.
+            False-positive rate: the share of normal tiles that would be flagged. Default: see `AnomalyMap.default_rate`.
         min_area_um2 : float, optional
             Smaller regions are left out; default a quarter of a tile.
         field : (H, W) float32, optional
@@ -397,8 +448,23 @@ class AnomalyMap:
         """What to say if the slide's scores as a whole do not lie where the calibration's do; else None."""
         return self.calibration.drift_warning(self.scores)
 
+    @property
+    def saved_rate(self) -> float | None:
+        """The false-positive rate that the stored regions were flagged at, None if there are none yet."""
+        try:
+            described = json.loads((self.path / "labels" / "anomalous" / "zarr.json").read_bytes())
+            return float(described["attributes"][ATTRIBUTE]["false_positive_rate"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def default_rate(self) -> float:
+        """The rate that is meant where none is given: the saved one, else `Calibration.default_rate`."""
+        saved = self.saved_rate
+        return self.calibration.default_rate if saved is None else saved
+
     def save_labels(self, rate: float | None = None) -> None:
-        """Store the numbered regions at ``rate`` as the OME-Zarr label image ``anomalous``."""
+        """Store the numbered regions at ``rate``, default `default_rate`, as the OME-Zarr label image ``anomalous``."""
         from napari_histoad.maps._labels import write_labels
 
         write_labels(self, rate)

@@ -7,6 +7,7 @@ of any array, and `convert_job` a pyramidal TIFF of any slide.
 from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import Level, Slide, check_mpp
 from napari_histoad.slide._colour import ColourTable
+from napari_histoad.slide._fingerprint import SlideFingerprint, take_fingerprint
 from napari_histoad.slide._mpp import GivenMpp, StatedMpp, listed_mpp
 from napari_histoad.slide._name import file_name, is_slide, slide_name
 from napari_histoad.slide._open import can_open, open_slide
@@ -24,6 +25,7 @@ __all__ = [
     "LevelArray",
     "RecolouredSlide",
     "Slide",
+    "SlideFingerprint",
     "StatedMpp",
     "address",
     "can_open",
@@ -40,4 +42,5 @@ __all__ = [
     "pyramid",
     "pyramid_job",
     "slide_name",
+    "take_fingerprint",
 ]

@@ -279,6 +279,26 @@ class Slide(ABC):
         if self.srgb and self._to_srgb is not None:
             self._to_srgb(out)
 
+    def read_stored(self, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
+        """Return a box of level 0, inside it, as (h, w, 3) uint8 in the file's own colours, whatever `srgb` says.
+
+        Raises
+        ------
+        SlideError
+            If a tile cannot be decoded.
+        """
+        out = np.empty((h, w, 3), np.uint8)
+        self._read_inside(0, y, x, out)
+        return out
+
+    @property
+    def index_digest(self) -> str:
+        """What the file's own index says of its contents, as ``kind:digest``; empty where it says nothing."""
+        return ""
+
+    def forget_tiles(self) -> None:  # noqa: B027 - few keep some
+        """Release decoded tiles that are kept, if any are: the next reads have nothing to do with the last."""
+
     def read_scaled(
         self, y: float, x: float, h: float, w: float, shape: tuple[int, int], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:

@@ -100,6 +100,11 @@ class OpenSlideSlide(Slide):
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
         on_white(np.asarray(image), out)
 
+    @property
+    def index_digest(self) -> str:
+        known = self.properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        return f"openslide:{known}" if known else ""
+
     def _read_associated(self, name: str) -> NDArray[np.uint8]:
         # A handle of its own: OpenSlide refuses every call after the first error.
         try:

@@ -40,6 +40,16 @@ class RecolouredSlide(Slide):
         self._slide._read_colours(source, y, x, out)
         self._table(out)
 
+    def read_stored(self, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
+        return self._slide.read_stored(y, x, h, w)
+
+    @property
+    def index_digest(self) -> str:
+        return self._slide.index_digest
+
+    def forget_tiles(self) -> None:
+        self._slide.forget_tiles()
+
     def with_mpp(self, mpp: float) -> Slide:
         return RecolouredSlide(self._slide.with_mpp(mpp), self._table)
 

@@ -5,6 +5,7 @@ The tags are parsed once; after that a tile is one positional read and one decod
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import os
@@ -132,6 +133,11 @@ class TiffSlide(TiledSlide):
             where = _place(page, level, row, column)
             msg = f"{self.path.name}: {where} cannot be decoded ({_first_line(err)})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
+
+    @property
+    def index_digest(self) -> str:
+        counts = self._pages[0].counts.astype("<i8")  # how many bytes each compressed tile has: no two scans agree in that
+        return f"tiff:{hashlib.blake2b(counts.tobytes(), digest_size=16).hexdigest()}"
 
     def _read_finer(self, source: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
         """Fill a tile that a lower level lacks from the next finer one, as OpenSlide does for Aperio's."""

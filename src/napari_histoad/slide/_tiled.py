@@ -82,7 +82,10 @@ class TiledSlide(Slide):
         try:
             return super().overview(shape)
         finally:
-            self._cache.clear()
+            self.forget_tiles()
+
+    def forget_tiles(self) -> None:
+        self._cache.clear()
 
     def close(self) -> None:
         self._cache.clear()
