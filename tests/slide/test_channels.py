@@ -7,6 +7,7 @@ import pytest
 import tifffile
 import zarr
 from PIL import Image
+from slide_writers import half, picture, write_mrxs, write_svs
 from typer.testing import CliRunner
 
 from napari_histoad import open_slide
@@ -103,7 +104,7 @@ def test_neither_one_nor_three_channels_are_refused(tmp_path, channels):
 
 def test_a_channel_that_is_not_there_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 40, 50), np.uint8), photometric="minisblack")
-    with pytest.raises(SlideError, match="no channel 7"):
+    with pytest.raises(SettingsError, match="no channel 7"):
         open_slide(tmp_path / "a.tif", channels=[7])
 
 
@@ -138,3 +139,138 @@ def test_convert_refuses_what_makes_no_sense(tmp_path, options):
     result = CliRunner().invoke(app, ["convert", str(tmp_path / "a.tif"), *options])
     assert result.exit_code == 2
     assert "--channels" in result.stderr
+
+
+# -- three channels that are red, green and blue
+
+
+@pytest.mark.parametrize("compression", ["zlib", "jpeg2000", None])
+@pytest.mark.parametrize("tile", [(64, 64), None])
+def test_three_channels_of_an_ome_tiff_are_rgb(tmp_path, compression, tile):
+    image = picture(200, 300)
+    coding = {"reversible": True} if compression == "jpeg2000" else {}
+    layout = {"tile": tile} if tile else {"rowsperstrip": 48}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
+        options = {"photometric": "minisblack", "compression": compression, "compressionargs": coding, **layout}
+        metadata = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+        tif.write(np.moveaxis(image, 2, 0), subifds=1, metadata=metadata, **options)
+        tif.write(np.moveaxis(half(image), 2, 0), subfiletype=1, **options)
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert [level.shape for level in slide.levels] == [(200, 300), (100, 150)]
+        assert np.array_equal(slide.read(0, 0, 0, 200, 300), image)
+        assert np.array_equal(slide.read(1, 10, 20, 50, 60), half(image)[10:60, 20:80])
+        assert slide.mpp == pytest.approx(0.5)
+        assert slide.notes == ("Its three channels are read as red, green and blue.",)
+
+
+@pytest.mark.parametrize(
+    ("colours", "order"),
+    [
+        (None, [0, 1, 2]),
+        ([-1, -1, -1], [0, 1, 2]),
+        ([-16776961, 16711935, 65535], [0, 1, 2]),  # 0xFF0000FF, 0x00FF00FF, 0x0000FFFF as OME writes them
+        ([65535, 16711935, -16776961], [2, 1, 0]),
+        ([65535, 16711935, -65281], None),
+    ],
+)
+def test_the_colours_of_channels_decide_what_they_are(tmp_path, colours, order):
+    image = picture(200, 300)
+    metadata = {"axes": "CYX"} | ({} if colours is None else {"Channel": {"Color": colours}})
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.moveaxis(image, 2, 0), photometric="minisblack", metadata=metadata)
+    if order is None:
+        with pytest.raises(SlideError, match=r"3 grey channels.*--channels"):
+            open_slide(path)
+    else:
+        with open_slide(path) as slide:
+            assert np.array_equal(slide.read(0, 0, 0, 200, 300), image[..., order])
+
+
+@pytest.mark.parametrize(("axes", "notes"), [("ZCYX", 2), ("CZYX", 2), ("TCYX", 2)])
+def test_three_channels_of_a_stack_are_those_of_its_first_plane(tmp_path, axes, notes):
+    image = picture(200, 300)
+    stack = np.stack([np.moveaxis(image, 2, 0)] + [np.zeros((3, 200, 300), np.uint8)] * 3, axis=axes.index("C") == 0)
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, photometric="minisblack", metadata={"axes": axes})
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 200, 300), image)
+        assert len(slide.notes) == notes
+        assert "4 " in slide.notes[1]
+
+
+@pytest.mark.parametrize("attribute", [{"EmissionWavelength": [461, 519, 590]}, {"Fluor": ["DAPI", "FITC", "Cy3"]}])
+def test_fluorescence_of_three_channels_is_not_rgb(tmp_path, attribute):
+    path, metadata = tmp_path / "a.ome.tif", {"axes": "CYX", "Channel": attribute}
+    tifffile.imwrite(path, np.moveaxis(picture(200, 300), 2, 0), photometric="minisblack", metadata=metadata)
+    with pytest.raises(SlideError, match="3 grey channels"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize("shape", [(2, 60, 70), (4, 60, 70)])
+def test_two_and_four_channels_are_not_rgb(tmp_path, shape):
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros(shape, np.uint8), photometric="minisblack", metadata={"axes": "CYX"})
+    with pytest.raises(SlideError, match=f"{shape[0]} grey channels"):
+        open_slide(tmp_path / "a.ome.tif")
+
+
+# -- channels of what is RGB already
+
+
+def test_channels_of_any_slide_are_its_red_green_and_blue(tmp_path):
+    image = picture(200, 300)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    for path in (
+        tmp_path / "a.png",
+        write_svs(tmp_path / "a.svs", image, compression=33003),
+        write_mrxs(tmp_path / "a.mrxs", image),
+    ):
+        with open_slide(path) as slide:
+            pixels = slide.read(0, 0, 0, 200, 300)
+        with open_slide(path, channels=[1]) as slide:
+            assert np.array_equal(slide.read(0, 0, 0, 200, 300), np.stack([pixels[..., 1]] * 3, -1)), path.name
+        with open_slide(path, channels=[2, 1, 0]) as slide:
+            assert np.array_equal(slide.read(0, 0, 0, 200, 300), pixels[..., ::-1]), path.name
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_is_zero_where_the_file_says_so(tmp_path, dtype):
+    top = np.iinfo(dtype).max
+    grey = np.linspace(0, top, 90 * 70).reshape(90, 70).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", top - grey, photometric="miniswhite", tile=(32, 32))
+    with open_slide(tmp_path / "a.tif", channels=[0]) as slide:
+        assert np.abs(slide.read(0, 0, 0, 90, 70)[..., 0] - grey * (255 / top)).max() <= 1
+
+
+def test_grey_with_opacity_is_on_white(tmp_path):
+    grey = np.zeros((40, 50, 2), np.uint8)
+    grey[:, 25:, 1] = 255
+    Image.fromarray(grey, "LA").save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png", channels=[0], white=255) as slide:
+        pixels = slide.read(0, 0, 0, 40, 50)
+    assert (pixels[:, :25] == 255).all()
+    assert (pixels[:, 25:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--channels", "0,1"], "2 channels are chosen"),
+        (["--channels", "7"], "no channel 7"),
+        (["--channels", "-1"], "not negative"),
+        (["--channels", "0,1,-2"], "not negative"),
+        (["--channels", ""], "are not numbers"),
+        (["--channels", "1.5"], "are not numbers"),
+        (["--channels", "0,,1"], "are not numbers"),
+        (["--out", "."], "is a folder"),
+        (["--out", ".."], "is a folder"),
+        (["--out", "/"], "is a folder"),
+        (["--out", ""], "is a folder"),
+    ],
+)
+def test_convert_says_in_one_line_what_is_wrong(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
+    result = CliRunner().invoke(app, ["convert", "a.png", *arguments])
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]

@@ -99,6 +99,8 @@ def convert(
     with open_slide(slide, **GivenMpp(slide_mpp, override_mpp).of(slide), channels=chosen, white=white) as opened:
         name = f"{opened.name}.pyramid.tif"
         target = out or (Path(name) if is_remote(opened.path) else opened.path.with_name(name))
+        if target.is_dir() or not target.name:
+            raise SettingsError(f"--out {target} is a folder", f"name a file in it: --out {target / name}")
         if not is_remote(opened.path) and target.resolve() == opened.path.resolve():
             raise SettingsError(f"{target.name} is the slide itself", "name another file with --out")
         follow(convert_job(opened, target, lossless=lossless), quiet=as_json)
@@ -106,10 +108,14 @@ def convert(
 
 
 def _numbers(text: str) -> list[int]:
+    remedy = "give one or three, counted from 0, for example --channels 2,1,0"
     try:
-        return [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise SettingsError(f"--channels {text} are not numbers", "give one or three, for example --channels 2,1,0") from None
+        raise SettingsError(f"--channels {text!r} are not numbers", remedy) from None
+    if min(numbers) < 0:
+        raise SettingsError(f"--channels {text}: channels are not negative", remedy)
+    return numbers
 
 
 def _fetch(name: str, *, agreed: bool, as_json: bool) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 import tifffile
 import zarr
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from napari_histoad.errors import SettingsError, SlideError
 from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
+from napari_histoad.slide._colour import GLASS
+from napari_histoad.slide._open import open_slide
 from napari_histoad.slide._tiff_layout import check_chain, stated_mpp
 from napari_histoad.slide._zarr import is_zarr, read_multiscales
 
@@ -21,15 +23,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_histoad.slide._base import Slide
+
 __all__ = ["ChannelSlide"]
 
 _CAMERA_BITS = (8, 10, 12, 14, 16)
 _DARK = 0.25
 _PROBE_PX = 4_000_000
+_DECODED_PX = 512
+_WHITE_IS_ZERO, _INTENSITIES = 0, (1, 2, 32803, 34892)
+"""Of the tag PhotometricInterpretation; samples of the latter are intensities: grey, RGB, and what cameras write."""
 
 
 class ChannelSlide(ArraySlide):
-    """Chosen channels of a TIFF, OME-TIFF, OME-Zarr or picture of 8 or 16 bits, as 8-bit RGB.
+    """Chosen channels of a TIFF, OME-TIFF, OME-Zarr or picture of 8 or 16 bits, or of any slide, as 8-bit RGB.
 
     Intensities are divided by one white for the whole slide, so that they stay comparable within it and between slides
     of one camera. Where most of the picture is dark, as in fluorescence, it is turned into its negative: glass is white
@@ -48,9 +55,9 @@ class ChannelSlide(ArraySlide):
     Raises
     ------
     SlideError
-        If it is none of these, or has no such channel.
+        If it is none of these.
     SettingsError
-        If neither one nor three channels are chosen.
+        If neither one nor three channels are chosen, or it has no such channel.
     """
 
     format: ClassVar[str] = "channels"
@@ -63,18 +70,20 @@ class ChannelSlide(ArraySlide):
                 f"{len(self._chosen)} channels are chosen", "choose one, seen as grey, or three, as red, green, blue"
             )
         try:
-            planes, mpp_yx, camera_white = _read_planes(path)
+            planes, mpp_yx, camera_white, white_is_zero = _read_planes(path)
         except (*_BROKEN, OSError, RuntimeError) as err:
             reason = (str(err).strip().splitlines() or [type(err).__name__])[0][:160]
             raise SlideError(f"{path.name}: its channels cannot be read ({reason})", "check the file") from err
         count, dtype = planes[0].shape[2], planes[0].dtype
-        if not 0 <= min(self._chosen) <= max(self._chosen) < count:
-            raise SlideError(f"{path.name} has no channel {max(self._chosen)}", f"choose among 0 to {count - 1}")
+        missing = [number for number in self._chosen if not 0 <= number < count]
+        if missing:
+            among = "choose 0, it has no other" if count == 1 else f"choose among 0 to {count - 1}"
+            raise SettingsError(f"{path.name} has no channel {missing[0]}", among)
         if dtype not in (np.uint8, np.uint16):
             raise SlideError(f"{path.name} holds pixels of {dtype}", "convert them to 8 or 16 bits")
         probe = _probe(planes[-1])[..., list(self._chosen)]
         self._white = white or camera_white or (255 if dtype == np.uint8 else _camera_white(int(probe.max(initial=0))))
-        self._negative = bool(np.median(probe) < _DARK * self._white)
+        self._negative = white_is_zero or bool(np.median(probe) < _DARK * self._white)
         levels = [_Chosen(p, self._chosen, self._white, negative=self._negative) for p in planes]
         properties = {
             "Channels": ", ".join(str(c) for c in self._chosen) + f" of {count}",
@@ -95,7 +104,7 @@ class _Chosen:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, planes: Planes, channels: tuple[int, ...], white: int, *, negative: bool) -> None:
+    def __init__(self, planes: Planes | _Decoded, channels: tuple[int, ...], white: int, *, negative: bool) -> None:
         self._planes = planes
         self._channels = channels * 3 if len(channels) == 1 else channels
         table = np.minimum(np.arange(np.iinfo(planes.dtype).max + 1) * (255.0 / white), 255).round().astype(np.uint8)
@@ -107,27 +116,67 @@ class _Chosen:
         return pixels
 
 
-def _read_planes(path: Path) -> tuple[list[Planes], tuple[float, float] | None, int | None]:
-    """Return the levels with all their channels, µm per pixel (y, x), and the camera's white if the file says."""
+class _Decoded:
+    """A level of a slide of colours: its channels are red, green and blue, however the file stores them."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, slide: Slide, level: int) -> None:
+        self._slide, self._level = slide, level
+        self.shape = (*slide.levels[level].shape, 3)
+        self.chunks = (_DECODED_PX, _DECODED_PX)
+
+    def __getitem__(self, box: tuple[slice, slice]) -> NDArray[np.uint8]:
+        (y0, y1, _), (x0, x1, _) = (span.indices(n) for span, n in zip(box, self.shape[:2], strict=True))
+        return self._slide.read(self._level, y0, x0, y1 - y0, x1 - x0)
+
+
+def _read_planes(path: Path) -> tuple[Sequence[Planes | _Decoded], tuple[float, float] | None, int | None, bool]:
+    """Return the levels with all their channels, µm per pixel (y, x), the camera's white if the file says, and if 0 is white."""
+    try:
+        slide = open_slide(path)
+    except SlideError as err:
+        return _read_channels(path, err)
+    return [_Decoded(slide, i) for i in range(len(slide.levels))], slide.file_mpp_yx, 255, False
+
+
+def _read_channels(path: Path, refusal: SlideError) -> tuple[list[Planes], tuple[float, float] | None, int | None, bool]:
+    """Return the same of what is no slide of colours; ``refusal`` says why it is none."""
     if path.is_dir():
         if not is_zarr(path):
-            raise ValueError("it is a folder without an OME-Zarr")
+            raise refusal
         planes, mpp_yx, _ = read_multiscales(path)
-        return planes, mpp_yx, None
+        return planes, mpp_yx, None, False
     try:
         with path.open("rb") as handle:
             check_chain(handle)
         tif = tifffile.TiffFile(path)
     except _BROKEN:
-        with Image.open(path) as image:
-            pixels = np.asarray(image if image.mode in ("L", "RGB", "I;16") else image.convert("RGB"))
-        return [Planes(pixels, "yxc"[: pixels.ndim])], None, None
+        return [Planes(pixels := _read_picture(path, refusal), "yxc"[: pixels.ndim])], None, None, False
     # The file stays open as long as the arrays: they read from it.
     series = max(tif.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
+    kind = int(series.keyframe.photometric)
+    if kind not in (_WHITE_IS_ZERO, *_INTENSITIES):
+        raise refusal
     axes = _named(series.axes)
     levels = [zarr.open_array(series.aszarr(level=i), mode="r") for i in range(len(series.levels))]
     bits = tifffile.xml2dict(tif.ome_metadata) if tif.ome_metadata else {}
-    return [Planes(level, axes) for level in levels], stated_mpp(tif, series), _significant(bits)
+    return [Planes(level, axes) for level in levels], stated_mpp(tif, series), _significant(bits), kind == _WHITE_IS_ZERO
+
+
+def _read_picture(path: Path, refusal: SlideError) -> NDArray[Any]:
+    """Return a grey picture as (h, w); what is transparent in it is white."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("LA", "La"):
+                glass = Image.new("LA", image.size, (GLASS, GLASS))
+                return np.asarray(Image.alpha_composite(glass.convert("RGBA"), image.convert("RGBA")).convert("L"))
+            if image.mode not in ("1", "L", "I", "F") and not image.mode.startswith("I;16"):
+                raise refusal
+            pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
+            return pixels.astype(pixels.dtype.newbyteorder("="))
+    except (UnidentifiedImageError, Image.DecompressionBombError) as err:
+        raise refusal from err
 
 
 def _named(axes: str) -> str:
@@ -143,7 +192,7 @@ def _significant(ome: dict[str, Any]) -> int | None:
     return None if bits is None else 2 ** int(bits) - 1
 
 
-def _probe(planes: Planes) -> NDArray[Any]:
+def _probe(planes: Planes | _Decoded) -> NDArray[Any]:
     """Return pixels of all parts of a level, few enough to be kept."""
     height, width, _ = planes.shape
     rows = max(1, min(height, _PROBE_PX // width))

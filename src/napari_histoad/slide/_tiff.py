@@ -65,7 +65,7 @@ class TiffSlide(TiledSlide):
                 tif = tifffile.TiffFile(handle)
                 layout = read_layout(tif)
                 kept, levels, notes = place_levels(layout.pages)
-                self._pages = [parse_level(layout.pages[index]) for index in kept]
+                self._pages = [parse_level(layout.pages[i], layout.planes[i] if layout.planes else ()) for i in kept]
                 icc = _profile(layout.pages[0])
         except _BROKEN as err:
             msg = f"{path.name} is not a readable TIFF ({_first_line(err)})"

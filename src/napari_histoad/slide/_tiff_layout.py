@@ -5,6 +5,7 @@ tifffile groups the pages into series; here one of them is chosen and its metada
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from xml.etree.ElementTree import ParseError
 
 import defusedxml.ElementTree
+import numpy as np
 import tifffile
 from defusedxml import DefusedXmlException
 
@@ -32,7 +34,8 @@ _INCH = 2
 _APERIO_FIELD = re.compile(r"\|\s*([^=|]+?)\s*=\s*([^|]*?)\s*(?=\||$)")
 _NDPI_FORMAT, _NDPI_FLUORESCENCE, _NDPI_MAGNIFICATION, _NDPI_Z_NM, _NDPI_PROPERTIES = 65420, 65434, 65421, 65424, 65449
 _XMP = 700
-_PLANAR = 2
+_PLANAR, _BLACK_IS_ZERO = 2, 1
+_RED_GREEN_BLUE = [0xFF0000, 0x00FF00, 0x0000FF]
 _OTHERS = {"label", "macro", "thumbnail", "map", "overview"}
 
 
@@ -53,6 +56,8 @@ class TiffLayout:
         Pages of the label, macro and thumbnail pictures, by name.
     notes : list of str
         What was chosen among several, in sentences.
+    planes : list of list of TiffPage or TiffFrame
+        Of each page, the three that hold red, green and blue, where each has its own.
     """
 
     format: str
@@ -61,6 +66,7 @@ class TiffLayout:
     properties: dict[str, str] = field(default_factory=dict)
     associated: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    planes: list[list[tifffile.TiffPage | tifffile.TiffFrame]] = field(default_factory=list)
 
 
 def check_chain(handle: BinaryIO) -> None:
@@ -288,9 +294,7 @@ def _qptiff(tif: tifffile.TiffFile) -> TiffLayout:
 def _ome(tif: tifffile.TiffFile) -> TiffLayout:
     coloured = [s for s in tif.series if s.keyframe.samplesperpixel >= 3]
     if not coloured:
-        axes, shape = tif.series[0].axes, tif.series[0].shape
-        channels = dict(zip(axes, shape, strict=False)).get("C", 1)
-        raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
+        return _ome_in_planes(tif)
     series = max(coloured, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
     named = _named(tif, series)
     unnamed = len([s for s in coloured if s.keyframe.index not in named.values()])
@@ -301,17 +305,58 @@ def _ome(tif: tifffile.TiffFile) -> TiffLayout:
     return TiffLayout("OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(series.keyframe), named, notes)
 
 
+def _ome_in_planes(tif: tifffile.TiffFile) -> TiffLayout:
+    """Return the layout of three channels of 8 bits, which are red, green and blue unless their colours say otherwise."""
+    series = max(tif.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
+    sizes = dict(zip(series.axes, series.shape, strict=False))
+    channels, page = sizes.get("C", 1), series.keyframe
+    order = None
+    if channels == 3 and page.dtype == np.uint8 and page.photometric == _BLACK_IS_ZERO:
+        order = _rgb_order([e for e in (_image_of(tif, series) or ()) if e.tag.endswith("}Channel")])
+    if order is None:
+        raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
+    stack = [axis for axis in series.axes if axis not in "YXS"]
+    step = math.prod(sizes[axis] for axis in stack[stack.index("C") + 1 :])
+    listed = [[level.pages[channel * step] for channel in order] for level in series.levels]
+    planes = [[plane for plane in level if plane is not None] for level in listed]
+    if any(len(level) < len(order) for level in planes):
+        raise UnsupportedTiffError("it lacks a channel", hopeless=True, remedy=CHOOSE_CHANNELS)
+    notes = ["Its three channels are read as red, green and blue.", *_first_of(series, but="YXSC")]
+    return TiffLayout(
+        "OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(page), _named(tif, series), notes, planes
+    )
+
+
+def _rgb_order(channels: list[Element]) -> list[int] | None:
+    """Return which channels are red, green and blue; None if they are of other colours, or of fluorescence."""
+    fluorescent = ("Fluor", "EmissionWavelength", "ExcitationWavelength")
+    if any(channel.get(name) for channel in channels for name in fluorescent):
+        return None
+    if any("fluorescence" in channel.get("ContrastMethod", "").lower() for channel in channels):
+        return None
+    colours = [int(channel.get("Color", "-1")) % 2**32 >> 8 for channel in channels]
+    if len(set(colours)) <= 1:
+        return [0, 1, 2]
+    return [colours.index(wanted) for wanted in _RED_GREEN_BLUE] if sorted(colours) == sorted(_RED_GREEN_BLUE) else None
+
+
 def _physical_size(pixels: Element) -> tuple[float, float] | None:
     return size_um(*(length_um(pixels.get(f"PhysicalSize{a}"), pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "YX"))
 
 
+def _image_of(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Element | None:
+    """Return OME's Pixels element of a series, if it can be told which it is."""
+    images = [element for element in _xml(tif.ome_metadata or "").iter() if element.tag.endswith("}Image")]
+    if len(images) != len(tif.series):
+        return None
+    return next(element for element in images[tif.series.index(series)] if element.tag.endswith("}Pixels"))
+
+
 def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[float, float] | None:
     """Return µm per pixel (y, x) of a series, from OME's or ImageJ's metadata or the TIFF's resolution."""
-    if tif.is_ome:
-        images = [element for element in _xml(tif.ome_metadata or "").iter() if element.tag.endswith("}Image")]
-        if len(images) == len(tif.series):
-            pixels = next(element for element in images[tif.series.index(series)] if element.tag.endswith("}Pixels"))
-            return _physical_size(pixels) or _resolution(series.keyframe)
+    pixels = _image_of(tif, series) if tif.is_ome else None
+    if pixels is not None:
+        return _physical_size(pixels) or _resolution(series.keyframe)
     if tif.is_imagej:
         about = tif.imagej_metadata or {}
         units = [unit_um(str(about.get(name) or about.get("unit") or "")) for name in ("yunit", "unit")]
@@ -323,10 +368,10 @@ def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple
 # -- shared
 
 
-def _first_of(series: tifffile.TiffPageSeries) -> list[str]:
-    """Return a sentence for each axis along which the first picture is read."""
+def _first_of(series: tifffile.TiffPageSeries, but: str = "YXS") -> list[str]:
+    """Return a sentence for each axis, ``but`` some, along which the first picture is read."""
     kinds = {"Z": "focal planes", "T": "time points", "C": "channels of colour"}
-    others = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=False) if axis not in "YXS" and n > 1]
+    others = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=False) if axis not in but and n > 1]
     planar = series.keyframe.planarconfig == _PLANAR
     return [
         f"It holds {n} {kinds.get(axis, 'pictures of one size')}: the first is read."

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TiledLevel", "UnsupportedTiffError", "parse_level"]
 
-_RGB, _YCBCR = 2, 6
-_PLANAR = 2
+_INTENSITIES, _RGB, _YCBCR = (0, 1, 32803, 34892), 2, 6
+_PLANAR, _BLACK_IS_ZERO = 2, 1
 _ALPHA = {1: "associated", 2: "unassociated"}
 _APERIO_YCBCR, _APERIO_RGB = 33003, 33005
 _JPEG = {7}
@@ -50,6 +50,7 @@ _LARGEST_SIDE = 2**22
 
 
 _CONVERT = "convert it to a tiled 8-bit RGB TIFF, for example: vips tiffsave IN OUT --tile --pyramid"
+_IN_RGB = "convert it to RGB, for example: magick IN -colorspace sRGB -type TrueColor OUT.tif"
 
 
 class UnsupportedTiffError(Exception):
@@ -239,8 +240,14 @@ class TiledLevel:
             raise ValueError(f"{height} x {width} px, {self.tile[0]} x {self.tile[1]} declared")
 
 
-def parse_level(page: tifffile.TiffPage) -> TiledLevel:
+def parse_level(page: tifffile.TiffPage, planes: Sequence[tifffile.TiffPage | tifffile.TiffFrame] = ()) -> TiledLevel:
     """Return all that decoding a page needs.
+
+    Parameters
+    ----------
+    page : TiffPage
+    planes : sequence of TiffPage or TiffFrame
+        Three grey pages, of which it is the first, that are red, green and blue.
 
     Raises
     ------
@@ -249,8 +256,8 @@ def parse_level(page: tifffile.TiffPage) -> TiledLevel:
     ValueError
         If its tags contradict each other.
     """
-    samples, alpha = _check_pixels(page)
-    planar = page.planarconfig == _PLANAR
+    samples, alpha = _check_pixels(page, grey=bool(planes))
+    planar = page.planarconfig == _PLANAR or bool(planes)
     known = _JPEG | _JPEG2000 | set(_IMAGE_CODECS) | set(_BYTE_CODECS) | {1}
     if page.compression not in known or page.predictor not in (1, 2) or page.fillorder != 1:
         raise UnsupportedTiffError(f"its compression ({page.compression}, predictor {page.predictor}) is not known")
@@ -263,17 +270,20 @@ def parse_level(page: tifffile.TiffPage) -> TiledLevel:
         size = f"{tile[0]:,} x {tile[1]:,} px"
         raise UnsupportedTiffError(f"its {kind} of {size} are too large to be read one by one", hopeless=True)
     across = -(-width // tile[1])
-    due = -(-height // tile[0]) * across * (samples if planar else 1)
-    if len(page.dataoffsets) < due or len(page.databytecounts) < due:
-        raise ValueError(f"{len(page.dataoffsets):,} tiles listed, {due:,} due")
-    offsets = np.array(page.dataoffsets[:due], np.int64)
+    needed = -(-height // tile[0]) * across * (samples if planar and not planes else 1)
+    listed = planes or (page,)
+    least = min(min(len(part.dataoffsets), len(part.databytecounts)) for part in listed)
+    if least < needed:
+        raise ValueError(f"it lists {least:,} tiles and needs {needed:,}")
+    offsets = np.concatenate([np.array(part.dataoffsets[:needed], np.int64) for part in listed])
+    counts = np.concatenate([np.array(part.databytecounts[:needed], np.int64) for part in listed])
     return TiledLevel(
         shape=(height, width),
         tile=tile,
         across=across,
         offsets=offsets,
-        counts=np.where(offsets == 0, 0, np.array(page.databytecounts[:due], np.int64)),
-        samples=samples,
+        counts=np.where(offsets == 0, 0, counts),
+        samples=3 if planes else samples,
         alpha=alpha,
         strips=not page.is_tiled,
         planar=planar,
@@ -286,11 +296,16 @@ def parse_level(page: tifffile.TiffPage) -> TiledLevel:
     )
 
 
-def _check_pixels(page: tifffile.TiffPage) -> tuple[int, str | None]:
+def _check_pixels(page: tifffile.TiffPage, *, grey: bool) -> tuple[int, str | None]:
     samples = page.samplesperpixel
+    if page.photometric not in (_RGB, _YCBCR, *_INTENSITIES):
+        name = getattr(page.photometric, "name", str(page.photometric))
+        raise UnsupportedTiffError(f"its colours are stored as {name}, not RGB", hopeless=True, remedy=_IN_RGB)
     if page.dtype is None or page.dtype.itemsize != 1 or page.dtype.kind != "u" or page.imagedepth != 1:
         bits = page.bitspersample
         raise UnsupportedTiffError(f"it has {bits} bits per sample, not 8", hopeless=True, remedy=CHOOSE_CHANNELS)
+    if grey and page.photometric == _BLACK_IS_ZERO and samples == 1:
+        return 1, None
     if page.photometric not in (_RGB, _YCBCR) or samples < 3:
         raise UnsupportedTiffError("it is not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
     if samples > 4 or (samples == 4 and page.planarconfig == _PLANAR):
