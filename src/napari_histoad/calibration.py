@@ -73,7 +73,7 @@ class CalibrationBasis:
             return f"{rests} and are approximate: {'; '.join(_DOUBTS[doubt] for doubt in self.doubts)}"
         if self.grouping == "slides" and self.groups >= _SLIDES_FOR_A_NEW_ONE:
             return f"{rests}: from {1 / (self.groups + 1):.1%} upwards they hold about for a new slide like these, on average"
-        if self.grouping == "tile files":
+        if self.grouping in _INDEPENDENT:
             return f"{rests}: they hold for tiles like these if the files are independent of each other"
         like = "tissue like that outlined" if self.outlined else "tissue like that of these slides or tiles"
         few = f"; that takes {_SLIDES_FOR_A_NEW_ONE} slides" if self.grouping == "slides" else ""
@@ -87,6 +87,8 @@ def describe_basis(basis: CalibrationBasis | None) -> str:
     )
 
 
+_INDEPENDENT = ("tile files", "clusters of near-duplicate tiles")
+"""Groups of which nothing says that they do not come from one slide."""
 _PARTS = ("outlines", "blocks of tissue")
 """Groups that are parts of slides."""
 

@@ -58,8 +58,8 @@ def test_patchcamelyon_as_kaggle_gives_it(tmp_path):
     data = run(gather_labelled_job([TrainingSource(tmp_path / "train_labels.csv")], 96, None))
     assert data.classes == ("0", "1")
     assert len(data.labels) == 20
-    _table(tmp_path / "train_labels.csv", ["id", "label"], [("tile0", "tumour")])
-    with pytest.raises(SettingsError, match="line 2: the label is neither 0 nor 1"):
+    _table(tmp_path / "train_labels.csv", ["id", "label"], [("tile0", "-1")])
+    with pytest.raises(SettingsError, match="line 2: label '-1' is neither"):
         list_labelled_files(tmp_path / "train_labels.csv")
 
 

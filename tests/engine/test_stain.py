@@ -83,7 +83,7 @@ def test_tiles_that_are_files_are_normalised_too(sample, tmp_path):
             table.writerow([f"{k}.png", 0, k % 6])
     model = tmp_path / "d.safetensors"
     detector = train(folder / "manifest.csv", model, detector="colour", tile_px=64, stain="macenko")
-    scores = run(score_files_job(detector, list_tile_files(folder / "manifest.csv"), "cpu"))
+    scores = run(score_files_job(detector, list_tile_files(folder / "manifest.csv"), "cpu")).scores
     assert np.median(scores) < np.quantile(detector.calibration.scores, 0.9)
 
 

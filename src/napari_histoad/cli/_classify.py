@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, OverrideMppOption, command, emit, follow
+from napari_histoad.cli._console import (
+    DeviceOption,
+    JsonOption,
+    MppOption,
+    OverrideMppOption,
+    command,
+    emit,
+    finish_tiles,
+    follow,
+    say,
+)
 from napari_histoad.cli._train import read_settings
 from napari_histoad.errors import SettingsError, writing
 
@@ -51,7 +61,9 @@ def train(
     model: Annotated[
         Path | None, typer.Option(help="Trained detector that gives reconstruction and error, and maps beside the classifier.")
     ] = None,
-    tile_px: Annotated[int | None, typer.Option(help="Side of a tile; default: detector's, or 256.", min=32, max=1024)] = None,
+    tile_px: Annotated[
+        int | None, typer.Option(help="Side of a tile; default: detector's, or that of tile files, or 256.", min=32, max=1024)
+    ] = None,
     input_px: Annotated[int | None, typer.Option(help="Shrink tiles to this side for the network: faster.")] = None,
     mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default: detector's, or 0.5.", min=0.05, max=20)] = None,
     slide_mpp: MppOption = None,
@@ -68,9 +80,16 @@ def train(
     """Learn classes from named outlines or labelled tiles, and say how well that went on tiles not learnt from."""
     from napari_histoad.classifiers import save_classifier
     from napari_histoad.detectors import load_detector
-    from napari_histoad.engine import fit_classifier_job, gather_labelled_job, labelled_sources, stain_of
+    from napari_histoad.engine import (
+        fit_classifier_job,
+        gather_labelled_job,
+        labelled_sources,
+        list_labelled_files,
+        own_side,
+        stain_of,
+    )
     from napari_histoad.evaluation import cross_validate_job
-    from napari_histoad.slide import GivenMpp
+    from napari_histoad.slide import GivenMpp, is_slide
 
     detector = None if model is None else load_detector(model)
     given = read_settings(settings)
@@ -79,6 +98,10 @@ def train(
     given["pretrained"] = pretrained or given.get("pretrained", False)
     if detector is not None:
         given = {"tile_px": detector.settings.tile_px, "mpp": detector.settings.mpp, **given}
+    if "tile_px" not in given and (files := [f for p in sources if not is_slide(p) for f in list_labelled_files(p)]):
+        given["tile_px"], note = own_side(files, lambda side: 32 <= side <= 1024, "the sources")
+        if note:
+            say(note)
     draft = _settings(given)
     known = _weights(draft.networks, weights, pretrained=draft.pretrained)
     given_mpp = GivenMpp(slide_mpp, override_mpp)
@@ -110,11 +133,14 @@ def train(
 def predict(
     tiles: Annotated[Path, typer.Argument(help="A folder of tiles, or a manifest.csv.", show_default=False)],
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The table to write: file, class, a probability per class.")] = Path("classes.csv"),
+    out: Annotated[
+        Path, typer.Option(help="The table to write: file, class, a probability per class; and problem, if some tiles fail.")
+    ] = Path("classes.csv"),
+    resize: Annotated[bool, typer.Option("--resize", help="Resize tiles of another size.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Classify tiles that are files; with labels, say how well."""
+    """Classify tiles that are files; with labels, say how well. Goes on after one that cannot be read, with exit code 1."""
     import numpy as np
 
     from napari_histoad.classifiers import load_classifier
@@ -126,24 +152,28 @@ def predict(
     classes, side = classifier.settings.classes, classifier.settings.tile_px
     labelled = _labelled(tiles, classes)
     files = labelled or list_tile_files(tiles)
-    read = read_tile_files(files, side)
+    errors: dict[int, SettingsError] = {}
+    read = read_tile_files(files, side, resize=resize, errors=errors)
+    if len(errors) == len(files):
+        raise errors[0]
     stain = None if classifier.detector is None else stain_of(classifier.detector)
     if stain is not None:
         stain_of_files(files, stain.method, side).to(stain)(read.images)
-    names = [file.name for file in files]
+    good = [file for k, file in enumerate(files) if k not in errors]
     probabilities = follow(predict_job(classifier, read.images, device), quiet=as_json)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w", newline="", encoding="utf-8") as handle:
+        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
             table = csv.writer(handle)
-            table.writerow(["file", "class", *(f"p_{name}" for name in classes)])
-            for name, row in zip(names, probabilities, strict=True):
-                table.writerow([name, classes[int(row.argmax())], *(f"{p:.6g}" for p in row)])
-    truth = np.array([classes.index(file.class_name) for file in labelled], np.int64)
+            table.writerow(["file", "class", *(f"p_{name}" for name in classes), *(["problem"] if errors else [])])
+            for file, row in zip(good, probabilities, strict=True):
+                table.writerow([file.name, classes[int(row.argmax())], *(f"{p:.6g}" for p in row)])
+            table.writerows([files[k].name, *[""] * (1 + len(classes)), err.what] for k, err in errors.items())
+    truth = np.array([classes.index(file.class_name) for file in good if labelled], np.int64)
     report = report_classes(truth, probabilities, read.groups) if labelled else None
-    rows: list[tuple[str, object]] = [("Classified", f"{len(names):,} tiles -> {out}")]
-    document = {"classes": str(out), "tiles": len(names), "report": None if report is None else report.to_json()}
-    emit(document, [*rows, *([] if report is None else report.rows())], as_json=as_json)
+    rows: list[tuple[str, object]] = [("Classified", f"{len(good):,} tiles -> {out}")]
+    document = {"classes": str(out), "tiles": len(good), "report": None if report is None else report.to_json()}
+    finish_tiles(document, [*rows, *([] if report is None else report.rows())], files, errors, as_json)
 
 
 @app.command()
@@ -160,14 +190,18 @@ def explain(
     from napari_histoad.classifiers import load_classifier
     from napari_histoad.engine import explain_tile
     from napari_histoad.maps import draw_explanation, explanation_panels
-    from napari_histoad.tiles import TileFile, read_tile_files
+    from napari_histoad.tiles import TileFile, check_tile_files, read_tile_files
 
     classifier = load_classifier(model)
     classes = classifier.settings.classes
     if of_class is not None and of_class not in classes:
         raise SettingsError(f"the classifier knows no class {of_class!r}", f"it knows {', '.join(classes)}")
     files = [TileFile(path, path.name, None, "") for path in tiles]
-    images = read_tile_files(files, classifier.settings.tile_px).images
+    side = classifier.settings.tile_px
+    images = read_tile_files(files, side).images
+    for k, (height, width) in check_tile_files(files)[0].items():
+        if (height, width) != (side, side):
+            say(f"{files[k].name} is resized from {height} x {width} to {side} x {side} px")
     written = []
     for path, image in zip(tiles, images, strict=True):
         target = None if of_class is None else classes.index(of_class)

@@ -16,9 +16,10 @@ from napari_histoad.errors import BackboneError, BundleError, DeviceError, Histo
 from napari_histoad.jobs import Eta, Progress, run, speed_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from napari_histoad.jobs import Job
+    from napari_histoad.tiles import TileFile
 
 __all__ = [
     "WRONG_USE",
@@ -30,6 +31,7 @@ __all__ = [
     "command",
     "emit",
     "fail",
+    "finish_tiles",
     "follow",
     "say",
     "table",
@@ -71,6 +73,22 @@ def emit(document: dict[str, Any], rows: Sequence[tuple[str, object]] = (), *, a
         print(json.dumps(document, indent=2, default=str))
     else:
         table(rows)
+
+
+def finish_tiles(
+    document: dict[str, Any],
+    rows: Sequence[tuple[str, object]],
+    files: Sequence[TileFile],
+    errors: Mapping[int, HistoadError],
+    as_json: bool,
+) -> None:
+    """Print the result on tiles that are files, and those that failed; if some did, leave with 1."""
+    for err in errors.values():
+        say(f"error: {err}")
+    failed = [{"file": files[k].name, "what": err.what, "remedy": err.remedy} for k, err in errors.items()]
+    emit({**document, "failed": failed}, [*rows, *([("Failed", f"{len(failed):,} tiles")] if failed else [])], as_json=as_json)
+    if failed:
+        raise typer.Exit(1)
 
 
 def table(rows: Sequence[tuple[str, object]]) -> None:

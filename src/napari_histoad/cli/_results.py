@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, command, emit, follow
+from napari_histoad.cli._console import DeviceOption, JsonOption, command, emit, finish_tiles, follow
 from napari_histoad.errors import SettingsError, writing
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ SlideOption = Annotated[Path | None, typer.Option("--slide", help="The slide tha
 def score(
     tiles: Annotated[Path, typer.Argument(help="A folder of tiles, or a manifest.csv.", show_default=False)],
     model: Annotated[Path, typer.Option(help="Trained detector.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The table to write: file, score, p_value.")] = Path("scores.csv"),
+    out: Annotated[
+        Path, typer.Option(help="The table to write: file, score, p_value; and problem, if some tiles cannot be scored.")
+    ] = Path("scores.csv"),
     resize: Annotated[bool, typer.Option("--resize", help="Resize tiles of another size.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Score tiles that are files."""
+    """Score tiles that are files. Goes on after a tile that cannot be read; exit code 1 tells of it."""
     from napari_histoad.detectors import load_detector
     from napari_histoad.engine import score_files_job
     from napari_histoad.tiles import list_tile_files
@@ -47,15 +49,20 @@ def score(
     detector = load_detector(model)
     assert detector.calibration is not None
     files = list_tile_files(tiles)
-    scores = follow(score_files_job(detector, files, device, resize=resize), quiet=as_json)
-    p_values = detector.calibration.p_value(scores)
+    scores, errors = follow(score_files_job(detector, files, device, resize=resize), quiet=as_json)
+    good = [k for k in range(len(files)) if k not in errors]
+    p_values = dict(zip(good, detector.calibration.p_value(scores[good]), strict=True))
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w", newline="", encoding="utf-8") as handle:
+        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
             table = csv.writer(handle)
-            table.writerow(["file", "score", "p_value"])
-            table.writerows((f.name, f"{s:.6g}", f"{p:.6g}") for f, s, p in zip(files, scores, p_values, strict=True))
-    emit({"scores": str(out), "tiles": len(files)}, [("Scored", f"{len(files):,} tiles -> {out}")], as_json=as_json)
+            table.writerow(["file", "score", "p_value", *(["problem"] if errors else [])])
+            for k, file in enumerate(files):
+                if k in errors:
+                    table.writerow([file.name, "", "", errors[k].what])
+                else:
+                    table.writerow([file.name, f"{scores[k]:.6g}", f"{p_values[k]:.6g}", *([""] if errors else [])])
+    finish_tiles({"scores": str(out), "tiles": len(good)}, [("Scored", f"{len(good):,} tiles -> {out}")], files, errors, as_json)
 
 
 @command

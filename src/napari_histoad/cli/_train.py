@@ -31,6 +31,10 @@ TissueOption = Annotated[
         help="Where the tissue is: found on the slide, or the outlines, for stains where it is not found.",
     ),
 ]
+NormalClassOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Of tiles in class folders or with a class: which is normal, where its name does not say; or all-tiles."),
+]
 MaxTilesOption = Annotated[int, typer.Option(help="Most tiles to learn from, over all slides.", min=48)]
 
 
@@ -44,7 +48,10 @@ def train(
     mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default 0.5 or the slide's.", min=0.05, max=20)] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
-    tile_px: Annotated[int | None, typer.Option(help="Side of a tile in pixels.", min=32, max=1024)] = None,
+    normal_class: NormalClassOption = None,
+    tile_px: Annotated[
+        int | None, typer.Option(help="Side of a tile in pixels; default 256, of tile files their own.", min=32, max=1024)
+    ] = None,
     srgb: Annotated[
         bool, typer.Option("--srgb", help="Convert colours by the slides' ICC profiles, here and in later maps.")
     ] = False,
@@ -75,7 +82,8 @@ def train(
     options = {"stain": stain, "backbone": backbone, "backbone_weights": backbone_weights}
     given |= {name: value for name, value in options.items() if value is not None}
     given_mpp = GivenMpp(slide_mpp, override_mpp)
-    sources = [replace(source, **given_mpp.of(source.path)) for source in training_sources(slides, normal, None, tissue)]
+    found = training_sources(slides, normal, None, tissue, normal_class=normal_class)
+    sources = [replace(source, **given_mpp.of(source.path)) for source in found]
     job = train_job(
         sources,
         out,
@@ -119,6 +127,7 @@ def recalibrate(
     tissue: TissueOption = "found",
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
+    normal_class: NormalClassOption = None,
     max_tiles: MaxTilesOption = 2000,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -128,7 +137,8 @@ def recalibrate(
     from napari_histoad.slide import GivenMpp
 
     given_mpp = GivenMpp(slide_mpp, override_mpp)
-    sources = [replace(source, **given_mpp.of(source.path)) for source in training_sources(slides, normal, None, tissue)]
+    found = training_sources(slides, normal, None, tissue, normal_class=normal_class)
+    sources = [replace(source, **given_mpp.of(source.path)) for source in found]
     detector = follow(recalibrate_job(sources, model, out, device=device, max_tiles=max_tiles), quiet=as_json)
     assert detector.calibration is not None
     note = detector.calibration.note

@@ -10,8 +10,9 @@ from napari_histoad.engine._labelled import LabelledTiles, gather_labelled_job, 
 from napari_histoad.engine._map import MapOptions, map_job, map_path, map_slide
 from napari_histoad.engine._options import MAX_SEED, check_options
 from napari_histoad.engine._recalibrate import recalibrate, recalibrate_job
-from napari_histoad.engine._score import score_files_job, score_images
+from napari_histoad.engine._score import FileScores, score_files_job, score_images
 from napari_histoad.engine._self import self_detector_job
+from napari_histoad.engine._tile_files import own_side
 from napari_histoad.engine._train import fit_job, suspicious_file, train, train_job
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "CohortSlide",
     "DeviceChoice",
     "Explanation",
+    "FileScores",
     "LabelledTiles",
     "MapOptions",
     "Speed",
@@ -39,6 +41,7 @@ __all__ = [
     "map_job",
     "map_path",
     "map_slide",
+    "own_side",
     "predict_job",
     "predict_prepared",
     "prepare_job",

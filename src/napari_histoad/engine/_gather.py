@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_histoad.engine._tile_files import grouped_tiles, read_good_tiles
 from napari_histoad.errors import RegionError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import Annotations, Region, normal_regions, outside_note, read_annotations
@@ -19,7 +20,7 @@ from napari_histoad.tiles import (
     Stain,
     TileSet,
     check_tissue_from,
-    list_tile_files,
+    list_normal_files,
     read_tile_files,
     sample_tiles,
     tissue_mask,
@@ -74,6 +75,8 @@ class TrainingSource:
         normal and counts, however rare.
     slide_mpp : float or None
         µm per level-0 pixel where the slide states none.
+    normal_classes : tuple of str
+        Of tile files: the classes that are normal, in the place of the known names, see `list_normal_files`.
     notes : tuple of str
         What was assumed or left out when the source was chosen, a sentence each; shown when it is read.
     tissue : str
@@ -85,6 +88,7 @@ class TrainingSource:
     mpp: float | None = None
     mixed: bool = False
     slide_mpp: float | None = None
+    normal_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tissue: str = "found"
 
@@ -134,10 +138,14 @@ def gather_job(
         for note in source.notes:
             yield Progress("Reading normal tiles", number, len(sources), "slides", path=str(source.path), note=note)
         if source.is_tiles:
-            normal = _normal_files(source)
-            tiles = read_tile_files([normal[i] for i in np.sort(rng.permutation(len(normal))[:share])], tile_px)
+            chosen = list_normal_files(source.path, source.normal_classes)
+            picked = [chosen.files[i] for i in np.sort(rng.permutation(len(chosen.files))[:share])]
+            tiles, _, notes = read_good_tiles(picked, tile_px, source.path.name)
             if stain is not None:
-                stain_of_files(normal, stain.method, tile_px).to(stain)(tiles.images)
+                stain_of_files(chosen.files, stain.method, tile_px).to(stain)(tiles.images)
+            tiles, grouping = grouped_tiles(tiles, chosen, source.path.name, alone=len(sources) == 1)
+            for note in (*chosen.notes, *notes, *([grouping] if grouping else [])):
+                yield Progress("Reading normal tiles", number, len(sources), "slides", path=str(source.path), note=note)
             sets.append(replace(tiles, sources=(source.path.name,)))
         else:
             sets.append((yield from _slide_job(source, tile_px, wanted, share, unit, rng, srgb=srgb, stain=stain)))
@@ -163,7 +171,7 @@ def stain_job(
     for number, source in enumerate(sources):
         yield Progress("Looking at stains", number, len(sources), "slides", path=str(source.path))
         if source.is_tiles:
-            stains.append(stain_of_files(_normal_files(source), method, tile_px))
+            stains.append(stain_of_files(list_normal_files(source.path, source.normal_classes).files, method, tile_px))
         else:
             with source.open(srgb=srgb) as slide:
                 stains.append(
@@ -190,7 +198,7 @@ def stain_of(detector: Detector) -> Stain | None:
 def stain_of_files(files: Sequence[TileFile], method: StainMethod, tile_px: int) -> Stain:
     """Estimate the stains that tiles which are files have in common, from at most 32 of them."""
     few = files[:: -(-len(files) // _FILES_FOR_STAIN)]
-    return Stain.of_pixels(read_tile_files(few, tile_px).images, method, f"{few[0].path.parent.name}/")
+    return Stain.of_pixels(read_tile_files(few, tile_px, errors={}).images, method, f"{few[0].path.parent.name}/")
 
 
 def common_mpp(sources: Sequence[TrainingSource], mpp: float | None) -> float:
@@ -203,10 +211,6 @@ def common_mpp(sources: Sequence[TrainingSource], mpp: float | None) -> float:
             with source.open() as slide:
                 wanted = max(wanted, slide.require_mpp())
     return wanted
-
-
-def _normal_files(source: TrainingSource) -> list[TileFile]:
-    return [file for file in list_tile_files(source.path) if not file.label]
 
 
 def _held_together(sources: Sequence[TrainingSource]) -> str:
@@ -249,6 +253,7 @@ def training_sources(
     slide_mpp: float | None = None,
     tissue: str = "found",
     override_mpp: float | None = None,
+    normal_class: str | Sequence[str] | None = None,
 ) -> list[TrainingSource]:
     """Pair slides with their outlines.
 
@@ -265,6 +270,8 @@ def training_sources(
         ``"found"`` on the slides, or the outlined ``"regions"``.
     override_mpp : float, optional
         µm per level-0 pixel, whatever the slides state.
+    normal_class : str or sequence of str, optional
+        Of tile files: the class or classes that are normal; ``all-tiles`` if all are.
 
     Raises
     ------
@@ -273,6 +280,7 @@ def training_sources(
     RegionError
         If there are not as many annotation files as slides, one is given for several, or a slide has no normal outline.
     """
+    classes = () if normal_class is None else (normal_class,) if isinstance(normal_class, str) else tuple(normal_class)
     given = ["all-tissue"] if normal is None else [normal] if isinstance(normal, str | PathLike) else list(normal)
     if len(given) == 1 and given[0] in _TISSUE:
         given *= len(paths)
@@ -292,7 +300,7 @@ def training_sources(
     for part in given:
         check_tissue_from(tissue, given=part not in _TISSUE)
     return [
-        replace(_source(path, part), tissue=tissue, mpp=override_mpp, slide_mpp=slide_mpp)
+        replace(_source(path, part), tissue=tissue, mpp=override_mpp, slide_mpp=slide_mpp, normal_classes=classes)
         for path, part in zip(paths, given, strict=True)
     ]
 

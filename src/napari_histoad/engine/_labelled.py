@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 
 from napari_histoad.engine._gather import TrainingSource, common_mpp, stain_of_files, stained
 from napari_histoad.engine._options import check_options
+from napari_histoad.engine._tile_files import read_good_tiles
 from napari_histoad.errors import RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import NORMAL_NAMES, UNREADABLE, read_annotations
-from napari_histoad.tiles import TileFile, TileSet, list_tile_files, read_tile_files, sample_tiles, tissue_mask, training_grid
+from napari_histoad.tiles import TileFile, TileSet, list_tile_files, sample_tiles, tissue_mask, training_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,6 @@ _LEAST_PER_CLASS = 8
 _IDC = re.compile(r"^(?P<patient>\d+)_idx\d+_x\d+_y\d+_class(?P<label>[01])$")
 """Names of the breast IDC set: the patient is in them."""
 _FIRST = NORMAL_NAMES | {"0", "negative"}
-_PCAM = {"id", "label"}
-"""Columns of train_labels.csv of the Kaggle edition of PatchCamelyon; its tiles lie in train/."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def list_labelled_files(source: Path) -> list[TileFile]:
         If nothing says what class the tiles are of.
     """
     if source.suffix.lower() == ".csv":
-        files = _pcam(source) or list_tile_files(source)
+        files = list_tile_files(source)
     else:
         files = list_tile_files(source)
         matches = [_IDC.match(file.path.stem) for file in files]
@@ -104,28 +102,15 @@ def list_labelled_files(source: Path) -> list[TileFile]:
             found = [(file, m) for file, m in zip(files, matches, strict=True) if m is not None]
             return [replace(file, group=m["patient"], class_name=m["label"]) for file, m in found]
         parts = [file.path.relative_to(source).parts for file in files]
-        # Nothing says which tiles belong together, so each stands for itself.
-        files = [replace(f, group=f.name, class_name=p[0] if len(p) > 1 else "") for f, p in zip(files, parts, strict=True)]
+        if all(file.label is None for file in files):  # names of classes that are not known: the outermost folders
+            files = [replace(f, group="", class_name=p[0] if len(p) > 1 else "") for f, p in zip(files, parts, strict=True)]
+        # Where nothing says which tiles belong together, each stands for itself.
+        files = [file if file.group else replace(file, group=file.name) for file in files]
     named = [file for file in files if file.class_name]
     if len({file.class_name for file in named}) < 2:
         msg = f"{source} names fewer than two classes"
         raise SettingsError(msg, "give a folder per class, or a manifest.csv with columns file, class, group")
     return named
-
-
-def _pcam(source: Path) -> list[TileFile]:
-    """Return the tiles of PatchCamelyon's table; none if the file is another or cannot be read."""
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as handle:
-            table = csv.DictReader(handle)
-            rows = list(table) if set(table.fieldnames or ()) == _PCAM else []
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []  # whoever reads it as a manifest says what is wrong with it
-    wrong = next((line for line, row in enumerate(rows, start=2) if row["label"] not in ("0", "1")), None)
-    if wrong is not None:
-        raise SettingsError(f"{source.name}, line {wrong}: the label is neither 0 nor 1", "mend that line")
-    folder = source.parent / "train"
-    return [TileFile(folder / f"{r['id']}.tif", f"{r['id']}.tif", int(r["label"]), r["id"], r["label"]) for r in rows]
 
 
 def gather_labelled_job(
@@ -164,7 +149,9 @@ def gather_labelled_job(
         if source.is_tiles:
             files = list_labelled_files(source.path)
             chosen = [files[i] for i in _balanced(np.array([file.class_name for file in files]), share, rng)]
-            tiles = read_tile_files(chosen, tile_px)
+            tiles, chosen, notes = read_good_tiles(chosen, tile_px, source.path.name)
+            for note in notes:
+                yield Progress("Reading tiles", number, len(sources), "slides", path=str(source.path), note=note)
             if stain is not None:
                 stain_of_files(files, stain.method, tile_px).to(stain)(tiles.images)
             sets.append(replace(tiles, sources=(source.path.name,)))

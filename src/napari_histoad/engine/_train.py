@@ -18,9 +18,10 @@ from napari_histoad.engine._gather import MAX_TILES, TrainingSource, gather_job,
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine._refine import check_refinement, passes_of, refine_job, stages_of, suspicious
 from napari_histoad.engine._score import score_images
+from napari_histoad.engine._tile_files import accepts_side, own_side
 from napari_histoad.errors import SettingsError, TrainingError, writing
 from napari_histoad.jobs import Progress, run
-from napari_histoad.tiles import write_places
+from napari_histoad.tiles import list_normal_files, write_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,6 +193,9 @@ def train_job(
     check_options(seed=seed, devices=devices, max_tiles=max_tiles, mpp=mpp)
     choose_device(device, devices)  # refused now, not after reading for an hour
     given = dict(settings or {})
+    if "tile_px" not in given:
+        for note in _own_side(sources, detector, given):
+            yield Progress("Reading normal tiles", 0, len(sources), "slides", note=note)
     torch.manual_seed(seed)
     draft = create_detector(detector, **given, **({} if mpp is None else {"mpp": mpp}))
     draft.check_trainable()
@@ -239,6 +243,16 @@ def _remove(checkpoint: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _own_side(sources: Sequence[TrainingSource], detector: str, given: dict[str, Any]) -> list[str]:
+    """Set ``tile_px`` to the size of the tile files among the sources; return notes."""
+    named = [source for source in sources if source.is_tiles]
+    files = [file for source in named for file in list_normal_files(source.path, source.normal_classes).files]
+    if not files:
+        return []
+    given["tile_px"], note = own_side(files, accepts_side(detector, given), ", ".join(source.path.name for source in named))
+    return [note] if note else []
+
+
 def suspicious_file(model: Path) -> Path:
     """Return the table of the tiles that the refinement of a detector left out."""
     return model.with_suffix(".suspicious.csv")
@@ -252,6 +266,7 @@ def train(
     detector: str = "vqvae",
     slide_mpp: float | None = None,
     override_mpp: float | None = None,
+    normal_class: str | Sequence[str] | None = None,
     tissue: str = "found",
     mpp: float | None = None,
     device: str = "auto",
@@ -279,6 +294,8 @@ def train(
         µm per level-0 pixel of slides that do not state it; those that do keep theirs.
     override_mpp : float, optional
         µm per level-0 pixel, whatever the slides state.
+    normal_class : str or sequence of str, optional
+        Of tiles with classes: which are normal, where their names do not say; ``"all-tiles"`` if all are.
     tissue : str
         ``"found"`` on the slides; ``"regions"`` takes the outlines as tissue, for stains where it is not found.
     mpp : float, optional
@@ -310,7 +327,7 @@ def train(
     >>> detector = train("case.svs", "skin.safetensors", normal="normal.geojson")  # doctest: +SKIP
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue, override_mpp)
+    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue, override_mpp, normal_class)
     job = train_job(
         sources,
         Path(out),

@@ -4,7 +4,16 @@
 `TileSet` holds training tiles in memory.
 """
 
-from napari_histoad.tiles._files import TileFile, list_tile_files, read_tile_files
+from napari_histoad.tiles._alike import near_duplicates
+from napari_histoad.tiles._files import (
+    NormalTiles,
+    TileFile,
+    check_tile_files,
+    list_normal_files,
+    list_tile_files,
+    read_tile_files,
+    tile_side,
+)
 from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileBatch, TileLoader, UndecodedBatch
 from napari_histoad.tiles._sample import sample_tiles, sample_tiles_job, training_grid
@@ -14,6 +23,7 @@ from napari_histoad.tiles._tissue import TISSUE_FROM, TissueMask, check_tissue_f
 
 __all__ = [
     "TISSUE_FROM",
+    "NormalTiles",
     "Stain",
     "StainMethod",
     "TileBatch",
@@ -24,13 +34,17 @@ __all__ = [
     "TileSet",
     "TissueMask",
     "UndecodedBatch",
+    "check_tile_files",
     "check_tissue_from",
     "find_tissue",
+    "list_normal_files",
     "list_tile_files",
+    "near_duplicates",
     "read_places",
     "read_tile_files",
     "sample_tiles",
     "sample_tiles_job",
+    "tile_side",
     "tissue_mask",
     "training_grid",
     "write_places",

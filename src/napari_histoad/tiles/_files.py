@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from napari_histoad.errors import SettingsError
+from napari_histoad.tiles._class_names import ALL_TILES, kind_of
+from napari_histoad.tiles._folders import (
+    class_level_missing,
+    find_tiles,
+    has_training_folder,
+    is_left_for_testing,
+    sort_into_classes,
+)
+from napari_histoad.tiles._manifest import read_manifest
+from napari_histoad.tiles._picture import PICTURE_SUFFIXES, picture_size, read_picture
 from napari_histoad.tiles._set import TilePlace, TileSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
-__all__ = ["TileFile", "list_tile_files", "read_tile_files"]
+    from numpy.typing import NDArray
 
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+    from napari_histoad.tiles._folders import FoundTile
+    from napari_histoad.tiles._manifest import Manifest
+
+__all__ = ["NormalTiles", "TileFile", "check_tile_files", "list_normal_files", "list_tile_files", "read_tile_files", "tile_side"]
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class TileFile:
     name : str
         As listed.
     label : int or None
-        0 for normal.
+        0 for normal; None if unknown.
     group : str
         What it comes from; never split between training and testing.
     class_name : str
@@ -45,46 +60,162 @@ class TileFile:
     class_name: str = ""
 
 
+class NormalTiles(NamedTuple):
+    """The normal tiles of a folder or manifest.
+
+    Attributes
+    ----------
+    files : list of TileFile
+    notes : tuple of str
+        What was taken, left out and assumed, a sentence each.
+    grouped : bool
+        Whether something says which of them belong together.
+    """
+
+    files: list[TileFile]
+    notes: tuple[str, ...]
+    grouped: bool
+
+
 def list_tile_files(source: Path) -> list[TileFile]:
-    """Return the tiles of a folder or of a manifest.csv with columns file, label, class, group, of which the first must be there.
+    """Return the tiles of a folder, or of a manifest.csv with columns file, label, class, group; the first must be there.
+
+    Of a folder, the class is the innermost folder with a known name (normal, benign, 0, tumour …) and the group what is above
+    and below it; the label is unknown where no folder has one.
 
     Raises
     ------
     SettingsError
-        If nothing is there, or the manifest lacks its columns.
+        If nothing is there, or the manifest is not understood.
     """
     if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
-        tiles = [TileFile(p, p.relative_to(source).as_posix(), None, p.parent.name) for p in paths]
-    elif source.suffix.lower() == ".csv":
-        tiles = _read_manifest(source)
+        found = sort_into_classes(source, find_tiles(source))
+        tiles = [_as_file(tile, source) for tile in found]
     else:
+        tiles = [TileFile(t.path, t.name, t.label, t.group or t.name, t.class_name) for t in _manifest(source).tiles]
+    _check_some(tiles, source)
+    return tiles
+
+
+def list_normal_files(source: Path, normal: Collection[str] = ()) -> NormalTiles:
+    """Return the normal tiles of a folder or manifest, and what was left out.
+
+    Of a manifest these are those of label 0, or of a class that means normal; without both columns all. Of a folder with
+    class folders, those in the normal ones; of one with folders for training and testing, the former; of others all.
+
+    Parameters
+    ----------
+    source : Path
+    normal : collection of str
+        Classes that are normal, in the place of the known names; ``all-tiles``: all are.
+
+    Raises
+    ------
+    SettingsError
+        If there are none, or there are classes of which none is known as normal.
+    """
+    if source.is_dir():
+        found = sort_into_classes(source, find_tiles(source), normal)
+        _check_some(found, source)
+        training = has_training_folder(found)
+        kept = [tile for tile in found if not is_left_for_testing(tile, beside_training=training)]
+        tiles = [_as_file(tile, source) for tile in kept]
+        notes = [f"{source.name}: {len(found) - len(kept):,} tiles for testing, or masks, are left out."] if kept != found else []
+        classes = any(tile.class_name or tile.label is not None for tile in kept) and ALL_TILES not in normal
+        unclear = [] if classes or normal else class_level_missing(kept)
+        if unclear:
+            names = ", ".join(unclear[:_SHOWN]) + (" …" if len(unclear) > _SHOWN else "")
+            raise SettingsError(f"the folders of {source.name} ({names}) may be classes, and none is known as normal", _WAY_OUT)
+        if normal and not classes and ALL_TILES not in normal:
+            there = ", ".join(sorted({name for tile in kept for name in tile.folders})) or "none"
+            raise SettingsError(f"no folder of {source.name} is named {' or '.join(normal)} (there are: {there})", _WAY_OUT)
+        if kind_of(source.name) == "anomalous" and not classes and not normal:
+            notes.append(f"{source.name} is named like an anomaly, and its tiles are taken as normal.")
+        grouped = len({tile.group for tile in kept if not classes or tile.label == 0}) > 1
+    else:
+        manifest = _manifest(source, normal)
+        tiles = [TileFile(t.path, t.name, t.label, t.group or t.name, t.class_name) for t in manifest.tiles]
+        _check_some(tiles, source)
+        notes, classes = list(manifest.notes), manifest.labelled and ALL_TILES not in normal
+        grouped = len({t.group for t in manifest.tiles if t.group and (not classes or t.label == 0)}) > 1
+        if not manifest.labelled:
+            notes.append(f"{source.name} has no labels: all of its {len(tiles):,} tiles are taken as normal.")
+    if not classes:
+        return NormalTiles(tiles, tuple(notes), grouped)
+    chosen = [tile for tile in tiles if tile.label == 0]
+    if not chosen:
+        msg = f"no tile of {source.name} is known as normal (there are: {_counts(tiles)})"
+        raise SettingsError(msg, _WAY_OUT)
+    left = [tile for tile in tiles if tile.label != 0]
+    taken = f"{source.name}: {_counts(chosen)} learnt from as normal"
+    return NormalTiles(chosen, (*notes, f"{taken}; left out: {_counts(left)}." if left else f"{taken}."), grouped)
+
+
+_WAY_OUT = f"say which class is normal: --normal-class NAME (Python: normal_class); {ALL_TILES} if all are"
+
+
+def _counts(tiles: Sequence[TileFile]) -> str:
+    counts = Counter(tile.class_name or "without a label" for tile in tiles)
+    return ", ".join(f"{name} ({count:,} tiles)" for name, count in sorted(counts.items()))
+
+
+def _as_file(tile: FoundTile, source: Path) -> TileFile:
+    return TileFile(tile.path, tile.path.relative_to(source).as_posix(), tile.label, tile.group, tile.class_name)
+
+
+def _manifest(source: Path, normal: Collection[str] = ()) -> Manifest:
+    if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        if not source.exists():
+            raise SettingsError(f"there is no folder or table {source}", "check the path")
         raise SettingsError(f"{source} is neither a folder of tiles nor a manifest.csv", "check the path")
+    return read_manifest(source, () if ALL_TILES in normal else normal)
+
+
+def _check_some(tiles: Sequence[object], source: Path) -> None:
     if not tiles:
-        raise SettingsError(f"{source} holds no tiles", f"accepted are {', '.join(sorted(_IMAGE_SUFFIXES))}")
-    return tiles
+        raise SettingsError(f"{source} holds no tiles", f"accepted are {', '.join(sorted(PICTURE_SUFFIXES))}")
 
 
-def _read_manifest(source: Path) -> list[TileFile]:
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise SettingsError(f"{source} cannot be read as a table ({err})", "give a UTF-8 csv file") from err
-    if rows and "file" not in rows[0]:
-        raise SettingsError(f"{source.name} has no column named file", "columns are file, label, group")
-    tiles = []
-    for line, row in enumerate(rows, start=2):
-        label = (row.get("label") or "").strip()
-        if label and not label.lstrip("-").isdigit():
-            raise SettingsError(f"{source.name}, line {line}: label {label!r} is not a number", "0 is normal, 1 anomalous")
-        path = source.parent / row["file"]
-        named = (row.get("class") or label).strip()
-        tiles.append(TileFile(path, row["file"], int(label) if label else None, row.get("group") or row["file"], named))
-    return tiles
+def check_tile_files(tiles: Sequence[TileFile]) -> tuple[dict[int, tuple[int, int]], dict[int, SettingsError]]:
+    """Return (height, width) of the tiles that open, and the errors of those that do not, both by their place."""
+    sizes, errors = {}, {}
+    for k, tile in enumerate(tiles):
+        try:
+            sizes[k] = picture_size(tile.path)
+        except SettingsError as err:
+            errors[k] = err
+    return sizes, errors
 
 
-def read_tile_files(tiles: Sequence[TileFile], tile_px: int, *, resize: bool = True) -> TileSet:
+def tile_side(sizes: Collection[tuple[int, int]], accepts: Callable[[int], bool], where: str) -> tuple[int, str]:
+    """Return the side that a detector of tiles of these sizes has, and a note if they are resized for it.
+
+    It is the files' own, or the nearest that the method accepts.
+
+    Raises
+    ------
+    SettingsError
+        If the files are of several sizes or not square: then somebody has to choose.
+    """
+    kinds = Counter(sizes).most_common()
+    if len(kinds) > 1 or kinds[0][0][0] != kinds[0][0][1]:
+        shown = ", ".join(f"{h} x {w} px ({count:,})" for (h, w), count in kinds[:_SHOWN])
+        what = "of several sizes" if len(kinds) > 1 else "not square"
+        raise SettingsError(f"the tiles of {where} are {what}: {shown}", "say to which side they are resized: --tile-px 256")
+    side = kinds[0][0][0]
+    near = sorted(range(32, 1025, 8), key=lambda other: (abs(other - side), -other))
+    best = next((other for other in near if accepts(other)), side) if not accepts(side) else side
+    note = f"Tiles of {side} px are resized to {best} px, the nearest side that the method takes." if best != side else ""
+    return best, note
+
+
+def read_tile_files(
+    tiles: Sequence[TileFile],
+    tile_px: int,
+    *,
+    resize: bool = True,
+    errors: dict[int, SettingsError] | None = None,
+) -> TileSet:
     """Read tiles that are files; groups as listed.
 
     Parameters
@@ -94,23 +225,36 @@ def read_tile_files(tiles: Sequence[TileFile], tile_px: int, *, resize: bool = T
         Wanted side.
     resize : bool
         Whether tiles of another size are resized; otherwise they are refused.
+    errors : dict of int to SettingsError, optional
+        Receives why tiles could not be read, by their place; these are left out. Without it the first one is raised.
 
     Raises
     ------
     SettingsError
-        If a file is missing, no image, or of another size.
+        If a file is missing, no picture, or of another size.
     """
     images = np.empty((len(tiles), tile_px, tile_px, 3), np.uint8)
+    good: list[int] = []
     for k, tile in enumerate(tiles):
         try:
-            with Image.open(tile.path) as image:
-                if not resize and image.size != (tile_px, tile_px):
-                    msg = f"tile {tile.path.name} is {image.height} x {image.width} px, the detector takes {tile_px} x {tile_px}"
-                    raise SettingsError(msg, "add --resize, or train a detector for that size")
-                images[k] = np.asarray(image.convert("RGB").resize((tile_px, tile_px), Image.Resampling.LANCZOS))
-        except (OSError, UnidentifiedImageError) as err:
-            raise SettingsError(f"tile {tile.path} cannot be read ({err})", "check the file or its line in the manifest") from err
-    groups = np.unique([tile.group for tile in tiles], return_inverse=True)[1].astype(np.int64)
-    apart = len(np.unique(groups)) == len(tiles)
+            images[len(good)] = _fitted(read_picture(tile.path), tile, tile_px, resize=resize)
+            good.append(k)
+        except SettingsError as err:
+            if errors is None:
+                raise
+            errors[k] = err
+    kept = [tiles[k] for k in good]
+    groups = np.unique([tile.group for tile in kept], return_inverse=True)[1].astype(np.int64)
+    apart = len(np.unique(groups)) == len(kept)
     grouping = "tile files" if apart else "groups of tile files"
-    return TileSet(images, groups, places=tuple(TilePlace(tile.name) for tile in tiles), grouping=grouping)
+    return TileSet(images[: len(good)], groups, places=tuple(TilePlace(tile.name) for tile in kept), grouping=grouping)
+
+
+def _fitted(pixels: NDArray[np.uint8], tile: TileFile, tile_px: int, *, resize: bool) -> NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    if (height, width) == (tile_px, tile_px):
+        return pixels
+    if not resize:
+        msg = f"tile {tile.path.name} is {height} x {width} px, the detector takes {tile_px} x {tile_px}"
+        raise SettingsError(msg, "add --resize, or train a detector for that size")
+    return np.asarray(Image.fromarray(pixels).resize((tile_px, tile_px), Image.Resampling.LANCZOS))

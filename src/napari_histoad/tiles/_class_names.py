@@ -1,0 +1,89 @@
+"""Which names of classes mean normal tissue, and which do not."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+__all__ = ["ALL_TILES", "class_of_label", "kind_of", "words_of"]
+
+ALL_TILES = "all-tiles"
+"""In the place of a class: every tile is normal, whatever its folder is called."""
+_NEGATED = "(?:non|no|not|un|without|free)"
+_ANOMALY = (
+    r"(?:tumou?rs?|tumou?rous|tumou?ral|cancers?|cancerous|carcinomas?|adenocarcinomas?|malignan(?:t|cy)|metasta(?:sis|ses|tic)"
+    r"|neoplas(?:m|ms|ia|tic)|lesions?|lesional|anomal(?:y|ies|ous)|abnormal(?:ity|ities)?|defect(?:s|ive)?|diseased?|infected"
+    r"|parasitized|patholog(?:y|ic|ical)|lymphomas?|melanomas?|sarcomas?|idc|ilc|dcis|oscc|scc|dysplas(?:ia|tic)|necro(?:sis|tic)"
+    r"|positives?|pos|bad|broken|outliers?)"
+)
+_NORMAL = re.compile(
+    rf"normals?|norm|benign|healthy|negatives?|neg|good|ok|inliers?|uninfected|{_NEGATED}{_ANOMALY}|{_ANOMALY}{_NEGATED}"
+)
+_ABNORMAL = re.compile(rf"{_ANOMALY}|tum|mal|nonnormal|notnormal|unhealthy|nonbenign|notgood|unwell")
+_PREFIXES = ("class", "label")
+_FILLERS = {
+    "tissue",
+    "tissues",
+    "mucosa",
+    "tile",
+    "tiles",
+    "patch",
+    "patches",
+    "image",
+    "images",
+    "cells",
+    "cell",
+    "case",
+    "slide",
+}
+
+Kind = Literal["normal", "anomalous", ""]
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a name in lower case, without numbers."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return [word.casefold() for word in re.findall(r"[^\W\d_]+", apart)]
+
+
+def kind_of(name: str) -> Kind:
+    """Return what a class name says: normal, anomalous, or nothing that is known.
+
+    Numbers, as in ``0_normal`` or ``normal_012``, say nothing here.
+    """
+    words = [word for word in words_of(name) if word not in _FILLERS and word not in _PREFIXES]
+    joined = "".join(words)
+    if not words:
+        return ""
+    if _NORMAL.fullmatch(joined):
+        return "normal"
+    if _ABNORMAL.fullmatch(joined) or any(_ABNORMAL.fullmatch(word) for word in words):
+        return "anomalous"
+    return "normal" if all(_NORMAL.fullmatch(word) for word in words) else ""
+
+
+def class_of_label(text: str, normal: Collection[str] = ()) -> int | None:
+    """Return 0 for a label that means normal, another number for one that does not, None for none that is understood.
+
+    Parameters
+    ----------
+    text : str
+        0, 1, 0.0, True, normal, tumour, or any other word.
+    normal : collection of str
+        Labels that the user calls normal; all others are anomalous then.
+    """
+    word = text.strip().casefold()
+    if normal:
+        return 0 if word in {name.casefold() for name in normal} else 1
+    if word in ("true", "yes"):
+        return 1
+    if word in ("false", "no"):
+        return 0
+    try:
+        value = float(word)
+    except ValueError:
+        return 0 if kind_of(word) == "normal" else 1 if words_of(word) else None
+    return int(value) if value >= 0 and value.is_integer() else None

@@ -1,0 +1,204 @@
+"""One reader for tiles that are picture files, whatever program wrote them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from napari_histoad.errors import SettingsError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["PICTURE_SUFFIXES", "picture_size", "read_picture"]
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+_TIFF = {".tif", ".tiff"}
+_MOST_PX = 64_000_000
+"""No tile is larger; what claims to be would fill the memory."""
+_PLAIN_MODES = {"RGB", "L", "1", "P", "LA", "La", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_EIGHT_BIT = "save tiles with 8 bits per channel, scaled as you know them to be"
+_SAMPLE_FORMAT = 339
+_MAX_TAGS = ("MaxSampleValue", "SMaxSampleValue")
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read a tile as RGB with 8 bits per channel.
+
+    Transparent pixels are white. Grey, palette, CMYK and YCbCr are converted as their formats say, colour profiles are not
+    applied, and the orientation of EXIF is. More than 8 bits, and floating point, are scaled from 0 to the largest value that
+    a TIFF states (MaxSampleValue); where none is stated they are refused, for nothing says what is white.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+
+    Raises
+    ------
+    SettingsError
+        With the reason, if it cannot be read, holds several pictures, is too large, or its range is not stated.
+    """
+    with _reading(path), _opened(path) as image:
+        if image is None:
+            return _read_tiff(path)
+        _check(image, path)
+        image.load()
+        turned = ImageOps.exif_transpose(image)
+        if turned.mode == "RGB" and "transparency" not in turned.info:
+            return np.asarray(turned)
+        if turned.has_transparency_data or turned.mode in ("La", "RGBa"):
+            clear = turned.convert({"La": "LA", "RGBa": "RGBA"}.get(turned.mode, "RGBA")).convert("RGBA")
+            turned = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+        return np.asarray(turned.convert("RGB"))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of a tile; the pixels are not read.
+
+    Raises
+    ------
+    SettingsError
+        As `read_picture`, of what shows in the header.
+    """
+    with _reading(path), _opened(path) as image:
+        if image is None:
+            return _tiff_size(path)
+        _check(image, path)
+        height, width = image.height, image.width
+        sideways = image.format != "TIFF" and image.getexif().get(274, 1) >= 5  # Pillow turns a TIFF when it is opened
+        return (width, height) if sideways else (height, width)
+
+
+class _reading:  # noqa: N801 - used like a function
+    """Translate what decoders raise of damaged files, and keep their warnings from users."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._warnings: AbstractContextManager[Any] = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: Any) -> None:
+        self._warnings.__exit__(kind, err, trace)
+        if err is None or isinstance(err, SettingsError) or not isinstance(err, Exception):
+            return
+        if isinstance(err, Image.DecompressionBombError):
+            raise _too_large(self.path) from err
+        if isinstance(err, FileNotFoundError):
+            reason = "there is no such file" if "://" not in str(self.path) else "only files are read, no addresses"
+        elif isinstance(err, UnidentifiedImageError):
+            reason = "no picture in a known format"
+        elif isinstance(err, OSError) and err.strerror:
+            reason = err.strerror
+        else:
+            reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise SettingsError(f"tile {self.path} cannot be read ({reason})", "check the file or its line in the manifest") from err
+
+
+def _opened(path: Path) -> Any:
+    """Open a picture; None for a TIFF that only tifffile understands."""
+    try:
+        image = Image.open(path)
+    except UnidentifiedImageError:
+        if path.suffix.lower() in _TIFF:
+            return _Nothing()
+        raise
+    if image.format == "TIFF" and _is_deep(image):
+        image.close()
+        return _Nothing()
+    return image
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether samples have more than 8 bits, or a sign; of colour PNG, Pillow would keep the upper 8 without a word."""
+    if image.format == "TIFF" and any(kind != 1 for kind in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))):
+        return True  # signed numbers, which Pillow would take as unsigned
+    return image.mode not in _PLAIN_MODES or any(";16" in str(part.args) for part in getattr(image, "tile", ()))
+
+
+def _check(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > _MOST_PX:
+        raise _too_large(path)
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph with its previews
+        raise _refused(path, f"holds {getattr(image, 'n_frames', 1)} pictures", "save the one that is the tile")
+    if _is_deep(image):
+        what = "floating-point numbers" if image.mode == "F" else f"more than 8 bits per channel ({image.mode})"
+        raise _refused(path, f"holds {what}, and nothing says which value is white", _EIGHT_BIT)
+
+
+def _read_tiff(path: Path) -> NDArray[np.uint8]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tif:
+        page = _only_page(tif, path)
+        top = 255.0 if page.dtype == np.uint8 else _stated_top(page)
+        if top is None:
+            raise _refused(path, f"holds {page.dtype}, and nothing says which value is white", _EIGHT_BIT)
+        if page.photometric.name not in ("RGB", "MINISBLACK", "MINISWHITE", "YCBCR"):
+            raise _refused(path, f"has colours as {page.photometric.name.lower()}", "save it as RGB")
+        pixels = page.asarray()
+        if pixels.ndim == 3 and page.planarconfig.name == "SEPARATE":
+            pixels = np.moveaxis(pixels, 0, 2)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        kinds = [getattr(kind, "name", "") for kind in page.extrasamples]
+        alpha = pixels.shape[2] in (2, 4) and bool(kinds) and kinds[0] in ("ASSOCALPHA", "UNASSALPHA")
+        values = pixels.astype(np.float64) / top
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise _refused(path, f"holds values outside 0 to {top:g}, which it states as its largest", _EIGHT_BIT)
+        colour = values[..., : 1 if pixels.shape[2] < 3 else 3]
+        if page.photometric.name == "MINISWHITE":
+            colour = 1 - colour
+        if alpha:
+            opacity = values[..., -1:]
+            colour = (colour if kinds[0] == "ASSOCALPHA" else colour * opacity) + 1 - opacity
+        found: NDArray[np.uint8] = np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
+        return np.repeat(found, 3, axis=2) if found.shape[2] == 1 else found
+
+
+def _stated_top(page: Any) -> float | None:
+    """Return the largest sample value that a TIFF states."""
+    values = [np.max(page.tags[tag].value) for tag in _MAX_TAGS if tag in page.tags]
+    return float(values[0]) if values and values[0] > 0 else None
+
+
+def _tiff_size(path: Path) -> tuple[int, int]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tif:
+        page = _only_page(tif, path)
+        if page.dtype != np.uint8 and _stated_top(page) is None:
+            raise _refused(path, f"holds {page.dtype}, and nothing says which value is white", _EIGHT_BIT)
+        return page.imagelength, page.imagewidth
+
+
+def _only_page(tif: Any, path: Path) -> Any:
+    if len(tif.pages) > 1:
+        raise _refused(path, f"holds {len(tif.pages)} pictures", "save the one that is the tile")
+    page = tif.pages[0]
+    if page.imagelength * page.imagewidth > _MOST_PX:
+        raise _too_large(path)
+    return page
+
+
+def _refused(path: Path, what: str, remedy: str) -> SettingsError:
+    return SettingsError(f"tile {path} {what}", remedy)
+
+
+def _too_large(path: Path) -> SettingsError:
+    return _refused(path, f"claims more than {_MOST_PX // 1_000_000} million pixels", "cut it into tiles, or open it as a slide")
