@@ -7,6 +7,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -52,9 +53,13 @@ def _code(value, meaning):
     return _sequence(CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=meaning)
 
 
-def write_dicom(folder, images, encoding, mpp=0.5, side=64, icc=None):
-    """Write the levels (H, W, 3) of a slide, finest first, and return the file of the finest."""
-    syntax, encode = ENCODINGS[encoding]
+def write_dicom(folder, images, encoding, mpp=0.5, side=64, icc=None, frames_of=None, change=None):
+    """Write the levels (H, W, 3) of a slide, finest first, and return the file of the finest.
+
+    ``encoding`` is a name or (transfer syntax, function of a tile); ``frames_of(image)`` gives other frames than one per tile
+    in order; ``change(dataset, level)`` alters the header last.
+    """
+    syntax, encode = ENCODINGS[encoding] if isinstance(encoding, str) else encoding
     study, series, frame, pyramid = (generate_uid() for _ in range(4))
     folder.mkdir(exist_ok=True)
     height, width = (n * mpp / 1000 for n in images[0].shape[:2])
@@ -88,8 +93,15 @@ def write_dicom(folder, images, encoding, mpp=0.5, side=64, icc=None):
             PixelMeasuresSequence=_sequence(PixelSpacing=[spacing, spacing], SliceThickness=0.001),
             WholeSlideMicroscopyImageFrameTypeSequence=_sequence(FrameType=kind),
         )
-        frames = [encode(np.ascontiguousarray(tile)) for tile in tiles_of(image, side)]
-        ds.NumberOfFrames, ds.PixelData = len(frames), encapsulate(frames)
-        ds["PixelData"].is_undefined_length = True
+        tiles = tiles_of(image, side) if frames_of is None else frames_of(image)
+        frames = [encode(np.ascontiguousarray(tile)) for tile in tiles]
+        ds.NumberOfFrames = len(frames)
+        if syntax == ExplicitVRLittleEndian:
+            ds.PixelData = b"".join(frames)
+        else:
+            ds.PixelData = encapsulate(frames)
+            ds["PixelData"].is_undefined_length = True
+        if change is not None:
+            change(ds, level)
         ds.save_as(folder / f"level{level}.dcm", enforce_file_format=True)
     return folder / "level0.dcm"

@@ -1,7 +1,6 @@
 """DICOM in encodings that OpenSlide refuses, beside one that it reads."""
 
 import pickle
-import sys
 import threading
 
 import numpy as np
@@ -35,7 +34,7 @@ def test_every_encoding_gives_the_pixels_that_were_written(dicom):
         assert (outside[10:] == 255).all()
 
 
-def test_openslide_refuses_what_goes_to_wsidicom(dicom):
+def test_openslide_refuses_what_is_read_by_its_frames(dicom):
     name, path = dicom
     if name == "jpeg 2000":
         pytest.skip("this one OpenSlide reads")
@@ -73,13 +72,9 @@ def test_a_folder_a_pickle_and_many_threads_read_the_same(tmp_path):
         assert slide.shape == (150, 200)
 
 
-def test_damage_and_the_missing_extra_are_said_in_one_line(tmp_path, monkeypatch):
+def test_damage_is_said_in_one_line(tmp_path):
     path = write_dicom(tmp_path / "one", LEVELS, "jpeg-ls")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SlideError, match=r"level0\.dcm"), open_slide(path) as slide:
+    with pytest.raises(SlideError, match=r"level0\.dcm|frames are there"), open_slide(path) as slide:
         slide.read(0, 0, 0, 150, 200)
-    path.write_bytes(whole)
-    monkeypatch.setitem(sys.modules, "wsidicom", None)
-    with pytest.raises(SlideError, match=r"napari-histoad\[dicom\]"):
-        open_slide(path)

@@ -1,84 +1,193 @@
-"""DICOM slides in encodings that OpenSlide refuses: RLE, JPEG-LS, High-Throughput JPEG 2000, JPEG XL. Extra ``dicom``."""
+"""DICOM slides frame by frame: what OpenSlide refuses or does not join (encodings, odd headers, concatenations, focal planes)."""
 
 from __future__ import annotations
 
-import importlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import imagecodecs
+import numpy as np
+from PIL import Image
+
 from napari_histoad.errors import SlideError
-from napari_histoad.slide._base import CHOOSE_CHANNELS, Slide, make_levels
+from napari_histoad.slide._base import make_levels
+from napari_histoad.slide._colour import GLASS
+from napari_histoad.slide._dicom_frames import JPEG, defragmented, is_ycbcr, read_images
+from napari_histoad.slide._file import PositionalFile
+from napari_histoad.slide._jpeg2000 import Codestream
+from napari_histoad.slide._tiled import TiledSlide
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
+    from pydicom import Dataset
 
-__all__ = ["WsiDicomSlide"]
+    from napari_histoad.slide._dicom_frames import FrameImage
 
-_EXTRA = 'install what decodes them: pip install "napari-histoad[dicom]"'
+__all__ = ["DicomSlide"]
+
+_LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+_JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_HTJ2K = tuple(f"1.2.840.10008.1.2.4.20{n}" for n in (1, 2, 3))
+_JPEG_XL = tuple(f"1.2.840.10008.1.2.4.11{n}" for n in (0, 1, 2))
+_RLE = "1.2.840.10008.1.2.5"
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+_KNOWN = {*JPEG, *_LOSSLESS_JPEG, *_JPEG_LS, *_JPEG_2000, *_HTJ2K, *_JPEG_XL, _RLE, *_NATIVE}
 
 
-class WsiDicomSlide(Slide):
-    """A DICOM slide read through wsidicom: the instances of one series in one folder, any of which names it.
+class DicomSlide(TiledSlide):
+    """A DICOM slide read by its frames.
+
+    Parameters
+    ----------
+    path, mpp, notes
+        See `Slide`.
+    files : sequence of Path
+        The parts of its series.
+    pictures : mapping of str to Path, optional
+        Label, macro and thumbnail.
 
     Raises
     ------
     SlideError
-        If the extra is not installed, or wsidicom cannot read the file either.
+        If a header is damaged, or its pixels are not 8-bit RGB.
     """
 
     format: ClassVar[str] = "DICOM"
 
-    def __init__(self, path: Path, mpp: float | None, file: Path, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        mpp: float | None,
+        files: Sequence[Path],
+        notes: Sequence[str] = (),
+        pictures: Mapping[str, Path] | None = None,
+    ) -> None:
         try:
-            self._library = importlib.import_module("wsidicom")
-        except ImportError as err:
-            raise SlideError(f"{path.name} is DICOM in an encoding that OpenSlide does not decode", _EXTRA) from err
-        pydicom = importlib.import_module("pydicom")
-        try:
-            series = _series(pydicom, file)
-            files = [one for one in sorted(file.parent.iterdir()) if one == file or _series(pydicom, one) == series]
-            handle = self._library.WsiDicom.open(files)
-            levels = list(handle.pyramid)
-            samples = {level.default_instance.image_data.samples_per_pixel for level in levels}
-            spacing = handle.mpp
-            paths = handle.metadata.pyramid.optical_paths
+            images = read_images(files)
+            self._images = images
+            header = images[0].header
+            odd = {str(image.header.file_meta.TransferSyntaxUID) for image in images} - _KNOWN
+            if odd:
+                what = f"{path.name} is in an encoding that is not decoded here ({', '.join(sorted(odd))})"
+                raise SlideError(what, "store it in another transfer syntax: JPEG or JPEG 2000, for example")
+            profile = _profile(header)
+        except SlideError:
+            raise
         except Exception as err:  # a damaged header surfaces as whatever the parser was doing
-            raise SlideError(f"{path.name} is not a slide that can be read ({err})", "check the file") from err
-        if samples != {3}:
-            handle.close()
-            raise SlideError(f"{path.name} is not an 8-bit RGB picture", CHOOSE_CHANNELS)
-        self._handle: Any = handle
-        self._numbers = [int(level.level) for level in levels]
+            reason = (str(err).splitlines() or [type(err).__name__])[0][:160]
+            raise SlideError(f"{path.name} is not a slide that can be read ({reason})", "check the file") from err
         super().__init__(
             path,
-            make_levels([(level.size.height, level.size.width) for level in levels]),
-            file_mpp_yx=(float(spacing.height), float(spacing.width)),
+            make_levels([image.shape for image in images]),
+            [image.tile for image in images],
+            file_mpp_yx=_mpp_yx(images[0]),
             mpp=mpp,
-            properties={"series": str(series), "instances": str(len(files))},
-            icc_profile=paths[0].icc_profile if paths else None,
-            notes=notes,
+            properties={"series": str(header.get("SeriesInstanceUID") or ""), "instances": str(len(files))},
+            icc_profile=profile,
+            notes=[*notes, *dict.fromkeys(note for image in images for note in image.notes)],
         )
+        for name, file in (pictures or {}).items():
+            self._associated[name] = partial(_read_picture, file)
+        self._files = [[PositionalFile(file.path) for file in image.files] for image in images]
 
-    def _read_inside(self, level: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
-        if self._handle is None:
-            raise SlideError(f"{self.path.name} has been closed", "open it again")
-        h, w = out.shape[:2]
+    def _decode(self, level: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
+        image = self._images[level]
+        where = image.frames.get((row, column))
+        if where is None:
+            out[:] = GLASS  # never scanned
+            return
+        number, frame = where
+        file, (begin, end) = image.files[number], image.files[number].spans[frame]
         try:
-            out[:] = self._handle.read_region((x, y), self._numbers[level], (w, h), as_array=True)
+            data = self._files[level][number].read(end - begin, begin)
+            out[:] = _pixels(data, file.header, out.shape)
         except Exception as err:  # so does a damaged frame, and by the codec
-            msg = f"{self.path.name}: level {level} cannot be decoded at y={y}, x={x} ({err})"
+            if str(err) == "the slide has been closed":
+                raise SlideError(f"{self.path.name} has been closed", "open it again") from err
+            reason = (str(err).splitlines() or [type(err).__name__])[0][:160]
+            msg = f"{file.path.name}: tile (row {row}, column {column}) of level {level} cannot be decoded ({reason})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
 
     def close(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.close()
+        for files in self._files:
+            for file in files:
+                file.close()
+        super().close()
 
 
-def _series(pydicom: Any, file: Path) -> Any:
-    """Return the series that a file belongs to, None if it says none."""
-    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=True)
-    return header.get("SeriesInstanceUID")
+def _read_picture(file: Path) -> NDArray[np.uint8]:
+    with DicomSlide(file, None, [file]) as picture:
+        return picture.read(0, 0, 0, *picture.shape)
+
+
+def _pixels(data: bytes, header: Dataset, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return a frame as RGB of the shape that its header states."""
+    syntax, colours = str(header.file_meta.TransferSyntaxUID), str(header.PhotometricInterpretation)
+    ycbcr = colours.startswith("YBR")
+    if syntax in _NATIVE:
+        return _native(data, header, shape)
+    code = defragmented(data)
+    if syntax in JPEG:
+        stored = "YCBCR" if is_ycbcr(code, declared=ycbcr) else "RGB"
+        pixels = imagecodecs.jpeg8_decode(code, colorspace=stored, outcolorspace="RGB")
+    elif syntax in _JPEG_2000:
+        parsed = Codestream.parse(code)
+        pixels = parsed.decode(ycbcr=ycbcr and not parsed.transformed)
+    elif syntax in _JPEG_XL:
+        pixels = imagecodecs.jpegxl_decode(code)
+    elif syntax in _HTJ2K:
+        pixels = _to_rgb(imagecodecs.htj2k_decode(code), ycbcr=colours.startswith("YBR_FULL"))
+    elif syntax in _JPEG_LS:
+        pixels = _to_rgb(imagecodecs.jpegls_decode(code), ycbcr=ycbcr)
+    elif syntax in _LOSSLESS_JPEG:
+        pixels = _to_rgb(imagecodecs.ljpeg_decode(code), ycbcr=ycbcr)
+    else:
+        planes = np.frombuffer(imagecodecs.dicomrle_decode(code, np.uint8), np.uint8)
+        planar = planes[: shape[0] * shape[1] * 3].reshape(3, *shape[:2])
+        pixels = _to_rgb(np.moveaxis(planar, 0, 2), ycbcr=ycbcr)
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise ValueError(f"it is {pixels.dtype} of shape {' x '.join(map(str, pixels.shape))}")
+    return np.asarray(pixels, np.uint8)
+
+
+def _native(data: bytes, header: Dataset, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    colours, pixels = str(header.PhotometricInterpretation), np.frombuffer(data, np.uint8)
+    if colours == "YBR_FULL_422":  # two pixels: Y Y Cb Cr
+        pairs = pixels.reshape(shape[0], -1, 4)
+        ycc = np.stack([pairs[..., :2].reshape(shape[:2]), *(np.repeat(pairs[..., n], 2, axis=1) for n in (2, 3))], axis=-1)
+        return _to_rgb(ycc, ycbcr=True)
+    if header.get("PlanarConfiguration") == 1:
+        pixels = np.moveaxis(pixels.reshape(3, *shape[:2]), 0, 2)
+    return _to_rgb(pixels.reshape(shape), ycbcr=colours.startswith("YBR"))
+
+
+def _to_rgb(pixels: Any, *, ycbcr: bool) -> NDArray[np.uint8]:
+    stored: NDArray[np.uint8] = np.ascontiguousarray(pixels)
+    return np.asarray(Image.frombytes("YCbCr", stored.shape[1::-1], stored.tobytes()).convert("RGB")) if ycbcr else stored
+
+
+def _profile(header: Dataset) -> bytes | None:
+    paths = header.get("OpticalPathSequence")
+    profile = (paths[0].get("ICCProfile") if paths else None) or header.get("ICCProfile")
+    return bytes(profile) if profile else None
+
+
+def _mpp_yx(image: FrameImage) -> tuple[float, float] | None:
+    """Return µm per pixel (y, x): the spacing of pixels, else the size of what was imaged; None if neither makes sense."""
+    header = image.header
+    try:
+        measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+        spacing = float(measures[0]) * 1000, float(measures[1]) * 1000
+        if min(spacing) > 0:
+            return spacing
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        pass
+    try:
+        size = float(header.ImagedVolumeHeight) * 1000 / image.shape[0], float(header.ImagedVolumeWidth) * 1000 / image.shape[1]
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return size if min(size) > 0 else None

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-__all__ = ["Instance", "beside", "choose_series", "find_instances", "holds_instances", "is_dicom", "without_warnings"]
+__all__ = [
+    "Instance",
+    "beside",
+    "choose_series",
+    "find_instances",
+    "holds_instances",
+    "is_dicom",
+    "pictures_of",
+    "series_of",
+    "without_warnings",
+]
 
 _PREAMBLE = 128
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -122,6 +132,27 @@ def beside(file: Path) -> list[Instance]:
     return _instances(file.parent, sorted(one.name for one in file.parent.iterdir()))
 
 
+def series_of(file: Path) -> list[Instance]:
+    """Return the parts of the slide that a file belongs to: those of its series beside it, or it alone if it is no tissue.
+
+    Raises
+    ------
+    SlideError
+        If it is DICOM of another kind.
+    """
+    own = read_instance(file)
+    if own is None:
+        raise SlideError(f"{file.name} is DICOM, but no whole slide that can be read", "check the file")
+    same = [instance for instance in beside(file) if (instance.series, instance.kind) == (own.series, own.kind)]
+    return same if own.kind == "VOLUME" else [own]
+
+
+def pictures_of(slide: Instance) -> dict[str, Path]:
+    """Return the pictures that belong to a slide, by what they are commonly called."""
+    names = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
+    return {names[one.kind]: one.path for one in beside(slide.path) if one.kind in names and one.series == slide.series}
+
+
 def find_instances(folder: Path) -> list[Instance]:
     """Return the parts of DICOM slides that lie in a folder, or if there is none, in its subfolders, by path."""
     found = [instance for place, names in _walk(folder) for instance in _instances(place, names)]
@@ -157,7 +188,7 @@ def choose_series(instances: list[Instance], folder: Path) -> tuple[list[Instanc
         return chosen, ()
     first = chosen[0]
     named = f"{first.description or first.series} ({first.path.relative_to(folder)})"
-    return chosen, (f"{folder.name} holds {len(by_series)} DICOM series; the largest was opened: {named}.",)
+    return chosen, (f"{folder.name} holds {len(by_series)} DICOM series; the largest was opened, of equals the first: {named}.",)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

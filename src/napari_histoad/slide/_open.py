@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from napari_histoad.slide._base import Slide
+    from napari_histoad.slide._dicom_folder import Instance
 
 __all__ = ["can_open", "open_slide"]
 
@@ -118,7 +120,7 @@ def _look(file: Path) -> bytes | None:
 
 
 def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
-    from napari_histoad.slide._dicom_folder import is_dicom
+    from napari_histoad.slide._dicom_folder import is_dicom, series_of
     from napari_histoad.slide._openslide import OpenSlideSlide
     from napari_histoad.slide._plain import PlainSlide
     from napari_histoad.slide._tiff import TiffSlide
@@ -136,7 +138,7 @@ def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
             refusal = err
     if refusal is None or not (refusal.hopeless or is_remote(file)):
         if refusal is None and is_dicom(file):
-            return _open_dicom(file, file, mpp)
+            return _open_dicom(file, series_of(file), mpp)
         try:
             return OpenSlideSlide(file, mpp, notes=() if refusal is None else refusal.notes)
         except SlideError:
@@ -145,15 +147,23 @@ def _open_file(file: Path, magic: bytes, mpp: float | None) -> Slide:
     raise SlideError(f"{file.name} is not a slide that can be read: {refusal}", refusal.remedy) from refusal
 
 
-def _open_dicom(path: Path, instance: Path, mpp: float | None, notes: Sequence[str] = ()) -> Slide:
-    """Open the DICOM slide of which one file is given; ``path`` is what the user named, that file or its folder."""
-    from napari_histoad.slide._dicom import WsiDicomSlide
+def _open_dicom(path: Path, instances: Sequence[Instance], mpp: float | None, notes: Sequence[str] = ()) -> Slide:
+    """Open the parts of one series; ``path`` is what the user named, one of these files or their folder."""
+    from napari_histoad.slide._dicom import DicomSlide
+    from napari_histoad.slide._dicom_folder import pictures_of
+    from napari_histoad.slide._dicom_frames import declares_other_colours
     from napari_histoad.slide._openslide import OpenSlideSlide
 
-    try:
-        return OpenSlideSlide(path, mpp, file=instance, notes=notes)
-    except SlideError:
-        return WsiDicomSlide(path, mpp, instance, notes)
+    files = [instance.path for instance in instances]
+    shapes = {instance.shape for instance in instances}
+    odd_colours = any(declares_other_colours(file) for file in files)
+    if odd_colours:
+        notes = [*notes, "Its header says other colours than its JPEG frames: the frames' own are read."]
+    joined = len(shapes) < len(files) or any(i.concatenated or i.focal_planes > 1 or i.optical_paths > 1 for i in instances)
+    if not (joined or odd_colours):
+        with suppress(SlideError):
+            return OpenSlideSlide(path, mpp, file=files[0], notes=notes)
+    return DicomSlide(path, mpp, files, notes, pictures_of(instances[0]))
 
 
 def _open_folder(folder: Path, mpp: float | None) -> Slide:
@@ -165,5 +175,5 @@ def _open_folder(folder: Path, mpp: float | None) -> Slide:
     instances = find_instances(folder)
     if instances:
         series, notes = choose_series(instances, folder)
-        return _open_dicom(folder, series[0].path, mpp, notes)
+        return _open_dicom(folder, series, mpp, notes)
     raise SlideError(f"{folder} is a folder without a slide", "name a slide file inside it")

@@ -1,0 +1,280 @@
+"""Where the frames of a DICOM slide lie: in which file, at which bytes, of which tile.
+
+Standard: DICOM PS3.3 C.7.6.16 (functional groups) and C.8.12.4 (whole-slide images), PS3.5 A.4 (encapsulated frames).
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pydicom import dcmread
+
+from napari_histoad.errors import SlideError
+from napari_histoad.slide._dicom_folder import without_warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pydicom import Dataset
+
+__all__ = ["JPEG", "FrameFile", "FrameImage", "declares_other_colours", "defragmented", "is_ycbcr", "read_images"]
+
+_ITEM = b"\xfe\xff\x00\xe0"
+JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+_EXPORT = "export it as an 8-bit RGB slide, OME-TIFF for example"
+
+
+@dataclass(frozen=True)
+class FrameFile:
+    """One file: its header, and the bytes [begin, end) of its frames."""
+
+    path: Path
+    header: Dataset
+    spans: list[tuple[int, int]]
+
+    @property
+    def first(self) -> int:
+        """Number of its first frame among those of the concatenation."""
+        return int(self.header.get("ConcatenationFrameOffsetNumber") or 0)
+
+
+@dataclass(frozen=True)
+class FrameImage:
+    """One picture, in one file or concatenated over several.
+
+    Attributes
+    ----------
+    files : list of FrameFile
+    shape, tile : tuple[int, int]
+        (height, width) in pixels.
+    frames : dict of (row, column) to (file, frame)
+        Of one focal plane and one optical path; tiles that were never scanned are missing.
+    notes : tuple of str
+        What was chosen.
+    """
+
+    files: list[FrameFile]
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    frames: dict[tuple[int, int], tuple[int, int]]
+    notes: tuple[str, ...]
+
+    @property
+    def header(self) -> Dataset:
+        """Of its first file."""
+        return self.files[0].header
+
+
+def read_images(paths: Sequence[Path]) -> list[FrameImage]:
+    """Return the pictures of one series, largest first, one of each size.
+
+    Raises
+    ------
+    SlideError
+        If one is not of 8-bit RGB tiles.
+    ValueError, KeyError, OSError, …
+        If a file is damaged.
+    """
+    parts: dict[str, list[FrameFile]] = {}
+    for path in paths:
+        file = _read(path)
+        parts.setdefault(str(file.header.get("ConcatenationUID") or file.header.SOPInstanceUID), []).append(file)
+    images = [_image(sorted(files, key=lambda file: file.first)) for files in parts.values()]
+    images.sort(key=lambda image: -image.shape[0] * image.shape[1])  # stable: of one size the first by file name
+    pyramid, shapes = images[0].header.get("PyramidUID"), set()
+    kept: list[FrameImage] = []
+    for image in images:
+        if image.shape not in shapes and image.header.get("PyramidUID") == pyramid:
+            kept.append(image)
+            shapes.add(image.shape)
+    if len(kept) < len(images):
+        note = f"Of {len(images)} pictures {len(kept)} make up the slide; the others are focal planes, optical paths or pyramids"
+        kept[0] = FrameImage(**{**vars(kept[0]), "notes": (*kept[0].notes, f"{note} beside it.")})
+    return kept
+
+
+def is_ycbcr(jpeg: bytes, *, declared: bool) -> bool:
+    """Return whether a JPEG codestream stores YCbCr.
+
+    Its own word counts most: Adobe's marker, then JFIF's, which stands for YCbCr, and subsampling, which RGB never has; the
+    header of DICOM only where it says nothing. Some converters write one and mean the other.
+    """
+    at, jfif, subsampled = 2, False, False
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
+        kind, (length,) = jpeg[at + 1], struct.unpack_from(">H", jpeg, at + 2)
+        body = jpeg[at + 4 : at + 2 + length]
+        if kind == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
+            return body[11] == 1
+        jfif |= kind == 0xE0 and body[:4] == b"JFIF"
+        if kind in (0xC0, 0xC1, 0xC2) and len(body) >= 15:
+            subsampled = len({body[7], body[10], body[13]}) > 1
+        at += 2 + length
+    return jfif or subsampled or declared
+
+
+def declares_other_colours(path: Path) -> bool:
+    """Return whether a file's header says other colours than its JPEG frames; False if it cannot be read."""
+    try:
+        file = _read(path)
+        if str(file.header.file_meta.TransferSyntaxUID) not in JPEG:
+            return False
+        declared = str(file.header.PhotometricInterpretation).startswith("YBR")
+        (begin, end), *_ = file.spans
+        with path.open("rb") as handle:
+            handle.seek(begin)
+            return is_ycbcr(defragmented(handle.read(end - begin)), declared=declared) != declared
+    except Exception:  # noqa: BLE001 - whoever opens it says what is wrong with it
+        return False
+
+
+def defragmented(data: bytes) -> bytes:
+    """Return a frame without the headers of the items that it is in."""
+    parts, at = [], 0
+    while data[at : at + 4] == _ITEM:
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        if at + 8 + length > len(data):
+            raise ValueError("it is cut short")
+        parts.append(data[at + 8 : at + 8 + length])
+        at += 8 + length
+    if not parts:
+        raise ValueError("no frame begins there")
+    return b"".join(parts)
+
+
+def _read(path: Path) -> FrameFile:
+    with path.open("rb") as handle:
+        with without_warnings():
+            header = dcmread(handle, stop_before_pixels=True)
+            for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "OpticalPathSequence"):
+                header.get(name)
+        _check(header, path)
+        return FrameFile(path, header, _spans(handle, header))
+
+
+def _check(header: Dataset, path: Path) -> None:
+    samples, bits = header.get("SamplesPerPixel"), header.get("BitsAllocated")
+    colours = str(header.get("PhotometricInterpretation"))
+    if samples != 3 or bits != 8:
+        raise SlideError(f"{path.name} is not 8-bit RGB: {colours}, {samples} x {bits} bits", _EXPORT)
+    if str(header.file_meta.TransferSyntaxUID) == "1.2.840.10008.1.2.1.99":
+        raise SlideError(f"{path.name} is deflated as a whole", "store it in another transfer syntax")
+
+
+def _spans(handle: BinaryIO, header: Dataset) -> list[tuple[int, int]]:
+    """Return the bytes of each frame; the file is at its pixels."""
+    count = int(header.get("NumberOfFrames") or 1)
+    syntax = str(header.file_meta.TransferSyntaxUID)
+    begin = handle.tell() + (8 if syntax == _NATIVE[0] else 12)
+    end = handle.seek(0, 2)
+    if syntax in _NATIVE:
+        size = int(header.Rows) * int(header.Columns) * (2 if header.PhotometricInterpretation == "YBR_FULL_422" else 3)
+        return [(begin + n * size, begin + (n + 1) * size) for n in range(count)]
+    handle.seek(begin)
+    table = _item(handle)
+    first = handle.tell() + table
+    given = handle.read(table)
+    offsets = list(struct.unpack(f"<{len(given) // 4}I", given))
+    if header.get("ExtendedOffsetTable"):
+        extended = header.ExtendedOffsetTable
+        offsets = list(struct.unpack(f"<{len(extended) // 8}Q", extended))
+    if len(offsets) != count or any(b <= a for a, b in itertools.pairwise(offsets)) or offsets[:1] != [0]:
+        offsets, end = _walk(handle, first, count, end)  # none, or a table of 32 bits in a file of more than 4 GB
+    else:
+        end -= first
+    return [(first + a, first + b) for a, b in zip(offsets, [*offsets[1:], end], strict=True)]
+
+
+def _walk(handle: BinaryIO, first: int, count: int, size: int) -> tuple[list[int], int]:
+    """Return where each item begins, relative to the first, and where they end."""
+    offsets, at = [], first
+    handle.seek(first)
+    while at + 8 <= size:
+        head = handle.read(8)
+        if head[:4] != _ITEM:
+            break
+        offsets.append(at - first)
+        at += 8 + int(struct.unpack_from("<I", head, 4)[0])
+        handle.seek(at)
+    if count == 1:
+        offsets = offsets[:1]
+    if len(offsets) != count:
+        raise ValueError(f"{len(offsets)} of {count} frames are there")
+    return offsets, at - first
+
+
+def _item(handle: BinaryIO) -> int:
+    head = handle.read(8)
+    if head[:4] != _ITEM:
+        raise ValueError("its pixels are not encapsulated")
+    return int(struct.unpack_from("<I", head, 4)[0])
+
+
+def _image(files: list[FrameFile]) -> FrameImage:
+    header = files[0].header
+    tile = int(header.Rows), int(header.Columns)
+    shape = int(header.get("TotalPixelMatrixRows") or tile[0]), int(header.get("TotalPixelMatrixColumns") or tile[1])
+    if min(*tile, *shape) < 1:
+        raise ValueError("it has no pixels")
+    groups = [file.header.get("PerFrameFunctionalGroupsSequence") or () for file in files]
+    kind = header.get("DimensionOrganizationType")
+    placed = kind == "TILED_SPARSE" or (kind is None and any(g and "PlanePositionSlideSequence" in g[0] for g in groups))
+    frames, notes = _sparse(files, groups, tile) if placed else _full(files, shape, tile)
+    total = header.get("InConcatenationTotalNumber")
+    if total and len(files) < int(total):
+        notes = (*notes, f"Of {total} files of its concatenation {len(files)} are there: what the others hold is white.")
+    return FrameImage(files, shape, tile, frames, notes)
+
+
+def _full(files: list[FrameFile], shape: tuple[int, int], tile: tuple[int, int]) -> tuple[Any, tuple[str, ...]]:
+    """Place frames by their number: columns, rows, focal planes, optical paths, the first of these fastest."""
+    header = files[0].header
+    down, across = (-(-n // side) for n, side in zip(shape, tile, strict=True))
+    planes = max(1, int(header.get("TotalPixelMatrixFocalPlanes") or 1))
+    paths = max(1, int(header.get("NumberOfOpticalPaths") or 1))
+    first = planes // 2 * down * across
+    frames = {}
+    for number, file in enumerate(files):
+        for n in range(len(file.spans)):
+            place = file.first + n - first
+            if 0 <= place < down * across:
+                frames[divmod(place, across)] = (number, n)
+    return frames, _chosen(planes, planes // 2, paths)
+
+
+def _sparse(files: list[FrameFile], groups: list[Any], tile: tuple[int, int]) -> tuple[Any, tuple[str, ...]]:
+    """Place frames by the positions that they state."""
+    found: list[tuple[float, str, tuple[int, int], tuple[int, int]]] = []
+    for number, of_file in enumerate(groups):
+        for n, group in enumerate(of_file):
+            position = group.PlanePositionSlideSequence[0]
+            x = int(position.ColumnPositionInTotalImagePixelMatrix) - 1
+            y = int(position.RowPositionInTotalImagePixelMatrix) - 1
+            if y % tile[0] or x % tile[1] or min(x, y) < 0:
+                raise SlideError(
+                    f"{files[number].path.name}: its tiles are not on a grid, frame {n + 1} at y={y}, x={x}", _EXPORT
+                )
+            path = group.get("OpticalPathIdentificationSequence")
+            depth = round(float(position.get("ZOffsetInSlideCoordinateSystem") or 0), 6)
+            found.append(
+                (depth, str(path[0].get("OpticalPathIdentifier")) if path else "", (y // tile[0], x // tile[1]), (number, n))
+            )
+    depths, paths = sorted({depth for depth, *_ in found}), list(dict.fromkeys(path for _, path, *_ in found))
+    frames: dict[tuple[int, int], tuple[int, int]] = {}
+    for depth, path, place, where in found:
+        if depth == depths[len(depths) // 2] and path == paths[0]:
+            frames.setdefault(place, where)
+    return frames, _chosen(len(depths), len(depths) // 2, len(paths))
+
+
+def _chosen(planes: int, plane: int, paths: int) -> tuple[str, ...]:
+    notes = []
+    if planes > 1:
+        notes.append(f"It holds {planes} focal planes: number {plane + 1}, the middle one, was opened.")
+    if paths > 1:
+        notes.append(f"It holds {paths} optical paths: the first was opened.")
+    return tuple(notes)
