@@ -98,7 +98,7 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.classifiers import ClassifierSettings, gives_error, save_classifier
     from napari_histoad.detectors import load_detector
     from napari_histoad.engine import TrainingSource, fit_classifier_job, gather_labelled_job, stain_of
-    from napari_histoad.evaluation import cross_validate_job
+    from napari_histoad.evaluation import cross_validate_job, notes_on_classes
     from napari_histoad.maps import UNSURE, VERDICTS
     from napari_histoad.regions import read_regions
 
@@ -124,7 +124,8 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
     report = yield from cross_validate_job(settings, data, detector=detector, device=device)
     classifier = yield from fit_classifier_job(settings, data, detector=detector, device=device)
     save_classifier(classifier, args["out"], report.to_json())
-    return {"path": args["out"], "auroc": str(report.auroc), "verdicts": len(judged), "folds": report.folds}
+    note = "; ".join(notes_on_classes(data, detector if settings.needs_detector else None, judged=True))
+    return {"path": args["out"], "auroc": str(report.auroc), "verdicts": len(judged), "folds": report.folds, "note": note}
 
 
 def _explain(args: dict[str, Any]) -> Job[dict[str, Any]]:

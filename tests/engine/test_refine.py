@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from napari_histoad import load_detector, recalibrate, train
+from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import create_detector
 from napari_histoad.engine import fit_job, score_images, suspicious_file
 from napari_histoad.engine._refine import suspicious
@@ -146,3 +147,22 @@ def test_cross_fitted_false_positive_rates_hold(method):
         assert len(detector.calibration.scores) == 100
         rates.append((detector.calibration.p_value(score_images(detector, fresh, "cpu")) <= 0.1).mean())
     assert 0.03 < np.mean(rates) < 0.14
+
+
+def test_recalibration_takes_the_words_for_all_tissue_as_training_does(sample, tmp_path, monkeypatch):
+    model = tmp_path / "m.safetensors"
+    train(sample.path, model, normal=sample.plan.normal, detector="colour", tile_px=64, device="cpu")
+    other = tmp_path / "other.tif"
+    shutil.copy(sample.path, other)
+    real, robust = Calibration.from_scores, []
+
+    def from_scores(scores, **options):
+        robust.append(options["robust"])
+        return real(scores, **options)
+
+    monkeypatch.setattr(Calibration, "from_scores", from_scores)
+    for word in ("all-tissue", "mixed-tissue"):
+        found = recalibrate(model, other, tmp_path / "r.safetensors", normal=word, device="cpu").calibration
+        assert ("mixed" in found.basis.doubts) is (word == "mixed-tissue")
+        assert found.note == load_detector(tmp_path / "r.safetensors").calibration.note
+    assert robust == [False, True]

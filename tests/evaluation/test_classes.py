@@ -1,11 +1,16 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 from striped_tiles import labelled
 
 from napari_histoad.classifiers import ClassifierSettings
-from napari_histoad.evaluation import cross_validate_job, report_classes
+from napari_histoad.engine import fit_classifier_job, predict_job
+from napari_histoad.evaluation import cross_validate_job, notes_on_classes, report_classes
 from napari_histoad.jobs import run
+from napari_histoad.tiles import TilePlace
 
 
 def _draw(classes, n=300, seed=0):
@@ -41,3 +46,33 @@ def test_cross_validation_tests_every_tile_once_and_knows_no_labels_it_should_no
     shuffled = labelled(60)
     shuffled.labels[:] = np.random.default_rng(0).permutation(shuffled.labels)
     assert run(cross_validate_job(settings, shuffled, folds=3, device="cpu")).auroc.value < 0.75
+
+
+def _of_slides(data, *slides):
+    places = tuple(TilePlace("s", (0.0, 0.0, 1.0, 1.0)) for _ in data.labels)
+    return replace(data, tiles=replace(data.tiles, sources=slides, places=places))
+
+
+def test_what_to_mind_is_said_of_figures_and_probabilities():
+    even = labelled(40)
+    detector = SimpleNamespace(trained_on=("b.tif",))
+    assert notes_on_classes(even, None) == ()
+    assert notes_on_classes(_of_slides(even, "a.tif", "c.tif"), detector) == ()
+    (note,) = notes_on_classes(_of_slides(even, "a.tif", "b.tif"), detector)
+    assert note == "the detector has learnt from b.tif: elsewhere expect less than these figures"
+    (note,) = notes_on_classes(_of_slides(even, "a.tif"), None)
+    assert note.startswith("all tiles are of one slide, a.tif")
+    (note,) = notes_on_classes(even, None, judged=True)
+    assert "not of the slide as a whole" in note
+    (note,) = notes_on_classes(replace(even, labels=(np.arange(40) % 5 == 0).astype(np.int64)), None)
+    assert "the probability of anomalous is higher than its share" in note
+
+
+def test_a_rare_class_is_favoured_which_is_why_it_is_said():
+    """Where tiles tell nothing apart, the probability of a class that one tile in five is of is a half, not a fifth."""
+    data = labelled(60)
+    rare = replace(data, labels=(np.random.default_rng(0).random(60) < 0.2).astype(np.int64))
+    grey = replace(rare, tiles=replace(rare.tiles, images=np.full_like(rare.tiles.images, 128)))
+    settings = ClassifierSettings(networks=("base_cnn",), tile_px=64, epochs=3, batch=16)
+    said = run(predict_job(run(fit_classifier_job(settings, grey, device="cpu")), grey.tiles.images[:4], "cpu"))
+    assert said[:, 1].min() > grey.labels.mean() + 0.1

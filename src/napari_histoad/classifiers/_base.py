@@ -134,8 +134,8 @@ class Classifier:
     shares : (M,) tensor
         How much each counts; they sum to 1.
     temperatures : (M,) tensor
-        By which each one's logits are divided, so that its probabilities can be trusted (Guo et al. 2017,
-        arXiv:1706.04599).
+        By which each one's logits are divided, so that its probabilities are neither too sure nor too unsure (Guo et al. 2017,
+        arXiv:1706.04599). Classes weigh alike in training, however rare: a rare one's probability exceeds its frequency.
     error_scale : (2,) tensor
         Mean and deviation of the error maps of training tiles: what is subtracted, and what divided by.
     trained_on : tuple[str, ...]

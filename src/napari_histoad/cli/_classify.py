@@ -88,7 +88,7 @@ def train(
         own_side,
         stain_of,
     )
-    from napari_histoad.evaluation import cross_validate_job
+    from napari_histoad.evaluation import cross_validate_job, notes_on_classes
     from napari_histoad.slide import GivenMpp, is_slide
 
     detector = None if model is None else load_detector(model)
@@ -121,10 +121,10 @@ def train(
     rows: list[tuple[str, object]] = [("Classes", ", ".join(f"{name} ({n:,} tiles)" for name, n in counts.items()))]
     rows += [("Networks", ", ".join(chosen.networks)), ("Look at", ", ".join(chosen.inputs))]
     rows += [] if report is None else report.rows()
-    known_to = set(data.tiles.sources) & set(detector.trained_on if detector is not None and chosen.needs_detector else ())
-    note = f"the detector has learnt from {min(known_to)}: elsewhere expect less than these figures" if known_to else ""
-    rows += [("Mind", note)] if note else []
-    document = {"model": str(out), "classes": counts, "report": None if report is None else report.to_json(), "note": note}
+    notes = notes_on_classes(data, detector if chosen.needs_detector else None)
+    rows += [("Mind", note) for note in notes]
+    figures = None if report is None else report.to_json()
+    document = {"model": str(out), "classes": counts, "report": figures, "note": "; ".join(notes)}
     emit(document, [*rows, ("Saved", out)], as_json=as_json)
 
 

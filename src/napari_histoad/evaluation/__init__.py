@@ -1,6 +1,6 @@
 """How good: maps and tile scores against known anomalies."""
 
-from napari_histoad.evaluation._classes import ClassReport, cross_validate_job, report_classes
+from napari_histoad.evaluation._classes import ClassReport, cross_validate_job, notes_on_classes, report_classes
 from napari_histoad.evaluation._evaluate import Evaluation, evaluate, evaluate_scores
 from napari_histoad.evaluation._metrics import Interval, bootstrap
 
@@ -12,5 +12,6 @@ __all__ = [
     "cross_validate_job",
     "evaluate",
     "evaluate_scores",
+    "notes_on_classes",
     "report_classes",
 ]

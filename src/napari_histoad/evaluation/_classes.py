@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from napari_histoad.engine import LabelledTiles
     from napari_histoad.jobs import Job
 
-__all__ = ["ClassReport", "cross_validate_job", "report_classes"]
+__all__ = ["ClassReport", "cross_validate_job", "notes_on_classes", "report_classes"]
+
+_ALIKE = 1.1
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,37 @@ class ClassReport:
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
+
+
+def notes_on_classes(data: LabelledTiles, detector: Detector | None, *, judged: bool = False) -> tuple[str, ...]:
+    """Return what to mind about the figures and probabilities of a classifier of these tiles, a sentence each.
+
+    Parameters
+    ----------
+    data : LabelledTiles
+        What it was trained and cross-validated on.
+    detector : Detector or None
+        What gives it reconstructions or error maps; None if it looks at images alone.
+    judged : bool
+        Whether the tiles were judged because they stand out on a map.
+    """
+    notes = []
+    sources = set(data.tiles.sources)
+    known_to = sources & set(() if detector is None else detector.trained_on)
+    if known_to:
+        notes.append(f"the detector has learnt from {min(known_to)}: elsewhere expect less than these figures")
+    elif len(sources) == 1 and data.tiles.places and all(place.box is not None for place in data.tiles.places):
+        notes.append(f"all tiles are of one slide, {min(sources)}: elsewhere expect less than these figures")
+    if judged:
+        notes.append("tiles were judged because they stand out: the figures are of such tiles, not of the slide as a whole")
+    counts = np.bincount(data.labels, minlength=len(data.classes))
+    if counts.max() > _ALIKE * counts.min():
+        rare = data.classes[int(counts.argmin())]
+        notes.append(
+            f"rare classes weigh more in training, so the probability of {rare} is higher than its share of the tiles: "
+            "it is as if all classes were equally frequent"
+        )
+    return tuple(notes)
 
 
 def report_classes(

@@ -399,7 +399,9 @@ class Controller:
             self.encoder_known.emit(result)
         elif self._job == "classify":
             self.model = Path(result["path"])
-            words = f"Learnt from {result['verdicts']} verdicts. AUROC {result['auroc']}, cross-validated."
+            words = (
+                f"Learnt from {result['verdicts']} verdicts. AUROC {result['auroc']}, cross-validated. Mind: {result['note']}."
+            )
             self.classified.emit(self.model, words)
         elif self._job == "explain":
             assert self.model is not None
