@@ -11,6 +11,7 @@ from napari_histoad import open_slide
 from napari_histoad.engine import CohortSlide, TrainingSource, cohort_job, map_path
 from napari_histoad.errors import SettingsError
 from napari_histoad.slide import file_name, is_slide, slide_name
+from napari_histoad.tiles import list_tile_files
 
 IMAGE = picture(150, 200)
 
@@ -125,3 +126,9 @@ def test_is_slide_is_false_for_tiles(tiles, tmp_path):
 def test_is_slide_is_true_for_files_that_are_not_there(tmp_path):
     assert is_slide(tmp_path / "missing.svs")
     assert is_slide("https://host/case.tif?list=a.csv")
+
+
+def test_a_folder_of_slides_is_refused_as_tiles_with_the_way_out(tmp_path):
+    (tmp_path / "case.svs").write_bytes(b"II*\0")
+    with pytest.raises(SettingsError, match=r"folder of slides, not of tiles; name the slides themselves: .*case\.svs"):
+        list_tile_files(tmp_path)

@@ -1,7 +1,9 @@
 """What only OpenSlide reads, written here: the slide is where its pixels are, and nothing beside it is taken for it."""
 
 import numpy as np
+import openslide
 import pytest
+from dicom_writer import write_dicom
 from slide_writers import half, picture, write_bif, write_czi, write_mrxs, write_sakura, write_trestle, write_vms
 
 from napari_histoad import open_slide
@@ -98,3 +100,30 @@ def test_zeiss_begins_where_its_first_pixel_lies(tmp_path, compression, corner):
         assert np.array_equal(slide.read(0, 0, 0, 256, 320), IMAGE)
         assert np.array_equal(slide.read(1, 3, 5, 100, 99), half(IMAGE)[3:103, 5:104])
         assert slide.associated["label"]().shape == (60, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "mpp", "note"),
+    [
+        ("0,25", "0,25", 0.25, ""),
+        ("0.25", None, 0.25, ""),
+        ("nonsense", "nonsense", None, "not a number"),
+        ("nan", "nan", None, "not a number"),
+        ("-0.25", "-0.25", None, "not a number"),
+        ("250000", "250000", None, "outside"),
+    ],
+)
+def test_resolutions_in_odd_spellings_are_read_or_ignored_with_a_note(tmp_path, monkeypatch, y, x, mpp, note):
+    path = write_dicom(tmp_path / "one", (picture(150, 200),), "jpeg 2000")
+    stated = {openslide.PROPERTY_NAME_MPP_Y: y, openslide.PROPERTY_NAME_MPP_X: x}
+    own = openslide.OpenSlide.properties.fget
+
+    def properties(handle):
+        changed = {**own(handle), **stated}
+        return {name: value for name, value in changed.items() if value is not None}
+
+    monkeypatch.setattr(openslide.OpenSlide, "properties", property(properties))
+    with open_slide(path) as slide:
+        assert slide.mpp == (None if mpp is None else pytest.approx(mpp))
+        assert bool(slide.notes) == bool(note)
+        assert all(note in one for one in slide.notes)

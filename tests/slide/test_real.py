@@ -30,7 +30,7 @@ def test_dicom_copy_shows_the_same_tissue_at_the_same_place_as_the_svs(data_fold
     ):
         assert dicom.shape == svs.shape
         a, b = dicom.read(0, 900, 900, 300, 300).astype(int), svs.read(0, 900, 900, 300, 300).astype(int)
-        assert np.abs(a - b).mean() < 5  # compressed once more, its header says RGB where its frames are YCbCr
+        assert np.abs(a - b).mean() < 12  # compressed once more, its header says RGB where its frames are YCbCr
         # A shift by two pixels would show.
         agreement = [np.corrcoef(a[8:-8, 8:-8].sum(2).ravel(), b[8 + d : 292 + d, 8:-8].sum(2).ravel())[0, 1] for d in (-2, 0, 2)]
         assert agreement[1] == max(agreement) > 0.8

@@ -204,10 +204,10 @@ def _slide_of(result: Path, name: str, given: Path | None, mpp: float | None) ->
         If it is in none of these places.
     """
     from napari_histoad.errors import SlideError
-    from napari_histoad.slide import open_slide
+    from napari_histoad.slide import is_url, open_slide
 
     folder = result.resolve().parent
     for path in [given] if given else [folder / name, folder.parent / name, Path.cwd() / name]:
-        if path.exists():
+        if is_url(path) or path.exists():
             return open_slide(path, mpp)
     raise SlideError(f"the slide {given or name} was not found", "say where it is with --slide")

@@ -12,6 +12,7 @@ from PIL import ImageCms
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._base import Slide, make_levels
 from napari_histoad.slide._colour import on_white
+from napari_histoad.slide._units import length_um, size_um
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,11 +68,13 @@ class OpenSlideSlide(Slide):
             for w, h in handle.level_dimensions
         ]
         given = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_Y, openslide.PROPERTY_NAME_MPP_X)]
-        known = [float(value) for value in given if value is not None]
+        mpp_y, mpp_x = (None if value is None else length_um(value) for value in given)
+        if any(given) and mpp_y is None and mpp_x is None:
+            notes = [*notes, f"The size of its pixels is not a number ({given[0] or given[1]:.40}): ignored."]
         super().__init__(
             path,
             make_levels(shapes),
-            file_mpp_yx=(known[0], known[-1]) if known else None,
+            file_mpp_yx=size_um(mpp_y, mpp_x),
             mpp=mpp,
             properties=properties,
             icc_profile=_colour_profile(handle),

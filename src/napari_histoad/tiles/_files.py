@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from napari_histoad.errors import SettingsError
+from napari_histoad.slide import can_open, is_slide
 from napari_histoad.tiles._class_names import ALL_TILES, kind_of
 from napari_histoad.tiles._folders import (
     class_level_missing,
@@ -172,6 +173,11 @@ def _manifest(source: Path, normal: Collection[str] = ()) -> Manifest:
 
 
 def _check_some(tiles: Sequence[object], source: Path) -> None:
+    slides = [] if tiles or not source.is_dir() else sorted(p.name for p in source.iterdir() if can_open(p) and is_slide(p))
+    if slides:
+        raise SettingsError(
+            f"{source} is a folder of slides, not of tiles", f"name the slides themselves: {source / slides[0]} …"
+        )
     if not tiles:
         raise SettingsError(f"{source} holds no tiles", f"accepted are {', '.join(sorted(PICTURE_SUFFIXES))}")
 
