@@ -79,6 +79,16 @@ def _encoder(args: dict[str, Any]) -> Job[dict[str, Any]]:
     return known
 
 
+def _check(args: dict[str, Any]) -> Job[dict[str, Any]]:
+    """Open a detector's file, so that one that cannot be used is refused when it is chosen."""
+    from napari_histoad.classifiers import load_model
+    from napari_histoad.jobs import Progress
+
+    yield Progress("Opening the detector")
+    load_model(args["model"])
+    return {"path": args["model"]}
+
+
 def _recalibrate(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.engine import TrainingSource, recalibrate_job
     from napari_histoad.regions import read_regions
@@ -247,6 +257,7 @@ def _sample(args: dict[str, Any]) -> Job[dict[str, Any]]:
 JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
     "train": _train,
     "encoder": _encoder,
+    "check": _check,
     "recalibrate": _recalibrate,
     "classify": _classify,
     "explain": _explain,

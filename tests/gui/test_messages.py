@@ -25,6 +25,8 @@ def test_a_message_is_there_only_while_it_says_something(message):
     assert message.text() == "One thing failed; do another"
     message.say("first", "second")
     assert message.text() == "First\nSecond"
+    message.say("weights.safetensors holds no detector")
+    assert message.text().startswith("weights")  # a name stays as it is
     message.clear()
     assert message.isHidden()
     assert message.text() == ""

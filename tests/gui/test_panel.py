@@ -130,7 +130,7 @@ def test_an_encoder_of_others_is_asked_for_and_taken_from_its_file(offline, view
     panel.train_button.native.click()
     qtbot.waitUntil(lambda: bool(words), timeout=60_000)
     assert "cannot be downloaded" in words[-1]
-    assert "Weights in the panel" in words.pop()
+    assert "choose the file of its weights in step 3" in words.pop()
     torch.manual_seed(0)
     safetensors.torch.save_file(import_timm().create_model(name).state_dict(), tmp_path / "vit.safetensors")
     panel.weights_file.value = tmp_path / "vit.safetensors"
@@ -179,8 +179,8 @@ def test_errors_are_notifications(viewer, panel, words, qtbot, tmp_path, write_t
     assert "not a slide" in words[-1]
     viewer.open(str(write_tiff(np.full((700, 700, 3), 240, np.uint8), "blank.tif", mpp=None)), plugin="napari-histoad")
     assert panel.mpp_row.isVisible()
-    panel.map_button.native.click()
-    assert "µm per pixel in step 1" in words[-1] or "how large" in words[-1]
+    assert not panel.map_button.enabled
+    assert "µm per pixel in step 1" in panel.map_reason.text()
     panel.mpp_box.value = 0.5
     panel.mpp_button.native.click()
     assert "0.5 µm per pixel" in panel.slide_info.text()

@@ -43,6 +43,7 @@ _STEPS = {
     "recalibrate": "normal",
     "map": "map",
     "save": "review",
+    "check": "map",
     "classify": "gallery",
     "explain": "gallery",
 }
@@ -100,6 +101,8 @@ class Controller:
     """TissueMask, area in mm²."""
     trained = Signal(object, list)
     """Path of the detector; places of the normal tiles that were left out of its training as suspicious."""
+    model_checked = Signal(object)
+    """Path of a file that holds a detector to map with."""
     encoder_known = Signal(dict)
     """What is known of an encoder of others: name, licence, from, and file, empty if its weights are not on this machine."""
     map_started = Signal(object)
@@ -177,8 +180,7 @@ class Controller:
 
     def _submit(self, job: str, **args: Any) -> None:
         slide = self._need_slide()
-        if self.busy:
-            raise HistoadError("another job is still running", "wait for its end, or cancel it")
+        self._need_idle()
         self._job, self._job_slide, self._eta = job, slide, Eta()
         if slide.on_disk:
             self.client.start()
@@ -231,9 +233,13 @@ class Controller:
         name = self._job_slide.path.name
         self.left_behind.emit(f"Another slide was chosen meanwhile. Choose {name} and click again to see what was found there.")
 
+    def _need_idle(self) -> None:
+        if self.busy:
+            raise HistoadError("another job is still running", "wait for its end, or cancel it")
+
     def _need_slide(self) -> Slide:
         if self.slide is None:
-            raise HistoadError("no slide is open", "drop a slide on the window, or File > Open Sample > Anomaly mapping")
+            raise HistoadError("no slide is open", "drop a slide on the window, or open one by File > Open Sample")
         if self.slide.mpp is None:
             raise MissingMppError(
                 f"{self.slide.path.name} does not say how large its pixels are", "type its µm per pixel in step 1"
@@ -264,6 +270,14 @@ class Controller:
     def look_for_encoder(self, name: str, *, fetch: bool = False) -> None:
         """Start to look for the weights of an encoder by timm's name, or to download them; `encoder_known` follows."""
         self._submit("encoder", name=name, fetch=fetch)
+
+    def check_model(self, path: Path) -> None:
+        """Start to look whether a file holds a detector; `model_checked` follows, or `failed` with the reason."""
+        self._need_idle()
+        self._job, self._job_slide, self._eta, self._working = "check", self.slide, Eta(), True
+        self.client.start()
+        self.client.submit("check", {"model": str(path)})
+        self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
 
     def recalibrate(self, regions: Sequence[Region]) -> None:
         """Start to set the chosen detector's thresholds by outlines of the open slide; `trained` follows.
@@ -395,6 +409,8 @@ class Controller:
             self.model = Path(result["path"])
             listed = result["suspicious"]
             self.trained.emit(self.model, [] if listed is None else read_places(Path(listed)))
+        elif self._job == "check":
+            self.model_checked.emit(Path(result["path"]))
         elif self._job == "encoder":
             self.encoder_known.emit(result)
         elif self._job == "classify":

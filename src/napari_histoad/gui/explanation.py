@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import QGridLayout, QLabel, QScrollArea, QWidget
 
 from napari_histoad.gui.widgets import pixmap
 
@@ -15,23 +15,32 @@ if TYPE_CHECKING:
 
 __all__ = ["ExplanationRow"]
 
-_PICTURE_PX = 190
+_PICTURE_PX, _LEAST_PX = 190, 60
 
 
-class ExplanationRow(QWidget):
-    """A row of titled pictures; empty until it is given some."""
+class ExplanationRow(QScrollArea):
+    """A row of titled pictures; empty until it is given some. Where the window is too small for it, it scrolls."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._grid = QGridLayout(self)
+        inside = QWidget()
+        self._grid = QGridLayout(inside)
         self._grid.setContentsMargins(0, 4, 0, 4)
         self._grid.setHorizontalSpacing(10)
-        self.setMinimumHeight(_PICTURE_PX + 30)  # nothing jumps while the next tile is being explained
+        self.setWidget(inside)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QScrollArea.Shape.NoFrame)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are the gallery's
+        self.setMinimumHeight(_LEAST_PX)
         self.words = QLabel()
         self.words.setWordWrap(True)
         self.words.setFixedWidth(_PICTURE_PX)
         self.words.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         self._pictures: list[QLabel] = []
+
+    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """Ask for the height of the pictures at once: nothing jumps while the next tile is being explained."""
+        return QSize(4 * _PICTURE_PX, _PICTURE_PX + 44)
 
     @property
     def titles(self) -> list[str]:

@@ -23,10 +23,11 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QFlowLayout
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.explanation import ExplanationRow
-from napari_histoad.gui.messages import Message
+from napari_histoad.gui.messages import Message, WrappedText
 from napari_histoad.gui.remedies import in_window
 from napari_histoad.gui.wheel import WheelGuard
 from napari_histoad.gui.widgets import pixmap
@@ -96,9 +97,10 @@ class TileGallery(QWidget):
         self.pictures.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are the gallery's
         self.pictures.currentRowChanged.connect(self._on_current)
         self.message = Message()
-        self.words = QLabel()
-        self.counts = QLabel()
-        buttons = QHBoxLayout()
+        self.words, self.counts = WrappedText(), QLabel()
+        buttons = QFlowLayout()
+        buttons.setHorizontalSpacing(4)
+        buttons.setVerticalSpacing(4)
         for key, name in _KEYS.items():
             looks = f"border-left: 6px solid {_COLOURS[name]}; padding: 4px 10px;"
             buttons.addWidget(_button(f"{name} ({chr(key)})", partial(self.give, name), looks))
@@ -115,13 +117,13 @@ class TileGallery(QWidget):
         layout.setContentsMargins(6, 4, 6, 4)
         line = QHBoxLayout()
         line.addWidget(self.words, 1)
-        line.addWidget(self.counts)
+        line.addWidget(self.counts, 0, Qt.AlignmentFlag.AlignTop)
         layout.addLayout(line)
         layout.addWidget(self.message)
         layout.addWidget(self.pictures)
-        layout.addWidget(self.explanation)
+        layout.addWidget(self.explanation, 1)
         layout.addLayout(buttons)
-        layout.addStretch(1)  # what an explanation took stays free below, instead of around the words above
+        layout.addStretch(0)  # what an explanation took stays free below, instead of around the words above
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="pictures")
         self._read.connect(self._on_read)
@@ -259,19 +261,21 @@ class TileGallery(QWidget):
         """Show what detector and classifier make of the current tile, or hide that again."""
         if self.explanation.isHidden():
             self.explanation.show()
+            QTimer.singleShot(0, partial(self._take_height, self.explanation.sizeHint().height()))
             self._ask_explanation()
         else:
             self.explanation.hide()
-            QTimer.singleShot(0, self._give_back_height)  # once the layout knows
+            QTimer.singleShot(0, partial(self._take_height, 0))  # once the layout knows
 
-    def _give_back_height(self) -> None:
-        """Be no higher than needed: a dock keeps the height that an explanation took from the slide."""
+    def _take_height(self, explanation_px: int) -> None:
+        """Be no higher than an explanation needs, if the window has as much; 0 gives back to the slide what one took."""
         dock, window = self.parentWidget(), self.window()
         while dock is not None and not isinstance(dock, QDockWidget):
             dock = dock.parentWidget()
         if dock is not None and isinstance(window, QMainWindow):
             dock.setMinimumHeight(0)  # which only grows by itself
-            window.resizeDocks([dock], [1], Qt.Orientation.Vertical)
+            height = dock.height() - self.explanation.minimumHeight() + explanation_px if explanation_px else 1
+            window.resizeDocks([dock], [height], Qt.Orientation.Vertical)
 
     def _ask_explanation(self) -> None:
         number = self.pictures.currentRow()
@@ -299,7 +303,7 @@ class TileGallery(QWidget):
 
     def say(self, words: str) -> None:
         """Show a line."""
-        self.words.setText(words)
+        self.words.setPlainText(words)
 
     def _show_counts(self) -> None:
         counts = self.verdicts.counts()

@@ -39,6 +39,10 @@ class WrappedText(QTextEdit):
         assert self._document is not None
         self._document.setDocumentMargin(1)
 
+    def text(self) -> str:
+        """Return the words."""
+        return self.toPlainText()
+
     def setPlainText(self, text: str | None) -> None:  # noqa: N802 - Qt's name
         """Show other words."""
         super().setPlainText(text)
@@ -106,4 +110,9 @@ def scroll_to(widget: QWidget) -> None:
 
 
 def _paragraphs(sentences: Sequence[str]) -> list[str]:
-    return [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences if sentence]
+    return [_capitalised(sentence) for sentence in sentences if sentence]
+
+
+def _capitalised(sentence: str) -> str:
+    """Return a sentence with a capital, unless it begins with a name."""
+    return sentence[0].upper() + sentence[1:] if sentence.split(" ", 1)[0].isalpha() else sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from napari_histoad.gui.layers import suspicious_layer, tissue_layer
 from napari_histoad.gui.messages import scroll_to
 from napari_histoad.gui.outlines import NormalOutlines
 from napari_histoad.gui.progress import metric_words, progress_words
-from napari_histoad.gui.remedies import in_window
+from napari_histoad.gui.remedies import in_window, note_in_window
 from napari_histoad.gui.review import MapReview
 from napari_histoad.gui.slide_layers import SLIDE_KEY, associated_layers, can_be_slide, pixel_size, slide_of_layer
 from napari_histoad.gui.slide_view import SlideView, owner_of
@@ -104,7 +105,9 @@ class AnomalyPanel(PanelWidgets):
         self.method_box.changed.connect(self._on_method)
         for changed in (self.steps_box.changed, self.stain_box.changed, self.refine_box.changed):
             changed.connect(self.messages["normal"].clear)
-        self.weights_file.changed.connect(self.messages["normal"].clear)
+        for changed in (self.method_box.changed, self.weights_file.changed):
+            changed.connect(self.messages["normal"].clear)
+        self.encoder_box.currentTextChanged.connect(self.messages["normal"].clear)
         self.encoder_box.currentTextChanged.connect(lambda _: self._on_method(self.method_box.value))
         self.model_file.changed.connect(self._guarded(self._on_model_file, "map"))
         self.model_box.changed.connect(self._on_model)
@@ -117,6 +120,7 @@ class AnomalyPanel(PanelWidgets):
         c.tissue_found.connect(self._on_tissue)
         c.encoder_known.connect(self._on_encoder_known)
         c.trained.connect(self._on_trained)
+        c.model_checked.connect(self._offer_model)
         c.classified.connect(lambda path, _: self._offer_model(path))
         c.saved.connect(self._on_saved)
         c.slide_copied.connect(self._on_slide_copied)
@@ -176,6 +180,7 @@ class AnomalyPanel(PanelWidgets):
         except HistoadError as err:
             self._on_failed(in_window(err), "slide")
         self.controller.choose_slide(slide)
+        self.mpp_row.show_value(None if self.controller.slide is None else self.controller.slide.mpp)
         self._place(layer, self.controller.slide)
         self.view.show(layer)
         self._show_slide(self.controller.slide)
@@ -192,20 +197,22 @@ class AnomalyPanel(PanelWidgets):
             self.viewer.reset_view()
 
     def _show_slide(self, slide: Slide | None) -> None:
-        for widget in (
-            self.tissue_button,
-            self.outline_button,
-            self.train_button,
-            self.recalibrate_button,
-            self.map_button,
-            self.method_box,
-        ):
-            widget.enabled = slide is not None and not self.controller.busy
+        reason = self._why_not(slide)
+        for button in (self.tissue_button, self.train_button, self.recalibrate_button, self.map_button):
+            button.enabled = not reason
+        self.outline_button.enabled = slide is not None and not self.controller.busy
+        self.save_button.enabled = not self.controller.busy
+        for setting in self.settings:
+            setting.setEnabled(not self.controller.busy)
+        self._on_method(self.method_box.value)
+        self.show_reason("" if self.controller.busy or slide is None else reason)
         self.mpp_row.setVisible(slide is not None and slide.file_mpp is None)
+        if self.controller.map is None:
+            self.notes.clear()
         self.pictures_button.native.setVisible(slide is not None and bool(slide.associated))
         self.review_group.setEnabled(self.controller.map is not None and self.controller.map.info.complete)
         if slide is None:
-            self.slide_info.setText(NO_SLIDE)
+            self.slide_info.setText(escape(NO_SLIDE))
             self.out_info.setText("")
             return
         out = self.controller.out
@@ -215,9 +222,18 @@ class AnomalyPanel(PanelWidgets):
         self.out_info.setToolTip(str(out))
         h, w = slide.shape
         size = f"{w:,} × {h:,} px" + (f", {w * slide.mpp / 1000:.1f} × {h * slide.mpp / 1000:.1f} mm" if slide.mpp else "")
-        mpp = f"{slide.mpp:.4g} µm per pixel" if slide.mpp else "<b>resolution unknown: type it below</b>"
-        self.slide_info.setText(f"{slide.format}<br>{size}<br>{mpp}")
+        mpp = f"{slide.mpp:.4g} µm per pixel" if slide.mpp else "<b>resolution unknown: choose or type it below</b>"
+        notes = [escape(note_in_window(note)) for note in slide.notes]
+        self.slide_info.setText("<br>".join([escape(slide.format), size, mpp, *notes]))
         self.slide_info.setToolTip("\n".join(f"{name}: {value}" for name, value in slide.properties.items() if len(value) < 100))
+
+    def _why_not(self, slide: Slide | None) -> str:
+        """Return why no job can be started now, empty if one can."""
+        if slide is None:
+            return NO_SLIDE
+        if slide.mpp is None:
+            return "First give the µm per pixel in step 1: this slide does not state it."
+        return "Wait for the end of the run below, or cancel it." if self.controller.busy else ""
 
     def _on_pictures(self) -> None:
         slide = self.controller.slide
@@ -299,7 +315,7 @@ class AnomalyPanel(PanelWidgets):
         return QMessageBox.question(self, "Download weights", words) == QMessageBox.StandardButton.Yes
 
     def _train(self) -> None:
-        settings: dict[str, Any] = {"max_steps": self.steps_box.value} if self.steps_box.enabled else {}
+        settings: dict[str, Any] = {"max_steps": self.steps_box.value} if self._has_steps() else {}
         if self.method_box.value in WITH_ENCODER:
             settings["backbone"] = self.encoder_box.currentText().strip()
             if self._given_weights() is not None and settings["backbone"] not in OWN_ENCODERS:
@@ -310,10 +326,13 @@ class AnomalyPanel(PanelWidgets):
         refine = "neighbours" if self.refine_box.value else None
         self.controller.train(self.normal_regions(), detector=self.method_box.value, settings=settings, refine=refine)
 
+    def _has_steps(self) -> bool:
+        """Whether something is trained step by step."""
+        method = self.method_box.value
+        return method not in WITHOUT_STEPS or (method in WITH_ENCODER and self.encoder_box.currentText().strip() == OWN)
+
     def _on_method(self, method: str) -> None:
-        self.messages["normal"].clear()
-        own = method in WITH_ENCODER and self.encoder_box.currentText().strip() == OWN
-        self.steps_box.enabled = own or method not in WITHOUT_STEPS
+        self.steps_box.enabled = self._has_steps() and not self.controller.busy
         self.show_encoder(method)
 
     def _on_trained(self, path: Path, left_out: list[TilePlace]) -> None:
@@ -329,17 +348,19 @@ class AnomalyPanel(PanelWidgets):
     # -- 4 map
 
     def _offer_model(self, path: Path) -> None:
-        if path.name not in self.model_box.choices:
-            self.model_box.choices = [SELF, *[c for c in self.model_box.choices if c != SELF], path.name]
-        self.controller.model = path
-        self.model_box.value = path.name
-        self._models[path.name] = path
+        name = path.name
+        if self._models.get(name, path) != path:  # another folder's
+            name = f"{path.name} in {path.parent.name}"
+        self._models[name] = path
+        if name not in self.model_box.choices:
+            self.model_box.choices = [SELF, *[c for c in self.model_box.choices if c != SELF], name]
+        self.model_box.value = name
         self._on_model()
 
     def _on_model_file(self) -> None:
         path = Path(str(self.model_file.value))
-        if path.suffix == ".safetensors" and path.is_file():
-            self._offer_model(path)
+        if path.is_file():  # else it is still being typed
+            self.controller.check_model(path)
 
     def _on_model(self, _: object = None) -> None:
         chosen = self.model_box.value

@@ -7,7 +7,7 @@ import re
 from napari_histoad import errors
 from napari_histoad.errors import HistoadError
 
-__all__ = ["error_of", "in_window", "of_terminal"]
+__all__ = ["error_of", "in_window", "note_in_window", "of_terminal"]
 
 _OF_TERMINAL = re.compile(
     r"--[a-z]|\bhistoad [a-z]|\b\w+=[^=\s]|\(Python\b|\bin Python\b|\bvips\b|\bdask worker\b|command again|run again"
@@ -63,6 +63,11 @@ def in_window(err: HistoadError) -> str:
     """Return one line that says what happened and what can be done about it in the window."""
     remedy = _remedy(err)
     return f"{err.what}; {remedy}" if remedy else err.what
+
+
+def note_in_window(note: str) -> str:
+    """Return a note without what it says in brackets to those in a terminal."""
+    return re.sub(r" \((?=[^()]*--[a-z])[^()]*\)", "", note)
 
 
 def _remedy(err: HistoadError) -> str:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels
-from napari.utils.notifications import show_warning
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QMainWindow
 from shapely.geometry import box as polygon
 
 from napari_histoad.calibration import discovery_rate
 from napari_histoad.errors import HistoadError, MapError, SettingsError
 from napari_histoad.gui.gallery import TileGallery
 from napari_histoad.gui.layers import Heatmap, class_layers, error_layer, labels_layer
-from napari_histoad.gui.remedies import in_window
+from napari_histoad.gui.messages import scroll_to
+from napari_histoad.gui.rates import rate_words
+from napari_histoad.gui.remedies import in_window, note_in_window
 from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
 from napari_histoad.maps import VERDICTS
 from napari_histoad.regions import Region
@@ -74,7 +76,8 @@ class MapReview:
         self._rates = np.geomspace(0.01, _HIGHEST_RATE, SLIDER_STEPS + 1)
         self._refresh_timer = self._timer(self._draw_heatmap)
         self._ask_timer = self._timer(self._ask)
-        self._reveal_timer = self._timer(lambda: panel.scroll_area.ensureWidgetVisible(panel.save_button.native))
+        self._reveal_timer = self._timer(lambda: scroll_to(panel.save_button.native))
+        self._revealed = True
         self._p_values: Any = None
         self.gallery: TileGallery | None = None
         self._gallery_dock: Any = None
@@ -114,6 +117,9 @@ class MapReview:
             self.gallery.outline_asked.connect(self._guarded(lambda: self._on_outline_asked(verdicts)))
             self.gallery.explain_asked.connect(self._on_explain_asked)
             self._gallery_dock = self._viewer.window.add_dock_widget(self.gallery, name="Judge tiles", area="bottom")
+            if isinstance(window := self._gallery_dock.parentWidget(), QMainWindow):
+                # Below the layer list there is no room for it: together they are higher than a small screen.
+                window.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
         self._gallery_dock.show()
         self.gallery.setFocus()
 
@@ -194,14 +200,13 @@ class MapReview:
             self._replace(Image(data, **looks))
         self._on_map_started(source)  # once more, with the contrast of the whole
         self._p_values = source.p_values
-        if warning := source.drift_warning:
-            show_warning(f"{source.info.slide}: {warning}")
+        self._panel.notes.say(*map(note_in_window, source.notes))
         self._panel.review_group.setEnabled(True)
         lowest = source.calibration.smallest_rate
         self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
         self._panel.rate_slider.setValue(int(np.searchsorted(self._rates, max(0.01, lowest))))
         self._ask()
-        self._reveal_timer.start(_REFRESH_MS)  # once the list has its height
+        self._revealed = False
 
     # -- threshold and regions
 
@@ -234,18 +239,17 @@ class MapReview:
         else:
             self._labels.data = review.labels
         self._regions = review.regions
-        area = sum(r.measurements["Area mm²"] for r in review.regions)
-        if self._panel.rate_kind.value == BY_DISCOVERIES:
-            words = source.calibration.explain_discoveries(self._chosen(), review.rate)
-        else:
-            words = source.calibration.explain_rate(review.rate)
-        found = f"{len(review.regions)} regions, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
-        self._panel.rate_info.setText(f"{words}. {source.info.calibration_note}.<br>{found}")
+        by_discoveries = self._panel.rate_kind.value == BY_DISCOVERIES
+        self._panel.rate_info.setText(rate_words(review, self._chosen(), by_discoveries=by_discoveries))
         self._panel.region_list.clear()
+        self._panel.region_list.setVisible(bool(review.regions))
         for number, region in enumerate(review.regions, start=1):
             m = region.measurements
             words = f"score {m.get('Mean score', 0):.3g}   lowest p {m.get('Min p-value', 1):.2g}"
             self._panel.region_list.addItem(f"{number}.  {m['Area mm²']:.3f} mm²   {words}")
+        if not self._revealed:
+            self._revealed = True
+            self._reveal_timer.start(_REFRESH_MS)  # once text and list have their height
 
     def _on_region(self, row: int) -> None:
         slide = self._controller.slide

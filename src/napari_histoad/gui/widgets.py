@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, PushButton, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, PushButton, SpinBox
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import (
@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histoad.gui.messages import Message
+from napari_histoad.gui.pixel_size import PixelSize
 from napari_histoad.gui.wheel import WheelGuard
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "NO_SLIDE",
     "OWN",
     "OWN_ENCODERS",
+    "SAMPLE_MENU",
     "SELF",
     "SELF_HINT",
     "SLIDER_STEPS",
@@ -49,7 +51,8 @@ __all__ = [
     "pixmap",
 ]
 
-NO_SLIDE = "Drop a slide on the window, or use File > Open Sample > Anomaly mapping."
+SAMPLE_MENU = "File > Open Sample > H&E slide with planted anomalies (napari-histoad)"
+NO_SLIDE = f"Drop a slide on the window, or use {SAMPLE_MENU}."
 SELF = "Learn normal from this slide"
 SELF_HINT = "No training: what is common on this slide counts as normal, what is rare stands out."
 SLIDER_STEPS = 1000
@@ -96,13 +99,12 @@ class PanelWidgets(QWidget):
         steps.setContentsMargins(4, 4, 4, 4)
         self.messages = {step: Message() for step in ("slide", "tissue", "normal", "map", "review")}
         self.slide_box = ComboBox(choices=slide_choices, nullable=True, tooltip="The slide to work on")
-        self.slide_info = _words(NO_SLIDE)
-        self.mpp_box = FloatSpinBox(value=0.25, min=0.05, max=20, step=0.01, tooltip="µm per level-0 pixel")
-        self.mpp_button = PushButton(text="Set")
+        self.slide_info = _Words(NO_SLIDE.replace("&", "&amp;"), rich=True)
         self.pictures_button = PushButton(
             text="Show label and macro", tooltip="The other pictures in the file; a label may name the patient"
         )
-        self.mpp_row = _row(QLabel("µm per pixel"), self.mpp_box.native, self.mpp_button.native)
+        self.mpp_row = PixelSize()
+        self.mpp_box, self.mpp_button = self.mpp_row.box, self.mpp_row.button
         steps.addWidget(
             _group(
                 "1 · Slide",
@@ -116,7 +118,7 @@ class PanelWidgets(QWidget):
         self.tissue_button = PushButton(
             text="Show tissue", tooltip="Outline what is taken for tissue; the rest is never looked at"
         )
-        self.tissue_info = _words("")
+        self.tissue_info = _Words("")
         steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.messages["tissue"], self.tissue_info))
         self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
         self.method_box = ComboBox(choices=METHODS, value="vqvae", tooltip="How normal tissue is learnt; histoad models explains")
@@ -146,8 +148,9 @@ class PanelWidgets(QWidget):
             text="Recalibrate the chosen detector",
             tooltip="Another site's stain or scanner: keep what was learnt, set the thresholds by these outlines",
         )
+        self.train_reason, self.map_reason = _Words(""), _Words("")
         self.train_button = PushButton(text="Train", tooltip="Learn from the outlined tissue")
-        self.train_info = _words("")
+        self.train_info = _Words("")
         self.preview = QLabel()
         self.preview.setVisible(False)
         self.preview.setToolTip("Tiles, and below them what the network makes of them")
@@ -165,6 +168,7 @@ class PanelWidgets(QWidget):
                 form,
                 self.refine_box.native,
                 self.train_button.native,
+                self.train_reason,
                 self.recalibrate_button.native,
                 self.messages["normal"],
                 self.train_info,
@@ -172,21 +176,25 @@ class PanelWidgets(QWidget):
             )
         )
         self.model_box = ComboBox(choices=[SELF], value=SELF, tooltip="What tells normal from anomalous")
-        self.model_hint = _words(SELF_HINT)
+        self.model_hint = _Words(SELF_HINT)
         self.model_file = FileEdit(mode=FileDialogMode.EXISTING_FILE, filter="*.safetensors", tooltip="Open a trained detector")
         self.model_file.choose_btn.text = "Open…"
-        self.out_info = _words("")
+        self.out_info = _Words("")
         self.map_button = PushButton(text="Compute anomaly map")
         self.map_button.native.setStyleSheet("font-weight: bold; padding: 6px;")
         detector = QFormLayout()
         detector.addRow("Detector", self.model_box.native)
         detector.addRow("File", self.model_file.native)
-        steps.addWidget(_group("4 · Map", detector, self.model_hint, self.out_info, self.map_button.native, self.messages["map"]))
+        steps.addWidget(
+            _group(
+                "4 · Map", detector, self.model_hint, self.out_info, self.map_button.native, self.map_reason, self.messages["map"]
+            )
+        )
         self.rate_kind = ComboBox(choices=[BY_FALSE_POSITIVES, BY_DISCOVERIES], value=BY_FALSE_POSITIVES, tooltip=RATE_HELP)
         self.rate_slider = QSlider(Qt.Orientation.Horizontal)
         self.rate_slider.setRange(0, SLIDER_STEPS)
         self.rate_slider.setToolTip("How many normal tiles may be flagged by mistake")
-        self.rate_info = _words("Compute a map first.")
+        self.rate_info = _Words("Compute a map first.", rich=True)
         self.region_list = QListWidget()
         self.region_list.setMaximumHeight(130)
         self.region_list.setToolTip("Click to go there")
@@ -194,8 +202,10 @@ class PanelWidgets(QWidget):
             text="Judge tiles one by one", tooltip="The most telling tiles as pictures; say by key what each of them is"
         )
         self.save_button = PushButton(text="Save regions, picture and report")
+        self.notes = Message("warning")
         self.review_group = _group(
             "5 · Review",
+            self.notes,
             self.rate_kind.native,
             self.rate_slider,
             self.rate_info,
@@ -213,7 +223,7 @@ class PanelWidgets(QWidget):
         scroll.setWidget(body)
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
-        self.progress_info = _words("")
+        self.progress_info = _Words("")
         self.cancel_button = PushButton(text="Cancel")
         self.progress_row = QWidget()
         bottom = QVBoxLayout(self.progress_row)
@@ -226,7 +236,22 @@ class PanelWidgets(QWidget):
         layout.addWidget(scroll, 1)
         layout.addWidget(self.progress_row)
         self.setMinimumWidth(340)
+        buttons = (self.tissue_button, self.outline_button, self.train_button, self.recalibrate_button, self.map_button)
+        self._help = {button: str(button.tooltip or "") for button in buttons}
         WheelGuard(self)
+
+    @property
+    def settings(self) -> list[Any]:
+        """What a run is started with; frozen while it lasts."""
+        chosen = (self.method_box, self.stain_box, self.refine_box, self.weights_file, self.model_box, self.model_file)
+        return [*(widget.native for widget in chosen), self.encoder_box, self.mpp_row]
+
+    def show_reason(self, reason: str) -> None:
+        """Say why nothing can be started, under the buttons and when they are pointed at; empty if it can."""
+        for label in (self.train_reason, self.map_reason):
+            label.setText(reason)
+        for button, help_ in self._help.items():
+            button.tooltip = reason or help_
 
     def show_encoder(self, method: str) -> None:
         """Show what belongs to the encoder where the method rests on one."""
@@ -244,11 +269,22 @@ def pixmap(pixels: NDArray[np.uint8]) -> QPixmap:
     return QPixmap.fromImage(QImage(pixels.tobytes(), w, h, 3 * w, QImage.Format.Format_RGB888))
 
 
-def _words(text: str) -> QLabel:
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-    return label
+class _Words(QLabel):
+    """Wrapped plain text that takes no room while there is none."""
+
+    def __init__(self, text: str, *, rich: bool = False) -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.RichText if rich else Qt.TextFormat.PlainText)  # names of files are no markup
+        self.setWordWrap(True)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        super().setText(text)
+        if not text:
+            self.hide()
+
+    def setText(self, text: str | None) -> None:  # noqa: N802 - Qt's name
+        """Show other words, or nothing."""
+        super().setText(text)
+        self.setVisible(bool(text))
 
 
 def _row(*widgets: QWidget) -> QWidget:

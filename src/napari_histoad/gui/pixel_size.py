@@ -1,0 +1,61 @@
+"""The row in which the size of a pixel is given where the slide does not say it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from magicgui.widgets import FloatSpinBox, PushButton
+from qtpy.QtCore import QLocale
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QWidget
+
+__all__ = ["PixelSize"]
+
+_USUAL = {"×20": 0.5, "×40": 0.25}
+
+
+class PixelSize(QWidget):
+    """A field that is empty at first, a button to set what it says, and a button for each usual magnification.
+
+    Attributes
+    ----------
+    box : FloatSpinBox
+        µm per level-0 pixel; 0 is shown as nothing.
+    button : PushButton
+        Its ``changed`` signal says that the value is to be used.
+    usual : dict of str to PushButton
+        By magnification.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.box = FloatSpinBox(value=0, min=0, max=20, step=0.01, tooltip="µm per level-0 pixel, as the scanner's report says")
+        self.box.native.setDecimals(4)
+        self.box.native.setLocale(QLocale.c())  # a point in every country, as in the files
+        self.box.native.setSpecialValueText(" ")
+        self.button = PushButton(text="Set", enabled=False)
+        self.box.changed.connect(self._on_value)
+        self.usual = {name: PushButton(text=f"{name}: {mpp:g}", tooltip=f"{mpp:g} µm per pixel") for name, mpp in _USUAL.items()}
+        layout = QGridLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(QLabel("µm per pixel"), 0, 0)
+        for column, (name, button) in enumerate(self.usual.items(), start=1):
+            button.changed.connect(partial(self._choose, _USUAL[name]))
+            layout.addWidget(button.native, 0, column)
+        layout.addWidget(QLabel("or type it"), 1, 0)
+        typed = QHBoxLayout()
+        typed.addWidget(self.box.native, 1)
+        typed.addWidget(self.button.native)
+        layout.addLayout(typed, 1, 1, 1, 2)
+        layout.setColumnStretch(1, 1)
+        layout.setColumnStretch(2, 1)
+
+    def show_value(self, mpp: float | None) -> None:
+        """Show what is in use, or nothing."""
+        self.box.value = mpp or 0
+
+    def _on_value(self, value: float) -> None:
+        self.button.enabled = value > 0
+
+    def _choose(self, mpp: float, _: object = None) -> None:
+        self.box.value = mpp
+        self.button.native.click()

@@ -1,0 +1,42 @@
+"""What a threshold promises for the map at hand, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_histoad.calibration import describe_basis
+
+if TYPE_CHECKING:
+    from napari_histoad.gui.controller import Review
+
+__all__ = ["rate_words"]
+
+
+def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
+    """Return, in rich text, what is flagged, what share of that may be normal, and what this rests on.
+
+    Parameters
+    ----------
+    review : Review
+    chosen : float
+        The rate on the slider.
+    by_discoveries : bool
+        Whether that is a false discovery rate.
+    """
+    source = review.map
+    basis = source.calibration.basis
+    most = "about" if basis is None or basis.approximate else "at most"
+    threshold = f"(p ≤ {review.rate:.3g})"
+    if source.drift_warning:
+        goal = (
+            f"<b>{chosen:.2%}</b> of the flagged tiles should be" if by_discoveries else f"<b>{review.rate:.2%}</b> of tiles are"
+        )
+        words = f"The threshold is where {goal} normal on slides like those of the calibration; this slide is not {threshold}."
+    elif by_discoveries:
+        words = f"Of the flagged tiles {most} <b>{chosen:.2%}</b> should be normal {threshold}."
+    else:
+        words = f"Flag what {most} <b>{review.rate:.2%}</b> of normal tiles exceed {threshold}."
+    area = sum(r.measurements["Area mm²"] for r in review.regions)
+    counted = "1 region" if len(review.regions) == 1 else f"{len(review.regions):,} regions"
+    found = f"{counted}, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
+    return "<br>".join([words, found, f"{describe_basis(basis)}."])
