@@ -145,6 +145,10 @@ def test_a_failing_slide_does_not_stop_the_others(sample, detector_file, tmp_pat
         (("export", "none.ome.zarr", "--png"), 1, "no anomaly map"),
         (("map",), 2, "Missing"),
         (("map", "a.svs", "b/a.svs", "--out", "o"), 2, "same name"),
+        (("map", "a.svs", "b.svs", "--out", "o", "--regions", "r.geojson"), 2, "columns slide, regions"),
+        (("map", "a.svs", "--out", "o", "--tissue", "regions"), 2, "none were given"),
+        (("map", "a.svs", "--out", "o", "--tissue", "nonsense"), 2, "choose found or regions"),
+        (("train", "a.svs", "--out", "d.safetensors", "--tissue", "regions"), 2, "none were given"),
     ],
 )
 def test_wrong_use_is_one_line_and_a_code(tmp_path, monkeypatch, args, code, word):

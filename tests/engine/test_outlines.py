@@ -7,11 +7,12 @@ import pytest
 from shapely.affinity import translate
 from shapely.geometry import box
 
-from napari_histoad import write_geojson
-from napari_histoad.engine import gather_job, training_sources
-from napari_histoad.errors import EmptyTissueError, RegionError, SettingsError
+from napari_histoad import map_slide, write_geojson
+from napari_histoad.engine import CohortSlide, cohort_job, gather_job, training_sources
+from napari_histoad.errors import EmptyTissueError, OtherMapError, RegionError, SettingsError
 from napari_histoad.jobs import run
-from napari_histoad.regions import Region
+from napari_histoad.regions import Region, coverage
+from napari_histoad.tiles import TileGrid
 
 
 def test_outlines_belong_to_one_slide(tmp_path, sample):
@@ -58,3 +59,42 @@ def test_outlines_stand_in_for_tissue_that_is_not_found(write_tiff):
         training_sources([grey_slide], None, None, "regions")
     with pytest.raises(SettingsError, match="choose found or regions"):
         training_sources([grey_slide], outlines, None, "nonsense")
+
+
+def test_a_map_covers_the_regions_where_no_tissue_is_found(tmp_path, write_tiff, detector_file):
+    image = np.random.default_rng(0).integers(225, 235, (1024, 1024, 1), np.uint8).repeat(3, 2)
+    grey, outlines, path = write_tiff(image, mpp=0.5), [Region(box(100, 100, 700, 700), "ROI")], tmp_path / "a.geojson"
+    write_geojson([*outlines, Region(box(0, 0, 1024, 1024), "Ignore*"), Region(box(2000, 0, 3000, 100), "ROI")], path)
+    with pytest.raises(EmptyTissueError, match="--tissue regions"):
+        map_slide(grey, tmp_path, model=detector_file, regions=path, device="cpu")
+    result = map_slide(grey, tmp_path, model=detector_file, regions=path, tissue_from="regions", stride_px=64, device="cpu")
+    covered = coverage(result.boxes, outlines)
+    grid = TileGrid.cover((1024, 1024), 0.5, tile_px=result.info.tile_px, mpp=result.info.mpp, stride_px=64)
+    assert covered.min() >= 0.5
+    assert len(result) == (coverage(grid.boxes, outlines) >= 0.5).sum()
+    assert result.info.tissue_from == "regions"
+    notes = " ".join(result.info.notes)
+    assert "Ignore*" in notes
+    assert "1 of them lie outside altogether" in notes
+    with pytest.raises(SettingsError, match="none were given"):
+        map_slide(grey, tmp_path, model=detector_file, tissue_from="regions", device="cpu")
+
+
+def test_the_same_region_map_with_found_tissue_is_another(tmp_path, sample, detector_file):
+    options = {"model": detector_file, "regions": sample.plan.normal[:1], "stride_px": 64, "device": "cpu"}
+    first = map_slide(sample.path, tmp_path, tissue_from="regions", **options)
+    again = map_slide(sample.path, tmp_path, tissue_from="regions", **options)
+    assert len(again) == len(first)
+    with pytest.raises(OtherMapError):
+        map_slide(sample.path, tmp_path, **options)
+
+
+def test_regions_of_one_slide_are_not_mapped_on_several(tmp_path, sample):
+    path = tmp_path / "a.geojson"
+    write_geojson(sample.plan.normal, path)
+    slides = [CohortSlide(sample.path, regions=path), CohortSlide(tmp_path / "b.svs", regions=path)]
+    with pytest.raises(SettingsError, match="given for several slides"):
+        run(cohort_job(slides, tmp_path / "out"))
+    with pytest.raises(SettingsError, match="none were given"):
+        run(cohort_job([CohortSlide(sample.path)], tmp_path / "out", tissue_from="regions"))
+    assert not (tmp_path / "out").exists()

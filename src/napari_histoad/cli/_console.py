@@ -28,6 +28,7 @@ __all__ = [
     "JsonOption",
     "MppOption",
     "OverrideMppOption",
+    "TissueOption",
     "command",
     "emit",
     "fail",
@@ -56,6 +57,15 @@ MppOption = Annotated[
 ]
 OverrideMppOption = Annotated[
     float | None, typer.Option("--override-mpp", help="µm per level-0 pixel, whatever the slides state.", show_default=False)
+]
+
+TissueOption = Annotated[
+    str,
+    typer.Option(
+        "--tissue",
+        metavar="found|regions",
+        help="Where the tissue is: found on the slide, or the outlines, for stains where it is not found.",
+    ),
 ]
 
 WRONG_USE = (SettingsError, BundleError, BackboneError, DeviceError)

@@ -15,12 +15,13 @@ from napari_histoad.cli._console import (
     JsonOption,
     MppOption,
     OverrideMppOption,
+    TissueOption,
     command,
     emit,
     follow,
     say,
 )
-from napari_histoad.errors import HistoadError
+from napari_histoad.errors import HistoadError, SettingsError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -48,7 +49,8 @@ def map_slides(
         int | None, typer.Option(help="Step between tiles, tile pixels; default half a tile.", min=1, max=1024)
     ] = None,
     cell_um: Annotated[float, typer.Option(help="Side of a map cell in µm.", min=0.5)] = 8.0,
-    regions: Annotated[Path | None, typer.Option(help="Map only inside these outlines.")] = None,
+    regions: Annotated[Path | None, typer.Option(help="Map only inside these outlines, of the only slide.")] = None,
+    tissue: TissueOption = "found",
     resume: Annotated[bool, typer.Option(help="Go on with an unfinished map, or start anew.")] = True,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a dask.distributed scheduler, tcp://host:8786: its workers do the work.")
@@ -63,6 +65,9 @@ def map_slides(
 
     given = GivenMpp(slide_mpp, override_mpp)
     listed = [s for path in slides for s in (read_cohort(path) if path.suffix.lower() == ".csv" else [CohortSlide(path)])]
+    if regions is not None and sum(s.regions is None for s in listed) > 1:
+        msg = f"--regions {regions} holds the outlines of one slide, but {len(listed)} slides are given"
+        raise SettingsError(msg, "list them in a csv with the columns slide, regions and map that")
     cohort = []
     for s in listed:
         stated = given.of(s.path)
@@ -84,6 +89,7 @@ def map_slides(
             mpp=mpp,
             stride_px=stride,
             cell_um=cell_um,
+            tissue_from=tissue,
             device=device,
             compile=compiled,
             resume=resume,

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, MppOption, OverrideMppOption, command, emit, follow
+from napari_histoad.cli._console import (
+    DeviceOption,
+    JsonOption,
+    MppOption,
+    OverrideMppOption,
+    TissueOption,
+    command,
+    emit,
+    follow,
+)
 from napari_histoad.errors import SettingsError
 
 __all__ = ["read_settings", "recalibrate", "train"]
@@ -21,14 +30,6 @@ NormalOption = Annotated[
     typer.Option(
         help="Outlines of normal tissue, one file per slide in the same order; or all-tissue: all tissue of these slides is "
         "normal (the default); or mixed-tissue: they may hold lesions, so what is rare is left out and rates are approximate."
-    ),
-]
-TissueOption = Annotated[
-    str,
-    typer.Option(
-        "--tissue",
-        metavar="found|regions",
-        help="Where the tissue is: found on the slide, or the outlines, for stains where it is not found.",
     ),
 ]
 NormalClassOption = Annotated[

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari_histoad.classifiers import load_model
 from napari_histoad.detectors import read_header
-from napari_histoad.engine._map import CELL_UM, map_job, map_path, plan_map, read_first_tiles
+from napari_histoad.engine._map import CELL_UM, map_job, map_path, plan_map, read_first_tiles, regions_to_map
 from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError, explained
 from napari_histoad.jobs import Progress, run
 from napari_histoad.machine import keep_freed_memory
-from napari_histoad.regions import read_regions
 from napari_histoad.slide import is_url, listed_mpp, locate, open_slide
 from napari_histoad.system.tables import is_missing, listed_path, read_table
-from napari_histoad.tiles import find_tissue
+from napari_histoad.tiles import check_tissue_from, tissue_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,7 +138,7 @@ def cohort_job(
     Raises
     ------
     SettingsError
-        If two slides have the same name.
+        If two slides have the same name or regions, or the regions shall stand in for tissue and a slide has none.
     BundleError
         If a model is no detector.
     """
@@ -150,6 +149,13 @@ def cohort_job(
             msg = f"two slides have the same name, their maps would overwrite each other: {seen[target]} and {slide.path}"
             raise SettingsError(msg, "map them into different folders")
         seen[target] = slide.path
+    outlines = [slide.regions.resolve() for slide in slides if slide.regions is not None]
+    twice = next((file for file in outlines if outlines.count(file) > 1), None)
+    if twice is not None:
+        msg = f"the regions in {twice.name} are given for several slides"
+        raise SettingsError(msg, "they belong to one: list slides and regions in the columns slide, regions of a csv")
+    for slide in slides:
+        check_tissue_from(options.get("tissue_from", "found"), given=slide.regions is not None)
     for model in {slide.model for slide in slides if slide.model is not None}:
         read_header(model)  # a wrong one is told at once, not slide by slide
     result = CohortResult()
@@ -212,13 +218,23 @@ def _load(model: Path | None) -> Detector | None:
 
 class _Prepared(NamedTuple):
     slide: Slide
-    regions: list[Region] | None
+    regions: Sequence[Region] | None
     tissue: TissueMask
     plan: MapPlan | None
     """None: what is normal has yet to be learnt from the slide."""
+    notes: tuple[str, ...]
 
     def job(self, out: Path, options: MapOptions, cluster: Cluster | None = None) -> Job[AnomalyMap]:
-        return map_job(self.slide, out, regions=self.regions, tissue=self.tissue, plan=self.plan, cluster=cluster, **options)
+        return map_job(
+            self.slide,
+            out,
+            regions=self.regions,
+            notes=self.notes,
+            tissue=self.tissue,
+            plan=self.plan,
+            cluster=cluster,
+            **options,
+        )
 
 
 def _prepare(
@@ -230,12 +246,22 @@ def _prepare(
     opened = open_slide(slide.path, slide.mpp, slide_mpp=slide.slide_mpp, srgb=detector is not None and detector.settings.srgb)
     try:
         opened.require_mpp()
-        regions = None if slide.regions is None else read_regions(slide.regions)
-        tissue, plan = find_tissue(opened), None
+        regions, notes = regions_to_map(opened, slide.regions)
+        tissue_from = options.get("tissue_from", "found")
+        tissue, plan = tissue_mask(opened, tissue_from, regions), None
         if detector is not None:
             stride, cell_um = options.get("stride_px"), options.get("cell_um", CELL_UM)
-            plan = plan_map(opened, detector, tissue, stride_px=stride, cell_um=cell_um, regions=regions)
-        return _Prepared(opened, regions, tissue, plan)
+            plan = plan_map(
+                opened,
+                detector,
+                tissue,
+                stride_px=stride,
+                cell_um=cell_um,
+                regions=regions,
+                tissue_from=tissue_from,
+                notes=notes,
+            )
+        return _Prepared(opened, regions, tissue, plan, notes)
     except BaseException:
         opened.close()
         raise

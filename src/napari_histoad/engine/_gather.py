@@ -79,7 +79,7 @@ class TrainingSource:
         Of tile files: the classes that are normal, in the place of the known names, see `list_normal_files`.
     notes : tuple of str
         What was assumed or left out when the source was chosen, a sentence each; shown when it is read.
-    tissue : str
+    tissue_from : str
         ``"found"`` on the slide, or the ``"regions"`` themselves, for stains where it is not found.
     """
 
@@ -90,7 +90,7 @@ class TrainingSource:
     slide_mpp: float | None = None
     normal_classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    tissue: str = "found"
+    tissue_from: str = "found"
 
     def __post_init__(self) -> None:
         if is_url(self.path):
@@ -175,7 +175,9 @@ def stain_job(
         else:
             with source.open(srgb=srgb) as slide:
                 stains.append(
-                    Stain.of_slide(slide, tissue_mask(slide, source.tissue, source.regions), method, tile_px=tile_px, mpp=wanted)
+                    Stain.of_slide(
+                        slide, tissue_mask(slide, source.tissue_from, source.regions), method, tile_px=tile_px, mpp=wanted
+                    )
                 )
     yield Progress("Looking at stains", len(sources), len(sources), "slides")
     return Stain.between(stains)
@@ -236,7 +238,7 @@ def _slide_job(
         outside = outside_note(source.regions or (), slide.shape, source.path.name)
         if outside:
             yield Progress("Reading normal tiles", unit="slides", path=str(source.path), note=outside)
-        tissue = tissue_mask(slide, source.tissue, source.regions)
+        tissue = tissue_mask(slide, source.tissue_from, source.regions)
         grid = training_grid(slide, tissue, tile_px=tile_px, mpp=mpp, regions=source.regions)
         if source.regions is not None and not len(grid):
             side_um = tile_px * mpp
@@ -251,7 +253,7 @@ def training_sources(
     paths: Sequence[Path],
     normal: Any,
     slide_mpp: float | None = None,
-    tissue: str = "found",
+    tissue_from: str = "found",
     override_mpp: float | None = None,
     normal_class: str | Sequence[str] | None = None,
 ) -> list[TrainingSource]:
@@ -266,7 +268,7 @@ def training_sources(
         ``mixed-tissue`` (it may hold lesions).
     slide_mpp : float, optional
         µm per level-0 pixel of slides that state none.
-    tissue : str
+    tissue_from : str
         ``"found"`` on the slides, or the outlined ``"regions"``.
     override_mpp : float, optional
         µm per level-0 pixel, whatever the slides state.
@@ -298,9 +300,9 @@ def training_sources(
             f"{Path(twice).name} is given for several slides", "outlines belong to one slide: give each its own file"
         )
     for part in given:
-        check_tissue_from(tissue, given=part not in _TISSUE)
+        check_tissue_from(tissue_from, given=part not in _TISSUE)
     return [
-        replace(_source(path, part), tissue=tissue, mpp=override_mpp, slide_mpp=slide_mpp, normal_classes=classes)
+        replace(_source(path, part), tissue_from=tissue_from, mpp=override_mpp, slide_mpp=slide_mpp, normal_classes=classes)
         for path, part in zip(paths, given, strict=True)
     ]
 

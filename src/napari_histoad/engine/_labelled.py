@@ -202,7 +202,7 @@ def _of_slide(
     by_name.pop("", None)
     result = []
     with source.open(srgb=srgb) as slide:
-        tissue = tissue_mask(slide, source.tissue, regions)
+        tissue = tissue_mask(slide, source.tissue_from, regions)
         seen = stained(slide, tissue, stain, tile_px, mpp)
         for name, rows in by_name.items():
             mine = [regions[k] for k in rows]

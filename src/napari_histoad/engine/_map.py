@@ -21,9 +21,9 @@ from napari_histoad.engine._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, digest_of_regions, hold_map
-from napari_histoad.regions import coverage, read_regions
+from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
 from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
-from napari_histoad.tiles import Stain, TileGrid, TileLoader, find_tissue
+from napari_histoad.tiles import Stain, TileGrid, TileLoader, tissue_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["CELL_UM", "MapOptions", "map_job", "map_path", "map_slide", "plan_map", "read_first_tiles"]
+__all__ = ["CELL_UM", "MapOptions", "map_job", "map_path", "map_slide", "plan_map", "read_first_tiles", "regions_to_map"]
 
 CELL_UM = 8.0
 """Wanted side of a map cell, by default."""
@@ -61,6 +61,7 @@ class MapOptions(TypedDict, total=False):
     compile: bool
     resume: bool
     seed: int
+    tissue_from: str
 
 
 def map_path(slide: Slide | Path, out: Path) -> Path:
@@ -82,6 +83,8 @@ def map_job(
     compile: bool = False,  # noqa: A002 - as torch calls it
     resume: bool = True,
     seed: int = 0,
+    tissue_from: str = "found",
+    notes: Sequence[str] = (),
     tissue: TissueMask | None = None,
     plan: MapPlan | None = None,
     cluster: Cluster | None = None,
@@ -110,6 +113,10 @@ def map_job(
         Go on with a map of the same slide and settings; False starts anew.
     seed : int
         Without a detector: decides which tiles are learnt from.
+    tissue_from : str
+        ``"found"`` on the slide; ``"regions"`` maps all that the regions cover, for stains where no tissue is found.
+    notes : sequence of str
+        Sentences on the regions, to be shown and kept with the map.
     tissue : TissueMask, optional
         Found beforehand; default: found here.
     plan : MapPlan, optional
@@ -131,12 +138,24 @@ def map_job(
         note = ""
         if tissue is None:
             yield Progress("Finding tissue", 0, 1, "slides")
-            tissue = find_tissue(slide if detector is None else slide.in_srgb(detector.settings.srgb))
+            tissue = tissue_mask(slide if detector is None else slide.in_srgb(detector.settings.srgb), tissue_from, regions)
             yield Progress("Finding tissue", 1, 1, "slides")
         if detector is None:
             detector = yield from self_detector_job(slide, tissue, mpp=mpp, device=choice.name, seed=seed)
             note = SELF_NOTE
-        plan = plan_map(slide, detector, tissue, note=note, stride_px=stride_px, cell_um=cell_um, regions=regions)
+        plan = plan_map(
+            slide,
+            detector,
+            tissue,
+            note=note,
+            stride_px=stride_px,
+            cell_um=cell_um,
+            regions=regions,
+            tissue_from=tissue_from,
+            notes=notes,
+        )
+    for line in notes:
+        yield Progress("Finding tissue", 1, 1, "slides", note=line)
     detector, target = plan.detector, map_path(slide, out)
     with hold_map(target):
         result = AnomalyMap.create(
@@ -203,6 +222,8 @@ def plan_map(
     stride_px: int | None = None,
     cell_um: float = CELL_UM,
     regions: Sequence[Region] | None = None,
+    tissue_from: str = "found",
+    notes: Sequence[str] = (),
 ) -> MapPlan:
     """Return which tiles are scored, in which order, and what is recorded of it; see `map_job`."""
     if detector.calibration is None:
@@ -221,7 +242,8 @@ def plan_map(
     if regions is not None:
         grid = grid.subset(coverage(grid.boxes, regions) >= 0.5)
         if not len(grid):
-            raise RegionError(f"the given regions hold no tissue of {slide.path.name}", "check that they belong to this slide")
+            remedy = "check that they belong to this slide, or map all that they cover (in the terminal: --tissue regions)"
+            raise RegionError(f"the given regions hold no tissue of {slide.path.name}", remedy)
     if not len(grid):
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
     grid = grid.subset(work_order(grid, geometry))
@@ -230,10 +252,10 @@ def plan_map(
     if target is not None:
         stains = (Stain.of_slide(slide, tissue, target.method, tile_px=settings.tile_px, mpp=settings.mpp), target)
         slide = RecolouredSlide(slide, stains[0].to(target))
-    notes = list(slide.notes)
+    kept = [*slide.notes, *notes]
     if regions is not None:
         outlines = "1 outline" if len(regions) == 1 else f"{len(regions):,} outlines"
-        notes.append(f"only tissue inside {outlines} was mapped")
+        kept.append(f"only tissue inside {outlines} was mapped")
     info = MapInfo(
         slide=slide.file_name,
         slide_shape=slide.shape,
@@ -256,7 +278,8 @@ def plan_map(
         calibration_note=". ".join(filter(None, [detector.calibration.note, note])),
         calibration_basis=detector.calibration.basis,
         regions=digest_of_regions(regions),
-        notes=notes,
+        tissue_from=tissue_from,
+        notes=kept,
         version=__version__,
     )
     return MapPlan(slide, detector, grid, tissue, detector.calibration, info, stains)
@@ -336,7 +359,7 @@ def map_slide(
     regions : path-like or sequence of Region, optional
         Map only there.
     **options
-        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``: see `map_job`.
+        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``, ``tissue_from``: see `map_job`.
 
     Examples
     --------
@@ -344,6 +367,23 @@ def map_slide(
     >>> result.regions(rate=0.01)  # doctest: +SKIP
     """
     detector = load_model(model) if isinstance(model, str | PathLike) else model
-    outlines = read_regions(regions) if isinstance(regions, str | PathLike) else regions
     with open_slide(slide, override_mpp, slide_mpp=slide_mpp) as opened:
-        return run(map_job(opened, Path(out), detector=detector, regions=outlines, **options))
+        outlines, notes = regions_to_map(opened, regions)
+        return run(map_job(opened, Path(out), detector=detector, regions=outlines, notes=notes, **options))
+
+
+def regions_to_map(
+    slide: Slide, regions: str | PathLike[str] | Sequence[Region] | None
+) -> tuple[Sequence[Region] | None, tuple[str, ...]]:
+    """Return the regions of a file, or those given, and a line for what was left out of them or lies outside the slide.
+
+    Raises
+    ------
+    RegionError
+        If the file cannot be read.
+    """
+    if regions is None:
+        return None, ()
+    found = read_annotations(regions) if isinstance(regions, str | PathLike) else Annotations.of(regions)
+    outside = outside_note(found.regions, slide.shape, slide.file_name)
+    return found.regions, (*found.notes, outside) if outside else found.notes

@@ -81,7 +81,7 @@ def recalibrate(
     slide_mpp: float | None = None,
     override_mpp: float | None = None,
     normal_class: str | Sequence[str] | None = None,
-    tissue: str = "found",
+    tissue_from: str = "found",
     device: str = "auto",
     **options: Any,
 ) -> Detector:
@@ -91,7 +91,7 @@ def recalibrate(
     ----------
     model : path-like
         The detector.
-    slides, normal, slide_mpp, override_mpp, normal_class, tissue, device
+    slides, normal, slide_mpp, override_mpp, normal_class, tissue_from, device
         As for `train`.
     out : path-like
         The ``.safetensors`` file to write.
@@ -108,5 +108,5 @@ def recalibrate(
         With the reason and the remedy.
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue, override_mpp, normal_class)
+    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue_from, override_mpp, normal_class)
     return run(recalibrate_job(sources, Path(model), Path(out), device=device, **options))

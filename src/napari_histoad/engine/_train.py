@@ -267,7 +267,7 @@ def train(
     slide_mpp: float | None = None,
     override_mpp: float | None = None,
     normal_class: str | Sequence[str] | None = None,
-    tissue: str = "found",
+    tissue_from: str = "found",
     mpp: float | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -296,7 +296,7 @@ def train(
         µm per level-0 pixel, whatever the slides state.
     normal_class : str or sequence of str, optional
         Of tiles with classes: which are normal, where their names do not say; ``"all-tiles"`` if all are.
-    tissue : str
+    tissue_from : str
         ``"found"`` on the slides; ``"regions"`` takes the outlines as tissue, for stains where it is not found.
     mpp : float, optional
         µm per tile pixel; default 0.5, or the slide's own if that is coarser.
@@ -327,7 +327,7 @@ def train(
     >>> detector = train("case.svs", "skin.safetensors", normal="normal.geojson")  # doctest: +SKIP
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue, override_mpp, normal_class)
+    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue_from, override_mpp, normal_class)
     job = train_job(
         sources,
         Path(out),

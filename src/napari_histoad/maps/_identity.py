@@ -43,6 +43,7 @@ _WORDS = {
     "origins": "tiles",
     "tissue": "tissue",
     "regions": "regions",
+    "tissue_from": "tissue",
     "detector": "detector",
     "detector_settings": "detector",
     "detector_id": "detector",

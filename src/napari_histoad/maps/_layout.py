@@ -69,6 +69,8 @@ class MapInfo(BaseModel):
     slide_file, slide_relative : str
         Where the slide was: its absolute path or URL, and the path relative to the folder that holds the map; empty where
         there is none, or it holds a signature or a password.
+    tissue_from : str
+        Whether tissue was ``"found"`` on the slide, or the ``"regions"`` that were mapped stood in for it.
     notes : list of str
         Sentences that hold for the map as long as it exists: what was assumed of the slide, what the map was restricted to,
         and, once it is complete, what was found in the scores as a whole. See `AnomalyMap.notes`.
@@ -104,6 +106,7 @@ class MapInfo(BaseModel):
     fingerprint: SlideFingerprint | None = None
     slide_file: str = ""
     slide_relative: str = ""
+    tissue_from: str = "found"
     notes: list[str] = []
 
     @property
