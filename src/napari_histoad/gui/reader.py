@@ -11,7 +11,7 @@ from napari.utils.notifications import show_error
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.idle import collect_while_idle
 from napari_histoad.gui.slide_layers import slide_layer
-from napari_histoad.slide import can_open, open_slide
+from napari_histoad.slide import can_open, is_slide, open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,10 +52,10 @@ def _is_annotation_file(path: Path) -> bool:
 
 
 def _is_slide(path: Path) -> bool:
-    if not can_open(path) or not path.exists():
+    if not path.is_dir():
+        return can_open(path) and path.exists()
+    if not is_slide(path):
         return False
-    if path.is_file():
-        return True
     try:  # many an OME-Zarr is no RGB picture: those are left to other readers
         open_slide(path).close()
     except HistoadError:

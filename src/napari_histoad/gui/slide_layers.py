@@ -13,7 +13,7 @@ import numpy as np
 from napari.layers import Image
 
 from napari_histoad.errors import HistoadError, SlideError
-from napari_histoad.slide import ArraySlide, can_open, level_arrays, open_slide
+from napari_histoad.slide import ArraySlide, can_open, is_slide, level_arrays, open_slide
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -96,7 +96,7 @@ def slide_of_layer(layer: Layer) -> Slide:
 
 def _from_file(layer: Layer) -> Slide | None:
     path = layer.source.path
-    if path is None or not Path(path).exists() or not can_open(path):
+    if path is None or not Path(path).exists() or not (can_open(path) or (Path(path).is_dir() and is_slide(path))):
         return None
     try:
         slide = open_slide(path, srgb=True)
