@@ -279,3 +279,12 @@ def test_outlines_and_words_can_be_mixed_over_slides(sample, tmp_path):
     sources = training_sources([sample.path] * 3, [tmp_path / "a.geojson", "all-tissue", "mixed-tissue"], None)
     assert [(s.regions is None, s.mixed) for s in sources] == [(False, False), (True, False), (True, True)]
     assert [s.mixed for s in training_sources([sample.path] * 3, "mixed-tissue", None)] == [True] * 3
+
+
+def test_what_is_assumed_of_a_slide_is_said_when_it_is_learnt_from(sample):
+    source = TrainingSource(sample.path, [*sample.plan.normal, *sample.plan.planted], slide_mpp=0.25)
+    for gather in (gather_job, gather_labelled_job):
+        seen = []
+        run(gather([source], 64, 1.0, max_tiles=100), seen.append)
+        (note,) = [progress.note for progress in seen if progress.note]
+        assert "sample.tif: The file states 0.5 µm per pixel: that is used and not 0.25" in note

@@ -236,8 +236,8 @@ def _slide_job(
 ) -> Job[TileSet]:
     with source.open(srgb=srgb) as slide:
         outside = outside_note(source.regions or (), slide.shape, source.path.name)
-        if outside:
-            yield Progress("Reading normal tiles", unit="slides", path=str(source.path), note=outside)
+        for note in (*(f"{source.path.name}: {note}" for note in slide.notes), *([outside] if outside else [])):
+            yield Progress("Reading normal tiles", unit="slides", path=str(source.path), note=note)
         tissue = tissue_mask(slide, source.tissue_from, source.regions)
         grid = training_grid(slide, tissue, tile_px=tile_px, mpp=mpp, regions=source.regions)
         if source.regions is not None and not len(grid):

@@ -158,20 +158,22 @@ def gather_labelled_job(
             names += [file.class_name for file in chosen]
             label_of |= {file.class_name: file.label for file in files if file.label is not None}
         else:
-            for name, tiles in _of_slide(source, tile_px, wanted, share, rng, srgb=srgb, stain=stain):
-                sets.append(tiles)
-                names += [name] * len(tiles)
+            found, notes = _of_slide(source, tile_px, wanted, share, rng, srgb=srgb, stain=stain)
+            for note in notes:
+                yield Progress("Reading tiles", number, len(sources), "slides", path=str(source.path), note=note)
+            sets += [tiles for _, tiles in found]
+            names += [name for name, tiles in found for _ in range(len(tiles))]
     yield Progress("Reading tiles", len(sources), len(sources), "slides")
-    found = sorted(set(names), key=lambda name: (name.casefold() not in _FIRST, label_of.get(name, 0), name.casefold()))
-    if len(found) < 2:
-        raise SettingsError(f"there is only one class: {', '.join(found) or 'none'}", "outline and name two classes or more")
-    counts = {name: names.count(name) for name in found}
-    few = min(found, key=counts.__getitem__)
+    classes = sorted(set(names), key=lambda name: (name.casefold() not in _FIRST, label_of.get(name, 0), name.casefold()))
+    if len(classes) < 2:
+        raise SettingsError(f"there is only one class: {', '.join(classes) or 'none'}", "outline and name two classes or more")
+    counts = {name: names.count(name) for name in classes}
+    few = min(classes, key=counts.__getitem__)
     if counts[few] < _LEAST_PER_CLASS:
         msg = f"class {few} has only {counts[few]} tiles of {tile_px} px, {_LEAST_PER_CLASS} are due"
         raise TooFewTilesError(msg, "outline more of it, or use smaller tiles (--tile-px 128)")
-    labels = np.array([found.index(name) for name in names], np.int64)
-    return LabelledTiles(TileSet.concatenate(sets), labels, tuple(found), wanted)
+    labels = np.array([classes.index(name) for name in names], np.int64)
+    return LabelledTiles(TileSet.concatenate(sets), labels, tuple(classes), wanted)
 
 
 def _balanced(names: NDArray[np.str_], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -193,8 +195,8 @@ def _of_slide(
     *,
     srgb: bool,
     stain: Stain | None,
-) -> list[tuple[str, TileSet]]:
-    """Return the tiles of each class of a slide; those of one slide share groups by outline."""
+) -> tuple[list[tuple[str, TileSet]], list[str]]:
+    """Return the tiles of each class of a slide, which share groups by outline, and what is to be noted of the slide."""
     by_name: dict[str, list[int]] = {}
     regions = list(source.regions or ())
     for k, region in enumerate(regions):
@@ -209,4 +211,4 @@ def _of_slide(
             grid = training_grid(slide, tissue, tile_px=tile_px, mpp=mpp, regions=mine)
             if len(grid):
                 result.append((name, sample_tiles(seen, grid, -(-share // len(by_name)), rng, mine)))
-    return result
+        return result, [f"{source.path.name}: {note}" for note in slide.notes]
