@@ -3,11 +3,13 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from napari_histoad.errors import OutputError
-from napari_histoad.files import whole_folder, write_whole
+from napari_histoad.files import hold_output, whole_folder, write_whole
 
 
 def test_folders_are_made_and_what_was_there_is_replaced(tmp_path):
@@ -84,3 +86,28 @@ def test_a_drive_that_cannot_wait_for_names_is_written_all_the_same(tmp_path, mo
     monkeypatch.setattr(os, "fsync", refused)
     write_whole(tmp_path / "a.bin", b"first")
     assert (tmp_path / "a.bin").read_bytes() == b"first"
+
+
+def test_an_output_is_held_by_one_run_and_nothing_is_left_behind(tmp_path):
+    target = tmp_path / "new" / "folder" / "d.safetensors"
+    with hold_output(target):
+        with pytest.raises(OutputError, match="another run is writing .*d.safetensors"), hold_output(target):
+            pass
+        with hold_output(target.with_name("other")):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lock_of_a_killed_run_does_not_hold(tmp_path):
+    code = f"""
+import os
+from pathlib import Path
+from napari_histoad.files import hold_output
+with hold_output(Path({str(tmp_path / "a")!r})):
+    os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert list(tmp_path.iterdir())
+    with hold_output(tmp_path / "a"):
+        pass
+    assert not list(tmp_path.iterdir())

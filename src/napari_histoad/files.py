@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from napari_histoad.errors import writing
+from filelock import FileLock, Timeout
+
+from napari_histoad.errors import OutputError, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator
 
-__all__ = ["on_medium", "take_name", "whole_folder", "write_whole"]
+
+__all__ = ["hold_output", "holds_output", "on_medium", "take_name", "whole_folder", "write_whole"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 """What some network drives say, and folders that may be written but not read."""
@@ -71,6 +79,48 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             on_medium(folder.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def hold_output(path: Path) -> Iterator[None]:
+    """Keep other runs from writing the same file; the hold ends with the process, however that ends.
+
+    Raises
+    ------
+    OutputError
+        If another run holds it, or its folder cannot be written.
+    """
+    path = path.expanduser().absolute()
+    with writing(path):
+        made = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as err:
+            msg = f"another run is writing {path}"
+            raise OutputError(msg, "wait for it or stop it, or choose another --out") from err
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is held, or another run could have it by now; Windows does so by itself
+            Path(lock.lock_file).unlink()
+        lock.release()
+        for folder in made:
+            with suppress(OSError):  # it holds the result
+                folder.rmdir()
+
+
+def holds_output(job: Callable[P, Generator[Any, None, T]]) -> Callable[P, Generator[Any, None, T]]:
+    """Make a job hold what its argument ``out`` names while it runs, see `hold_output`."""
+    signature = inspect.signature(job)
+
+    @functools.wraps(job)
+    def held(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, None, T]:
+        with hold_output(Path(signature.bind(*args, **kwargs).arguments["out"])):
+            return (yield from job(*args, **kwargs))
+
+    return held
 
 
 def on_medium(path: Path) -> None:

@@ -1,26 +1,18 @@
 """Many slides: tables, failures, and the workers of a cluster."""
 
-import re
 import threading
 from pathlib import Path
 
 import psutil
 import pytest
 from distributed import LocalCluster
+from map_makers import bytes_of
 
 from napari_histoad import engine, load_detector, map_slide, open_slide, train
 from napari_histoad.engine import CohortSlide, cohort_job, map_job, read_cohort
 from napari_histoad.engine._cluster import Cluster
 from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
 from napari_histoad.jobs import run
-
-
-def _bytes(folder):
-    """Return the files of a map, but for where it lies as seen from its slide."""
-    there = {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-    described = there[Path("zarr.json")]
-    return there | {Path("zarr.json"): re.sub(rb'"slide_relative": "[^"]*"', b"", described)}
-
 
 # -- tables
 
@@ -85,7 +77,7 @@ def test_a_missing_table_is_explained(tmp_path):
 
 
 def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_folder, tmp_path):
-    (tmp_path / "broken.tif").write_bytes(b"nothing")
+    (tmp_path / "broken.tif").writebytes_of(b"nothing")
     paths = [tmp_path / "missing.tif", sample.path, tmp_path / "broken.tif"]
     seen = []
     job = cohort_job(
@@ -99,7 +91,7 @@ def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_
     assert seen == [(paths[0], True), (paths[1], False), (paths[2], True)]
     assert [path for path, _ in result.failures] == [paths[0], paths[2]]
     assert "missing.tif" in str(result.failures[0][1])
-    assert _bytes(result.maps[0].path) == _bytes(map_folder)
+    assert bytes_of(result.maps[0].path) == bytes_of(map_folder)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +106,7 @@ def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_
 def test_whatever_is_wrong_with_one_slide_the_others_are_mapped(sample, detector_file, tmp_path, monkeypatch, where, odd):
     paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
     for path in paths:
-        path.write_bytes(sample.path.read_bytes())
+        path.writebytes_of(sample.path.readbytes_of())
     real = getattr(engine._cohort, where)
 
     def fails(given, *args, **options):
@@ -145,7 +137,7 @@ def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_map
 ):
     paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
     for path in paths:
-        path.write_bytes(sample.path.read_bytes())
+        path.writebytes_of(sample.path.readbytes_of())
     seen, planned = [], threading.Event()
     job = cohort_job([CohortSlide(path, model=detector_file) for path in paths], tmp_path / "out", stride_px=64, device="cpu")
     plan, read = engine._cohort.plan_map, engine._cohort.read_first_tiles
@@ -178,7 +170,7 @@ def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_map
     there = {path.relative_to(map_folder): path for path in map_folder.rglob("*") if path.is_file() and path.name != "zarr.json"}
     for path in paths:
         for name, file in there.items():
-            assert (tmp_path / "out" / f"{path.stem}.ome.zarr" / name).read_bytes() == file.read_bytes()
+            assert (tmp_path / "out" / f"{path.stem}.ome.zarr" / name).readbytes_of() == file.readbytes_of()
 
 
 def test_slides_of_the_same_name_and_wrong_models_are_refused_before_any_work(sample, tmp_path):
@@ -206,18 +198,18 @@ def test_workers_end_in_the_same_bytes_as_this_process(workers, sample, detector
         job = cohort_job(slides, tmp_path / "out", cluster=cluster, stride_px=64, device="cpu")
         result = run(job, progress.append)
     assert [path.name for path, _ in result.failures] == ["missing.tif"]
-    assert _bytes(result.maps[0].path) == _bytes(map_folder)
+    assert bytes_of(result.maps[0].path) == bytes_of(map_folder)
     assert progress[-1].done == progress[-1].total == len(result.maps[0])
 
 
-def test_workers_of_a_detector_without_error_maps_end_in_the_same_bytes(workers, sample, tmp_path):
+def test_workers_of_a_detector_without_error_maps_end_in_the_samebytes_of(workers, sample, tmp_path):
     path = tmp_path / "colour.safetensors"
     train(sample.path, path, normal=sample.plan.normal, detector="colour", tile_px=64, device="cpu")
     straight = map_slide(sample.path, tmp_path / "here", model=path, stride_px=32, device="cpu")
     assert straight.error_maps(0) is None
     with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
         run(map_job(slide, tmp_path / "there", detector=load_detector(path), stride_px=32, device="cpu", cluster=cluster))
-    assert _bytes(tmp_path / "there" / "sample.ome.zarr") == _bytes(straight.path)
+    assert bytes_of(tmp_path / "there" / "sample.ome.zarr") == bytes_of(straight.path)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -234,7 +226,7 @@ def test_the_blocks_of_killed_workers_are_done_elsewhere(workers, sample, detect
                     psutil.Process(worker.pid).kill()
                 killed = True
     assert killed
-    assert _bytes(tmp_path / "there" / "sample.ome.zarr") == _bytes(straight.path)
+    assert bytes_of(tmp_path / "there" / "sample.ome.zarr") == bytes_of(straight.path)
 
 
 def test_a_cancelled_cluster_run_goes_on_here(workers, sample, detector_file, map_folder, tmp_path):
@@ -246,12 +238,12 @@ def test_a_cancelled_cluster_run_goes_on_here(workers, sample, detector_file, ma
                 break
         job.close()
         run(map_job(slide, tmp_path, **options))
-    assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
+    assert bytes_of(tmp_path / map_folder.name) == bytes_of(map_folder)
 
 
 def test_what_a_worker_meets_is_told_in_one_line(workers, sample, detector_file, tmp_path):
     path = tmp_path / "gone.tif"
-    path.write_bytes(sample.path.read_bytes())
+    path.writebytes_of(sample.path.readbytes_of())
     with Cluster(workers.scheduler_address) as cluster, open_slide(path) as slide:
         path.unlink()
         with pytest.raises(HistoadError, match=r"gone\.tif"):

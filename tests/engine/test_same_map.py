@@ -4,16 +4,20 @@ import json
 import os
 import shutil
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tifffile
 from slide_writers import half
 
 from napari_histoad import AnomalyMap, load_detector, map_slide, open_slide
-from napari_histoad.engine import map_job
-from napari_histoad.errors import OtherMapError
+from napari_histoad.cli._app import app
+from napari_histoad.engine import TrainingSource, map_job, train_job
+from napari_histoad.errors import MapError, OtherMapError, OutputError
 from napari_histoad.jobs import run
+from napari_histoad.maps import export_geojson, export_ome_tiff, export_png, export_table, write_report
 from napari_histoad.slide import ArraySlide
 
 SIDE = 1024
@@ -213,3 +217,68 @@ def test_another_slide_is_not_taken_for_a_repaired_one(tissue, detector_file, tm
     mapped(slide, tmp_path / "out", detector_file)
     with pytest.raises(OtherMapError, match="another slide"):
         mapped(write(tmp_path / "2" / "scan.tif", tissue[::-1]), tmp_path / "out", detector_file)
+
+
+def test_a_second_training_of_the_same_file_is_refused_at_once(sample, tmp_path):
+    def begin():
+        return train_job([TrainingSource(sample.path)], tmp_path / "d.safetensors", device="cpu")
+
+    with closing(begin()) as first:
+        next(first)
+        with pytest.raises(OutputError, match="another run is writing"), closing(begin()) as second:
+            next(second)
+    assert not list(tmp_path.iterdir())
+
+
+# -- pictures
+
+
+def test_pictures_of_another_slide_are_refused(tissue, detector_file, tmp_path, capsys):
+    one = write(tmp_path / "1" / "scan.tif", tissue)
+    two = write(tmp_path / "2" / "scan.tif", tissue[::-1])
+    small = write(tmp_path / "small.tif", tissue[:512])
+    first, second = (mapped(path, tmp_path / f"maps{k}", detector_file) for k, path in enumerate((one, two)))
+    for other in (two, small):
+        with open_slide(other) as slide, pytest.raises(MapError, match="is not the slide that"):
+            export_png(first, slide, tmp_path / "a.png")
+        assert run_cli("export", first.path, "--png", "--slide", other, "--out", tmp_path / "x") == 1
+        assert "is not the slide that" in capsys.readouterr().err
+        assert not list((tmp_path / "x").glob("*.png"))
+        assert run_cli("report", first.path, "--slide", other, "--out", tmp_path / "r.html") == 1
+        assert not (tmp_path / "r.html").exists()
+    converted = write(tmp_path / "converted.tif", tissue, compression=None)
+    assert run_cli("report", first.path, second.path, "--slide", two, "--slide", converted, "--out", tmp_path / "r.html") == 0
+    assert (tmp_path / "r.html").read_text().count("data:image/jpeg") == 2
+    one.unlink()  # a map whose slide is not found has no picture rather than another's
+    (tmp_path / "small.tif").rename(one)
+    assert run_cli("report", first.path, second.path, "--slide", two, "--out", tmp_path / "r.html") == 0
+    assert (tmp_path / "r.html").read_text().count("data:image/jpeg") == 1
+
+
+def test_one_damaged_map_does_not_stop_the_report_of_others(map_folder, tmp_path, capsys):
+    (tmp_path / "broken.ome.zarr").mkdir()
+    page = tmp_path / "r.html"
+    assert run_cli("report", map_folder, tmp_path / "broken.ome.zarr", "--out", page, "--json") == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [Path(entry["map"]).name for entry in said["failed"]] == ["broken.ome.zarr"]
+    assert "sample.tif" in page.read_text()
+
+
+def test_exports_carry_the_notes(map_folder, tmp_path):
+    result = AnomalyMap.open(map_folder)
+    result.info.notes.append("a note of its own")
+    export_geojson(result, tmp_path / "a.geojson")
+    assert "a note of its own" in json.loads((tmp_path / "a.geojson").read_text())["napari_histoad"]["notes"]
+    export_ome_tiff(result, tmp_path / "a.ome.tif")
+    assert "a note of its own" in tifffile.TiffFile(tmp_path / "a.ome.tif").ome_metadata
+    export_table(result, tmp_path / "a.parquet")
+    about = pyarrow.parquet.read_schema(tmp_path / "a.parquet").metadata[b"napari_histoad"]
+    assert "a note of its own" in json.loads(about)["notes"]
+    write_report([(result, None)], tmp_path / "r.html")
+    assert "a note of its own" in (tmp_path / "r.html").read_text()
+
+
+def run_cli(*args):
+    with pytest.raises(SystemExit) as left:
+        app([str(arg) for arg in args])
+    return left.value.code

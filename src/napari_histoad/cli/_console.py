@@ -8,11 +8,14 @@ import logging
 import os
 import sys
 import time
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from napari_histoad.errors import BackboneError, BundleError, DeviceError, HistoadError, SettingsError, explained
+from napari_histoad.files import hold_output
 from napari_histoad.jobs import Eta, Progress, run, speed_words
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ TissueOption = Annotated[
 ]
 
 WRONG_USE = (SettingsError, BundleError, BackboneError, DeviceError)
+_ONE_FILE = {"_results.score", "_results.report", "_inspect.convert", "_classify.train", "_classify.predict"}
+"""Commands whose --out is a file that no job holds."""
 _BAR = 28
 
 
@@ -128,7 +133,10 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
             if not logger.handlers:
                 logger.addHandler(logging.StreamHandler())
         try:
-            return function(*args, **kwargs)
+            out = kwargs.get("out")
+            name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+            with hold_output(out) if isinstance(out, Path) and name in _ONE_FILE else nullcontext():
+                return function(*args, **kwargs)
         except HistoadError as err:
             fail(err, as_json=as_json)
         except KeyboardInterrupt:

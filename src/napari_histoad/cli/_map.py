@@ -114,15 +114,12 @@ def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
 
 
 def _describe(result: AnomalyMap) -> dict[str, Any]:
-    rate = result.calibration.default_rate
+    rate = result.default_rate
     flagged = float((result.p_values <= rate).mean())
     summary = f"{len(result):,} tiles, {flagged:.1%} flagged at a nominal false-positive rate of {rate:.1%} -> {result.path}"
-    if result.info.failed_tiles:
-        summary += f" ({result.info.failed_tiles} tiles could not be read)"
-    summary += f"\n  {result.info.calibration_note}"
     warning = result.drift_warning
-    if warning:
-        summary += f"\n  warning: {warning} (histoad recalibrate)"
+    for note in (result.info.calibration_note, *result.notes):
+        summary += f"\n  warning: {note} (histoad recalibrate)" if note == warning else f"\n  {note}"
     return {
         "slide": result.info.slide,
         "map": str(result.path),
@@ -132,5 +129,7 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
         "flagged_fraction": flagged,
         "calibration": result.info.calibration_note,
         "warning": warning,
+        "notes": result.notes,
+        "unread_tiles": result.origins[result.unread_tiles].tolist(),
         "summary": summary,
     }

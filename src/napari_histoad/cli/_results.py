@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, command, emit, finish_tiles, follow
-from napari_histoad.errors import SettingsError, writing
+from napari_histoad.cli._console import DeviceOption, JsonOption, command, emit, finish_tiles, follow, say
+from napari_histoad.errors import HistoadError, MapError, SettingsError, SlideError, explained, writing
 
 if TYPE_CHECKING:
     from napari_histoad.evaluation import Evaluation
@@ -20,14 +20,21 @@ __all__ = ["evaluate", "export", "report", "score"]
 
 RateOption = Annotated[
     float | None,
-    typer.Option(help="False-positive rate of the threshold; default 0.01, or the smallest that the calibration can state."),
+    typer.Option(
+        help="False-positive rate of the threshold; default: that of the saved regions, else 0.01 or the smallest that the "
+        "calibration can state."
+    ),
 ]
 FdrOption = Annotated[
     float | None,
     typer.Option(help="Instead of --rate: false discovery rate, the share of flagged tiles that may be normal."),
 ]
 MapArgument = Annotated[Path, typer.Argument(help="A map, <slide>.ome.zarr.", show_default=False)]
-SlideOption = Annotated[Path | None, typer.Option("--slide", help="The slide that was mapped.")]
+SlideOption = Annotated[Path | None, typer.Option("--slide", help="The slide that was mapped, where it is not found by itself.")]
+SlidesOption = Annotated[
+    list[Path] | None,
+    typer.Option("--slide", help="The slides that were mapped, in any order, where they are not found by themselves."),
+]
 
 
 @command
@@ -150,7 +157,7 @@ def export(
         return folder / f"{stem}.{ending}"
 
     if png:
-        with _slide_of(result, opened.info.slide, slide, opened.info.slide_mpp) as pixels:
+        with _slide_of(opened, slide) as pixels:
             maps.export_png(opened, pixels, target("overlay.png"), rate=rate)
     if geojson:
         maps.export_geojson(opened, target("anomalies.geojson"), rate)
@@ -166,23 +173,68 @@ def export(
 def report(
     results: Annotated[list[Path], typer.Argument(help="Maps.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    slide: SlideOption = None,
+    slide: SlidesOption = None,
     rate: RateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one HTML page with pictures, figures and flagged regions."""
+    """Write one HTML page with pictures, figures and flagged regions; exit code 1 if a map failed, the others are in it."""
     from napari_histoad import maps
-    from napari_histoad.errors import SlideError
 
+    given = {path: open_slide_file(path) for path in slide or ()}
     entries: list[tuple[Any, Any]] = []
+    failed: list[dict[str, str]] = []
+    used: set[Path] = set()
+
+    def fails(path: Path, err: Exception) -> None:
+        known = explained(err)
+        say(f"error: {path.name}: {known}")
+        failed.append({"map": str(path), "what": known.what, "remedy": known.remedy})
+
     for path in results:
-        opened = maps.AnomalyMap.open(path)
         try:
-            entries.append((opened, _slide_of(path, opened.info.slide, slide, opened.info.slide_mpp)))
-        except SlideError:
-            entries.append((opened, None))  # the page says all but the picture
-    maps.write_report(entries, out, rate=rate)
-    emit({"report": str(out)}, [("Written", out)], as_json=as_json)
+            opened = maps.AnomalyMap.open(path)
+            fitting = [file for file, pixels in given.items() if _is_of(opened, pixels)]
+            used.update(fitting)
+            entries.append((opened, given[fitting[0]] if fitting else _found(opened)))
+        except Exception as err:
+            if len(results) == 1:
+                raise
+            fails(path, err)
+    for file in given:
+        if file not in used and entries:
+            entries[0][0].check_slide(given[file])  # says what differs
+            raise SettingsError(f"{file.name} is the slide of none of these maps", "leave it out")
+    if not entries:
+        raise SettingsError("none of the maps can be reported", "see the errors above")
+    maps.write_report(entries, out, rate=rate, on_error=None if len(results) == 1 else lambda m, err: fails(m.path, err))
+    emit({"report": str(out), "failed": failed}, [("Written", out)], as_json=as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def open_slide_file(path: Path, mpp: float | None = None) -> Slide:
+    from napari_histoad.slide import open_slide
+
+    return open_slide(path, mpp)
+
+
+def _is_of(opened: AnomalyMap, pixels: Slide) -> bool:
+    try:
+        opened.check_slide(pixels)
+    except MapError:
+        return False
+    return True
+
+
+def _found(opened: AnomalyMap) -> Slide | None:
+    """Open the slide of a map where it is found by itself; None, with the reason said, if it is not or is another one."""
+    try:
+        slide = _slide_of(opened, None)
+        opened.check_slide(slide)
+    except HistoadError as err:
+        say(f"{opened.path.name}: no picture: {err}")
+        return None
+    return slide
 
 
 def _rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:
@@ -195,19 +247,15 @@ def _rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | 
     return opened.discovery_rate(fdr)
 
 
-def _slide_of(result: Path, name: str, given: Path | None, mpp: float | None) -> Slide:
-    """Open the slide of a map: as given, or by name beside the map, one folder up, or here.
+def _slide_of(opened: AnomalyMap, given: Path | None) -> Slide:
+    """Open the slide of a map: as given, or where it is found by itself.
 
     Raises
     ------
     SlideError
-        If it is in none of these places.
+        If it is not found.
     """
-    from napari_histoad.errors import SlideError
-    from napari_histoad.slide import is_url, open_slide
-
-    folder = result.resolve().parent
-    for path in [given] if given else [folder / name, folder.parent / name, Path.cwd() / name]:
-        if is_url(path) or path.exists():
-            return open_slide(path, mpp)
-    raise SlideError(f"the slide {given or name} was not found", "say where it is with --slide")
+    path = given or opened.find_slide()
+    if path is None:
+        raise SlideError(f"the slide {opened.info.slide} was not found", "say where it is with --slide")
+    return open_slide_file(path, opened.info.slide_mpp)

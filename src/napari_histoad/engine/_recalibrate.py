@@ -13,6 +13,7 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._gather import MAX_TILES, gather_job, stain_of, training_sources
 from napari_histoad.engine._options import check_options
 from napari_histoad.errors import SettingsError
+from napari_histoad.files import holds_output
 from napari_histoad.jobs import Progress, run
 from napari_histoad.slide import file_name
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["recalibrate", "recalibrate_job"]
 
 
+@holds_output
 def recalibrate_job(
     sources: Sequence[TrainingSource],
     model: Path,

@@ -20,6 +20,7 @@ from napari_histoad.engine._refine import check_refinement, passes_of, refine_jo
 from napari_histoad.engine._score import score_images
 from napari_histoad.engine._tile_files import accepts_side, own_side
 from napari_histoad.errors import SettingsError, TrainingError, writing
+from napari_histoad.files import holds_output
 from napari_histoad.jobs import Progress, run
 from napari_histoad.tiles import list_normal_files, write_places
 
@@ -168,6 +169,7 @@ def _forecast(detector: Detector, tiles: TileSet, choice: DeviceChoice, refine: 
     return Progress("Estimating", 1, 1, "steps", note=f"{estimate}.")
 
 
+@holds_output
 def train_job(
     sources: Sequence[TrainingSource],
     out: Path,

@@ -109,7 +109,7 @@ def evaluate(
         Outlines of the anomalies; those classed normal (or Camelyon's ``negative``) are taken as holes. Without any class in
         the file all are anomalies. Tiles in outlines whose class says neither, or ``Ignore*``, are not counted.
     rate : float, optional
-        False-positive rate of the threshold; default: see `Calibration.default_rate`.
+        False-positive rate of the threshold; default: see `AnomalyMap.default_rate`.
     downsample : float
         Divides the coordinates of an annotation file.
     exclude : sequence of Region
@@ -121,7 +121,7 @@ def evaluate(
         If the outlines hold no tile of the map, or all of them.
     """
     given = read_annotations(truth, downsample) if isinstance(truth, str | PathLike) else Annotations.of(truth)
-    rate = _checked(result.calibration.default_rate if rate is None else rate)
+    rate = _checked(result.default_rate if rate is None else rate)
     lesions, undecided = _lesions(given)
     scores = result.scores.astype(np.float64)
     cover = coverage(result.boxes, lesions)

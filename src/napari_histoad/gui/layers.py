@@ -182,7 +182,7 @@ def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, d
     return labels, looks, "labels"
 
 
-def heatmap_layers(source: AnomalyMap, rate: float = 0.01) -> list[tuple[Any, dict[str, Any], str]]:
+def heatmap_layers(source: AnomalyMap, rate: float | None = None) -> list[tuple[Any, dict[str, Any], str]]:
     """Return heatmap and flagged regions of a finished map."""
     layers = [error_layer(source), *class_layers(source), Heatmap(source).layer()]
     return [*layers, labels_layer(source, source.flag(rate))]

@@ -2,6 +2,7 @@
 
 from napari_histoad.maps._explanation import draw_explanation, explanation_panels
 from napari_histoad.maps._exports import export_geojson, export_ome_tiff, export_png, export_table
+from napari_histoad.maps._findings import describe_findings, provenance
 from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.maps._identity import digest_of_regions
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
@@ -20,6 +21,7 @@ __all__ = [
     "MapWriter",
     "Verdict",
     "Verdicts",
+    "describe_findings",
     "digest_of_regions",
     "draw_explanation",
     "explanation_panels",
@@ -29,6 +31,7 @@ __all__ = [
     "export_table",
     "hold_map",
     "propose_tiles",
+    "provenance",
     "verdict_file",
     "write_report",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from napari_histoad.errors import SettingsError, writing
 from napari_histoad.maps._figures import overlay
+from napari_histoad.maps._findings import provenance
 from napari_histoad.regions import write_geojson
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ __all__ = ["export_geojson", "export_ome_tiff", "export_png", "export_table"]
 def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float | None = None) -> int:
     """Write the flagged regions as QuPath annotations and return how many there are."""
     regions = source.regions(rate)
-    write_geojson(regions, path)
+    write_geojson(regions, path, provenance(source, source.default_rate if rate is None else rate))
     return len(regions)
 
 
@@ -61,6 +64,7 @@ def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
         raise SettingsError(
             f"tables are written as .csv or .parquet, not {target.suffix or 'without an ending'}", "change the name"
         )
+    table = table.replace_schema_metadata({"napari_histoad": json.dumps(provenance(source))})  # Parquet keeps it
     with writing(target):
         writers[target.suffix](table, target)
     return len(source)
@@ -77,15 +81,24 @@ def export_png(
 ) -> None:
     """Write the overlay picture, see `overlay`."""
     picture = Image.fromarray(overlay(source, slide, rate=rate, truth=truth, max_px=max_px))
+    about = PngInfo()
+    about.add_itxt("Description", json.dumps(provenance(source, source.default_rate if rate is None else rate)))
     with writing(path):
-        picture.save(path, format="PNG")
+        picture.save(path, format="PNG", pnginfo=about)
 
 
 def export_ome_tiff(source: AnomalyMap, path: str | PathLike[str]) -> None:
     """Write the map as a pyramidal float32 OME-TIFF with its pixel size."""
     levels = source.levels
     um = source.geometry.cell_l0 * source.info.slide_mpp
-    metadata = {"axes": "YX", "PhysicalSizeX": um, "PhysicalSizeY": um, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    metadata: dict[str, Any] = {
+        "axes": "YX",
+        "PhysicalSizeX": um,
+        "PhysicalSizeY": um,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeYUnit": "µm",
+    }
+    metadata["Description"] = json.dumps(provenance(source))
     with writing(path), tifffile.TiffWriter(path, bigtiff=True, ome=True) as tif:
         tif.write(np.asarray(levels[0]), subifds=len(levels) - 1, tile=(256, 256), compression="zlib", metadata=metadata)
         for level in levels[1:]:

@@ -14,9 +14,10 @@ from PIL import Image
 from napari_histoad import __version__
 from napari_histoad.errors import writing
 from napari_histoad.maps._figures import overlay, score_histogram
+from napari_histoad.maps._findings import describe_findings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
 
     from napari_histoad.maps._store import AnomalyMap
@@ -33,6 +34,7 @@ def write_report(
     rate: float | None = None,
     truth: Mapping[str, Sequence[Region]] | None = None,
     evaluations: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    on_error: Callable[[AnomalyMap, Exception], object] | None = None,
 ) -> None:
     """Write a report on one or more maps.
 
@@ -48,16 +50,23 @@ def write_report(
         Drawn on the overlay.
     evaluations : mapping of slide name to rows (what, value), optional
         Shown as a table.
+    on_error : callable, optional
+        Called with a map and what is wrong with it; the others are written. Without it, the error is raised.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    slides = [
-        _describe(source, slide, rate, (truth or {}).get(source.info.slide, ()), (evaluations or {}).get(source.info.slide, ()))
-        for source, slide in entries
-    ]
+    slides = []
+    for source, slide in entries:
+        known, rows = (truth or {}).get(source.info.slide, ()), (evaluations or {}).get(source.info.slide, ())
+        try:
+            slides.append(_describe(source, slide, rate, known, rows))
+        except Exception as err:
+            if on_error is None:
+                raise
+            on_error(source, err)
     environment = Environment(loader=PackageLoader("napari_histoad.maps", "."), autoescape=select_autoescape(["html"]))
     page = environment.get_template("report.html").render(slides=slides, version=__version__)
     with writing(path):
@@ -81,14 +90,9 @@ def _describe(
         ("Calibration", info.calibration_note),
         ("Tiles", f"{len(p_values):,} of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),
         ("Tissue", f"{source.tissue.area_mm2(info.slide_mpp):.2f} mm²"),
-        (
-            "Flagged tiles",
-            f"{(p_values <= rate).mean():.1%} (nominally {rate:.1%} of normal tissue)" if len(p_values) else "none scored",
-        ),
-        ("Flagged regions", f"{len(regions)}, {sum(r.measurements['Area mm²'] for r in regions):.2f} mm²"),
+        ("Flagged", describe_findings(source, rate, regions)),
+        *(("Note", note) for note in source.notes),
     ]
-    if info.failed_tiles:
-        facts.append(("Not decodable", f"{info.failed_tiles} tiles"))
     if not info.complete:
         facts.append(("State", "unfinished: run the same command again to resume"))
     histogram = io.BytesIO()

@@ -78,8 +78,15 @@ def read_regions(path: str | PathLike[str], downsample: float = 1.0) -> list[Reg
     return read_annotations(path, downsample).regions
 
 
-def write_geojson(regions: Iterable[Region], path: str | PathLike[str]) -> None:
+def write_geojson(regions: Iterable[Region], path: str | PathLike[str], about: dict[str, Any] | None = None) -> None:
     """Write regions as a GeoJSON feature collection that QuPath imports as annotations.
+
+    Parameters
+    ----------
+    regions : iterable of Region
+    path : path-like
+    about : dict, optional
+        Written as the member ``napari_histoad`` of the collection, which other programs pass over.
 
     Raises
     ------
@@ -87,7 +94,7 @@ def write_geojson(regions: Iterable[Region], path: str | PathLike[str]) -> None:
         If the file cannot be written; then it is as it was before.
     """
     features = [{"type": "Feature", "geometry": mapping(_flipped(r.geometry)), "properties": _properties(r)} for r in regions]
-    document = json.dumps({"type": "FeatureCollection", "features": features})
+    document = json.dumps({"type": "FeatureCollection", **({"napari_histoad": about} if about else {}), "features": features})
     file = Path(path)
     with writing(file):
         file.parent.stat()  # a misspelt folder is not made
