@@ -24,7 +24,7 @@ def test_a_table_names_slides_relative_to_itself(tmp_path):
     assert a == CohortSlide(tmp_path / "a.svs", 0.25, tmp_path / "m.safetensors")
     assert b == CohortSlide(tmp_path / "sub" / "b.svs")
     assert "host/c.tif" in str(c.path)
-    assert tmp_path not in c.path.parents
+    assert str(tmp_path) not in str(c.path)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_
     ("where", "odd"),
     [
         ("open_slide", ValueError("bad profile\nin two lines")),
-        ("find_tissue", MemoryError()),
+        ("tissue_mask", MemoryError()),
         ("read_first_tiles", KeyError("x")),
         ("map_job", OSError(5, "I/O error")),
     ],
