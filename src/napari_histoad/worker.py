@@ -233,10 +233,9 @@ def _save(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.maps import AnomalyMap, export_geojson, export_png, write_report
     from napari_histoad.slide import open_slide
 
-    result, rate, out = AnomalyMap.open(args["map"]), args["rate"], Path(args["out"])
+    result, rate, files = AnomalyMap.open(args["map"]), args["rate"], [Path(f) for f in args["files"]]
     with open_slide(args["slide"], args.get("slide_mpp"), srgb=True) as slide:
-        files = [out / f"{slide.name}.{kind}" for kind in ("anomalies.geojson", "overlay.png", "report.html")]
-        yield Progress("Saving", 0, 4, "files", path=str(out))
+        yield Progress("Saving", 0, 4, "files", path=str(files[0].parent))
         result.save_labels(rate)
         yield Progress("Saving", 1, 4, "files", path=str(files[0]))
         export_geojson(result, files[0], rate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +15,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_histoad.errors import HistoadError, MapError, MissingMppError, RegionError, SettingsError, writing
+from napari_histoad.gui.kept import free_name, free_names, output_folder
 from napari_histoad.gui.remedies import error_of, in_window
 from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import Eta, Progress
@@ -22,7 +23,7 @@ from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap
 from napari_histoad.maps._regions import measure_regions
 from napari_histoad.regions import write_geojson
 from napari_histoad.remembered import recall, remember
-from napari_histoad.slide import address, check_mpp, convert_job, is_remote, open_slide
+from napari_histoad.slide import address, check_mpp, convert_job, open_slide
 from napari_histoad.tiles import TissueMask, read_places
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["Controller", "Review", "output_folder"]
+__all__ = ["Controller", "Review"]
 
 _STEPS = {
     "tissue": "tissue",
@@ -51,6 +52,26 @@ _STEPS = {
 
 _LEAST_VERDICTS = 4
 """Of each class: three folds or more, and in each of them tiles to stop by."""
+
+
+_RECALIBRATED = re.compile(r"\.recalibrated(-\d+)?$")
+
+
+def _outlines_of(detector: Path) -> Path:
+    """Return where the outlines lie that a detector was trained on."""
+    return detector.with_name(f"{detector.stem}.normal.geojson")
+
+
+def _where_now(former: AnomalyMap) -> AnomalyMap | None:
+    """Return a map, also if it was set aside for another detector's; None if it is gone."""
+    stem = former.path.name.removesuffix(".ome.zarr")
+    earlier = (p for p in former.path.parent.glob("*.ome.zarr") if p.name.startswith(f"{stem}.earlier-"))
+    for path in (former.path, *earlier):
+        with suppress(MapError):
+            found = AnomalyMap.open(path)
+            if found.info == former.info:
+                return former if path == former.path else found
+    return None
 
 
 @dataclass(frozen=True)
@@ -75,13 +96,6 @@ class Review:
     regions: list[Region]
     rate: float
     flagged_tiles: float
-
-
-def output_folder(slide: Slide) -> Path:
-    """Return where results of a slide go unless told otherwise: beside it, or at home where nothing can be written there."""
-    beside = slide.path.parent
-    local = slide.on_disk and not is_remote(slide.path)
-    return (beside if local and os.access(beside, os.W_OK) else Path.home()) / "anomaly-maps"
 
 
 class Controller:
@@ -111,6 +125,8 @@ class Controller:
     """Box of finest cells that changed."""
     mapped = Signal(object)
     """AnomalyMap, complete."""
+    map_restored = Signal(object)
+    """AnomalyMap, complete: the former one, as the new one was cancelled or failed, or that of a slide chosen again."""
     reviewed = Signal(object)
     """Review."""
     classified = Signal(object, str)
@@ -134,6 +150,8 @@ class Controller:
         self.slide: Slide | None = None
         self.model: Path | None = None
         self.map: AnomalyMap | None = None
+        self._growing = False
+        self._finished: dict[Path, AnomalyMap] = {}  # the last of each slide
         self.out: Path | None = None
         self._job = ""
         self._job_slide: Slide | None = None
@@ -154,7 +172,10 @@ class Controller:
     def choose_slide(self, slide: Slide | None) -> None:
         """Work on another slide, or on none."""
         if slide is not self.slide:
-            self.slide, self.map = slide, None
+            same = slide is not None and self.slide is not None and slide.on_disk and slide.path == self.slide.path
+            self.slide = slide
+            if not same:
+                self.map, self._growing = None, False
             self.out = None if slide is None else output_folder(slide)
             remembered = None if slide is None or slide.mpp is not None else recall("mpp", str(slide.path))
             if isinstance(remembered, float | int):
@@ -210,7 +231,7 @@ class Controller:
 
     def _on_copied(self, copy: Slide | None, words: str, args: dict[str, Any] | None = None) -> None:
         self._copying = None
-        if copy is not None and self._still_chosen:
+        if copy is not None and self.on_chosen_slide:
             self.slide = copy
             self.slide_copied.emit(copy)
             self._submit(words, **(args or {}))
@@ -224,7 +245,7 @@ class Controller:
             self._fail(words)
 
     @property
-    def _still_chosen(self) -> bool:
+    def on_chosen_slide(self) -> bool:
         """Whether the slide of the job at hand is the one that the user looks at; its resolution may have been set since."""
         return self.slide is not None and self._job_slide is not None and self.slide.path == self._job_slide.path
 
@@ -260,9 +281,9 @@ class Controller:
         RegionError
             If there are no outlines.
         """
-        outlines = self._write_outlines(regions)
         slide = self._need_slide()
-        target = self._work_folder() / f"{slide.name}.{detector}.safetensors"
+        target = free_name(self._work_folder() / f"{slide.name}.{detector}.safetensors")
+        outlines = self._write_outlines(regions, target)
         # What is learnt is what is seen: slides with a colour profile are shown in sRGB.
         settings = {**settings, "srgb": slide.icc_profile is not None}
         self._submit("train", regions=str(outlines), out=str(target), detector=detector, settings=settings, refine=refine)
@@ -291,8 +312,8 @@ class Controller:
         """
         if self.model is None:
             raise SettingsError("no trained detector is chosen", "choose one in step 4, or train one")
-        outlines = self._write_outlines(regions)
-        target = self._work_folder() / f"{self.model.stem.removesuffix('.recalibrated')}.recalibrated.safetensors"
+        target = free_name(self._work_folder() / f"{_RECALIBRATED.sub('', self.model.stem)}.recalibrated.safetensors")
+        outlines = self._write_outlines(regions, target)
         self._submit("recalibrate", regions=str(outlines), model=str(self.model), out=str(target))
 
     def train_classifier(self, verdicts: Verdicts) -> None:
@@ -311,9 +332,9 @@ class Controller:
         if self.model is None:
             raise SettingsError("no trained detector is chosen to go with the classifier", "choose one in step 4, or train one")
         slide, folder = self._need_slide(), self._work_folder()
-        target = folder / f"{slide.name}.classifier.safetensors"
-        outlines = folder / f"{slide.name}.normal.geojson"  # of the last training
-        normal = str(outlines) if outlines.exists() else None
+        target = free_name(folder / f"{slide.name}.classifier.safetensors")
+        outlines = _outlines_of(self.model)
+        normal = str(outlines) if outlines.exists() and self.model.parent == folder else None
         self._submit("classify", verdicts=str(verdicts.path), normal=normal, model=str(self.model), out=str(target))
 
     def explain(self, centre: tuple[float, float]) -> None:
@@ -328,11 +349,11 @@ class Controller:
             raise SettingsError("no trained detector is chosen to explain the tile with", "choose one in step 4, or train one")
         self._submit("explain", model=str(self.model), centre=list(centre))
 
-    def _write_outlines(self, regions: Sequence[Region]) -> Path:
-        slide = self._need_slide()
+    def _write_outlines(self, regions: Sequence[Region], target: Path) -> Path:
+        """Write what a detector is learnt from beside it."""
         if not regions:
             raise RegionError("no normal tissue is outlined", "click Outline normal tissue and draw a few shapes")
-        outlines = self._work_folder() / f"{slide.name}.normal.geojson"
+        outlines = _outlines_of(target)
         write_geojson(regions, outlines)
         return outlines
 
@@ -342,7 +363,7 @@ class Controller:
         An unfinished map of the same detector is gone on with; one of another detector is set aside.
         """
         folder = self._work_folder()
-        self.map = None
+        self._growing = False
         self._submit("map", out=str(folder), model=str(self.model) if self.model else None)
 
     def cancel(self) -> None:
@@ -367,6 +388,8 @@ class Controller:
             self._on_progress(progress_of(event))
             return
         self._working = False
+        if kind != "result":
+            self.restore_map()
         self.busy_changed.emit(False)  # noqa: FBT003 - a signal takes positions
         if kind == "cancelled":
             self.cancelled.emit()
@@ -381,18 +404,20 @@ class Controller:
             try:
                 self._on_result(event["result"])
             except HistoadError as err:  # it was deleted meanwhile
+                self.restore_map()
                 self._fail(in_window(err))
 
     def _fail(self, words: str) -> None:
         self.failed.emit(words, _STEPS.get(self._job, "map"))
 
     def _on_progress(self, progress: Progress) -> None:
-        if self._job == "map" and progress.stage == "Mapping" and self._still_chosen:
-            if self.map is None:
+        if self._job == "map" and progress.stage == "Mapping" and self.on_chosen_slide:
+            if not self._growing:
                 with suppress(MapError):  # it was deleted meanwhile: the job that writes it says so
                     self.map = AnomalyMap.open(progress.path)
+                    self._growing = True
                     self.map_started.emit(self.map)
-            if self.map is not None and progress.updated is not None:
+            if self._growing and progress.updated is not None:
                 self.map_updated.emit(progress.updated)
         rate, left = self._eta.update(progress)
         self.progressed.emit(progress, rate, left)
@@ -401,7 +426,7 @@ class Controller:
         if self._job == "tissue":
             mask = np.load(result["path"])
             Path(result["path"]).unlink(missing_ok=True)
-        if self._job in ("tissue", "map") and not self._still_chosen:
+        if self._job in ("tissue", "map") and not self.on_chosen_slide:
             self._leave_behind()
         elif self._job == "tissue":
             self.tissue_found.emit(TissueMask(mask, tuple(result["scale_yx"])), result["area_mm2"])
@@ -419,7 +444,7 @@ class Controller:
                 f"Learnt from {result['verdicts']} verdicts. AUROC {result['auroc']}, cross-validated. Mind: {result['note']}."
             )
             self.classified.emit(self.model, words)
-        elif self._job == "explain":
+        elif self._job == "explain" and self.on_chosen_slide:
             assert self.model is not None
             panels = [(title, as_picture(picture)) for title, picture in result["panels"]]
             self.explained.emit(panels, f"{self.model.stem}\n{result['words']}")
@@ -432,8 +457,23 @@ class Controller:
 
     def show(self, finished: AnomalyMap) -> None:
         """Review a finished map."""
+        self._growing = False
         self.map = finished
+        if self.slide is not None:
+            self._finished[self.slide.path] = finished
         self.mapped.emit(finished)
+
+    def restore_map(self) -> None:
+        """Go back to the slide's last finished map, if another that was begun is not at hand; `map_restored` follows."""
+        former = None if self.slide is None else self._finished.get(self.slide.path)
+        working = self._job == "map" and self._working and self.on_chosen_slide
+        if former is None or self.map is former or working:
+            return
+        self._growing = False
+        found = _where_now(former)
+        if found is not None and self.slide is not None:
+            self.map = self._finished[self.slide.path] = found
+            self.map_restored.emit(found)
 
     def request_review(self, rate: float) -> None:
         """Start to outline the regions of the finished map at a false-positive rate; `reviewed` follows.
@@ -472,4 +512,6 @@ class Controller:
     def save(self, rate: float) -> None:
         """Start to write regions, picture and report beside the map, and the threshold into it; `saved` follows."""
         assert self.map is not None
-        self._submit("save", map=str(self.map.path), rate=rate, out=str(self._work_folder()))
+        folder, name = self._work_folder(), self._need_slide().name
+        files = free_names([folder / f"{name}.{kind}" for kind in ("anomalies.geojson", "overlay.png", "report.html")])
+        self._submit("save", map=str(self.map.path), rate=rate, files=[str(f) for f in files])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_histoad.tiles import TissueMask
 
 __all__ = [
+    "MAP_KEY",
     "NORMAL_NAME",
     "Heatmap",
     "anomaly_colormap",
@@ -42,6 +43,9 @@ __all__ = [
 
 NORMAL_NAME = "Normal tissue"
 """The layer that outlines of normal tissue are drawn in."""
+
+MAP_KEY = "histoad_map"
+"""Where the metadata of a layer say of which map it is."""
 
 _MAX_HEATMAP_PX = 4096
 _FLAG_COLOUR = "#00e5ff"
@@ -130,7 +134,7 @@ def _placed(source: AnomalyMap, level: int = 0) -> dict[str, Any]:
         "scale": (geometry.scale(level) * mpp,) * 2,
         "translate": (geometry.translate(level) * mpp,) * 2,
         "units": ("um", "um"),
-        "metadata": {"histoad_map": str(source.path)},
+        "metadata": {MAP_KEY: str(source.path)},
     }
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Shapes
 
+from napari_histoad.errors import RegionError
+from napari_histoad.gui.autosave import read_outlines
+from napari_histoad.gui.history import ShapesHistory
 from napari_histoad.gui.layers import NORMAL_NAME
 from napari_histoad.gui.slide_layers import pixel_size
-from napari_histoad.gui.slide_view import own, owner_of
+from napari_histoad.gui.slide_view import own, owner_of, size_of
 from napari_histoad.regions import regions_from_shapes, shapes_from_regions
 
 if TYPE_CHECKING:
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from shapely.geometry.base import BaseGeometry
 
+    from napari_histoad.gui.autosave import Autosave
     from napari_histoad.regions import Region
 
 __all__ = ["NormalOutlines"]
@@ -36,14 +42,74 @@ class NormalOutlines:
     viewer : Viewer
     chosen : callable
         Returns the layer of the chosen slide, or None.
+    autosave : Autosave
     """
 
-    def __init__(self, viewer: Viewer, chosen: Callable[[], Layer | None]) -> None:
-        self._viewer, self._chosen = viewer, chosen
+    def __init__(self, viewer: Viewer, chosen: Callable[[], Layer | None], autosave: Autosave) -> None:
+        self._viewer, self._chosen, self._autosave = viewer, chosen, autosave
+        self._histories: dict[Layer, ShapesHistory] = {}
+        for layer in viewer.layers:
+            self.added(layer)
+        viewer.layers.events.removing.connect(self._on_removing)
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    def close(self) -> None:
+        """Save what is not saved yet, and listen no longer."""
+        self._autosave.close()
+        self._viewer.layers.events.removing.disconnect(self._on_removing)
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
+        for layer in self._histories:
+            layer.events.data.disconnect(self._on_data)
+
+    def added(self, layer: Layer) -> None:
+        """Follow a new layer, if it holds outlines: changes are saved, and can be undone."""
+        if _is_normal(layer) and layer not in self._histories:
+            self._histories[layer] = ShapesHistory(layer)
+            layer.events.data.connect(self._on_data)
+
+    def open(self, slide_layer: Layer, folder: Path, name: str, *, elsewhere: bool) -> int:
+        """Save outlines of another slide from now on; return how many were restored from a former session.
+
+        Raises
+        ------
+        RegionError
+            If their file cannot be read.
+        """
+        owner = owner_of(slide_layer) or ""
+        path = slide_layer.source.path
+        # A folder of slides may be moved with its results; elsewhere only the whole path tells slides apart.
+        slide = owner if elsewhere or path is None else f"{Path(path).name} {size_of(slide_layer)}"
+        file = self._autosave.open(folder, name, slide, lambda: self._shapes(slide_layer), elsewhere=elsewhere)
+        if file is None or any(layer.nshapes for layer in self._layers_of(slide_layer)):
+            return 0
+        data, kinds = read_outlines(file)
+        if data:
+            for layer in self._layers_of(slide_layer):
+                self._viewer.layers.remove(layer)  # an empty one
+            self._new_layer(slide_layer, data, kinds)
+        self._autosave.restored()
+        return len(data)
+
+    def _on_data(self, event: Any) -> None:
+        if owner_of(event.source) == owner_of(self._chosen()):
+            self._autosave.changed()
+
+    def _on_removing(self, _: Any) -> None:
+        self._autosave.flush()
+
+    def _on_removed(self, event: Any) -> None:
+        if self._histories.pop(event.value, None) is not None:
+            event.value.events.data.disconnect(self._on_data)
+            if event.value.nshapes and owner_of(event.value) == owner_of(self._chosen()):
+                self._autosave.removed()
 
     def layers(self) -> list[Shapes]:
         """Return the layers of outlines of the chosen slide: a user may have copied one, or added another."""
-        owner = owner_of(self._chosen())
+        slide_layer = self._chosen()
+        return [] if slide_layer is None else self._layers_of(slide_layer)
+
+    def _layers_of(self, slide_layer: Layer) -> list[Shapes]:
+        owner = owner_of(slide_layer)
         return [y for y in self._viewer.layers if _is_normal(y) and owner is not None and owner_of(y) == owner]
 
     def draw(self) -> None:
@@ -81,12 +147,31 @@ class NormalOutlines:
         if layers:
             return next((y for y in layers if y is self._viewer.layers.selection.active), layers[0])
         slide_layer = self._chosen()
-        um = slide_layer is not None and [str(u) for u in slide_layer.units[-2:]] == ["micrometer"] * 2
-        looks = pixel_size(float(slide_layer.scale[-1]) if um and slide_layer is not None else None)
-        layer = Shapes(name=NORMAL_NAME, ndim=2, edge_color="#1e90ff", face_color="#1e90ff22", edge_width=6, **looks)
+        assert slide_layer is not None
+        return self._new_layer(slide_layer)
+
+    def _new_layer(self, slide_layer: Layer, data: Sequence[Any] = (), kinds: Sequence[str] = ()) -> Shapes:
+        um = [str(u) for u in slide_layer.units[-2:]] == ["micrometer"] * 2
+        looks = pixel_size(float(slide_layer.scale[-1]) if um else None)
+        shapes = {"data": list(data), "shape_type": list(kinds)} if data else {}
+        colours = {"edge_color": "#1e90ff", "face_color": "#1e90ff22"}
+        layer = Shapes(**shapes, name=NORMAL_NAME, ndim=2, edge_width=6, **colours, **looks)
         own(layer, owner_of(slide_layer))
         self._viewer.add_layer(layer)
         return layer
+
+    def _shapes(self, slide_layer: Layer) -> tuple[list[Region], list[str]]:
+        """Return all areas of a slide and their shape types; a shape without an area is left out, and the others are saved."""
+        regions: list[Region] = []
+        kinds: list[str] = []
+        for layer in self._layers_of(slide_layer):
+            for vertices, kind in zip(layer.data, layer.shape_type, strict=True):
+                outline = np.array([slide_layer.world_to_data(layer.data_to_world(v)) for v in vertices])
+                with suppress(RegionError):
+                    found = regions_from_shapes([outline], [kind], "Normal")
+                    regions += found
+                    kinds += [kind] * len(found)
+        return regions, kinds
 
 
 def _is_normal(layer: Layer) -> bool:

@@ -15,6 +15,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QMessageBox
 
 from napari_histoad.errors import HistoadError
+from napari_histoad.gui.autosave import Autosave
 from napari_histoad.gui.controller import Controller
 from napari_histoad.gui.layers import suspicious_layer, tissue_layer
 from napari_histoad.gui.messages import scroll_to
@@ -72,7 +73,9 @@ class AnomalyPanel(PanelWidgets):
     def __init__(self, napari_viewer: Viewer) -> None:
         self.viewer = napari_viewer
         super().__init__(self._slide_choices)
-        self.outlines = NormalOutlines(napari_viewer, lambda: self.slide_box.value)
+        self.outlines = NormalOutlines(
+            napari_viewer, lambda: self.slide_box.value, Autosave(self, lambda words: self._on_failed(words, "normal"))
+        )
         self._bridge = _Bridge(self)
         self.controller = Controller(self._bridge.called.emit)
         self._models: dict[str, Path] = {}
@@ -80,12 +83,13 @@ class AnomalyPanel(PanelWidgets):
         self.review = MapReview(self, napari_viewer, self.controller, self.view.replace, self.add_outlines)
         self._connect()
         self.controller.client.start()  # torch loads while the user looks around
-        controller, view, watched = self.controller, self.view, self.viewer.layers.events
+        controller, view, outlines, watched = self.controller, self.view, self.outlines, self.viewer.layers.events
         inserted, removed = self._on_inserted, self._on_layers
 
         def leave() -> None:  # holds what outlives the widget, not the widget
             controller.close()
             view.close()
+            outlines.close()
             watched.inserted.disconnect(inserted)
             watched.removed.disconnect(removed)
 
@@ -148,6 +152,7 @@ class AnomalyPanel(PanelWidgets):
 
     def _on_inserted(self, event: Any) -> None:
         self.view.added(event.value)
+        self.outlines.added(event.value)
         self._on_layers()
         if can_be_slide(event.value) and owner_of(event.value) != self.view.owner:
             self.slide_box.value = event.value  # it lies over the others: it is the one in view
@@ -172,18 +177,39 @@ class AnomalyPanel(PanelWidgets):
         self.slide_box.value = layer
 
     def _on_slide(self, _: object = None) -> None:
-        layer, slide = self.slide_box.value, None
-        for message in self.messages.values():
-            message.clear()
+        layer, slide, problem = self.slide_box.value, None, ""
         try:
             slide = None if layer is None else slide_of_layer(layer)
         except HistoadError as err:
-            self._on_failed(in_window(err), "slide")
+            problem = in_window(err)
+        former = self.controller.slide
         self.controller.choose_slide(slide)
         self.mpp_row.show_value(None if self.controller.slide is None else self.controller.slide.mpp)
+        if former is None or slide is None or former.path != slide.path or owner_of(layer) != self.view.owner:
+            self._forget_former()
+        if problem:
+            self._on_failed(problem, "slide")
         self._place(layer, self.controller.slide)
         self.view.show(layer)
+        self._guarded(self._restore_outlines, "normal")()
+        self.controller.restore_map()
         self._show_slide(self.controller.slide)
+
+    def _forget_former(self) -> None:
+        """Take away what was said of the slide that was chosen before."""
+        for text in (self.tissue_info, self.train_info):
+            text.setText("")
+        for message in self.messages.values():
+            message.clear()
+        self.preview.setVisible(False)
+        self.review.clear()
+
+    def _restore_outlines(self) -> None:
+        layer, slide, out = self.slide_box.value, self.controller.slide, self.controller.out
+        if layer is not None and slide is not None and out is not None:
+            count = self.outlines.open(layer, out, slide.name, elsewhere=slide.path.parent not in out.parents)
+            if count:
+                self.train_info.setText(f"{count} outlines of normal tissue are there again from {out.name}.")
 
     def _place(self, layer: Layer | None, slide: Slide | None) -> None:
         """Show a layer in µm, as heatmap and outlines are: another reader may have left it in pixels."""
@@ -191,9 +217,7 @@ class AnomalyPanel(PanelWidgets):
             return
         looks = pixel_size(slide.mpp)
         if not np.allclose(layer.scale[-2:], looks["scale"]) or [str(u) for u in layer.units[-2:]] != ["micrometer"] * 2:
-            leading = layer.ndim - 2
-            layer.scale = (*layer.scale[:leading], *looks["scale"])
-            layer.units = (*layer.units[:leading], *looks["units"])
+            self.view.rescale(layer, looks["scale"], looks["units"])
             self.viewer.reset_view()
 
     def _show_slide(self, slide: Slide | None) -> None:
@@ -217,7 +241,7 @@ class AnomalyPanel(PanelWidgets):
             return
         out = self.controller.out
         assert out is not None
-        where = "beside the slide" if out.parent == slide.path.parent else "in your home folder"
+        where = "beside the slide" if slide.path.parent in out.parents else "in your home folder"
         self.out_info.setText(f"Results go to the folder {out.name} {where}.")
         self.out_info.setToolTip(str(out))
         h, w = slide.shape
@@ -339,7 +363,7 @@ class AnomalyPanel(PanelWidgets):
         words = f"Ready, saved as {path.name}."
         boxes = [place.box for place in left_out if place.box is not None]
         slide = self.controller.slide
-        if boxes and slide is not None:
+        if boxes and slide is not None and self.controller.on_chosen_slide:
             words += f" {len(boxes)} suspicious tiles were left out: look at the orange squares."
             self.view.replace(suspicious_layer(boxes, slide.mpp))
         self.train_info.setText(words)
@@ -385,7 +409,9 @@ class AnomalyPanel(PanelWidgets):
         self.progress_info.setText(progress_words(progress, rate, left))
         if progress.note and progress.stage == "Mapping":
             self.progress_info.setToolTip(progress.note)
-        elif progress.note:
+        if not self.controller.on_chosen_slide:
+            return
+        if progress.note and progress.stage != "Mapping":
             self.train_info.setText(progress.note)
         if progress.stage == "Training" and progress.metrics:
             self.train_info.setText(metric_words(progress.metrics))

@@ -14,10 +14,11 @@ from shapely.geometry import box as polygon
 from napari_histoad.calibration import discovery_rate
 from napari_histoad.errors import HistoadError, MapError, SettingsError
 from napari_histoad.gui.gallery import TileGallery
-from napari_histoad.gui.layers import Heatmap, class_layers, error_layer, labels_layer
+from napari_histoad.gui.layers import MAP_KEY, Heatmap, class_layers, error_layer, labels_layer
 from napari_histoad.gui.messages import scroll_to
 from napari_histoad.gui.rates import rate_words
 from napari_histoad.gui.remedies import in_window, note_in_window
+from napari_histoad.gui.slide_view import owner_of
 from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
 from napari_histoad.maps import VERDICTS
 from napari_histoad.regions import Region
@@ -73,6 +74,7 @@ class MapReview:
         self._labels: Labels | None = None
         self._labelled: AnomalyMap | None = None
         self._regions: list[Region] = []
+        self._positions: dict[str, tuple[str, int]] = {}
         self._rates = np.geomspace(0.01, _HIGHEST_RATE, SLIDER_STEPS + 1)
         self._refresh_timer = self._timer(self._draw_heatmap)
         self._ask_timer = self._timer(self._ask)
@@ -87,6 +89,7 @@ class MapReview:
         controller.map_started.connect(self._on_map_started)
         controller.map_updated.connect(self._on_map_updated)
         controller.mapped.connect(self._on_mapped)
+        controller.map_restored.connect(self.take_up)
         controller.reviewed.connect(self._on_reviewed)
         controller.classified.connect(self._on_classified)
         controller.explained.connect(self._on_explained)
@@ -176,6 +179,62 @@ class MapReview:
     # -- the heatmap
 
     def _on_map_started(self, source: AnomalyMap) -> None:
+        for layer in [y for y in self._viewer.layers if self._shows_former(y, source)]:
+            self._viewer.layers.remove(layer)
+        self.clear("The map is being computed.")
+        self._draw(source)
+
+    def _shows_former(self, layer: Any, source: AnomalyMap) -> bool:
+        mine = owner_of(layer) == owner_of(self._panel.slide_box.value)
+        return mine and MAP_KEY in layer.metadata and not (source.info.complete and layer.metadata[MAP_KEY] == str(source.path))
+
+    def clear(self, words: str = "Compute a map first.") -> None:
+        """Show nothing of the former map."""
+        self._ask_timer.stop()
+        self._heatmap = self._heat_layer = None
+        self._regions = []
+        self._panel.region_list.clear()
+        self._panel.rate_info.setText(words)
+        self._panel.notes.clear()
+        self._panel.review_group.setEnabled(False)
+        if self.gallery is not None:
+            self.gallery.stop()
+            with suppress(RuntimeError):  # closed by hand
+                self._gallery_dock.hide()
+
+    def take_up(self, source: AnomalyMap) -> None:
+        """Go on with the review of a finished map where it was left."""
+        self.clear()
+        there = [y for y in self._viewer.layers if y.metadata.get(MAP_KEY) == str(source.path)]
+        if not there or any(self._shows_former(y, source) for y in self._viewer.layers):
+            for layer in [y for y in self._viewer.layers if self._shows_former(y, source)]:
+                self._viewer.layers.remove(layer)
+            self._draw_all(source)
+        self._p_values = source.p_values
+        self._panel.notes.say(*map(note_in_window, source.notes))
+        self._set_rates(source)
+        kind, position = self._positions.get(_key(source), (self._panel.rate_kind.value, None))
+        with self._panel.rate_kind.changed.blocked():
+            self._panel.rate_kind.value = kind
+        self._panel.rate_slider.setValue(self._position(source) if position is None else position)
+        self._panel.review_group.setEnabled(True)
+        self._ask()
+
+    def _draw_all(self, source: AnomalyMap) -> None:
+        for data, looks, _ in (error_layer(source), *class_layers(source)):
+            self._replace(Image(data, **looks))
+        self._draw(source)
+
+    def _set_rates(self, source: AnomalyMap) -> None:
+        lowest = source.calibration.smallest_rate
+        self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
+
+    def _position(self, source: AnomalyMap) -> int:
+        """Return where the slider begins: at the rate that was saved with the map, else at its usual one."""
+        rate = source.default_rate
+        return min(int(np.searchsorted(self._rates, rate * (1 - 1e-9))), SLIDER_STEPS)
+
+    def _draw(self, source: AnomalyMap) -> None:
         self._heatmap = Heatmap(source)
         data, looks, _ = self._heatmap.layer()
         self._heat_layer = self._replace(Image(data, **looks))
@@ -196,15 +255,13 @@ class MapReview:
             self._heat_layer.refresh()
 
     def _on_mapped(self, source: AnomalyMap) -> None:
-        for data, looks, _ in (error_layer(source), *class_layers(source)):
-            self._replace(Image(data, **looks))
-        self._on_map_started(source)  # once more, with the contrast of the whole
+        self.clear()
+        self._draw_all(source)  # once more, with the contrast of the whole
         self._p_values = source.p_values
         self._panel.notes.say(*map(note_in_window, source.notes))
         self._panel.review_group.setEnabled(True)
-        lowest = source.calibration.smallest_rate
-        self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
-        self._panel.rate_slider.setValue(int(np.searchsorted(self._rates, max(0.01, lowest))))
+        self._set_rates(source)
+        self._panel.rate_slider.setValue(self._position(source))
         self._ask()
         self._revealed = False
 
@@ -238,6 +295,7 @@ class MapReview:
             self._labels.contour = 1
         else:
             self._labels.data = review.labels
+        self._positions[_key(source)] = self._panel.rate_kind.value, self._panel.rate_slider.value()
         self._regions = review.regions
         by_discoveries = self._panel.rate_kind.value == BY_DISCOVERIES
         self._panel.rate_info.setText(rate_words(review, self._chosen(), by_discoveries=by_discoveries))
@@ -259,3 +317,8 @@ class MapReview:
         self._viewer.scene.camera.center = ((y0 + y1) / 2, (x0 + x1) / 2)
         window = (self._panel.window() or self._panel).size()
         self._viewer.scene.camera.zoom = 0.4 * min(window.width(), window.height()) / max(y1 - y0, x1 - x0, 1.0)
+
+
+def _key(source: AnomalyMap) -> str:
+    """Return what tells a map from others, also when it was set aside."""
+    return f"{source.path.parent} {source.info.slide} {source.info.detector_id} {source.info.tiles}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from napari.layers import Image
 
 from napari_histoad.gui.slide_layers import SLIDE_KEY, can_be_slide, layer_shape
@@ -30,8 +31,8 @@ def owner_of(layer: Layer | None) -> str | None:
     if layer is None:
         return None
     known: str | None = layer.metadata.get(_OWNER)
-    if can_be_slide(layer) and (known is None or not known.endswith(_size(layer))):
-        known = layer.metadata[_OWNER] = f"{_file(layer) or uuid4().hex} {_size(layer)}"
+    if can_be_slide(layer) and (known is None or not known.endswith(size_of(layer))):
+        known = layer.metadata[_OWNER] = f"{_file(layer) or uuid4().hex} {size_of(layer)}"
     return known
 
 
@@ -49,7 +50,8 @@ def _file(layer: Layer) -> str | None:
     return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
-def _size(layer: Layer) -> str:
+def size_of(layer: Layer) -> str:
+    """Return height and width of a slide's layer in words."""
     height, width = layer_shape(layer)
     return f"{height} x {width}"
 
@@ -132,6 +134,17 @@ class SlideView:
         elif owner is not None and layer not in self._visible:
             self._visible[layer] = layer.visible
             layer.visible = False
+
+    def rescale(self, chosen: Layer, scale: Any, units: Any) -> None:
+        """Change the size of a slide's pixels; what was drawn on it stays on the same pixels."""
+        former = np.array(chosen.scale[-2:])
+        for layer in self._viewer.layers:
+            same = layer is chosen or (owner_of(layer) == owner_of(chosen) and np.allclose(layer.scale[-2:], former))
+            if same:
+                leading = layer.ndim - 2
+                layer.scale = (*layer.scale[:leading], *scale)
+                layer.translate = (*layer.translate[:leading], *(layer.translate[leading:] * np.array(scale) / former))
+                layer.units = (*layer.units[:leading], *units)
 
     def replace(self, layer: Layer) -> Layer:
         """Add a layer of the chosen slide in the place of its layer of the same name."""

@@ -1,0 +1,200 @@
+"""Outlines of normal tissue on disk: saved within seconds after a change, and there again when the slide is opened."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QTimer
+
+from napari_histoad.errors import HistoadError
+from napari_histoad.files import write_whole
+from napari_histoad.gui.kept import free_name
+from napari_histoad.regions import read_regions, shapes_from_regions, write_geojson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from qtpy.QtCore import QObject
+
+    from napari_histoad.regions import Region
+
+__all__ = ["Autosave", "read_outlines", "write_outlines"]
+
+_AFTER_MS = 1000
+_KIND = "napari_shape"
+
+
+class Autosave:
+    """Writes the outlines of the chosen slide.
+
+    Parameters
+    ----------
+    parent : QObject
+        Its timer ends with it.
+    said : callable
+        Takes what the user has to know, once per slide: that outlines cannot be saved, or are saved elsewhere.
+    """
+
+    def __init__(self, parent: QObject, said: Callable[[str], None]) -> None:
+        self._said = said
+        self._timer = QTimer(parent)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self.flush)
+        self._read: Callable[[], tuple[list[Region], list[str]]] | None = None
+        self._file: Path | None = None
+        self._slide = ""
+        self._stamps: dict[Path, tuple[int, int] | None] = {}
+        self._pending = self._elsewhere = False
+        self._quiet = False
+
+    def open(
+        self, folder: Path, name: str, slide: str, read: Callable[[], tuple[list[Region], list[str]]], *, elsewhere: bool
+    ) -> Path | None:
+        """Save the outlines of another slide from now on; return the file to restore them from, if there is one.
+
+        Parameters
+        ----------
+        folder : Path
+            Of the slide's results.
+        name : str
+            Of the slide, for the file.
+        slide : str
+            What tells the slide from others of the same name.
+        read : callable
+            Returns the outlines, and napari's shape type of each.
+        elsewhere : bool
+            The folder is not beside the slide, because nothing can be written there.
+        """
+        self.close()
+        self._read, self._slide, self._elsewhere, self._quiet = read, slide, elsewhere, False
+        first = folder / f"{name}.normal.geojson"
+        number, file = 1, first
+        while file.exists() and _slide_of(file) not in (slide, None if not elsewhere and number == 1 else slide):
+            number += 1
+            file = first.with_name(f"{first.stem}-{number}{first.suffix}")
+        self._file = file
+        return file if file.exists() else None
+
+    def restored(self) -> None:
+        """Go on from what the file holds: it may be overwritten."""
+        if self._file is not None and _slide_of(self._file) == self._slide:
+            self._stamps[self._file] = _stamp(self._file)
+
+    def removed(self) -> None:
+        """Keep what the file holds: what is outlined next does not follow from it."""
+        if self._file is not None:
+            self._stamps.pop(self._file, None)
+
+    def changed(self) -> None:
+        """Save soon; while a user draws on, still within a second."""
+        if self._file is not None and not self._pending:
+            self._pending = True
+            self._timer.start(_AFTER_MS)
+
+    def close(self) -> None:
+        """Save what is not saved yet, and nothing more."""
+        self.flush()
+        self._read = self._file = None
+
+    def flush(self) -> None:
+        """Save now, if anything has changed."""
+        if not self._pending or self._file is None or self._read is None:
+            return
+        self._pending = False
+        try:
+            regions, kinds = self._read()
+            if self._file.exists() and _stamp(self._file) != self._stamps.get(
+                self._file
+            ):  # another program's, or of a former session
+                self._file.rename(free_name(self._file))
+            write_outlines(self._file, self._slide, regions, kinds)
+            self._stamps[self._file] = _stamp(self._file)
+        except (HistoadError, OSError) as err:
+            self._say(f"the outlines cannot be saved: {err}")
+        else:
+            if self._elsewhere:
+                self._say(f"Nothing can be written beside the slide: its outlines are saved in {self._file.parent}.")
+
+    def _say(self, words: str) -> None:
+        if not self._quiet:
+            self._quiet = True
+            self._said(words)
+
+
+def write_outlines(file: Path, slide: str, regions: list[Region], kinds: list[str]) -> None:
+    """Write outlines as GeoJSON, atomically, with the slide that they are of and napari's shape types.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    if not file.parent.exists():
+        write_whole(file, b"{}")  # makes the folder, or says why not
+    write_geojson(regions, partial)
+    document = json.loads(partial.read_text(encoding="utf-8"))
+    for feature, kind in zip(document["features"], kinds, strict=True):
+        feature["properties"][_KIND] = kind
+    write_whole(file, json.dumps({**document, "slide": slide}).encode())
+
+
+def read_outlines(file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
+    """Return vertices in level-0 pixels, napari's convention, and shape types; ellipses and rectangles are such again.
+
+    Raises
+    ------
+    RegionError
+        If the file cannot be read or holds no areas.
+    """
+    document = _document(file)
+    features = document.get("features", [])
+    if _slide_of(file) is not None and not features:  # all were deleted
+        return [], []
+    regions = read_regions(file)
+    kinds = [feature.get("properties", {}).get(_KIND, "polygon") for feature in features]
+    if len(kinds) != len(regions):  # another program has written it
+        kinds = ["polygon"] * len(regions)
+    data: list[NDArray[np.float64]] = []
+    types: list[str] = []
+    for region, kind in zip(regions, kinds, strict=True):
+        outlines, _ = shapes_from_regions([region])
+        whole = len(outlines) == 1
+        if kind == "ellipse" and whole and len(outlines[0]) % 4 == 0:
+            outlines = [_corners(outlines[0])]
+        elif not (kind == "rectangle" and whole and len(outlines[0]) == 4):
+            kind = "polygon"
+        data += outlines
+        types += [kind] * len(outlines)
+    return data, types
+
+
+def _corners(ellipse: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the corners of the box around an ellipse whose vertices begin at the end of one half axis."""
+    centre = ellipse.mean(axis=0)
+    a, b = ellipse[0] - centre, ellipse[len(ellipse) // 4] - centre
+    return np.array([centre - a - b, centre + a - b, centre + a + b, centre - a + b])
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _slide_of(file: Path) -> str | None:
+    return _document(file).get("slide")
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size

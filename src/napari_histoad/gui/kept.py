@@ -1,0 +1,47 @@
+"""Names for results that leave former ones as they are."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_histoad.slide import can_open, is_remote
+
+if TYPE_CHECKING:
+    from napari_histoad.slide import Slide
+
+__all__ = ["free_name", "free_names", "output_folder"]
+
+
+def free_name(path: Path) -> Path:
+    """Return a path at which nothing lies: ``skin.vqvae.safetensors``, else ``skin.vqvae-2.safetensors`` and so on."""
+    return free_names([path])[0]
+
+
+def free_names(paths: list[Path]) -> list[Path]:
+    """Return paths at which nothing lies, all with the same number: files that belong together are seen to do so."""
+    for number in itertools.count(1):
+        numbered = paths if number == 1 else [p.with_name(f"{p.stem}-{number}{p.suffix}") for p in paths]
+        if not any(p.exists() for p in numbered):
+            return numbered
+    raise AssertionError
+
+
+def output_folder(slide: Slide) -> Path:
+    """Return where results of a slide go unless told otherwise: beside it, or at home where nothing can be written there.
+
+    Where another slide of the folder has the same name but for the extension, each has a folder of its own in there.
+    """
+    beside = slide.path.parent
+    folder = beside / "anomaly-maps"
+    local = slide.on_disk and not is_remote(slide.path)
+    if not (local and os.access(folder if folder.exists() else beside, os.W_OK)):
+        return Path.home() / "anomaly-maps"
+    namesakes = [p for p in beside.glob(f"{_escaped(slide.path.stem)}.*") if p != slide.path and can_open(p)]
+    return folder / slide.path.name if any(p.stem == slide.path.stem for p in namesakes) else folder
+
+
+def _escaped(stem: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in stem)
