@@ -77,7 +77,7 @@ def test_a_missing_table_is_explained(tmp_path):
 
 
 def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_folder, tmp_path):
-    (tmp_path / "broken.tif").writebytes_of(b"nothing")
+    (tmp_path / "broken.tif").write_bytes(b"nothing")
     paths = [tmp_path / "missing.tif", sample.path, tmp_path / "broken.tif"]
     seen = []
     job = cohort_job(
@@ -106,7 +106,7 @@ def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_
 def test_whatever_is_wrong_with_one_slide_the_others_are_mapped(sample, detector_file, tmp_path, monkeypatch, where, odd):
     paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
     for path in paths:
-        path.writebytes_of(sample.path.readbytes_of())
+        path.write_bytes(sample.path.read_bytes())
     real = getattr(engine._cohort, where)
 
     def fails(given, *args, **options):
@@ -137,7 +137,7 @@ def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_map
 ):
     paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
     for path in paths:
-        path.writebytes_of(sample.path.readbytes_of())
+        path.write_bytes(sample.path.read_bytes())
     seen, planned = [], threading.Event()
     job = cohort_job([CohortSlide(path, model=detector_file) for path in paths], tmp_path / "out", stride_px=64, device="cpu")
     plan, read = engine._cohort.plan_map, engine._cohort.read_first_tiles
@@ -170,7 +170,7 @@ def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_map
     there = {path.relative_to(map_folder): path for path in map_folder.rglob("*") if path.is_file() and path.name != "zarr.json"}
     for path in paths:
         for name, file in there.items():
-            assert (tmp_path / "out" / f"{path.stem}.ome.zarr" / name).readbytes_of() == file.readbytes_of()
+            assert (tmp_path / "out" / f"{path.stem}.ome.zarr" / name).read_bytes() == file.read_bytes()
 
 
 def test_slides_of_the_same_name_and_wrong_models_are_refused_before_any_work(sample, tmp_path):
@@ -202,7 +202,7 @@ def test_workers_end_in_the_same_bytes_as_this_process(workers, sample, detector
     assert progress[-1].done == progress[-1].total == len(result.maps[0])
 
 
-def test_workers_of_a_detector_without_error_maps_end_in_the_samebytes_of(workers, sample, tmp_path):
+def test_workers_of_a_detector_without_error_maps_end_in_the_same_bytes(workers, sample, tmp_path):
     path = tmp_path / "colour.safetensors"
     train(sample.path, path, normal=sample.plan.normal, detector="colour", tile_px=64, device="cpu")
     straight = map_slide(sample.path, tmp_path / "here", model=path, stride_px=32, device="cpu")
@@ -243,7 +243,7 @@ def test_a_cancelled_cluster_run_goes_on_here(workers, sample, detector_file, ma
 
 def test_what_a_worker_meets_is_told_in_one_line(workers, sample, detector_file, tmp_path):
     path = tmp_path / "gone.tif"
-    path.writebytes_of(sample.path.readbytes_of())
+    path.write_bytes(sample.path.read_bytes())
     with Cluster(workers.scheduler_address) as cluster, open_slide(path) as slide:
         path.unlink()
         with pytest.raises(HistoadError, match=r"gone\.tif"):
