@@ -10,8 +10,6 @@ from qtpy.QtGui import QTextOption
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QTextEdit, QWidget
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from qtpy.QtGui import QResizeEvent
 
 __all__ = ["Message", "WrappedText", "scroll_to"]
@@ -92,7 +90,7 @@ class Message(QFrame):
 
     def say(self, *sentences: str) -> None:
         """Show sentences, each in a paragraph of its own; without any, nothing is shown."""
-        self.words.setPlainText("\n".join(_paragraphs(sentences)))
+        self.words.setPlainText("\n".join(filter(None, sentences)))
         self.setVisible(bool(self.text()))
 
     def clear(self, *_: object) -> None:
@@ -107,12 +105,3 @@ def scroll_to(widget: QWidget) -> None:
         parent = parent.parentWidget()
     if parent is not None:
         parent.ensureWidgetVisible(widget, 0, 12)
-
-
-def _paragraphs(sentences: Sequence[str]) -> list[str]:
-    return [_capitalised(sentence) for sentence in sentences if sentence]
-
-
-def _capitalised(sentence: str) -> str:
-    """Return a sentence with a capital, unless it begins with a name."""
-    return sentence[0].upper() + sentence[1:] if sentence.split(" ", 1)[0].isalpha() else sentence
