@@ -98,3 +98,19 @@ def test_regions_of_one_slide_are_not_mapped_on_several(tmp_path, sample):
     with pytest.raises(SettingsError, match="none were given"):
         run(cohort_job([CohortSlide(sample.path)], tmp_path / "out", tissue_from="regions"))
     assert not (tmp_path / "out").exists()
+
+
+def test_maps_are_made_inside_areas_of_interest(tmp_path, sample, detector_file):
+    outline = replace(sample.plan.normal[0], name="Region*")
+    write_geojson([outline], tmp_path / "a.geojson")
+    write_geojson([outline, replace(sample.plan.normal[1], name="Tumor")], tmp_path / "b.geojson")
+    options = {"model": detector_file, "stride_px": 64, "device": "cpu"}
+    one, given, both = (
+        map_slide(sample.path, tmp_path / str(k), regions=regions, **options)
+        for k, regions in enumerate((tmp_path / "a.geojson", [outline], tmp_path / "b.geojson"))
+    )
+    assert (coverage(one.boxes, [outline]) >= 0.5).all()
+    assert np.array_equal(one.origins, given.origins)
+    assert len(both) > len(one)
+    with pytest.raises(OtherMapError, match="regions differ"):
+        map_slide(sample.path, tmp_path / "0", regions=tmp_path / "b.geojson", **options)

@@ -120,7 +120,6 @@ NO_OUTLINES = {
     "core by flag": feature(isTMACore=True),
     "root": feature(objectType="root"),
     "ignore": feature(class_name="Ignore*"),
-    "region": feature(class_name="Region*"),
     "star": feature(class_name="Tumor: Anything*"),
 }
 
@@ -135,6 +134,24 @@ def test_what_is_no_outline_is_left_out_and_named(write, bad):
     with pytest.raises(RegionError, match=r"holds no areas that can be used .*feature 1") as error:
         read_regions(write(collection(bad)))
     assert "\n" not in str(error.value)
+
+
+def test_areas_of_interest_say_where_to_map_and_nothing_of_the_tissue(write):
+    region, derived = feature(class_name="Region*"), feature(class_name="Region*: left")
+    mixed = write(collection(feature(), region, derived, feature(class_name="Ignore*"), feature(class_name="Ignore*: Region*")))
+    found = read_annotations(mixed)
+    assert [r.name for r in found.regions] == ["Tumor"]
+    assert sum("where to look" in note for note in found.notes) == 1
+    there = read_annotations(mixed, with_areas=True)
+    assert [r.name for r in there.regions] == ["Tumor", "Region*", "Region*: left"]
+    assert [note[:23] for note in there.notes] == ["a.geojson: 2 left out, "]
+    alone = read_annotations(write(collection(region, feature(class_name="Ignore*"))))
+    assert [r.name for r in alone.regions] == ["Region*"]
+    assert len(alone.notes) == 1
+    with pytest.raises(RegionError, match="no region classed Normal"):
+        normal_regions(alone, "a.geojson")
+    assert not Annotations.of(alone.regions).regions
+    assert Annotations.of(alone.regions, with_areas=True).regions == alone.regions
 
 
 def test_equal_reasons_are_one_note_with_names(write):

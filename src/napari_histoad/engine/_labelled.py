@@ -73,7 +73,7 @@ def labelled_sources(paths: Sequence[Path], regions: Sequence[Path]) -> list[Tra
 def _outlined(source: TrainingSource, file: Path) -> TrainingSource:
     """Return a slide with the outlines of a file that have a class."""
     found = read_annotations(file)
-    named = [region for region in found.regions if region.name not in ("", UNREADABLE)]
+    named = [region for region in found.regions if region.name not in ("", UNREADABLE) and region.meaning != "ignored"]
     if not named:
         raise RegionError(f"no outline of {file.name} has a class", "class the outlines and export them again")
     plain = sum(not region.name for region in found.regions)

@@ -384,6 +384,9 @@ def regions_to_map(
     """
     if regions is None:
         return None, ()
-    found = read_annotations(regions) if isinstance(regions, str | PathLike) else Annotations.of(regions)
+    if isinstance(regions, str | PathLike):
+        found = read_annotations(regions, with_areas=True)
+    else:
+        found = Annotations.of(regions, with_areas=True)
     outside = outside_note(found.regions, slide.shape, slide.file_name)
     return found.regions, (*found.notes, outside) if outside else found.notes

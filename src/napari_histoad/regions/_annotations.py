@@ -10,6 +10,7 @@ import shapely
 from shapely.geometry import Polygon, box
 
 from napari_histoad.errors import RegionError
+from napari_histoad.regions._classes import is_area_of_interest
 from napari_histoad.regions._region import as_area
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ class Annotations:
     classed: bool = False
 
     @classmethod
-    def of(cls, regions: Sequence[Region]) -> Annotations:
-        """Return regions that did not come from a file as annotations."""
-        kept = [region for region in regions if region.meaning != "ignored"]
-        ignored = tuple(region for region in regions if region.meaning == "ignored")
+    def of(cls, regions: Sequence[Region], *, with_areas: bool = False) -> Annotations:
+        """Return regions that did not come from a file as annotations; ``with_areas``: see `read_annotations`."""
+        kept = [r for r in regions if r.meaning != "ignored" or (with_areas and is_area_of_interest(r.name))]
+        ignored = tuple(region for region in regions if region.meaning == "ignored" and region not in kept)
         return cls(kept, (), ignored, any(region.name for region in regions))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NORMAL_NAMES", "UNREADABLE", "Meaning", "class_meaning", "class_of"]
+__all__ = ["NORMAL_NAMES", "UNREADABLE", "Meaning", "class_meaning", "class_of", "is_area_of_interest"]
 
 Meaning = Literal["normal", "anomalous", "ignored", "unknown", "unclassed"]
 
@@ -73,6 +73,11 @@ def class_meaning(name: str) -> Meaning:
     if parts == ["positive"] or not all(any(says(part) for says in vague) for part in parts):
         return "anomalous"
     return "unknown"
+
+
+def is_area_of_interest(name: str) -> bool:
+    """Return whether a class is QuPath's ``Region*``, which says where to look and nothing of the tissue."""
+    return any(part.strip().casefold() == "region*" for part in name.split(":")) and "ignore" not in name.casefold()
 
 
 def class_of(properties: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ __all__ = ["read_annotations", "read_regions", "write_geojson"]
 _COLOURS = {True: [0, 158, 115], False: [213, 94, 0]}
 
 
-def read_annotations(path: str | PathLike[str], downsample: float = 1.0) -> Annotations:
+def read_annotations(path: str | PathLike[str], downsample: float = 1.0, *, with_areas: bool = False) -> Annotations:
     """Read outlined regions, and what is to be known of them.
 
     Parameters
@@ -40,6 +40,9 @@ def read_annotations(path: str | PathLike[str], downsample: float = 1.0) -> Anno
         GeoJSON (QuPath and others), plain, gzipped or zipped, or Camelyon JSON (``{"positive": […], "negative": […]}``).
     downsample : float
         Divides the file's coordinates: 32 for annotations of level 0 when the slide is a copy of level 5.
+    with_areas : bool
+        Whether areas of QuPath's class ``Region*``, which says where to look and nothing of the tissue, are taken beside
+        outlines of other classes. Those of a file that holds no others are taken in any case.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def read_annotations(path: str | PathLike[str], downsample: float = 1.0) -> Anno
     file = Path(path)
     document, notes = read_document(file)
     try:
-        found = annotations_of(document, file.name)
+        found = annotations_of(document, file.name, with_areas=with_areas)
     except RecursionError as err:
         msg = f"{file.name} is nested too deeply to be an annotation file"
         raise RegionError(msg, "export the annotations as GeoJSON") from err

@@ -11,7 +11,7 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from napari_histoad.errors import RegionError
 from napari_histoad.regions._annotations import Annotations
-from napari_histoad.regions._classes import UNREADABLE, class_meaning, class_of
+from napari_histoad.regions._classes import UNREADABLE, class_meaning, class_of, is_area_of_interest
 from napari_histoad.regions._region import Region, as_area
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _NAMED = 10
 """More indices than that are not read."""
 _NOT_OUTLINES = {"cell": "cells", "detection": "detections", "tile": "tiles", "tmacore": "TMA cores", "root": "root objects"}
 _AREAS, _NO_AREAS = ("Polygon", "MultiPolygon"), ("Point", "MultiPoint", "LineString", "MultiLineString", "LinearRing")
+_OF_INTEREST = "of a class that says where to look and nothing of the tissue"
 _OF_FEATURE = ("type", "geometry", "properties", "id", "bbox", "nucleusGeometry", "coordinates", "geometries", "crs")
 
 
@@ -36,6 +37,9 @@ class _LeftOut:
     def add(self, place: str, why: str) -> None:
         self._why.setdefault(why, []).append(place)
 
+    def take_back(self, why: str) -> None:
+        self._why.pop(why, None)
+
     def notes(self) -> tuple[str, ...]:
         lines = []
         for why, places in self._why.items():
@@ -44,7 +48,7 @@ class _LeftOut:
         return tuple(lines)
 
 
-def annotations_of(document: Any, where: str) -> Annotations:
+def annotations_of(document: Any, where: str, *, with_areas: bool = False) -> Annotations:
     """Return the outlines of a document, with a line for all that was left out.
 
     Parameters
@@ -54,6 +58,8 @@ def annotations_of(document: Any, where: str) -> Annotations:
         ``{"positive": […], "negative": […]}``, where negative is normal tissue.
     where : str
         Name of the file.
+    with_areas : bool
+        See `read_annotations`.
 
     Raises
     ------
@@ -66,6 +72,9 @@ def annotations_of(document: Any, where: str) -> Annotations:
     else:
         regions = list(_geojson(_features(document, where), left_out))
     kept = [region for region in regions if region.meaning != "ignored"]
+    if with_areas or not kept:
+        left_out.take_back(_OF_INTEREST)
+        kept = [region for region in regions if region.meaning != "ignored" or is_area_of_interest(region.name)]
     ignored = [region for region in regions if region.meaning == "ignored"]
     if not kept:
         reasons = "; ".join(left_out.notes())
@@ -121,7 +130,8 @@ def _geojson(features: list[Any], left_out: _LeftOut) -> Iterator[Region]:
             place = f"{place} ({called.strip()[:40]})"
         area = _area(geometry, place, left_out)
         if area is not None and class_meaning(name) == "ignored":
-            left_out.add(f"{place} {name}", "of a class that is to be ignored")
+            why = _OF_INTEREST if is_area_of_interest(name) else "of a class that is to be ignored"
+            left_out.add(f"{place} {name}", why)
         if area is not None:
             yield Region(area, name, _measurements(stated.get("measurements")))
 
