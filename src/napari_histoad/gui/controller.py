@@ -19,7 +19,7 @@ from napari_histoad.gui.kept import free_name, free_names, output_folder
 from napari_histoad.gui.remedies import error_of, in_window
 from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import Eta, Progress
-from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap
+from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap, describe_findings
 from napari_histoad.maps._regions import measure_regions
 from napari_histoad.regions import write_geojson
 from napari_histoad.remembered import recall, remember
@@ -87,15 +87,15 @@ class Review:
         Measured outlines.
     rate : float
         False-positive rate of the threshold.
-    flagged_tiles : float
-        Share of the slide's tiles at ``p ≤ rate``.
+    findings : str
+        What was found, in one sentence: regions, area and tiles.
     """
 
     map: AnomalyMap
     labels: NDArray[np.uint32]
     regions: list[Region]
     rate: float
-    flagged_tiles: float
+    findings: str
 
 
 class Controller:
@@ -499,8 +499,8 @@ class Controller:
         if self._field is None or self._field[0] is not source:  # the same for every threshold
             self._field = (source, source.score_field())
         labels = source.flag(rate, field=self._field[1])
-        p_values = source.p_values
-        return Review(source, labels, measure_regions(source, labels), rate, float((p_values <= rate).mean()))
+        regions = measure_regions(source, labels)
+        return Review(source, labels, regions, rate, describe_findings(source, rate, regions))
 
     def close(self) -> None:
         """End the background process and the thread."""

@@ -36,7 +36,5 @@ def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
         words = f"Of the flagged tiles {most} <b>{chosen:.2%}</b> should be normal {threshold}."
     else:
         words = f"Flag what {most} <b>{review.rate:.2%}</b> of normal tiles exceed {threshold}."
-    area = sum(r.measurements["Area mm²"] for r in review.regions)
-    counted = "1 region" if len(review.regions) == 1 else f"{len(review.regions):,} regions"
-    found = f"{counted}, {area:.2f} mm²; {review.flagged_tiles:.1%} of this slide's tiles."
-    return "<br>".join([words, found, f"{describe_basis(basis)}."])
+    found = review.findings[0].upper() + review.findings[1:]
+    return "<br>".join([words, f"{found}.", f"{describe_basis(basis)}."])
