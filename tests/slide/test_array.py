@@ -78,19 +78,23 @@ def test_pictures_that_cannot_be_slides_are_refused(tmp_path, monkeypatch):
         open_slide(tmp_path / "huge.png")
 
 
-def write_ome_zarr(path, image, *, version, order, unit="micrometer", dtype=np.uint8):
+def write_ome_zarr(path, image, *, version, order, unit="micrometer", dtype=np.uint8, planes=1):
+    """OME-Zarr of two levels; of several focal planes the middle one is the image and the others are black."""
     group = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
     datasets, part = [], image
     for level in range(2):
         data = np.transpose(part, ["yxc".index(axis) for axis in order if axis in "yxc"]).astype(dtype)
         data = data[tuple(slice(None) if axis in "yxc" else None for axis in order)]
+        if "z" in order:
+            stack = [data * int(z == planes // 2) for z in range(planes)]
+            data = np.concatenate(stack, axis=order.index("z")).astype(dtype)
         chunks = tuple(64 if axis in "yx" else 1 for axis in order)
         group.create_array(str(level), data=data, chunks=chunks)
         scale = [0.25 * 2**level if axis in "yx" else 1.0 for axis in order]
         datasets.append({"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
         part = half(part)
     kinds = {"c": {"type": "channel"}, "t": {"type": "time"}}
-    space = {"type": "space", "unit": unit}
+    space = {"type": "space"} | ({} if unit is None else {"unit": unit})
     scales = {"axes": [{"name": a, **kinds.get(a, space)} for a in order], "datasets": datasets, "version": version, "name": "n"}
     if version == "0.4":
         group.attrs["multiscales"] = [scales]
@@ -111,6 +115,28 @@ def test_ome_zarr(tmp_path, version, order):
         assert np.array_equal(slide.read(0, 37, 41, 200, 300), IMAGE[37:237, 41:341])
         assert np.array_equal(slide.read(1, 0, 0, 150, 210), half(IMAGE))
         assert np.array_equal(pickle.loads(pickle.dumps(slide)).read(0, 0, 0, 9, 9), IMAGE[:9, :9])
+
+
+@pytest.mark.parametrize("planes", [2, 3, 5])
+def test_ome_zarr_of_several_focal_planes_is_read_at_the_middle_one(tmp_path, planes):
+    path = write_ome_zarr(tmp_path / "s.zarr", IMAGE, version="0.4", order="czyx", planes=planes)
+    with open_slide(path) as slide:
+        assert np.array_equal(slide.read(0, 37, 41, 200, 300), IMAGE[37:237, 41:341])
+        assert np.array_equal(slide.read(1, 0, 0, 150, 210), half(IMAGE))
+        note = f"It holds {planes} focal planes: number {planes // 2 + 1}, the middle one, is read."
+        assert slide.notes == (note,)
+    with open_slide(path, channels=[1]) as grey:
+        assert grey.notes == (note,)
+
+
+@pytest.mark.parametrize(("unit", "words"), [(None, "no unit"), ("pixel", "pixel, which is no length"), ("second", "second")])
+def test_ome_zarr_says_that_a_scale_without_a_length_is_not_read(tmp_path, unit, words):
+    path = write_ome_zarr(tmp_path / "s.zarr", IMAGE, version="0.5", order="cyx", unit=unit)
+    with open_slide(path) as slide:
+        assert slide.mpp is None
+        (note,) = slide.notes
+        assert note.startswith("Its scale of 0.25 has")
+        assert words in note
 
 
 def test_ome_zarr_that_is_no_slide_is_refused(tmp_path, map_folder):

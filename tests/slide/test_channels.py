@@ -108,13 +108,21 @@ def test_a_channel_that_is_not_there_is_named(tmp_path):
         open_slide(tmp_path / "a.tif", channels=[7])
 
 
-def test_float_pixels_and_focal_planes_are_refused(tmp_path):
+def test_channels_of_a_focal_stack_are_those_of_its_middle_plane(tmp_path):
+    stack = np.stack([np.full((40, 50), value, np.uint8) for value in (10, 200, 250)])
+    tifffile.imwrite(tmp_path / "z.ome.tif", stack, metadata={"axes": "ZYX"})
+    with open_slide(tmp_path / "z.ome.tif", channels=[0]) as slide:
+        assert slide.read(0, 0, 0, 40, 50).mean() == 200
+        assert "number 2" in slide.notes[0]
+
+
+def test_float_pixels_and_time_points_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "f.tif", np.zeros((40, 50), np.float32))
     with pytest.raises(SlideError, match="float32"):
         open_slide(tmp_path / "f.tif", channels=[0])
-    tifffile.imwrite(tmp_path / "z.ome.tif", np.zeros((4, 40, 50), np.uint8), metadata={"axes": "ZYX"})
-    with pytest.raises(SlideError, match="4 focal planes"):
-        open_slide(tmp_path / "z.ome.tif", channels=[0])
+    tifffile.imwrite(tmp_path / "t.ome.tif", np.zeros((4, 40, 50), np.uint8), metadata={"axes": "TYX"})
+    with pytest.raises(SlideError, match="4 time points"):
+        open_slide(tmp_path / "t.ome.tif", channels=[0])
 
 
 def test_what_is_no_picture_is_refused(tmp_path):
@@ -187,9 +195,11 @@ def test_the_colours_of_channels_decide_what_they_are(tmp_path, colours, order):
 
 
 @pytest.mark.parametrize(("axes", "notes"), [("ZCYX", 2), ("CZYX", 2), ("TCYX", 2)])
-def test_three_channels_of_a_stack_are_those_of_its_first_plane(tmp_path, axes, notes):
+def test_three_channels_of_a_stack_are_those_of_one_plane(tmp_path, axes, notes):
     image = picture(200, 300)
-    stack = np.stack([np.moveaxis(image, 2, 0)] + [np.zeros((3, 200, 300), np.uint8)] * 3, axis=axes.index("C") == 0)
+    pictures = [np.zeros((3, 200, 300), np.uint8)] * 4
+    pictures[0 if "T" in axes else 2] = np.moveaxis(image, 2, 0)
+    stack = np.stack(pictures, axis=axes.index("C") == 0)
     tifffile.imwrite(tmp_path / "a.ome.tif", stack, photometric="minisblack", metadata={"axes": axes})
     with open_slide(tmp_path / "a.ome.tif") as slide:
         assert np.array_equal(slide.read(0, 0, 0, 200, 300), image)

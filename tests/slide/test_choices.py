@@ -53,13 +53,57 @@ def test_ndpi_of_one_plane_has_no_note(tmp_path):
         assert slide.notes == ()
 
 
-@pytest.mark.parametrize(("axis", "word"), [("Z", "focal planes"), ("T", "time points")])
-def test_ome_tiff_of_several_planes_says_that_the_first_is_read(tmp_path, axis, word):
-    path = tmp_path / "a.ome.tif"
-    tifffile.imwrite(path, np.stack(PLANES), photometric="rgb", tile=(64, 64), metadata={"axes": f"{axis}YXS"})
-    with open_slide(path) as slide:
+def write_ome_stack(path, axes="ZYXS", z=(), unit="µm", shape=(3,)):
+    """OME-TIFF of ``PLANES`` over and over, with a level, and with positions of z if they are given."""
+    stack = np.stack([PLANES[k % 3] for k in range(np.prod(shape))])
+    metadata = {"axes": axes} | ({"Plane": {"PositionZ": list(z), "PositionZUnit": [unit] * len(z)}} if z else {})
+    options = {"photometric": "rgb", "tile": (64, 64)}
+    with tifffile.TiffWriter(path, ome=True) as tif:
+        tif.write(stack.reshape(*shape, *stack.shape[1:]), subifds=1, metadata=metadata, **options)
+        tif.write(np.stack([half(plane) for plane in stack]).reshape(*shape, 120, 160, 3), subfiletype=1, **options)
+    return path
+
+
+def test_ome_tiff_of_several_time_points_says_that_the_first_is_read(tmp_path):
+    with open_slide(write_ome_stack(tmp_path / "a.ome.tif", "TYXS")) as slide:
         assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
-        assert slide.notes == (f"It holds 3 {word}: the first is read.",)
+        assert slide.notes == ("It holds 3 time points: the first is read.",)
+
+
+@pytest.mark.parametrize(
+    ("z", "unit", "chosen", "words"),
+    [
+        ((), "µm", 1, "number 2, the middle one"),
+        ((-2.0, 0.0, 2.0), "µm", 1, "z = -2 to 2 µm: the one at z = 0 µm"),
+        ((0.0, 2.0, 4.0), "µm", 0, "z = 0 to 4 µm: the one at z = 0 µm"),
+        ((-0.004, -0.002, 0.0), "mm", 2, "z = -4 to 0 µm: the one at z = 0 µm"),
+        ((9000.0, 9002.0, 9004.0), "µm", 1, "number 2, the middle one"),  # of the stage: they do not say where the focus is
+        ((-2.0, 0.0, 2.0), "reference frame", 1, "number 2, the middle one"),
+        ((0.0, 0.0, 0.0), "µm", 1, "number 2, the middle one"),
+    ],
+)
+def test_ome_tiff_is_read_at_z_zero_or_else_at_the_middle(tmp_path, z, unit, chosen, words):
+    with open_slide(write_ome_stack(tmp_path / "a.ome.tif", z=z, unit=unit)) as slide:
+        assert [level.shape for level in slide.levels] == [(240, 320), (120, 160)]
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[chosen])
+        assert np.array_equal(slide.read(1, 0, 0, 120, 160), half(PLANES[chosen]))
+        (note,) = slide.notes
+        assert note.startswith("It holds 3 focal planes")
+        assert words in note
+
+
+@pytest.mark.parametrize(("axes", "shape", "picture_number"), [("ZTYXS", (3, 2), 2), ("TZYXS", (2, 3), 1)])
+def test_ome_tiff_of_focal_planes_and_time_points_is_read_at_the_first_time(tmp_path, axes, shape, picture_number):
+    with open_slide(write_ome_stack(tmp_path / "a.ome.tif", axes, shape=shape)) as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[picture_number % 3])
+        assert len(slide.notes) == 2
+
+
+def test_imagej_stack_is_read_at_the_middle(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack(PLANES), imagej=True, metadata={"axes": "ZYXS"})
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert any(np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[k]) for k in (0, 1))
+        assert "3 focal planes" in slide.notes[0]
 
 
 def test_ome_tiff_of_several_pictures_says_which_is_read(tmp_path):
@@ -99,10 +143,24 @@ def test_svs_of_several_focal_planes_says_so(tmp_path):
             tif.write(half(half(plane)), tile=(16, 16), **options)
     with open_slide(tmp_path / "a.svs") as slide:
         assert [level.shape for level in slide.levels] == [(240, 320), (60, 80)]
-        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
-        assert slide.notes == ("It holds 3 focal planes: the first is read.",)
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[1])
+        assert np.array_equal(slide.read(1, 0, 0, 60, 80), half(half(PLANES[1])))
+        assert slide.notes == ("It holds 3 focal planes: number 2, the middle one, is read.",)
     with open_slide(write_svs(tmp_path / "b.svs", PLANES[0])) as slide:
         assert slide.notes == ()
+
+
+@pytest.mark.parametrize(("z", "chosen"), [((0, 2, -2), 0), ((-2, 0, 2), 1), ((-1.5, -0.5, 0.25), 2)])
+def test_svs_is_read_at_the_offset_nearest_to_zero(tmp_path, z, chosen):
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tif:
+        for k, plane in enumerate(PLANES):
+            about = f"Aperio Image Library v11.2.1\r\n320x240 [0,0 320x240] (64x64) JPEG/RGB Q=90|MPP = 0.5|OffsetZ = {z[k]}"
+            tif.write(plane, tile=(64, 64), photometric="rgb", description=about, metadata=None)
+            if k == 0:
+                tif.write(half(half(plane)), photometric="rgb", description=about, metadata=None)
+    with open_slide(tmp_path / "a.svs") as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[chosen])
+        assert f"the one at z = {z[chosen]:g} µm is read" in slide.notes[0]
 
 
 def test_scn_of_several_focal_planes_says_so(tmp_path):
@@ -110,9 +168,9 @@ def test_scn_of_several_focal_planes_says_so(tmp_path):
     with open_slide(path) as slide:
         assert slide.format == "Leica SCN"
         assert [level.shape for level in slide.levels] == [(240, 320), (120, 160)]
-        assert difference(slide.read(0, 0, 0, 240, 320), PLANES[0]) < 3
-        assert difference(slide.read(1, 0, 0, 120, 160), half(PLANES[0])) < 3
-        assert slide.notes == ("It holds 3 focal planes: the first is read.",)
+        assert difference(slide.read(0, 0, 0, 240, 320), PLANES[1]) < 3
+        assert difference(slide.read(1, 0, 0, 120, 160), half(PLANES[1])) < 3
+        assert slide.notes == ("It holds 3 focal planes: number 2, the middle one, is read.",)
         assert list(slide.associated) == ["macro"]
     with open_slide(write_scn(tmp_path / "b.scn", PLANES[0])) as slide:
         assert slide.notes == ()

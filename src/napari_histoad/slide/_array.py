@@ -12,6 +12,7 @@ import numpy as np
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._base import make_levels
 from napari_histoad.slide._colour import on_white
+from napari_histoad.slide._focus import focal_plane
 from napari_histoad.slide._tiled import TiledSlide
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Planes:
     ----------
     array : zarr array or NumPy array
     axes : str
-        One letter per axis: y, x, c for channels; others must be of length one.
+        One letter per axis: y, x, c for channels, z of which one plane is taken; others must be of length one.
 
     Raises
     ------
@@ -135,17 +136,19 @@ class Planes:
     def __init__(self, array: Any, axes: str) -> None:
         self._array, self._axes = array, axes
         size = dict(zip(axes, array.shape, strict=True))
-        extra = [axis for axis in axes if axis not in "cyx" and size[axis] != 1]
+        extra = [axis for axis in axes if axis not in "cyxz" and size[axis] != 1]
         if extra:
-            names = {"t": "time points", "z": "focal planes"}
-            raise SlideError(f"it holds {size[extra[0]]} {names.get(extra[0], extra[0])}, not one picture", "save a single plane")
+            what = "time points" if extra[0] == "t" else extra[0]
+            raise SlideError(f"it holds {size[extra[0]]} {what}, not one picture", "save a single one")
+        plane, self.notes = focal_plane(int(size.get("z", 1)))
+        self._others = {"c": slice(None), "z": plane}
         self.shape = (int(size["y"]), int(size["x"]), int(size.get("c", 1)))
         self.dtype = np.dtype(array.dtype)
         chunk = dict(zip(axes, getattr(array, "chunks", array.shape), strict=True))
         self.chunks = (int(chunk["y"]), int(chunk["x"]))
 
     def __getitem__(self, box: tuple[slice, slice]) -> NDArray[Any]:
-        index = tuple(box["yx".index(a)] if a in "yx" else slice(None) if a == "c" else 0 for a in self._axes)
+        index = tuple(box["yx".index(a)] if a in "yx" else self._others.get(a, 0) for a in self._axes)
         pixels = np.asarray(self._array[index])
         left = [axis for axis in self._axes if axis in "cyx"]
         if "c" not in left:

@@ -90,7 +90,8 @@ class ChannelSlide(ArraySlide):
             "White": str(self._white),
             "Negative": "yes" if self._negative else "no",
         }
-        super().__init__(levels, path, mpp_yx=mpp_yx, mpp=mpp, tile=tile_of_chunks(planes[0].chunks), properties=properties)
+        tile, notes = tile_of_chunks(planes[0].chunks), planes[0].notes
+        super().__init__(levels, path, mpp_yx=mpp_yx, mpp=mpp, tile=tile, properties=properties, notes=notes)
 
     def with_mpp(self, mpp: float) -> ChannelSlide:
         return ChannelSlide(self.path, self._chosen, white=self._given_white, mpp=mpp)
@@ -122,7 +123,7 @@ class _Decoded:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, slide: Slide, level: int) -> None:
-        self._slide, self._level = slide, level
+        self._slide, self._level, self.notes = slide, level, slide.notes
         self.shape = (*slide.levels[level].shape, 3)
         self.chunks = (_DECODED_PX, _DECODED_PX)
 

@@ -14,6 +14,7 @@ from pydicom import dcmread
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._dicom_folder import without_warnings
+from napari_histoad.slide._focus import focal_plane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -236,14 +237,15 @@ def _full(files: list[FrameFile], shape: tuple[int, int], tile: tuple[int, int])
     down, across = (-(-n // side) for n, side in zip(shape, tile, strict=True))
     planes = max(1, int(header.get("TotalPixelMatrixFocalPlanes") or 1))
     paths = max(1, int(header.get("NumberOfOpticalPaths") or 1))
-    first = planes // 2 * down * across
+    plane, notes = focal_plane(planes)
+    first = plane * down * across
     frames = {}
     for number, file in enumerate(files):
         for n in range(len(file.spans)):
             place = file.first + n - first
             if 0 <= place < down * across:
                 frames[divmod(place, across)] = (number, n)
-    return frames, _chosen(planes, planes // 2, paths)
+    return frames, (*notes, *_first_path(paths))
 
 
 def _sparse(files: list[FrameFile], groups: list[Any], tile: tuple[int, int]) -> tuple[Any, tuple[str, ...]]:
@@ -264,17 +266,13 @@ def _sparse(files: list[FrameFile], groups: list[Any], tile: tuple[int, int]) ->
                 (depth, str(path[0].get("OpticalPathIdentifier")) if path else "", (y // tile[0], x // tile[1]), (number, n))
             )
     depths, paths = sorted({depth for depth, *_ in found}), list(dict.fromkeys(path for _, path, *_ in found))
+    plane, notes = focal_plane(len(depths), depths)
     frames: dict[tuple[int, int], tuple[int, int]] = {}
     for depth, path, place, where in found:
-        if depth == depths[len(depths) // 2] and path == paths[0]:
+        if depth == depths[plane] and path == paths[0]:
             frames.setdefault(place, where)
-    return frames, _chosen(len(depths), len(depths) // 2, len(paths))
+    return frames, (*notes, *_first_path(len(paths)))
 
 
-def _chosen(planes: int, plane: int, paths: int) -> tuple[str, ...]:
-    notes = []
-    if planes > 1:
-        notes.append(f"It holds {planes} focal planes: number {plane + 1}, the middle one, was opened.")
-    if paths > 1:
-        notes.append(f"It holds {paths} optical paths: the first was opened.")
-    return tuple(notes)
+def _first_path(paths: int) -> tuple[str, ...]:
+    return (f"It holds {paths} optical paths: the first was opened.",) if paths > 1 else ()

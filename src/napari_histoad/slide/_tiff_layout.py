@@ -9,6 +9,7 @@ import math
 import os
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 from xml.etree.ElementTree import ParseError
@@ -19,10 +20,12 @@ import tifffile
 from defusedxml import DefusedXmlException
 
 from napari_histoad.slide._base import CHOOSE_CHANNELS
+from napari_histoad.slide._focus import focal_plane
 from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
 from napari_histoad.slide._units import length_um, size_um, unit_um
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from xml.etree.ElementTree import Element
 
 __all__ = ["TiffLayout", "check_chain", "read_layout"]
@@ -31,6 +34,7 @@ _MOST_PAGES, _MOST_TAGS = 5000, 4096
 _UNIT_UM = {2: 25400.0, 3: 10000.0, 4: 1000.0, 5: 1.0}
 """Of the tag ResolutionUnit: inch, centimetre, and TIFF/EP's millimetre and micrometre."""
 _INCH = 2
+_APERIO_Z = re.compile(r"\|\s*OffsetZ\s*=\s*(-?[\d.]*\d)\s*(?=\||$)")
 _APERIO_FIELD = re.compile(r"\|\s*([^=|]+?)\s*=\s*([^|]*?)\s*(?=\||$)")
 _NDPI_FORMAT, _NDPI_FLUORESCENCE, _NDPI_MAGNIFICATION, _NDPI_Z_NM, _NDPI_PROPERTIES = 65420, 65434, 65421, 65424, 65449
 _XMP = 700
@@ -163,7 +167,8 @@ def _tiles_overlap(tif: tifffile.TiffFile) -> bool:
 
 def _plain(tif: tifffile.TiffFile) -> TiffLayout:
     series = _largest(tif)
-    pages = _pyramid(series)
+    first, focus = _in_focus(tif, series)
+    pages = _pyramid(series, first)
     # Levels that do not shrink by exactly two, three or four are series of their own; and some writers do not mark theirs.
     alone = len(pages) == 1
     others = [page for other in tif.series if other is not series for page in _pyramid(other)]
@@ -172,22 +177,29 @@ def _plain(tif: tifffile.TiffFile) -> TiffLayout:
     page = pages[0]
     properties = {} if not page.description else {"ImageDescription": page.description[:2000]}
     return TiffLayout(
-        "tiled TIFF" if page.is_tiled else "TIFF in strips", pages, stated_mpp(tif, series), properties | _properties(page)
+        "tiled TIFF" if page.is_tiled else "TIFF in strips",
+        pages,
+        stated_mpp(tif, series),
+        properties | _properties(page),
+        notes=[*focus, *_first_of(series)],
     )
 
 
 def _svs(tif: tifffile.TiffFile) -> TiffLayout:
     series = next((s for s in tif.series if s.name == "Baseline"), tif.series[0])
+    offsets = [_APERIO_Z.search(getattr(page, "description", "")) for page in series.pages]
+    first, focus = _in_focus(tif, series, [float(z[1]) for z in offsets if z is not None])
     page = series.keyframe
     properties = dict(_APERIO_FIELD.findall(page.description or ""))
     stated = {name.lower(): value for name, value in properties.items()}.get("mpp", "")
     mpp = length_um(re.split(r"\s*(?:/|per)\s*", stated)[0])
     return TiffLayout(
         "Aperio SVS",
-        _pyramid(series),
+        _pyramid(series, first),
         _resolution(page) if mpp is None else (mpp, mpp),
         properties | _properties(page),
         _named(tif, series),
+        [*focus, *_first_of(series)],
     )
 
 
@@ -205,19 +217,16 @@ def _ndpi(tif: tifffile.TiffFile) -> TiffLayout:
 
 
 def _focused(tif: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[str]]:
-    """Return the levels of NDPI's focal plane at z = 0, or of the nearest one, and a sentence if there are several."""
+    """Return the levels of one focal plane of NDPI, and a sentence if there are several."""
     planes: dict[int, list[tifffile.TiffPage]] = {}
     for page in tif.pages:
         if isinstance(page, tifffile.TiffPage) and page.tags.valueof(_NDPI_MAGNIFICATION, default=0) > 0:
             planes.setdefault(int(page.tags.valueof(_NDPI_Z_NM, default=0)), []).append(page)
     if not planes:
         return _pyramid(tif.series[0]), []
-    z = min(planes, key=abs)
-    pages = sorted(planes[z], key=lambda page: -page.imagewidth)
-    if len(planes) == 1:
-        return pages, []
-    low, high = min(planes) / 1000, max(planes) / 1000
-    return pages, [f"It holds {len(planes)} focal planes, z = {low:g} to {high:g} µm: the one at z = {z / 1000:g} µm is read."]
+    heights = sorted(planes)
+    plane, notes = focal_plane(len(heights), [z / 1000 for z in heights])
+    return sorted(planes[heights[plane]], key=lambda page: -page.imagewidth), list(notes)
 
 
 def _scn(tif: tifffile.TiffFile) -> TiffLayout:
@@ -234,17 +243,20 @@ def _scn(tif: tifffile.TiffFile) -> TiffLayout:
                 planes.setdefault(int(element.get("z", 0)), []).append((int(element.get("r", 0)), int(element.attrib["ifd"])))
         if not planes:
             raise UnsupportedTiffError("its collection is not a plain one")
-        pages = [page for _, ifd in sorted(planes[min(planes)]) if isinstance(page := tif.pages[ifd], tifffile.TiffPage)]
+        plane, focus = focal_plane(len(planes))
+        pages = [
+            page for _, ifd in sorted(planes[sorted(planes)[plane]]) if isinstance(page := tif.pages[ifd], tifffile.TiffPage)
+        ]
         if (view.get("sizeX"), view.get("sizeY")) == whole:
             others["macro"] = pages[0].index
         else:
-            scans.append((image, view, pages, len(planes)))
+            scans.append((image, view, pages, focus))
     if len(scans) != 1:
         several = f"{len(scans)} scans"
         raise UnsupportedTiffError(
             f"it holds {several} on one canvas", notes=[f"It holds {several}: they are read as one canvas."]
         )
-    ((scan, view, pages, count),) = scans
+    ((scan, view, pages, focus),) = scans
     page = pages[0]
     mpp = (float(view.attrib["sizeY"]) / 1000 / page.imagelength, float(view.attrib["sizeX"]) / 1000 / page.imagewidth)
     properties = {}
@@ -256,8 +268,7 @@ def _scn(tif: tifffile.TiffFile) -> TiffLayout:
             properties[name] = f"{element.get('model', '')} {element.get('version', '')}".strip()
     if properties.get("illuminationSource") == "fluorescence":
         raise _fluorescence(properties.get("objective", "no stain"))
-    notes = [f"It holds {count} focal planes: the first is read."] if count > 1 else []
-    return TiffLayout("Leica SCN", pages, mpp, properties | _properties(page), others, notes)
+    return TiffLayout("Leica SCN", pages, mpp, properties | _properties(page), others, list(focus))
 
 
 def _philips(tif: tifffile.TiffFile) -> TiffLayout:
@@ -298,11 +309,12 @@ def _ome(tif: tifffile.TiffFile) -> TiffLayout:
     series = max(coloured, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
     named = _named(tif, series)
     unnamed = len([s for s in coloured if s.keyframe.index not in named.values()])
-    notes = _first_of(series)
+    first, focus = _in_focus(tif, series, _heights(tif, series))
+    notes = [*focus, *_first_of(series)]
     if unnamed > 1:
         title = f", {series.name}," if series.name else ""
         notes.append(f"It holds {unnamed} pictures: the largest{title} is read.")
-    return TiffLayout("OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(series.keyframe), named, notes)
+    return TiffLayout("OME-TIFF", _pyramid(series, first), stated_mpp(tif, series), _properties(series.keyframe), named, notes)
 
 
 def _ome_in_planes(tif: tifffile.TiffFile) -> TiffLayout:
@@ -317,11 +329,12 @@ def _ome_in_planes(tif: tifffile.TiffFile) -> TiffLayout:
         raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
     stack = [axis for axis in series.axes if axis not in "YXS"]
     step = math.prod(sizes[axis] for axis in stack[stack.index("C") + 1 :])
-    listed = [[level.pages[channel * step] for channel in order] for level in series.levels]
+    first, focus = _in_focus(tif, series, _heights(tif, series))
+    listed = [[level.pages[first + channel * step] for channel in order] for level in series.levels]
     planes = [[plane for plane in level if plane is not None] for level in listed]
     if any(len(level) < len(order) for level in planes):
         raise UnsupportedTiffError("it lacks a channel", hopeless=True, remedy=CHOOSE_CHANNELS)
-    notes = ["Its three channels are read as red, green and blue.", *_first_of(series, but="YXSC")]
+    notes = ["Its three channels are read as red, green and blue.", *focus, *_first_of(series, but="YXSZC")]
     return TiffLayout(
         "OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(page), _named(tif, series), notes, planes
     )
@@ -368,9 +381,36 @@ def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple
 # -- shared
 
 
-def _first_of(series: tifffile.TiffPageSeries, but: str = "YXS") -> list[str]:
+def _in_focus(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, z_um: Sequence[float] = ()) -> tuple[int, tuple[str, ...]]:
+    """Return the number of the first picture of the focal plane to read, and a sentence if there are several planes."""
+    sizes = dict(zip(series.axes, series.shape, strict=False))
+    plane, notes = focal_plane(sizes.get("Z", 1), z_um)
+    stack = [axis for axis in series.axes if axis not in "YXS"]
+    first = plane * math.prod(sizes[axis] for axis in stack[stack.index("Z") + 1 :]) if plane else 0
+    there = all(first < len(level.pages) and _is_of(tif, level.pages[first]) for level in series.levels)
+    return (first, notes) if there else (0, (f"It holds {sizes['Z']} focal planes, not all in this file: the first is read.",))
+
+
+def _is_of(tif: tifffile.TiffFile, page: tifffile.TiffPage | tifffile.TiffFrame | None) -> bool:
+    """Whether a picture is there and lies in this file: OME-TIFF may be spread over several."""
+    return page is not None and page.parent is tif
+
+
+def _heights(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[float]:
+    """Return the z positions in µm that OME states of the focal planes; empty if not of all, or not in a unit of length."""
+    found: dict[int, float] = {}
+    for element in _image_of(tif, series) or ():
+        if element.tag.endswith("}Plane"):
+            with suppress(ValueError):
+                um = unit_um(element.get("PositionZUnit"))
+                if um is not None:
+                    found.setdefault(int(element.get("TheZ", "")), float(element.get("PositionZ", "")) * um)
+    return [found[z] for z in sorted(found)]
+
+
+def _first_of(series: tifffile.TiffPageSeries, but: str = "YXSZ") -> list[str]:
     """Return a sentence for each axis, ``but`` some, along which the first picture is read."""
-    kinds = {"Z": "focal planes", "T": "time points", "C": "channels of colour"}
+    kinds = {"T": "time points", "C": "channels of colour"}
     others = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=False) if axis not in but and n > 1]
     planar = series.keyframe.planarconfig == _PLANAR
     return [
@@ -389,8 +429,10 @@ def _largest(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     return max(tif.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth * (s.keyframe.samplesperpixel >= 3))
 
 
-def _pyramid(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage]:
-    return [level.keyframe for level in series.levels]
+def _pyramid(series: tifffile.TiffPageSeries, first: int = 0) -> list[tifffile.TiffPage]:
+    """Return the levels of the first picture of a series, or of another one."""
+    chosen = [level.pages[first] if first else level.keyframe for level in series.levels]
+    return [page if isinstance(page, tifffile.TiffPage) else page.aspage() for page in chosen if page is not None]
 
 
 def _named(tif: tifffile.TiffFile, main: tifffile.TiffPageSeries | None) -> dict[str, int]:

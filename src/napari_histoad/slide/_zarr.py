@@ -44,7 +44,8 @@ class OmeZarrSlide(ArraySlide):
         if dtype != np.uint8 or channels not in (3, 4):
             msg = f"{path.name} holds {channels} channels of {dtype}, not 8-bit RGB"
             raise SlideError(msg, CHOOSE_CHANNELS)
-        super().__init__(planes, path, mpp_yx=mpp_yx, mpp=mpp, tile=tile_of_chunks(planes[0].chunks), properties=about)
+        tile, notes = tile_of_chunks(planes[0].chunks), planes[0].notes
+        super().__init__(planes, path, mpp_yx=mpp_yx, mpp=mpp, tile=tile, properties=about, notes=notes)
 
 
 def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | None, dict[str, str]]:
@@ -65,7 +66,8 @@ def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | No
         scales = ome["multiscales"][0]
         axes = "".join(axis["name"] for axis in scales["axes"])
         levels = [Planes(cast("zarr.Array[Any]", group[dataset["path"]]), axes) for dataset in scales["datasets"]]
-        mpp_yx = _mpp(scales)
+        mpp_yx, notes = _mpp(scales)
+        levels[0].notes += notes
     except SlideError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, OSError, AttributeError) as err:
@@ -75,8 +77,8 @@ def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | No
     return levels, mpp_yx, {"OME-Zarr version": version, "Name": str(scales.get("name") or path.stem)}
 
 
-def _mpp(scales: dict[str, Any]) -> tuple[float, float] | None:
-    """Return µm per level-0 pixel (y, x) from the scale transformations, if the axes have a unit of length."""
+def _mpp(scales: dict[str, Any]) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
+    """Return µm per level-0 pixel (y, x) from the scale transformations, if the axes have a unit of length; else why not."""
     factors = np.ones(len(scales["axes"]))
     for step in (*scales.get("coordinateTransformations", []), *scales["datasets"][0].get("coordinateTransformations", [])):
         if step.get("type") == "scale":
@@ -86,6 +88,7 @@ def _mpp(scales: dict[str, Any]) -> tuple[float, float] | None:
         if axis["name"] in "yx":
             unit = unit_um(axis.get("unit"))
             if unit is None:
-                return None
+                stated = f"{axis['unit']}, which is no length" if axis.get("unit") else "no unit"
+                return None, () if factor == 1 else (f"Its scale of {factor:g} has {stated}: it is not read as µm per pixel.",)
             sizes[axis["name"]] = float(factor) * unit
-    return sizes["y"], sizes["x"]
+    return (sizes["y"], sizes["x"]), ()

@@ -1,0 +1,31 @@
+"""Which focal plane of several is read: one rule for all formats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["focal_plane"]
+
+
+def focal_plane(count: int, z_um: Sequence[float] = ()) -> tuple[int, tuple[str, ...]]:
+    """Return the index of the focal plane to read, and a note if there are several.
+
+    It is the one nearest to z = 0 if the planes lie around it, for z is then measured from the focus; else the middle one.
+
+    Parameters
+    ----------
+    count : int
+        Number of planes, in order.
+    z_um : sequence of float
+        Their positions in µm, empty if they are not known.
+    """
+    if count < 2:
+        return 0, ()
+    if len(z_um) == count and min(z_um) <= 0 <= max(z_um) and min(z_um) < max(z_um):
+        plane = min(range(count), key=lambda k: abs(z_um[k]))
+        extent = f"z = {min(z_um):g} to {max(z_um):g} µm"
+        return plane, (f"It holds {count} focal planes, {extent}: the one at z = {z_um[plane]:g} µm is read.",)
+    return count // 2, (f"It holds {count} focal planes: number {count // 2 + 1}, the middle one, is read.",)
