@@ -49,9 +49,10 @@ _VERDICT_TILES, _VERDICT_PX = 400, 128
 def _train(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.engine import TrainingSource, suspicious_file, train_job
     from napari_histoad.regions import read_regions
+    from napari_histoad.slide import slide_path
 
     regions = read_regions(args["regions"]) if args.get("regions") else None
-    source = TrainingSource(Path(args["slide"]), regions, args.get("slide_mpp"))
+    source = TrainingSource(slide_path(args["slide"]), regions, args.get("slide_mpp"))
     detector = yield from train_job(
         [source],
         Path(args["out"]),
@@ -92,8 +93,9 @@ def _check(args: dict[str, Any]) -> Job[dict[str, Any]]:
 def _recalibrate(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.engine import TrainingSource, recalibrate_job
     from napari_histoad.regions import read_regions
+    from napari_histoad.slide import slide_path
 
-    source = TrainingSource(Path(args["slide"]), read_regions(args["regions"]), args.get("slide_mpp"))
+    source = TrainingSource(slide_path(args["slide"]), read_regions(args["regions"]), args.get("slide_mpp"))
     detector = yield from recalibrate_job([source], Path(args["model"]), Path(args["out"]), device=args.get("device", "auto"))
     assert detector.calibration is not None
     return {"path": args["out"], "calibration": detector.calibration.note, "suspicious": None}
@@ -111,11 +113,12 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.evaluation import cross_validate_job, notes_on_classes
     from napari_histoad.maps import UNSURE, VERDICTS
     from napari_histoad.regions import read_regions
+    from napari_histoad.slide import slide_path
 
     detector, device = load_detector(args["model"]), args.get("device", "auto")
     side, mpp = detector.settings.tile_px, detector.settings.mpp
     judged = [region for region in read_regions(args["verdicts"]) if region.name != UNSURE]
-    slide, slide_mpp = Path(args["slide"]), args.get("slide_mpp")
+    slide, slide_mpp = slide_path(args["slide"]), args.get("slide_mpp")
     sources = [TrainingSource(slide, judged, slide_mpp)]
     if args.get("normal"):
         ordinary = [replace(region, name=VERDICTS[0]) for region in read_regions(args["normal"])]

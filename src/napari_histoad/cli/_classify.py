@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_histoad.cli._console import (
+    SLIDE,
     DeviceOption,
     JsonOption,
     MppOption,
@@ -42,7 +43,7 @@ ModelArgument = Annotated[Path, typer.Option("--model", help="Trained classifier
 @command
 def train(
     sources: Annotated[
-        list[Path], typer.Argument(help="Slides, or folders of tiles with one folder per class, or manifest.csv files.")
+        list[Path], typer.Argument(help="Slides, or folders of tiles with one folder per class, or manifest.csv files.", **SLIDE)
     ],
     out: Annotated[Path, typer.Option(help="The file to write, .safetensors.", show_default=False)],
     regions: Annotated[

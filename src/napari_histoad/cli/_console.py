@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_histoad.tiles import TileFile
 
 __all__ = [
+    "SLIDE",
     "WRONG_USE",
     "CompileOption",
     "DeviceOption",
@@ -49,6 +50,16 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Compile the network first: up to a minute's wait, then a little faster.")
 ]
+
+
+def _typed_path(text: str) -> Path:
+    from napari_histoad.slide import slide_path
+
+    return slide_path(text)
+
+
+SLIDE: Any = {"parser": _typed_path}
+"""Of arguments and options that take slides: an URL stays as it was typed."""
 MppOption = Annotated[
     str | None,
     typer.Option(

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from napari_histoad.cli._console import (
+    SLIDE,
     CompileOption,
     DeviceOption,
     JsonOption,
@@ -34,7 +35,7 @@ __all__ = ["bench", "convert", "doctor", "info", "models"]
 
 @command
 def info(
-    slide: Annotated[Path, typer.Argument(help="A slide.", show_default=False)],
+    slide: Annotated[Path, typer.Argument(help="A slide.", **SLIDE, show_default=False)],
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
     as_json: JsonOption = False,
@@ -77,7 +78,7 @@ def info(
 
 @command
 def convert(
-    slide: Annotated[Path, typer.Argument(help="Any slide or picture.", show_default=False)],
+    slide: Annotated[Path, typer.Argument(help="Any slide or picture.", **SLIDE, show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The .tif to write; default: beside it.", show_default=False)] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="The same pixels, at about five times the size.")] = False,
     channels: Annotated[
@@ -195,7 +196,9 @@ def models(
 
 @command
 def bench(
-    slide: Annotated[Path | None, typer.Argument(help="A slide; without one a sample is drawn.", show_default=False)] = None,
+    slide: Annotated[
+        Path | None, typer.Argument(help="A slide; without one a sample is drawn.", **SLIDE, show_default=False)
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Trained detector; default the starter model.")] = None,
     stride: Annotated[
         int | None, typer.Option(help="Step between tiles, tile pixels; default half a tile.", min=1, max=1024)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from napari_histoad.cli._console import (
+    SLIDE,
     WRONG_USE,
     CompileOption,
     DeviceOption,
@@ -36,7 +37,9 @@ __all__ = ["map_slides"]
 def map_slides(
     slides: Annotated[
         list[Path],
-        typer.Argument(help="Slides, or a csv with the column slide and, as needed, mpp, model, regions.", show_default=False),
+        typer.Argument(
+            help="Slides, or a csv with the column slide and, as needed, mpp, model, regions.", **SLIDE, show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the maps, <slide>.ome.zarr each.", show_default=False)],
     model: Annotated[

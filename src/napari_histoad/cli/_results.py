@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, command, emit, finish_tiles, follow, say
+from napari_histoad.cli._console import SLIDE, DeviceOption, JsonOption, command, emit, finish_tiles, follow, say
 from napari_histoad.errors import HistoadError, MapError, SettingsError, SlideError, explained, writing
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ FdrOption = Annotated[
     typer.Option(help="Instead of --rate: false discovery rate, the share of flagged tiles that may be normal."),
 ]
 MapArgument = Annotated[Path, typer.Argument(help="A map, <slide>.ome.zarr.", show_default=False)]
-SlideOption = Annotated[Path | None, typer.Option("--slide", help="The slide that was mapped, where it is not found by itself.")]
+SlideOption = Annotated[
+    Path | None, typer.Option("--slide", help="The slide that was mapped, where it is not found by itself.", **SLIDE)
+]
 SlidesOption = Annotated[
     list[Path] | None,
-    typer.Option("--slide", help="The slides that were mapped, in any order, where they are not found by themselves."),
+    typer.Option("--slide", help="The slides that were mapped, in any order, where they are not found by themselves.", **SLIDE),
 ]
 
 

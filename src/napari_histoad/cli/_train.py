@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from napari_histoad.cli._console import (
+    SLIDE,
     DeviceOption,
     JsonOption,
     MppOption,
@@ -23,7 +24,7 @@ from napari_histoad.errors import SettingsError
 __all__ = ["read_settings", "recalibrate", "train"]
 
 SlidesArgument = Annotated[
-    list[Path], typer.Argument(help="Slides, or folders of tiles, or manifest.csv files.", show_default=False)
+    list[Path], typer.Argument(help="Slides, or folders of tiles, or manifest.csv files.", **SLIDE, show_default=False)
 ]
 NormalOption = Annotated[
     list[str] | None,

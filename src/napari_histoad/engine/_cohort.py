@@ -15,7 +15,7 @@ from napari_histoad.engine._map import CELL_UM, map_job, map_path, plan_map, rea
 from napari_histoad.errors import HistoadError, JobCancelledError, SettingsError, explained
 from napari_histoad.jobs import Progress, run
 from napari_histoad.machine import keep_freed_memory
-from napari_histoad.slide import is_url, listed_mpp, locate, open_slide
+from napari_histoad.slide import is_url, listed_mpp, locate, open_slide, slide_path
 from napari_histoad.system.tables import is_missing, listed_path, read_table
 from napari_histoad.tiles import check_tissue_from, tissue_mask
 
@@ -100,7 +100,8 @@ def read_cohort(table: Path) -> list[CohortSlide]:
 
     slides: dict[Path, CohortSlide] = {}
     for row in content.rows:
-        where, slide = f"{table.name}, line {row.line}", path(row, "slide")
+        where, named = f"{table.name}, line {row.line}", row["slide"]
+        slide = slide_path(named) if is_url(named) else path(row, "slide")
         if slide is None:
             raise SettingsError(f"{where}: no slide is named", "fill in the column slide")
         listed = CohortSlide(slide, listed_mpp(row["mpp"], where), path(row, "model"), path(row, "regions"))

@@ -15,7 +15,7 @@ from napari_histoad.engine._options import check_options
 from napari_histoad.errors import SettingsError
 from napari_histoad.files import holds_output
 from napari_histoad.jobs import Progress, run
-from napari_histoad.slide import file_name
+from napari_histoad.slide import file_name, slide_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,5 +110,5 @@ def recalibrate(
         With the reason and the remedy.
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue_from, override_mpp, normal_class)
+    sources = training_sources([slide_path(p) for p in paths], normal, slide_mpp, tissue_from, override_mpp, normal_class)
     return run(recalibrate_job(sources, Path(model), Path(out), device=device, **options))

@@ -22,6 +22,7 @@ from napari_histoad.engine._tile_files import accepts_side, own_side
 from napari_histoad.errors import SettingsError, TrainingError, writing
 from napari_histoad.files import holds_output
 from napari_histoad.jobs import Progress, run
+from napari_histoad.slide import slide_path
 from napari_histoad.tiles import list_normal_files, write_places
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ def train(
     >>> detector = train("case.svs", "skin.safetensors", normal="normal.geojson")  # doctest: +SKIP
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
-    sources = training_sources([Path(p) for p in paths], normal, slide_mpp, tissue_from, override_mpp, normal_class)
+    sources = training_sources([slide_path(p) for p in paths], normal, slide_mpp, tissue_from, override_mpp, normal_class)
     job = train_job(
         sources,
         Path(out),

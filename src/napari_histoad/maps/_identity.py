@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from napari_histoad.errors import MapError, OtherMapError
-from napari_histoad.slide import is_remote, take_fingerprint
+from napari_histoad.slide import is_remote, is_url, slide_path, take_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,8 +139,8 @@ def check_slide(source: AnomalyMap, slide: Slide) -> None:
 def find_slide(source: AnomalyMap) -> Path | None:
     """Return where the slide of a map lies, see `AnomalyMap.find_slide`."""
     info, folder = source.info, source.path.resolve().parent
-    if "://" in info.slide_file or ":/" in info.slide_file[2:]:
-        return Path(info.slide_file)
+    if is_url(info.slide_file):
+        return slide_path(info.slide_file)
     names = [Path(info.slide_file)] if info.slide_file else []
     if info.slide_relative:
         names.insert(0, folder / info.slide_relative)

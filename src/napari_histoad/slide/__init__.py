@@ -13,7 +13,7 @@ from napari_histoad.slide._name import file_name, is_slide, slide_name
 from napari_histoad.slide._open import can_open, open_slide
 from napari_histoad.slide._pyramid import LevelArray, level_arrays, pyramid
 from napari_histoad.slide._recoloured import RecolouredSlide
-from napari_histoad.slide._remote import address, is_remote, is_url, locate
+from napari_histoad.slide._remote import address, is_remote, is_url, locate, slide_path
 from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
 
 __all__ = [
@@ -42,5 +42,6 @@ __all__ = [
     "pyramid",
     "pyramid_job",
     "slide_name",
+    "slide_path",
     "take_fingerprint",
 ]

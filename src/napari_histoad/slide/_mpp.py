@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 from napari_histoad.errors import SettingsError
 from napari_histoad.slide._base import check_mpp
 from napari_histoad.slide._name import slide_name
-from napari_histoad.slide._remote import is_remote
+from napari_histoad.slide._remote import address, is_remote, is_url, locate, url_name
 from napari_histoad.system.tables import is_missing, listed_path, number, read_table
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class GivenMpp:
         """Return what holds for one slide; lines of the table name it by path, file name or stem."""
         if self._override is not None:
             return {"mpp": self._override, "slide_mpp": None}
-        keys = [str(slide), *([] if is_remote(slide) else [_key(slide)]), slide.name, slide_name(slide)]
+        slide = locate(slide) if is_url(slide) else slide
+        keys = [address(slide), *([] if is_remote(slide) else [_key(slide)]), slide.name, slide_name(slide)]
         mpp = next((self._listed[key] for key in keys if key in self._listed), None)
         return {"mpp": mpp, "slide_mpp": self._gaps}
 
@@ -107,12 +108,13 @@ def _read(path: Path) -> dict[str, float]:
             msg = f"{where}: {slide} has {mpp:g}, but {found[slide]:g} in line {lines[slide]}"
             raise SettingsError(msg, "keep one of the lines")
         lines.setdefault(slide, row.line)
-        names.setdefault(PureWindowsPath(slide).name, set()).add(mpp)
+        names.setdefault(url_name(slide) if is_url(slide) else PureWindowsPath(slide).name, set()).add(mpp)
     if not table.rows:
         raise SettingsError(f"{path.name} lists no slide", "write lines such as a.svs,0.25 under slide,mpp")
-    paths = {_key(listed_path(slide, path.parent)): mpp for slide, mpp in found.items() if "://" not in slide}
+    paths = {_key(listed_path(slide, path.parent)): mpp for slide, mpp in found.items() if not is_url(slide)}
+    urls = {address(locate(slide)): mpp for slide, mpp in found.items() if is_url(slide)}
     alone = {name: next(iter(values)) for name, values in names.items() if len(values) == 1}
-    return alone | paths | found
+    return alone | paths | found | urls
 
 
 def _key(path: Path) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-__all__ = ["RemoteFile", "address", "is_remote", "is_url", "locate", "open_binary", "url_name"]
+__all__ = ["RemoteFile", "address", "is_remote", "is_url", "locate", "open_binary", "slide_path", "url_name"]
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
 """Two letters or more, so no drive of Windows; one slash will do, for `pathlib` drops the other."""
@@ -100,6 +100,11 @@ def locate(path: str | PathLike[str]) -> Path:
     if match is None:
         return _absolute(Path(path))
     return cast("Path", Url(match[1].lower(), str(path)[match.end() :]))
+
+
+def slide_path(given: str | PathLike[str]) -> Path:
+    """Return a slide's path as it was given, or what stands for an URL: as a `Path` it would lose every second slash."""
+    return locate(given) if is_url(given) else Path(given)
 
 
 def address(path: object) -> str:
