@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 from dicom_writer import write_dicom
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 from slide_writers import linear_profile, picture
 
 from napari_histoad import open_slide
@@ -132,3 +132,12 @@ def test_a_profile_that_turns_light_into_dark_is_ignored(write_tiff, monkeypatch
     with open_slide(write_tiff(IMAGE, iccprofile=linear_profile()), srgb=True) as slide:
         assert slide.icc_profile is None
         assert "darker" in slide.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_profile_of_megabytes_is_read_with_the_picture(tmp_path, name):
+    profile = linear_profile() + bytes(2_000_000)
+    Image.fromarray(IMAGE).save(tmp_path / name, icc_profile=profile)
+    with open_slide(tmp_path / name) as slide:
+        assert slide.icc_profile == profile
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 2**20  # Pillow's own limit holds for all others

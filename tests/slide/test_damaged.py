@@ -1,6 +1,7 @@
 """Files that are cut short, lie about themselves or are made to do harm: one line, no hang, bounded memory."""
 
 import contextlib
+import os
 import struct
 import subprocess
 import sys
@@ -167,3 +168,10 @@ def test_ten_thousand_reads_do_not_grow(tmp_path):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         reads(slide, 10_000)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_is_refused_at_once_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.svs")
+    with pytest.raises(SlideError, match="pipe"):
+        open_slide(tmp_path / "a.svs")

@@ -78,3 +78,13 @@ def test_damage_is_said_in_one_line(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SlideError, match=r"level0\.dcm|frames are there"), open_slide(path) as slide:
         slide.read(0, 0, 0, 150, 200)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.svs", "a.png", "a.json", ".hidden"])
+def test_a_dicom_file_is_read_whatever_it_is_called(tmp_path, name):
+    image = picture(150, 200)
+    write_dicom(tmp_path / "one", (image,), "jpeg 2000")
+    file = next(tmp_path.rglob("*.dcm"))
+    with open_slide(file.rename(tmp_path / name)) as slide:
+        assert np.array_equal(slide.read(0, 0, 0, 150, 200), image)
+        assert slide.name == name.rpartition(".")[0] or name

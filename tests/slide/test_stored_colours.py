@@ -295,3 +295,14 @@ def test_grey_pictures_are_refused_with_the_way_out(tmp_path, mode):
         open_slide(tmp_path / "a.png")
     with open_slide(tmp_path / "a.png", channels=[0]) as slide:
         assert slide.shape == IMAGE.shape[:2]
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
+@pytest.mark.parametrize("planes", [False, True])
+def test_ycbcr_without_jpeg_is_converted(tmp_path, compression, planes):
+    expected = np.asarray(Image.fromarray(IMAGE, "YCbCr").convert("RGB"))
+    options = {"photometric": "ycbcr", "subsampling": (1, 1), "compression": compression, "tile": (64, 64), "metadata": None}
+    options |= {"planarconfig": "separate" if planes else "contig"}
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(IMAGE, 2, 0) if planes else IMAGE, **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert difference(slide.read(0, 0, 0, *slide.shape), expected).max() <= 1

@@ -310,3 +310,16 @@ def test_near_duplicates_are_found_in_every_orientation():
     clusters = near_duplicates(np.stack([*tiles, *copies]))
     assert clusters[12:].tolist() == clusters[:4].tolist()
     assert len(np.unique(clusters)) == 12
+
+
+def test_slides_beside_tiles_are_said_to_be_left_out(tmp_path):
+    folder = tmp_path / "set"
+    _make(folder, "a.png", "b.png")
+    assert list_normal_files(folder).notes == ()
+    for name in ("one.svs", "two.ndpi", "notes.txt"):
+        (folder / name).touch()
+    chosen = list_normal_files(folder)
+    assert _names(chosen.files) == ["a.png", "b.png"]
+    (note,) = chosen.notes
+    assert "one.svs, two.ndpi" in note
+    assert "notes.txt" not in note

@@ -144,7 +144,8 @@ def series_of(file: Path) -> list[Instance]:
     if own is None:
         raise SlideError(f"{file.name} is DICOM, but no whole slide that can be read", "check the file")
     same = [instance for instance in beside(file) if (instance.series, instance.kind) == (own.series, own.kind)]
-    return same if own.kind == "VOLUME" else [own]
+    known = own.kind == "VOLUME" and own in same  # it is not where its name is that of another kind of file
+    return same if known else [own]
 
 
 def pictures_of(slide: Instance) -> dict[str, Path]:

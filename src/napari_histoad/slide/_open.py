@@ -108,6 +108,8 @@ def _look(file: Path) -> bytes | None:
     try:
         if not is_remote(file) and file.is_dir():
             return None
+        if not is_remote(file) and file.exists() and not file.is_file():
+            raise SlideError(f"{file} is a pipe or a device, and a slide has to be a file", "save it as a file first")
         with open_binary(file) as handle:
             magic = handle.read(12)
     except FileNotFoundError as err:

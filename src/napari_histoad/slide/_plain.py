@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import CHOOSE_CHANNELS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["PlainSlide"]
+
+_LONGEST_CHUNK = 2**26
+_limits = threading.Lock()
+
+
+@contextmanager
+def _long_chunks() -> Iterator[None]:
+    """Let Pillow read colour profiles and texts of up to 64 MiB in a PNG; by itself it takes 1 MiB for an attack."""
+    with _limits:
+        before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _LONGEST_CHUNK
+        try:
+            yield
+        finally:
+            PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
 
 
 class PlainSlide(ArraySlide):
@@ -32,7 +50,7 @@ class PlainSlide(ArraySlide):
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         try:
-            with warnings.catch_warnings():
+            with _long_chunks(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as image:
                     kind, mode, dpi = image.format or "", image.mode, image.info.get("dpi")

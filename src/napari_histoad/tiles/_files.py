@@ -132,6 +132,10 @@ def list_normal_files(source: Path, normal: Collection[str] = ()) -> NormalTiles
             raise SettingsError(f"no folder of {source.name} is named {' or '.join(normal)} (there are: {there})", _WAY_OUT)
         if kind_of(source.name) == "anomalous" and not classes and not normal:
             notes.append(f"{source.name} is named like an anomaly, and its tiles are taken as normal.")
+        slides = sorted(path.name for path in source.iterdir() if can_open(path) and path.suffix.lower() not in PICTURE_SUFFIXES)
+        if slides:
+            named = ", ".join(slides[:_SHOWN]) + (" …" if len(slides) > _SHOWN else "")
+            notes.append(f"{source.name}: only its tiles are read; to read the slides beside them ({named}), name these.")
         grouped = len({tile.group for tile in kept if not classes or tile.label == 0}) > 1
     else:
         manifest = _manifest(source, normal)
