@@ -180,3 +180,18 @@ def test_a_level_that_does_not_fit_is_left_out_with_a_note(tmp_path):
         assert [level.shape for level in slide.levels] == [(1000, 1000), (500, 500)]
         (note,) = slide.notes
         assert "260 x 250 px was left out" in note
+
+
+@pytest.mark.parametrize("steps", [(4,), (2, 4), (4, 8)])
+def test_svs_without_a_thumbnail_keeps_all_its_levels(tmp_path, steps):
+    image = picture(240, 320)
+    about = "Aperio Image Library v11.2.1\r\n320x240 [0,0 320x240] (64x64) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tif:
+        for step in (1, *steps):
+            part = np.ascontiguousarray(image[::step, ::step])
+            tif.write(part, tile=(32, 32), photometric="rgb", description=about, metadata=None)
+    with open_slide(tmp_path / "a.svs") as slide, openslide.OpenSlide(tmp_path / "a.svs") as other:
+        assert [level.shape[::-1] for level in slide.levels] == list(other.level_dimensions)
+        assert slide.associated == {}
+        for number, step in enumerate((1, *steps)):
+            assert np.array_equal(slide.read(number, 0, 0, *slide.levels[number].shape), image[::step, ::step])

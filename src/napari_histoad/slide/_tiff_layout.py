@@ -193,12 +193,17 @@ def _svs(tif: tifffile.TiffFile) -> TiffLayout:
     properties = dict(_APERIO_FIELD.findall(page.description or ""))
     stated = {name.lower(): value for name, value in properties.items()}.get("mpp", "")
     mpp = length_um(re.split(r"\s*(?:/|per)\s*", stated)[0])
+    pages, named = _pyramid(series, first), _named(tif, series)
+    second = tif.pages[named["thumbnail"]] if "thumbnail" in named else None
+    if isinstance(second, tifffile.TiffPage) and second.is_tiled:  # thumbnails are in strips: it was written without one
+        del named["thumbnail"]
+        pages = [pages[0], *sorted([*pages[1:], second], key=lambda page: -page.imagewidth)]
     return TiffLayout(
         "Aperio SVS",
-        _pyramid(series, first),
+        pages,
         _resolution(page) if mpp is None else (mpp, mpp),
         properties | _properties(page),
-        _named(tif, series),
+        named,
         [*focus, *_first_of(series)],
     )
 
