@@ -12,7 +12,17 @@ from napari_histoad.errors import SettingsError, TooFewTilesError, TrainingError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LEAST_HELD_OUT", "MIN_CALIBRATION_TILES", "Calibration", "CalibrationBasis", "describe_basis", "discovery_rate"]
+__all__ = [
+    "LEAST_HELD_OUT",
+    "MIN_CALIBRATION_TILES",
+    "Calibration",
+    "CalibrationBasis",
+    "default_rate",
+    "describe_basis",
+    "discovery_rate",
+    "nothing_flagged",
+    "smallest_rate",
+]
 
 MIN_CALIBRATION_TILES = 10
 LEAST_HELD_OUT = 13
@@ -175,9 +185,9 @@ class Calibration:
 
     def explain_rate(self, rate: float) -> str:
         """Return what a tile has to do to be flagged at a false-positive rate, in words that hold for every calibration."""
-        if rate < self.smallest_rate * (1 - 1e-9):
-            return f"Nothing is flagged: {len(self.scores):,} calibration tiles state no rate below {self.smallest_rate:.2%}"
-        return f"Flagged is what scores higher than all but {rate:.2%} of the {len(self.scores):,} calibration tiles"
+        count = len(self.scores)
+        words = f"Flagged is what scores higher than all but {rate:.2%} of the {count:,} calibration tiles"
+        return nothing_flagged(rate, count) or words
 
     @staticmethod
     def explain_discoveries(share: float, rate: float) -> str:
@@ -187,12 +197,12 @@ class Calibration:
     @property
     def smallest_rate(self) -> float:
         """The smallest false-positive rate that so many tiles can state, 1 / (n + 1)."""
-        return 1 / (len(self.scores) + 1)
+        return smallest_rate(len(self.scores))
 
     @property
     def default_rate(self) -> float:
         """1%, or the smallest rate that can be stated if that is more: below it nothing would ever be flagged."""
-        return max(0.01, self.smallest_rate)
+        return default_rate(len(self.scores))
 
     def p_value(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return (1 + number of normals that score at least as high) / (n + 1); NaN stays NaN."""
@@ -235,6 +245,23 @@ class Calibration:
         # p <= rate means that at most this many normals score at least as high.
         allowed = int(np.floor(rate * (len(self.scores) + 1) + 1e-9)) - 1
         return float("inf") if allowed < 0 else float(self.scores[len(self.scores) - 1 - allowed])
+
+
+def smallest_rate(tiles: int) -> float:
+    """Return the smallest false-positive rate that so many calibration tiles can state, 1 / (n + 1)."""
+    return 1 / (tiles + 1)
+
+
+def default_rate(tiles: int) -> float:
+    """Return the false-positive rate that is meant where none is given, see `Calibration.default_rate`."""
+    return max(0.01, smallest_rate(tiles))
+
+
+def nothing_flagged(rate: float, tiles: int) -> str:
+    """Return a sentence if a false-positive rate is below what so many calibration tiles can state, else ""."""
+    if rate >= smallest_rate(tiles) * (1 - 1e-9):
+        return ""
+    return f"Nothing is flagged: {tiles:,} calibration tiles state no rate below {smallest_rate(tiles):.2%}"
 
 
 def discovery_rate(p_values: NDArray[np.floating], fdr: float) -> float:

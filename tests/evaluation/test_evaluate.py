@@ -22,6 +22,23 @@ def test_perfect_and_useless_scores():
     assert bad.sensitivity == 0
 
 
+@pytest.mark.parametrize("count", [10, 30, 98, 99, 1000])
+def test_the_rate_of_scores_is_one_that_the_calibration_tiles_can_state(count):
+    labels = np.arange(40) % 2 == 0
+    lowest = float(f"{1 / (count + 1):.6g}")  # as a table holds it
+    args = labels, labels + 0.0, np.where(labels, lowest, 0.9), np.arange(40)
+    found = evaluate_scores(*args, calibration_tiles=count)
+    assert found.rate == max(0.01, 1 / (count + 1))
+    assert found.sensitivity == 1
+    assert found.notes == ()
+    below = evaluate_scores(*args, calibration_tiles=count, rate=0.5 / (count + 1))
+    assert below.sensitivity == 0
+    assert f"{count:,} calibration tiles state no rate below" in below.notes[0]
+    unknown = evaluate_scores(*args)
+    assert unknown.rate == 0.01
+    assert bool(unknown.notes) == (count < 99)
+
+
 def test_one_kind_of_label_is_refused():
     with pytest.raises(SettingsError, match="all alike"):
         evaluate_scores(np.zeros(9, bool), np.zeros(9), np.zeros(9), np.arange(9))

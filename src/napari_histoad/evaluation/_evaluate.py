@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from napari_histoad.calibration import default_rate, nothing_flagged
 from napari_histoad.errors import RegionError, SettingsError
 from napari_histoad.evaluation._metrics import Interval, bootstrap, f1
 from napari_histoad.regions import Annotations, Region, count_classes, coverage, outside_note, read_annotations
@@ -140,6 +141,7 @@ def evaluate(
         counts = count_classes(undecided)
         notes.append(f"neither normal nor anomalous by their class, their tiles are not counted: {counts}")
     notes.append(_learnt_from(result, left_out=bool(exclude)))
+    notes.append(nothing_flagged(rate, len(result.calibration.scores)))
     return _evaluate(
         labels,
         scores[use],
@@ -173,9 +175,21 @@ def evaluate_scores(
     p_values: NDArray[np.floating],
     groups: NDArray[np.int64],
     *,
-    rate: float = 0.01,
+    rate: float | None = None,
+    calibration_tiles: int | None = None,
 ) -> Evaluation:
     """Return how well scores of tiles tell label True from False; intervals are over groups.
+
+    Parameters
+    ----------
+    labels : (N,) bool
+    scores, p_values : (N,) floats
+    groups : (N,) int64
+        Which tiles come from one place.
+    rate : float, optional
+        False-positive rate of the threshold; default 1%, or the smallest that so many calibration tiles can state.
+    calibration_tiles : int, optional
+        How many the p-values rest on; None if that is not known.
 
     Raises
     ------
@@ -184,8 +198,15 @@ def evaluate_scores(
     """
     if not 0 < labels.sum() < len(labels):
         raise SettingsError("the labels are all alike", "the manifest needs tiles with label 0 and with label 1")
-    _checked(rate)
-    return _evaluate(labels, scores.astype(np.float64), p_values <= rate, groups, rate)
+    if calibration_tiles is None:
+        rate = _checked(0.01 if rate is None else rate)
+        few = f"nothing is flagged, as fewer than {1 / rate - 1:.0f} calibration tiles cannot state a rate of {rate:.1%}"
+        note = "" if (p_values <= rate).any() else f"{few}, or nothing stands out: how many there are is not known"
+    else:
+        rate = _checked(default_rate(calibration_tiles) if rate is None else rate)
+        note = nothing_flagged(rate, calibration_tiles)
+    flagged = p_values <= rate * (1 + 1e-5)  # tables hold six digits
+    return _evaluate(labels, scores.astype(np.float64), flagged, groups, rate, notes=(note,) if note else ())
 
 
 def _checked(rate: float) -> float:
