@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from napari_histoad import AnomalyMap, load_detector
 from napari_histoad.cli._app import app
+from napari_histoad.maps import describe_findings
 
 
 def _run(*args, code=0):
@@ -73,6 +75,9 @@ def test_train_map_evaluate_export_report(sample, tmp_path):
     mapped = _json("map", sample.path, "--model", model, "--out", out, "--stride", 64, "--device", "cpu")
     assert mapped["failed"] == []
     result = mapped["maps"][0]["map"]
+    opened = AnomalyMap.open(result)
+    assert mapped["maps"][0]["findings"] == describe_findings(opened, opened.default_rate, opened.flag())
+    assert mapped["maps"][0]["findings"] in mapped["maps"][0]["summary"]
     evaluation = _json("evaluate", result, "--truth", truth, "--exclude", normal, "--rate", 0.1)
     assert 0 <= evaluation["auroc"]["low"] <= evaluation["auroc"]["value"] <= 1
     written = _json(
@@ -90,8 +95,8 @@ def test_train_map_evaluate_export_report(sample, tmp_path):
         "--rate",
         0.1,
     )
-    assert len(written["written"]) == 5
-    assert len(list((tmp_path / "e").iterdir())) == 5
+    assert len(written["written"]) == 6
+    assert len(list((tmp_path / "e").iterdir())) == 6
     _run("report", result, "--slide", sample.path, "--out", tmp_path / "r.html")
     assert "sample.tif" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
@@ -108,8 +113,14 @@ def test_score_and_evaluate_tiles(detector_file, tmp_path):
     manifest, table = tmp_path / "manifest.csv", tmp_path / "scores.csv"
     manifest.write_text("\n".join(lines))
     _run("score", manifest, "--model", detector_file, "--out", table, "--device", "cpu")
-    assert table.read_text().splitlines()[0] == "file,score,p_value"
-    assert _json("evaluate", table, "--truth", manifest)["auroc"]["value"] == 1
+    assert table.read_text().splitlines()[0] == "file,score,p_value,calibration_tiles"
+    count = len(load_detector(detector_file).calibration.scores)
+    evaluation = _json("evaluate", table, "--truth", manifest)
+    assert evaluation["auroc"]["value"] == 1
+    assert evaluation["rate"] == max(0.01, 1 / (count + 1))
+    assert evaluation["notes"] == []
+    table.write_text(table.read_text().replace(f",{count}\n", ",few\n"))
+    assert "is not a table of scores" in _run("evaluate", table, "--truth", manifest, code=2).output
     assert "64 x 64" in _run("score", manifest, "--model", _bigger(tmp_path), "--out", table, code=2).stderr
 
 

@@ -16,6 +16,7 @@ from napari_histoad import AnomalyMap, load_detector, map_slide, open_slide
 from napari_histoad.cli._app import app
 from napari_histoad.engine import TrainingSource, map_job, train_job
 from napari_histoad.errors import MapError, OtherMapError, OutputError
+from napari_histoad.files import hold_output
 from napari_histoad.jobs import run
 from napari_histoad.maps import export_geojson, export_ome_tiff, export_png, export_table, write_report
 from napari_histoad.slide import ArraySlide
@@ -103,6 +104,7 @@ def test_a_slide_that_was_moved_or_touched_is_the_same(tissue, detector_file, tm
     moved = one.rename(tmp_path / "2" / "scan.tif")
     os.utime(moved, (1, 1))
     result = mapped(moved, tmp_path / "out", detector_file)
+    assert AnomalyMap.open(result.path).find_slide() == moved
     fresh = mapped(moved, tmp_path / "fresh", detector_file)
     assert np.array_equal(result.scores, fresh.scores)
 
@@ -230,6 +232,15 @@ def test_a_second_training_of_the_same_file_is_refused_at_once(sample, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_another_run_exports_is_refused(map_folder, tmp_path, capsys):
+    with hold_output(tmp_path / "sample.tiles.csv"):
+        assert run_cli("export", map_folder, "--csv", "--out", tmp_path) == 1
+    assert "another run is writing" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert run_cli("export", map_folder, "--csv", "--out", tmp_path) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["sample.tiles.csv", "sample.tiles.json"]
+
+
 # -- pictures
 
 
@@ -274,6 +285,9 @@ def test_exports_carry_the_notes(map_folder, tmp_path):
     export_table(result, tmp_path / "a.parquet")
     about = pyarrow.parquet.read_schema(tmp_path / "a.parquet").metadata[b"napari_histoad"]
     assert "a note of its own" in json.loads(about)["notes"]
+    export_table(result, tmp_path / "a.csv")
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == len(result) + 1
+    assert "a note of its own" in json.loads((tmp_path / "a.json").read_text())["notes"]
     write_report([(result, None)], tmp_path / "r.html")
     assert "a note of its own" in (tmp_path / "r.html").read_text()
 

@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import numpy as np
 import pytest
 import tifffile
@@ -41,7 +43,18 @@ def test_a_copy_of_a_broken_slide_leaves_nothing(tmp_path):
     broken.write_bytes(data)
     with open_slide(broken) as slide, pytest.raises(SlideError, match="column 5"):
         run(convert_job(slide, tmp_path / "out" / "copy.tif"))
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):
         run(convert_job(ArraySlide([IMAGE], "layer"), tmp_path / "file" / "copy.tif"))
+
+
+def test_a_copy_that_another_run_writes_is_refused(tmp_path):
+    def begin():
+        return convert_job(ArraySlide([IMAGE], "layer"), tmp_path / "copy.tif")
+
+    with closing(begin()) as first:
+        next(first)
+        with pytest.raises(OutputError, match="another run is writing"), closing(begin()) as second:
+            next(second)
+    assert not list(tmp_path.iterdir())

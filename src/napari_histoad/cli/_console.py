@@ -83,7 +83,7 @@ TissueOption = Annotated[
 ]
 
 WRONG_USE = (SettingsError, BundleError, BackboneError, DeviceError)
-_ONE_FILE = {"_results.score", "_results.report", "_inspect.convert", "_classify.train", "_classify.predict"}
+_ONE_FILE = {"_results.score", "_results.report", "_classify.train", "_classify.predict"}
 """Commands whose --out is a file that no job holds."""
 _BAR = 28
 

@@ -117,9 +117,12 @@ def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
 
 
 def _describe(result: AnomalyMap) -> dict[str, Any]:
+    from napari_histoad.maps import describe_findings
+
     rate = result.default_rate
     flagged = float((result.p_values <= rate).mean())
-    summary = f"{len(result):,} tiles, {flagged:.1%} flagged at a nominal false-positive rate of {rate:.1%} -> {result.path}"
+    found = describe_findings(result, rate, result.saved_labels)
+    summary = f"at a nominal false-positive rate of {rate:.1%}: {found} -> {result.path}"
     warning = result.drift_warning
     for note in (result.info.calibration_note, *result.notes):
         summary += f"\n  warning: {note} (histoad recalibrate)" if note == warning else f"\n  {note}"
@@ -130,6 +133,7 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
         "failed_tiles": result.info.failed_tiles,
         "false_positive_rate": rate,
         "flagged_fraction": flagged,
+        "findings": found,
         "calibration": result.info.calibration_note,
         "warning": warning,
         "notes": result.notes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from napari_histoad.cli._console import SLIDE, DeviceOption, JsonOption, command, emit, finish_tiles, follow, say
 from napari_histoad.errors import HistoadError, MapError, SettingsError, SlideError, explained, writing
+from napari_histoad.files import hold_output
 
 if TYPE_CHECKING:
     from napari_histoad.evaluation import Evaluation
@@ -44,7 +46,10 @@ def score(
     tiles: Annotated[Path, typer.Argument(help="A folder of tiles, or a manifest.csv.", show_default=False)],
     model: Annotated[Path, typer.Option(help="Trained detector.", show_default=False)],
     out: Annotated[
-        Path, typer.Option(help="The table to write: file, score, p_value; and problem, if some tiles cannot be scored.")
+        Path,
+        typer.Option(
+            help="The table to write: file, score, p_value, calibration_tiles; and problem, if a tile cannot be scored."
+        ),
     ] = Path("scores.csv"),
     resize: Annotated[bool, typer.Option("--resize", help="Resize tiles of another size.")] = False,
     device: DeviceOption = "auto",
@@ -60,17 +65,18 @@ def score(
     files = list_tile_files(tiles)
     scores, errors = follow(score_files_job(detector, files, device, resize=resize), quiet=as_json)
     good = [k for k in range(len(files)) if k not in errors]
+    count = len(detector.calibration.scores)
     p_values = dict(zip(good, detector.calibration.p_value(scores[good]), strict=True))
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
             table = csv.writer(handle)
-            table.writerow(["file", "score", "p_value", *(["problem"] if errors else [])])
+            table.writerow(["file", "score", "p_value", "calibration_tiles", *(["problem"] if errors else [])])
             for k, file in enumerate(files):
                 if k in errors:
-                    table.writerow([file.name, "", "", errors[k].what])
+                    table.writerow([file.name, "", "", "", errors[k].what])
                 else:
-                    table.writerow([file.name, f"{scores[k]:.6g}", f"{p_values[k]:.6g}", *([""] if errors else [])])
+                    table.writerow([file.name, f"{scores[k]:.6g}", f"{p_values[k]:.6g}", count, *([""] if errors else [])])
     finish_tiles({"scores": str(out), "tiles": len(good)}, [("Scored", f"{len(good):,} tiles -> {out}")], files, errors, as_json)
 
 
@@ -96,7 +102,7 @@ def evaluate(
             raise SettingsError(
                 "--truth-downsample and --exclude are for maps and outlines", "leave them out for a table of scores"
             )
-        evaluation = _evaluate_table(result, truth, 0.01 if rate is None else rate)
+        evaluation = _evaluate_table(result, truth, rate)
     else:
         left_out = read_regions(exclude) if exclude is not None else ()
         opened = AnomalyMap.open(result)
@@ -105,7 +111,7 @@ def evaluate(
     emit(evaluation.to_json(), evaluation.rows(), as_json=as_json)
 
 
-def _evaluate_table(scores: Path, truth: Path, rate: float) -> Evaluation:
+def _evaluate_table(scores: Path, truth: Path, rate: float | None) -> Evaluation:
     import numpy as np
 
     from napari_histoad.evaluation import evaluate_scores
@@ -113,10 +119,14 @@ def _evaluate_table(scores: Path, truth: Path, rate: float) -> Evaluation:
     from napari_histoad.tiles import list_tile_files
 
     files = {file.name: file for file in list_tile_files(truth)}
-    table = read_table(scores, ("file", "score", "p_value"), ("file", "score", "p_value"), others=True)
+    required = ("file", "score", "p_value")
+    table = read_table(scores, (*required, "calibration_tiles"), required, others=True)
     try:
         scored = [row for row in table.rows if not is_missing(row["score"])]
         rows = [(files.get(row["file"]), number(row["score"]), number(row["p_value"])) for row in scored]
+        counts = [int(number(row["calibration_tiles"])) for row in scored if not is_missing(row["calibration_tiles"])]
+        if min(counts, default=1) < 1:
+            raise ValueError("less than one calibration tile")
     except ValueError as err:
         raise SettingsError(f"{scores} is not a table of scores ({err})", "write one with histoad score") from err
     known = [(file, s, p) for file, s, p in rows if file is not None and file.label is not None]
@@ -124,7 +134,9 @@ def _evaluate_table(scores: Path, truth: Path, rate: float) -> Evaluation:
         raise SettingsError(f"no file of {scores.name} has a label in {truth.name}", "score the tiles of the same manifest")
     groups = np.unique([file.group for file, _, _ in known], return_inverse=True)[1]
     labels = np.array([file.label != 0 for file, _, _ in known])
-    return evaluate_scores(labels, np.array([s for _, s, _ in known]), np.array([p for _, _, p in known]), groups, rate=rate)
+    found, p_values = (np.array([row[column] for row in known]) for column in (1, 2))
+    fewest = min(counts, default=None)
+    return evaluate_scores(labels, found, p_values, groups, rate=rate, calibration_tiles=fewest)
 
 
 @command
@@ -155,19 +167,24 @@ def export(
     written: list[str] = []
 
     def target(ending: str) -> Path:
-        written.append(str(folder / f"{stem}.{ending}"))
-        return folder / f"{stem}.{ending}"
+        file = folder / f"{stem}.{ending}"
+        held.enter_context(hold_output(file))
+        written.append(str(file))
+        return file
 
-    if png:
-        with _slide_of(opened, slide) as pixels:
-            maps.export_png(opened, pixels, target("overlay.png"), rate=rate)
-    if geojson:
-        maps.export_geojson(opened, target("anomalies.geojson"), rate)
-    for wanted, ending in ((csv_table, "tiles.csv"), (parquet, "tiles.parquet")):
-        if wanted:
-            maps.export_table(opened, target(ending))
-    if ome_tiff:
-        maps.export_ome_tiff(opened, target("anomaly.ome.tif"))
+    with ExitStack() as held:
+        if png:
+            with _slide_of(opened, slide) as pixels:
+                maps.export_png(opened, pixels, target("overlay.png"), rate=rate)
+        if geojson:
+            maps.export_geojson(opened, target("anomalies.geojson"), rate)
+        for wanted, ending in ((csv_table, "tiles.csv"), (parquet, "tiles.parquet")):
+            if wanted:
+                maps.export_table(opened, target(ending))
+        if csv_table:
+            written.append(str(folder / f"{stem}.tiles.json"))
+        if ome_tiff:
+            maps.export_ome_tiff(opened, target("anomaly.ome.tif"))
     emit({"written": written}, [("Written", path) for path in written], as_json=as_json)
 
 

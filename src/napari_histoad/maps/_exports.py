@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from napari_histoad.errors import SettingsError, writing
+from napari_histoad.files import write_whole
 from napari_histoad.maps._figures import overlay
 from napari_histoad.maps._findings import provenance
 from napari_histoad.regions import write_geojson
@@ -39,6 +40,9 @@ def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float | 
 
 def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
     """Write one row per tile, as .csv or .parquet by the name's ending, and return the number of rows.
+
+    What is to be known of the map, such as its notes and which tiles could not be read, is in the metadata of a .parquet, and
+    in a .json of the same name beside a .csv, where lines that are no rows would trouble other programs.
 
     Columns: y, x (level-0 pixels of the tile's top left corner), size (level-0 pixels), score, p_value, and p_<class> for
     each class that the map holds.
@@ -67,6 +71,8 @@ def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
     table = table.replace_schema_metadata({"napari_histoad": json.dumps(provenance(source))})  # Parquet keeps it
     with writing(target):
         writers[target.suffix](table, target)
+    if target.suffix == ".csv":
+        write_whole(target.with_suffix(".json"), json.dumps(provenance(source), indent=2).encode())
     return len(source)
 
 

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import zarr
+    from numpy.typing import NDArray
 
     from napari_histoad.maps._store import AnomalyMap
-    from napari_histoad.regions import Region
 
 __all__ = ["describe_findings", "provenance"]
 
+_BAND_CELLS = 512
 
-def describe_findings(source: AnomalyMap, rate: float, regions: Sequence[Region]) -> str:
+
+def describe_findings(source: AnomalyMap, rate: float, labels: NDArray[np.uint32] | zarr.Array[Any]) -> str:
     """Return how many regions and tiles are flagged, and why the two may differ.
 
     Tiles are counted by their own p-values. Regions are outlined where the blended map, a mean over the tiles that overlap,
@@ -26,14 +28,19 @@ def describe_findings(source: AnomalyMap, rate: float, regions: Sequence[Region]
     source : AnomalyMap
     rate : float
         False-positive rate.
-    regions : sequence of Region
-        ``source.regions(rate)``.
+    labels : (H, W) uint32
+        ``source.flag(rate)``, or ``source.saved_labels`` at ``source.saved_rate``.
     """
+    cells = np.zeros(1, np.int64)
+    for y in range(0, labels.shape[0], _BAND_CELLS):  # as integers of eight bytes a whole slide's would be large
+        counts = np.bincount(np.asarray(labels[y : y + _BAND_CELLS]).ravel(), minlength=len(cells))
+        cells = counts + np.pad(cells, (0, len(counts) - len(cells)))
+    regions = np.count_nonzero(cells[1:])
+    area = float(cells[1:].sum()) * (source.geometry.cell_l0 * source.info.slide_mpp) ** 2 / 1e6
     p_values = source.p_values
     scored = int((~np.isnan(p_values)).sum())
     flagged = int((p_values <= rate).sum())
-    area = sum(float(region.measurements.get("Area mm²", 0)) for region in regions)
-    found = f"1 region, {area:.2f} mm²" if len(regions) == 1 else f"{len(regions):,} regions, {area:.2f} mm²"
+    found = f"1 region, {area:.2f} mm²" if regions == 1 else f"{regions:,} regions, {area:.2f} mm²"
     share = f"{flagged:,} of {scored:,} tiles ({flagged / scored:.1%})" if scored else "no tile was scored"
     if not scored:
         return f"{found}; {share}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["check_slide", "digest_of_regions", "find_slide", "goes_on_with", "with_slide"]
+__all__ = ["check_slide", "digest_of_regions", "find_slide", "goes_on_with", "place_of", "with_slide"]
 
 _FOUND_LATER = {"complete", "failed_tiles", "notes", "version", "calibration_note", "calibration_basis"}
 _OF_THE_SLIDE = {"slide", "slide_shape", "fingerprint", "slide_file", "slide_relative"}
@@ -58,6 +58,12 @@ _REPLACE = "choose another folder with --out, or replace it with --no-resume (Py
 
 def with_slide(info: MapInfo, folder: Path, slide: Slide, origins: NDArray[np.int64]) -> MapInfo:
     """Return what a new map records, with where its slide lies and what it is known by."""
+    known_by = take_fingerprint(slide, np.asarray(origins) + info.tile_l0 / 2)
+    return info.model_copy(update={"fingerprint": known_by, **place_of(slide, folder)})
+
+
+def place_of(slide: Slide, folder: Path) -> dict[str, str]:
+    """Return the fields of a map that say where its slide lies."""
     file = relative = ""
     if slide.on_disk and is_remote(slide.path):
         url = urlsplit(str(slide.path))
@@ -67,8 +73,7 @@ def with_slide(info: MapInfo, folder: Path, slide: Slide, origins: NDArray[np.in
         file = str(Path(slide.path).resolve())
         if Path(file).drive == folder.resolve().drive:
             relative = Path(os.path.relpath(file, folder.resolve().parent)).as_posix()
-    known_by = take_fingerprint(slide, np.asarray(origins) + info.tile_l0 / 2)
-    return info.model_copy(update={"fingerprint": known_by, "slide_file": file, "slide_relative": relative})
+    return {"slide_file": file, "slide_relative": relative}
 
 
 def digest_of_regions(regions: Iterable[Region] | None) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,11 +30,11 @@ import zarr
 from pydantic import ValidationError
 
 from napari_histoad.calibration import Calibration, discovery_rate
-from napari_histoad.errors import MapError, OtherMapError, writing
+from napari_histoad.errors import MapError, OtherMapError, OutputError, writing
 from napari_histoad.files import whole_folder, write_whole
 from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._chunks import PARTIAL, ChunkFiles
-from napari_histoad.maps._identity import check_slide, find_slide, goes_on_with, with_slide
+from napari_histoad.maps._identity import check_slide, find_slide, goes_on_with, place_of, with_slide
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
 from napari_histoad.tiles import TissueMask
@@ -152,7 +153,13 @@ class AnomalyMap:
             there = cls.open(folder)
         except MapError as err:
             raise OtherMapError(f"{err.what}: nothing is written into it", "move it away, or choose another folder") from err
-        return there if goes_on_with(there, info, origins, tissue, slide) else None
+        if not goes_on_with(there, info, origins, tissue, slide):
+            return None
+        moved = there.info if slide is None else there.info.model_copy(update=place_of(slide, folder))
+        if moved != there.info and moved.fingerprint is not None:  # the slide of an older map may be another one
+            with suppress(OutputError):  # a finished map that may only be read is given back all the same
+                there._record(moved)
+        return there
 
     # -- tiles
 
@@ -456,6 +463,11 @@ class AnomalyMap:
             return float(described["attributes"][ATTRIBUTE]["false_positive_rate"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    @property
+    def saved_labels(self) -> zarr.Array[Any]:
+        """The stored regions, numbered, (H, W) uint32 over the finest cells; see `save_labels`."""
+        return self._array("labels/anomalous/0")
 
     @property
     def default_rate(self) -> float:

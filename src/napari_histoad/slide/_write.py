@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 
 from napari_histoad.errors import writing
+from napari_histoad.files import hold_output
 from napari_histoad.jobs import Progress
 
 if TYPE_CHECKING:
@@ -49,11 +50,12 @@ def convert_job(slide: Slide, path: Path, *, lossless: bool = False) -> Job[Path
     SlideError
         If a part of the slide cannot be read.
     OutputError
-        If the file cannot be written; nothing half-written is left.
+        If the file cannot be written, or another run is writing it; nothing half-written is left.
     """
     height, width = slide.shape
     bands = (slide.read(0, y, 0, min(BAND_PX, height - y), width) for y in range(0, height, BAND_PX))
-    return pyramid_job(path, bands, slide.shape, slide.mpp, title="Copying the slide", lossless=lossless)
+    with hold_output(path):
+        return (yield from pyramid_job(path, bands, slide.shape, slide.mpp, title="Copying the slide", lossless=lossless))
 
 
 def pyramid_job(
