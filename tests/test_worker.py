@@ -4,12 +4,14 @@ import queue
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import tifffile
 
-from napari_histoad import train
+from napari_histoad import AnomalyMap, map_slide, train
 from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import run
 from napari_histoad.slide import open_slide
@@ -113,6 +115,33 @@ def test_what_is_not_the_map_of_this_detector_is_set_aside_not_lost(worker, samp
     worker.submit("map", {"slide": str(sample.path), "out": str(tmp_path), "model": str(detector_file), "device": "cpu"})
     assert _wait(worker, "result", "error")[-1]["event"] == "result"
     assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["sample.earlier-1.ome.zarr", "sample.ome.zarr"]
+
+
+@pytest.mark.parametrize("reason", ["another slide", "regions"])
+def test_the_map_of_another_slide_or_of_regions_is_set_aside_not_lost(sample, detector_file, tmp_path, reason):
+    detector = {"model": detector_file, "device": "cpu"}
+    first, outlines = tmp_path / "first" / sample.path.name, None
+    first.parent.mkdir()
+    if reason == "regions":
+        first, outlines = sample.path, sample.plan.normal
+    else:
+        with open_slide(sample.path) as slide:
+            pixels = slide.read(0, 0, 0, *slide.shape)
+        tifffile.imwrite(first, pixels[::-1], tile=(256, 256), photometric="rgb", resolution=(20000, 20000), resolutionunit=3)
+    before = map_slide(first, tmp_path / "out", regions=outlines, stride_px=64, **detector).scores
+    args = {
+        "slide": str(sample.path),
+        "out": str(tmp_path / "out"),
+        "model": str(detector_file),
+        "stride_px": 64,
+        "device": "cpu",
+    }
+    result = run(JOBS["map"](args))
+    assert Path(result["path"]).name == "sample.ome.zarr"
+    assert AnomalyMap.open(result["path"]).find_slide() == sample.path
+    assert np.array_equal(AnomalyMap.open(tmp_path / "out" / "sample.earlier-1.ome.zarr").scores, before)
+    assert run(JOBS["map"](args)) == result
+    assert len(list((tmp_path / "out").glob("[!.]*"))) == 2
 
 
 def test_leafing_through_explanations_opens_and_loads_once(sample, detector_file, tmp_path, monkeypatch):

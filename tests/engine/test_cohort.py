@@ -1,6 +1,7 @@
 """Many slides: tables, failures, and the workers of a cluster."""
 
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from napari_histoad import engine, load_detector, map_slide, open_slide, train
 from napari_histoad.engine import CohortSlide, cohort_job, map_job, read_cohort
 from napari_histoad.engine._cluster import Cluster
 from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
-from napari_histoad.jobs import run
+from napari_histoad.jobs import Progress, run
 
 # -- tables
 
@@ -182,6 +183,38 @@ def test_slides_of_the_same_name_and_wrong_models_are_refused_before_any_work(sa
 
 
 # -- a cluster
+
+
+def test_whatever_is_wrong_with_one_slide_on_a_cluster_the_others_are_mapped(monkeypatch, tmp_path):
+    """Driven without workers: what they do is tested below."""
+
+    def prepare(slide, *_):
+        if slide.path.stem == "odd":
+            raise ValueError("bad profile\nin two lines")
+        return _Ready(slide.path.stem)
+
+    monkeypatch.setattr(engine._cohort, "_prepare", prepare)
+    slides = [CohortSlide(tmp_path / f"{name}.tif") for name in ("first", "odd", "fails", "last")]
+    seen = []
+    result = run(cohort_job(slides, tmp_path, cluster=object(), on_slide=lambda slide, _: seen.append(slide.path.stem)))
+    assert sorted(result.maps) == ["map of first", "map of last"]
+    failures = {path.stem: error for path, error in result.failures}
+    assert "unexpected ValueError" in failures["odd"].what
+    assert "\n" not in str(failures["odd"])
+    assert "unexpected KeyError" in failures["fails"].what
+    assert sorted(seen) == ["fails", "first", "last", "odd"]
+
+
+class _Ready:
+    def __init__(self, name):
+        self.name, self.slide = name, nullcontext()
+
+    def job(self, *_):
+        yield Progress("Mapping", 0, 1)
+        if self.name == "fails":
+            raise KeyError("x")
+        yield Progress("Mapping", 1, 1)
+        return f"map of {self.name}"
 
 
 @pytest.fixture(scope="module")
