@@ -76,7 +76,7 @@ def test_train_map_evaluate_export_report(sample, tmp_path):
     assert mapped["failed"] == []
     result = mapped["maps"][0]["map"]
     opened = AnomalyMap.open(result)
-    assert mapped["maps"][0]["findings"] == describe_findings(opened, opened.default_rate, opened.flag())
+    assert mapped["maps"][0]["findings"] == describe_findings(opened, opened.default_rate, opened.regions())
     assert mapped["maps"][0]["findings"] in mapped["maps"][0]["summary"]
     evaluation = _json("evaluate", result, "--truth", truth, "--exclude", normal, "--rate", 0.1)
     assert 0 <= evaluation["auroc"]["low"] <= evaluation["auroc"]["value"] <= 1

@@ -117,11 +117,11 @@ def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
 
 
 def _describe(result: AnomalyMap) -> dict[str, Any]:
-    from napari_histoad.maps import describe_findings
+    from napari_histoad.maps import describe_saved
 
     rate = result.default_rate
     flagged = float((result.p_values <= rate).mean())
-    found = describe_findings(result, rate, result.saved_labels)
+    found = describe_saved(result)
     summary = f"at a nominal false-positive rate of {rate:.1%}: {found} -> {result.path}"
     warning = result.drift_warning
     for note in (result.info.calibration_note, *result.notes):

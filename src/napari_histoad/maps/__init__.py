@@ -2,7 +2,7 @@
 
 from napari_histoad.maps._explanation import draw_explanation, explanation_panels
 from napari_histoad.maps._exports import export_geojson, export_ome_tiff, export_png, export_table
-from napari_histoad.maps._findings import describe_findings, provenance
+from napari_histoad.maps._findings import describe_findings, describe_saved, provenance
 from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.maps._identity import digest_of_regions
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
@@ -22,6 +22,7 @@ __all__ = [
     "Verdict",
     "Verdicts",
     "describe_findings",
+    "describe_saved",
     "digest_of_regions",
     "draw_explanation",
     "explanation_panels",

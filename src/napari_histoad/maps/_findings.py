@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import zarr
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
     from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.regions import Region
 
-__all__ = ["describe_findings", "provenance"]
+__all__ = ["describe_findings", "describe_saved", "provenance"]
 
 _BAND_CELLS = 512
 
 
-def describe_findings(source: AnomalyMap, rate: float, labels: NDArray[np.uint32] | zarr.Array[Any]) -> str:
+def describe_findings(source: AnomalyMap, rate: float, regions: Sequence[Region]) -> str:
     """Return how many regions and tiles are flagged, and why the two may differ.
 
     Tiles are counted by their own p-values. Regions are outlined where the blended map, a mean over the tiles that overlap,
@@ -28,15 +28,25 @@ def describe_findings(source: AnomalyMap, rate: float, labels: NDArray[np.uint32
     source : AnomalyMap
     rate : float
         False-positive rate.
-    labels : (H, W) uint32
-        ``source.flag(rate)``, or ``source.saved_labels`` at ``source.saved_rate``.
+    regions : sequence of Region
+        ``source.regions(rate)``.
     """
+    area = sum(float(region.measurements.get("Area mm²", 0)) for region in regions)
+    return _findings(source, rate, len(regions), area)
+
+
+def describe_saved(source: AnomalyMap) -> str:
+    """Return the same of the stored regions, without outlining them."""
+    labels = source.saved_labels
     cells = np.zeros(1, np.int64)
     for y in range(0, labels.shape[0], _BAND_CELLS):  # as integers of eight bytes a whole slide's would be large
         counts = np.bincount(np.asarray(labels[y : y + _BAND_CELLS]).ravel(), minlength=len(cells))
         cells = counts + np.pad(cells, (0, len(counts) - len(cells)))
-    regions = np.count_nonzero(cells[1:])
     area = float(cells[1:].sum()) * (source.geometry.cell_l0 * source.info.slide_mpp) ** 2 / 1e6
+    return _findings(source, source.default_rate, int(np.count_nonzero(cells[1:])), area)
+
+
+def _findings(source: AnomalyMap, rate: float, regions: int, area: float) -> str:
     p_values = source.p_values
     scored = int((~np.isnan(p_values)).sum())
     flagged = int((p_values <= rate).sum())

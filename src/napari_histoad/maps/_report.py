@@ -15,7 +15,6 @@ from napari_histoad import __version__
 from napari_histoad.errors import writing
 from napari_histoad.maps._figures import overlay, score_histogram
 from napari_histoad.maps._findings import describe_findings
-from napari_histoad.maps._regions import measure_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,15 +83,14 @@ def _describe(
     info = source.info
     rate = source.default_rate if given_rate is None else given_rate
     p_values = source.p_values[~np.isnan(source.p_values)]
-    labels = source.flag(rate)
-    regions = measure_regions(source, labels)
+    regions = source.regions(rate)
     facts = [
         ("Threshold", f"at a nominal false-positive rate of {rate:.1%}. {source.calibration.explain_rate(rate)}"),
         ("Detector", f"{info.detector}, trained on {', '.join(info.trained_on) or 'unnamed tiles'}"),
         ("Calibration", info.calibration_note),
         ("Tiles", f"{len(p_values):,} of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),
         ("Tissue", f"{source.tissue.area_mm2(info.slide_mpp):.2f} mm²"),
-        ("Flagged", describe_findings(source, rate, labels)),
+        ("Flagged", describe_findings(source, rate, regions)),
         *(("Note", note) for note in source.notes),
     ]
     if not info.complete:

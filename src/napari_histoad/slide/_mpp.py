@@ -54,7 +54,7 @@ class GivenMpp:
     def __init__(self, text: str | None, override: float | None = None) -> None:
         self._override = None if override is None else check_mpp(override, "--override-mpp")
         self._gaps: float | None = None
-        self._listed: Mapping[str, float] = {}
+        self._by_name: Mapping[str, float] = {}
         if text is None:
             return
         try:
@@ -63,7 +63,7 @@ class GivenMpp:
             if not Path(text).is_file():
                 msg = f"--slide-mpp {text} is neither a number nor a table"
                 raise SettingsError(msg, "give 0.25, or a csv with the columns slide, mpp") from None
-            self._listed = _read(Path(text))
+            self._by_name = _read(Path(text))
 
     def of(self, slide: Path) -> StatedMpp:
         """Return what holds for one slide; lines of the table name it by path, file name or stem."""
@@ -71,7 +71,7 @@ class GivenMpp:
             return {"mpp": self._override, "slide_mpp": None}
         slide = locate(slide) if is_url(slide) else slide
         keys = [address(slide), *([] if is_remote(slide) else [_key(slide)]), slide.name, slide_name(slide)]
-        mpp = next((self._listed[key] for key in keys if key in self._listed), None)
+        mpp = next((self._by_name[key] for key in keys if key in self._by_name), None)
         return {"mpp": mpp, "slide_mpp": self._gaps}
 
 
