@@ -88,3 +88,10 @@ def test_a_dicom_file_is_read_whatever_it_is_called(tmp_path, name):
     with open_slide(file.rename(tmp_path / name)) as slide:
         assert np.array_equal(slide.read(0, 0, 0, 150, 200), image)
         assert slide.name == name.rpartition(".")[0] or name
+
+
+def test_a_dicomdir_names_the_folder_to_open(tmp_path):
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(64))
+    with pytest.raises(SlideError, match="only lists DICOM files") as error:
+        open_slide(tmp_path / "DICOMDIR")
+    assert str(tmp_path) in error.value.remedy

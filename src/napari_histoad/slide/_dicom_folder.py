@@ -141,6 +141,8 @@ def series_of(file: Path) -> list[Instance]:
         If it is DICOM of another kind.
     """
     own = read_instance(file)
+    if own is None and file.name.upper() == "DICOMDIR":
+        raise SlideError(f"{file.name} only lists DICOM files", f"name their folder: {file.parent}")
     if own is None:
         raise SlideError(f"{file.name} is DICOM, but no whole slide that can be read", "check the file")
     same = [instance for instance in beside(file) if (instance.series, instance.kind) == (own.series, own.kind)]
