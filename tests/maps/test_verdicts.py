@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from map_makers import fill, make_map
 
-from napari_histoad.maps import UNSURE, VERDICTS, Verdicts, propose_tiles, verdict_file
+from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap, Verdicts, propose_tiles, verdict_file
 from napari_histoad.regions import read_regions
 
 
@@ -17,6 +17,13 @@ def result(tmp_path):
 
 def _box(result, row):
     return tuple(result.boxes[row].tolist())
+
+
+def test_a_map_that_was_set_aside_keeps_the_verdicts_on_its_slide(result):
+    path = verdict_file(result)
+    Verdicts(path).give(_box(result, 0), VERDICTS[0])
+    aside = result.path.rename(result.path.with_name("a.earlier-12.ome.zarr"))
+    assert verdict_file(AnomalyMap.open(aside)) == path
 
 
 def test_each_verdict_is_on_disk_at_once_and_read_again(result):

@@ -15,7 +15,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_histoad.errors import HistoadError, MapError, MissingMppError, RegionError, SettingsError, writing
-from napari_histoad.gui.kept import free_name, free_names, output_folder
+from napari_histoad.gui.kept import copy_name, free_name, free_names, output_folder
 from napari_histoad.gui.remedies import error_of, in_window
 from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import Eta, Progress
@@ -127,6 +127,8 @@ class Controller:
     """AnomalyMap, complete."""
     map_restored = Signal(object)
     """AnomalyMap, complete: the former one, as the new one was cancelled or failed, or that of a slide chosen again."""
+    map_reopened = Signal(object)
+    """AnomalyMap, complete, that was computed before."""
     reviewed = Signal(object)
     """Review."""
     classified = Signal(object, str)
@@ -215,15 +217,19 @@ class Controller:
     def _copy(self, slide: Slide, folder: Path, cancelled: threading.Event, job: str, args: dict[str, Any]) -> None:
         """Write a slide that is a mere layer to disk, where the background process can read it; then start the job."""
         name = "".join(c if c.isalnum() or c in " ._-" else "_" for c in slide.path.name).strip(" .") or "layer"
-        writer = convert_job(slide, folder / f"{name}.tif", lossless=True)
         try:
-            for progress in writer:
-                if cancelled.is_set():
-                    writer.close()
-                    self._call_soon(lambda: self._on_copied(None, "cancelled"))
-                    return
-                self._call_soon(partial(self._on_progress, progress))
-            copy = open_slide(folder / f"{name}.tif", slide.mpp)
+            target = copy_name(slide, folder / f"{name}.tif")
+            if not target.exists():
+                writer = convert_job(slide, target, lossless=True)
+                for progress in writer:
+                    if cancelled.is_set():
+                        writer.close()
+                        break
+                    self._call_soon(partial(self._on_progress, progress))
+            if cancelled.is_set():
+                self._call_soon(lambda: self._on_copied(None, "cancelled"))
+                return
+            copy = open_slide(target, slide.mpp)
         except HistoadError as err:
             self._call_soon(partial(self._on_copied, None, in_window(err)))
         else:
@@ -247,7 +253,10 @@ class Controller:
     @property
     def on_chosen_slide(self) -> bool:
         """Whether the slide of the job at hand is the one that the user looks at; its resolution may have been set since."""
-        return self.slide is not None and self._job_slide is not None and self.slide.path == self._job_slide.path
+        slide, of_job = self.slide, self._job_slide
+        if slide is None or of_job is None:
+            return False
+        return slide is of_job or (slide.on_disk and of_job.on_disk and slide.path == of_job.path)
 
     def _leave_behind(self) -> None:
         assert self._job_slide is not None
@@ -462,6 +471,13 @@ class Controller:
         if self.slide is not None:
             self._finished[self.slide.path] = finished
         self.mapped.emit(finished)
+
+    def reopen(self, finished: AnomalyMap) -> None:
+        """Review a map of the chosen slide that was computed before; `map_reopened` follows."""
+        assert self.slide is not None
+        self._growing = False
+        self.map = self._finished[self.slide.path] = finished
+        self.map_reopened.emit(finished)
 
     def restore_map(self) -> None:
         """Go back to the slide's last finished map, if another that was begun is not at hand; `map_restored` follows."""

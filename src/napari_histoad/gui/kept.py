@@ -7,12 +7,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_histoad.slide import can_open, is_remote
+import numpy as np
+
+from napari_histoad.errors import HistoadError
+from napari_histoad.slide import can_open, is_remote, open_slide
 
 if TYPE_CHECKING:
     from napari_histoad.slide import Slide
 
-__all__ = ["free_name", "free_names", "output_folder"]
+__all__ = ["copy_name", "free_name", "free_names", "output_folder"]
+
+_BAND_PX = 1024
 
 
 def free_name(path: Path) -> Path:
@@ -27,6 +32,28 @@ def free_names(paths: list[Path]) -> list[Path]:
         if not any(p.exists() for p in numbered):
             return numbered
     raise AssertionError
+
+
+def copy_name(slide: Slide, path: Path) -> Path:
+    """Return where the copy of a slide that is no file goes: where it lies from before, else at a name that is free.
+
+    Many a layer is called ``image``: results of one are not those of another.
+    """
+    for number in itertools.count(1):
+        numbered = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if not numbered.exists() or _shows_the_same(slide, numbered):
+            return numbered
+    raise AssertionError
+
+
+def _shows_the_same(slide: Slide, path: Path) -> bool:
+    try:
+        with open_slide(path) as copy:
+            height, width = slide.shape
+            bands = ((0, y, 0, min(_BAND_PX, height - y), width) for y in range(0, height, _BAND_PX))
+            return copy.shape == slide.shape and all(np.array_equal(slide.read(*b), copy.read(*b)) for b in bands)
+    except HistoadError:  # it is damaged, or something else
+        return False
 
 
 def output_folder(slide: Slide) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,12 +32,16 @@ VERDICTS = ("Normal", "Anomalous", "Artefact", UNSURE)
 
 _TIME = "Judged at (Unix time, s)"
 _APART = 1.5
+_SET_ASIDE = re.compile(r"\.earlier-\d+$")
 _EVEN = 1e-12
 
 
 def verdict_file(source: AnomalyMap) -> Path:
-    """Return where the verdicts on a slide lie: beside its maps, so that they outlive each of them."""
-    stem = source.path.name.removesuffix(".ome.zarr")
+    """Return where the verdicts on a slide lie: beside its maps, so that they outlive each of them.
+
+    A map that was set aside for another detector's shares them: they are on the slide.
+    """
+    stem = _SET_ASIDE.sub("", source.path.name.removesuffix(".ome.zarr"))
     return source.path.with_name(f"{stem}.verdicts.geojson")
 
 
