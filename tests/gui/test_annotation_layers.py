@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from napari.layers import Shapes
+from qtpy.QtWidgets import QFileDialog
 from shapely.geometry import box
 
 from napari_histoad import read_regions, write_geojson
@@ -111,3 +112,47 @@ def test_only_annotations_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("napari_histoad.gui.reader.show_error", said.append)
     assert get_reader(str(tmp_path / "a.json"))(str(tmp_path / "a.json")) == [(None,)]
     assert "holds no areas" in said[0]
+
+
+@pytest.fixture
+def chosen(monkeypatch, tmp_path):
+    path = tmp_path / "case.geojson"
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    return path
+
+
+def test_imported_outlines_of_normal_tissue_can_be_edited_and_others_are_shown(panel, viewer, slide, chosen):
+    write_geojson([*REGIONS, Region(box(2000, 2000, 2100, 2100), "Tumor")], chosen)
+    viewer.open(str(slide), plugin="napari-histoad")
+    panel.import_button.native.click()
+    assert [region.geometry.bounds for region in panel.normal_regions()] == [(10, 20, 60, 90)]
+    (layer,) = panel.outlines.layers()
+    assert layer.scale == pytest.approx((0.25, 0.25))
+    others = viewer.layers["Annotations of case"]
+    assert sorted(set(others.features["class"])) == ["Tumor", "Tumor: Necrosis"]
+    assert "1 of 1 outlines of normal tissue were added" in panel.train_info.text()
+    assert "beyond" in panel.train_info.text()
+    panel.import_button.native.click()
+    assert len(panel.normal_regions()) == 1
+    assert "there already" in panel.train_info.text()
+    assert sum(y.name.startswith("Annotations") for y in viewer.layers) == 1
+    layer.add_rectangles([[[500, 500], [500, 600], [600, 600], [600, 500]]])
+    assert len(panel.normal_regions()) == 2
+
+
+@pytest.mark.parametrize("content", ["{", '{"type": "FeatureCollection", "features": []}'])
+def test_a_file_without_outlines_is_an_error_in_step_3_and_changes_nothing(panel, viewer, slide, chosen, words, content):
+    chosen.write_text(content)
+    viewer.open(str(slide), plugin="napari-histoad")
+    panel.import_button.native.click()
+    assert "case.geojson" in panel.messages["normal"].text()
+    assert len(viewer.layers) == 1
+
+
+def test_dropped_outlines_of_normal_tissue_are_saved_like_drawn_ones(panel, viewer, slide, tmp_path, told, qtbot):
+    write_geojson(REGIONS[:1], tmp_path / "case.geojson")
+    viewer.open(str(slide), plugin="napari-histoad")
+    viewer.window._qt_viewer._qt_open([str(tmp_path / "case.geojson")], stack=False)
+    saved = panel.controller.out / f"{panel.controller.slide.name}.normal.geojson"
+    qtbot.waitUntil(saved.exists, timeout=60_000)
+    assert [region.geometry.bounds for region in read_regions(saved)] == [(10, 20, 60, 90)]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     LayerData = tuple[Any, dict[str, Any], str]
 
-__all__ = ["read_annotation_layers", "slide_under", "write_shapes"]
+__all__ = ["other_layer", "read_annotation_layers", "read_by_class", "slide_under", "write_shapes"]
 
 CLASS = "class"
 """The feature of a shape that holds its class."""
@@ -67,6 +67,27 @@ def read_annotation_layers(path: Path, under: Layer | None) -> list[LayerData]:
     RegionError
         If the file holds no outline that can be used.
     """
+    normal, others, notes = read_by_class(path, under)
+    for note in notes:
+        show_info(note)
+    layers = [_layer(normal, NORMAL_NAME, under)] if normal else []
+    return [*layers, other_layer(path, others, under)] if others else layers
+
+
+def read_by_class(path: Path, under: Layer | None) -> tuple[list[Region], list[Region], list[str]]:
+    """Return the outlines of normal tissue in a file, those of other classes, and what was left out or assumed.
+
+    Parameters
+    ----------
+    path : Path
+    under : Layer or None
+        The slide's; outlines beyond it are noted.
+
+    Raises
+    ------
+    RegionError
+        If the file holds no outline that can be used.
+    """
     found = read_annotations(path)
     notes = list(found.notes)
     try:
@@ -79,14 +100,12 @@ def read_annotation_layers(path: Path, under: Layer | None) -> list[LayerData]:
     if under is not None:
         shape = under.data.shapes[0] if under.multiscale else under.data.shape
         notes.append(outside_note(found.regions, tuple(shape[-3:-1]), under.name))
-    for note in filter(None, notes):
-        show_info(note)
-    layers = []
-    if normal:
-        layers.append(_layer(normal, NORMAL_NAME, under))
-    if others:
-        layers.append(_layer(others, f"Annotations of {path.name.split('.')[0]}", under))
-    return layers
+    return normal, others, [note for note in notes if note]
+
+
+def other_layer(path: Path, others: Sequence[Region], under: Layer | None) -> LayerData:
+    """Return outlines of other classes than normal tissue as a layer of shapes over a slide."""
+    return _layer(others, f"Annotations of {path.name.split('.')[0]}", under)
 
 
 def _layer(regions: Sequence[Region], name: str, under: Layer | None) -> LayerData:

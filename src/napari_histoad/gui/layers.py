@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import matplotlib as mpl
 import numpy as np
-from napari.layers import Shapes
+from napari.layers import Labels, Shapes
 from napari.utils import Colormap, DirectLabelColormap
 
 from napari_histoad.gui.slide_layers import pixel_size
@@ -36,6 +36,7 @@ __all__ = [
     "error_layer",
     "heatmap_layers",
     "labels_layer",
+    "outline_labels",
     "regions_layer",
     "suspicious_layer",
     "tissue_layer",
@@ -187,9 +188,17 @@ def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, d
 
 
 def heatmap_layers(source: AnomalyMap, rate: float | None = None) -> list[tuple[Any, dict[str, Any], str]]:
-    """Return heatmap and flagged regions of a finished map."""
+    """Return heatmap and flagged regions of a map; of an unfinished one what there is of the heatmap."""
+    if not source.info.complete:
+        return [Heatmap(source).layer()]
     layers = [error_layer(source), *class_layers(source), Heatmap(source).layer()]
     return [*layers, labels_layer(source, source.flag(rate))]
+
+
+def outline_labels(event: Any) -> None:
+    """Draw flagged regions that were added to a viewer as outlines: napari takes no such thing from a reader."""
+    if isinstance(event.value, Labels) and MAP_KEY in event.value.metadata:
+        event.value.contour = 1
 
 
 def tissue_layer(tissue: TissueMask, mpp: float, name: str) -> tuple[Any, dict[str, Any], str]:

@@ -64,8 +64,13 @@ class NormalOutlines:
     def added(self, layer: Layer) -> None:
         """Follow a new layer, if it holds outlines: changes are saved, and can be undone."""
         if _is_normal(layer) and layer not in self._histories:
-            self._histories[layer] = ShapesHistory(layer)
-            layer.events.data.connect(self._on_data)
+            self._follow(layer)
+            if layer.nshapes and owner_of(layer) is not None and owner_of(layer) == owner_of(self._chosen()):
+                self._autosave.changed()  # it was dropped or duplicated
+
+    def _follow(self, layer: Shapes) -> None:
+        self._histories[layer] = ShapesHistory(layer)
+        layer.events.data.connect(self._on_data)
 
     def open(self, slide_layer: Layer, folder: Path, name: str, *, elsewhere: bool) -> int:
         """Save outlines of another slide from now on; return how many were restored from a former session.
@@ -157,6 +162,7 @@ class NormalOutlines:
         colours = {"edge_color": "#1e90ff", "face_color": "#1e90ff22"}
         layer = Shapes(**shapes, name=NORMAL_NAME, ndim=2, edge_width=6, **colours, **looks)
         own(layer, owner_of(slide_layer))
+        self._follow(layer)  # before it is added: what was restored need not be saved
         self._viewer.add_layer(layer)
         return layer
 

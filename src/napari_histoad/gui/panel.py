@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Shapes
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QMessageBox
+from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from napari_histoad.errors import HistoadError
+from napari_histoad.gui.annotation_layers import other_layer, read_by_class
 from napari_histoad.gui.autosave import Autosave
 from napari_histoad.gui.controller import Controller
 from napari_histoad.gui.layers import suspicious_layer, tissue_layer
@@ -22,6 +23,7 @@ from napari_histoad.gui.messages import scroll_to
 from napari_histoad.gui.outlines import NormalOutlines
 from napari_histoad.gui.progress import metric_words, progress_words
 from napari_histoad.gui.remedies import in_window, note_in_window
+from napari_histoad.gui.reopened import ReopenedMaps
 from napari_histoad.gui.review import MapReview
 from napari_histoad.gui.slide_layers import SLIDE_KEY, associated_layers, can_be_slide, pixel_size, slide_of_layer
 from napari_histoad.gui.slide_view import SlideView, owner_of
@@ -37,6 +39,7 @@ from napari_histoad.gui.widgets import (
     PanelWidgets,
     pixmap,
 )
+from napari_histoad.regions import count_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +84,9 @@ class AnomalyPanel(PanelWidgets):
         self._models: dict[str, Path] = {}
         self.view = SlideView(napari_viewer, self._choose, self._on_renamed)
         self.review = MapReview(self, napari_viewer, self.controller, self.view.replace, self.add_outlines)
+        self.reopened = ReopenedMaps(
+            self, napari_viewer, self.controller, self.view, self._set_mpp, lambda words, step: self._on_failed(words, step)
+        )
         self._connect()
         self.controller.client.start()  # torch loads while the user looks around
         controller, view, outlines, watched = self.controller, self.view, self.outlines, self.viewer.layers.events
@@ -104,6 +110,7 @@ class AnomalyPanel(PanelWidgets):
         self.pictures_button.changed.connect(self._guarded(self._on_pictures, "slide"))
         self.tissue_button.changed.connect(self._guarded(self.controller.find_tissue, "tissue"))
         self.outline_button.changed.connect(self._guarded(self._on_outline, "normal"))
+        self.import_button.changed.connect(self._guarded(self._on_import, "normal"))
         self.train_button.changed.connect(self._guarded(self._on_train, "normal"))
         self.recalibrate_button.changed.connect(self._guarded(self._on_recalibrate, "normal"))
         self.method_box.changed.connect(self._on_method)
@@ -151,6 +158,7 @@ class AnomalyPanel(PanelWidgets):
         return [(layer.name, layer) for layer in self.viewer.layers if can_be_slide(layer)]
 
     def _on_inserted(self, event: Any) -> None:
+        self.reopened.added(event.value)
         self.view.added(event.value)
         self.outlines.added(event.value)
         self._on_layers()
@@ -193,6 +201,7 @@ class AnomalyPanel(PanelWidgets):
         self.view.show(layer)
         self._guarded(self._restore_outlines, "normal")()
         self.controller.restore_map()
+        self.reopened.slide_chosen()
         self._show_slide(self.controller.slide)
 
     def _forget_former(self) -> None:
@@ -224,7 +233,8 @@ class AnomalyPanel(PanelWidgets):
         reason = self._why_not(slide)
         for button in (self.tissue_button, self.train_button, self.recalibrate_button, self.map_button):
             button.enabled = not reason
-        self.outline_button.enabled = slide is not None and not self.controller.busy
+        self.outline_button.enabled = self.import_button.enabled = slide is not None and not self.controller.busy
+        self.reopened.offer()
         self.save_button.enabled = not self.controller.busy
         for setting in self.settings:
             setting.setEnabled(not self.controller.busy)
@@ -271,10 +281,12 @@ class AnomalyPanel(PanelWidgets):
         self._show_slide(slide)
 
     def _on_mpp(self) -> None:
+        if self.slide_box.value is not None:
+            self._set_mpp(self.mpp_box.value)
+
+    def _set_mpp(self, mpp: float) -> None:
         layer = self.slide_box.value
-        if layer is None:
-            return
-        self.controller.set_mpp(self.mpp_box.value)
+        self.controller.set_mpp(mpp)
         for message in self.messages.values():
             message.clear()
         slide = self.controller.slide
@@ -306,6 +318,35 @@ class AnomalyPanel(PanelWidgets):
     def _on_outline(self) -> None:
         self.outlines.draw()
         self.train_info.setText("Draw around normal tissue; a few different places are best. Then click Train.")
+
+    def _on_import(self) -> None:
+        folder = self.controller.slide.path.parent if self.controller.slide is not None else Path.home()
+        kinds = "Annotations (*.geojson *.json *.gz *.zip);;All files (*)"
+        chosen, _ = QFileDialog.getOpenFileName(self, "Import outlines", str(folder), kinds)
+        if chosen:
+            self.import_outlines(Path(chosen))
+
+    def import_outlines(self, path: Path) -> None:
+        """Add the outlines of a file to those of normal tissue, and show those of other classes in a layer of their own.
+
+        Raises
+        ------
+        RegionError
+            If the file holds no outline that can be used.
+        """
+        layer = self.slide_box.value
+        normal, others, notes = read_by_class(path, layer)
+        added = self.outlines.add(normal)
+        words = [f"{path.name}: {added} of {len(normal)} outlines of normal tissue were added."]
+        if not normal:
+            words = [f"{path.name} holds no outlines of normal tissue."]
+        elif not added:
+            words = [f"The outlines of normal tissue in {path.name} are there already."]
+        if others:
+            data, looks, _ = other_layer(path, others, layer)
+            self.view.replace(Shapes(data, **looks))
+            words.append(f"Outlines of other classes are shown, and not learnt from: {count_classes(others)}.")
+        self.train_info.setText("\n".join([*words, *map(note_in_window, notes)]))
 
     def normal_regions(self) -> list[Region]:
         """Return the outlines of normal tissue in level-0 pixels of the slide."""

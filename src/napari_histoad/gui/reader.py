@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari import current_viewer
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_info
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.idle import collect_while_idle
@@ -63,15 +64,29 @@ def _is_slide(path: Path) -> bool:
     return True
 
 
+def _read_map(path: str) -> list[Any]:
+    """Return the layers of a map, once its slide lies below them."""
+    from napari_histoad.gui.layers import heatmap_layers, outline_labels
+    from napari_histoad.gui.map_slide import slide_layer_of
+    from napari_histoad.maps import AnomalyMap
+
+    source, viewer = AnomalyMap.open(path), current_viewer()
+    if viewer is not None:
+        viewer.layers.events.inserted.connect(outline_labels)
+        words = ""
+        with suppress(HistoadError):  # the panel says why, and asks for it
+            words = "" if slide_layer_of(source, viewer) is not None else f"The slide {source.info.slide} was not found. "
+        if not any(name.startswith("Anomaly mapping") for name in viewer.window.dock_widgets):
+            show_info(f"{words}Open Plugins > Anomaly mapping to review the map of {source.info.slide}.")
+    return heatmap_layers(source)
+
+
 def _read(path: str | Sequence[str]) -> list[Any]:
     layers: list[Any] = []
     for name in [path] if isinstance(path, str) else path:
         try:
             if _is_map(Path(name)):
-                from napari_histoad.gui.layers import heatmap_layers
-                from napari_histoad.maps import AnomalyMap
-
-                layers += heatmap_layers(AnomalyMap.open(name))
+                layers += _read_map(name)
             elif _is_annotation_file(Path(name)):
                 from napari_histoad.gui.annotation_layers import read_annotation_layers, slide_under
 

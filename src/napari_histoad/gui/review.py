@@ -19,7 +19,7 @@ from napari_histoad.gui.messages import scroll_to
 from napari_histoad.gui.rates import rate_words
 from napari_histoad.gui.remedies import in_window, note_in_window
 from napari_histoad.gui.slide_view import owner_of
-from napari_histoad.gui.widgets import BY_DISCOVERIES, SLIDER_STEPS
+from napari_histoad.gui.widgets import BY_DISCOVERIES, BY_FALSE_POSITIVES, SLIDER_STEPS
 from napari_histoad.maps import VERDICTS
 from napari_histoad.regions import Region
 
@@ -90,6 +90,7 @@ class MapReview:
         controller.map_updated.connect(self._on_map_updated)
         controller.mapped.connect(self._on_mapped)
         controller.map_restored.connect(self.take_up)
+        controller.map_reopened.connect(self._on_reopened)
         controller.reviewed.connect(self._on_reviewed)
         controller.classified.connect(self._on_classified)
         controller.explained.connect(self._on_explained)
@@ -213,12 +214,18 @@ class MapReview:
         self._p_values = source.p_values
         self._panel.notes.say(*map(note_in_window, source.notes))
         self._set_rates(source)
-        kind, position = self._positions.get(_key(source), (self._panel.rate_kind.value, None))
+        usual = self._panel.rate_kind.value if source.saved_rate is None else BY_FALSE_POSITIVES
+        kind, position = self._positions.get(_key(source), (usual, None))
         with self._panel.rate_kind.changed.blocked():
             self._panel.rate_kind.value = kind
         self._panel.rate_slider.setValue(self._position(source) if position is None else position)
         self._panel.review_group.setEnabled(True)
         self._ask()
+
+    def _on_reopened(self, source: AnomalyMap) -> None:
+        self._positions.pop(_key(source), None)  # its threshold is the one that was saved
+        self.take_up(source)
+        self._revealed = False
 
     def _draw_all(self, source: AnomalyMap) -> None:
         for data, looks, _ in (error_layer(source), *class_layers(source)):
@@ -227,7 +234,9 @@ class MapReview:
 
     def _set_rates(self, source: AnomalyMap) -> None:
         lowest = source.calibration.smallest_rate
-        self._rates = np.geomspace(max(lowest, 1e-4), _HIGHEST_RATE, SLIDER_STEPS + 1)
+        rate = source.default_rate
+        self._rates = np.geomspace(min(max(lowest, 1e-4), rate), max(_HIGHEST_RATE, rate), SLIDER_STEPS + 1)
+        self._rates[self._position(source)] = rate  # exactly: regions are those that were saved
 
     def _position(self, source: AnomalyMap) -> int:
         """Return where the slider begins: at the rate that was saved with the map, else at its usual one."""

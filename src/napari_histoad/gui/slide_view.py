@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from napari.layers import Image
 
+from napari_histoad.gui.layers import MAP_KEY
 from napari_histoad.gui.slide_layers import SLIDE_KEY, can_be_slide, layer_shape
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-__all__ = ["SlideView", "own", "owner_of"]
+__all__ = ["SlideView", "has_role", "own", "owner_of"]
 
 _OWNER = "histoad_slide_of"
 """Where the metadata of a layer say to which slide it belongs."""
@@ -40,6 +42,11 @@ def own(layer: Layer, owner: str | None) -> None:
     """Say which slide a layer belongs to."""
     if owner is not None:
         layer.metadata[_OWNER] = owner
+
+
+def has_role(layer: Layer) -> bool:
+    """Return whether a layer was drawn by the panel, or adopted as if it were."""
+    return _ROLE in layer.metadata
 
 
 def _file(layer: Layer) -> str | None:
@@ -93,7 +100,8 @@ class SlideView:
 
     def added(self, layer: Layer) -> None:
         """Follow a new layer; what is drawn or opened over the chosen slide belongs to it."""
-        if owner_of(layer) is None and not isinstance(layer, Image):
+        dropped = MAP_KEY in layer.metadata  # is adopted once its slide is known
+        if owner_of(layer) is None and not isinstance(layer, Image) and not dropped:
             own(layer, self.owner)
         if layer not in self._watched:
             self._watched[layer] = True
@@ -155,6 +163,11 @@ class SlideView:
             if same and owner_of(old) in (None, self.owner) and not can_be_slide(old):
                 self._viewer.layers.remove(old)
         return self._viewer.add_layer(layer)
+
+    def adopt(self, layer: Layer) -> None:
+        """Take a layer that was opened for one that `replace` added for the chosen slide."""
+        own(layer, self.owner)
+        layer.metadata.setdefault(_ROLE, re.sub(r" \[\d+\]$", "", layer.name))
 
     def _on_active(self, event: Any) -> None:
         self._choose_slide_of(event.value)

@@ -105,6 +105,10 @@ class PanelWidgets(QWidget):
         )
         self.mpp_row = PixelSize()
         self.mpp_box, self.mpp_button = self.mpp_row.box, self.mpp_row.button
+        self.find_button = PushButton(
+            text="Find the slide…", tooltip="Say where the slide of the map lies now; another slide is refused"
+        )
+        self.find_button.native.hide()
         steps.addWidget(
             _group(
                 "1 · Slide",
@@ -113,6 +117,7 @@ class PanelWidgets(QWidget):
                 self.pictures_button.native,
                 self.mpp_row,
                 self.messages["slide"],
+                self.find_button.native,
             )
         )
         self.tissue_button = PushButton(
@@ -121,6 +126,9 @@ class PanelWidgets(QWidget):
         self.tissue_info = _Words("")
         steps.addWidget(_group("2 · Tissue", self.tissue_button.native, self.messages["tissue"], self.tissue_info))
         self.outline_button = PushButton(text="Outline normal tissue", tooltip="Draw a few areas of normal tissue")
+        self.import_button = PushButton(
+            text="Import outlines…", tooltip="From a file, such as QuPath's GeoJSON; those of normal tissue can be edited"
+        )
         self.method_box = ComboBox(choices=METHODS, value="vqvae", tooltip="How normal tissue is learnt; histoad models explains")
         self.steps_box = SpinBox(value=500, min=20, max=100_000, step=100, tooltip="Most training steps; stops early by itself")
         self.stain_box = ComboBox(
@@ -165,6 +173,7 @@ class PanelWidgets(QWidget):
             _group(
                 "3 · Normal",
                 self.outline_button.native,
+                self.import_button.native,
                 form,
                 self.refine_box.native,
                 self.train_button.native,
@@ -180,6 +189,9 @@ class PanelWidgets(QWidget):
         self.model_file = FileEdit(mode=FileDialogMode.EXISTING_FILE, filter="*.safetensors", tooltip="Open a trained detector")
         self.model_file.choose_btn.text = "Open…"
         self.out_info = _Words("")
+        self.there_info = _Words("")
+        self.reopen_button = PushButton(text="Review the finished map", tooltip="Show the map that was computed before")
+        self.reopen_button.native.hide()
         self.map_button = PushButton(text="Compute anomaly map")
         self.map_button.native.setStyleSheet("font-weight: bold; padding: 6px;")
         detector = QFormLayout()
@@ -187,7 +199,15 @@ class PanelWidgets(QWidget):
         detector.addRow("File", self.model_file.native)
         steps.addWidget(
             _group(
-                "4 · Map", detector, self.model_hint, self.out_info, self.map_button.native, self.map_reason, self.messages["map"]
+                "4 · Map",
+                detector,
+                self.model_hint,
+                self.out_info,
+                self.there_info,
+                self.reopen_button.native,
+                self.map_button.native,
+                self.map_reason,
+                self.messages["map"],
             )
         )
         self.rate_kind = ComboBox(choices=[BY_FALSE_POSITIVES, BY_DISCOVERIES], value=BY_FALSE_POSITIVES, tooltip=RATE_HELP)

@@ -1,0 +1,79 @@
+"""The slide that a map in the window is of: among those that are open, else from where it lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.layers import Image
+
+from napari_histoad.errors import HistoadError, MapError
+from napari_histoad.gui.slide_layers import can_be_slide, slide_layer, slide_of_layer
+from napari_histoad.slide import is_remote, open_slide
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari.layers import Layer
+    from napari.viewer import Viewer
+
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.slide import Slide
+
+__all__ = ["is_of_slide", "open_slide_of", "slide_layer_of"]
+
+
+def slide_layer_of(source: AnomalyMap, viewer: Viewer) -> Layer | None:
+    """Return the layer of a map's slide, opened if it is where it was; None if it is not found.
+
+    Raises
+    ------
+    MapError
+        If another slide lies there.
+    HistoadError
+        If what lies there cannot be opened.
+    """
+    place = source.find_slide()
+    slides = [layer for layer in viewer.layers if can_be_slide(layer)]
+    for layer in reversed(slides):
+        try:
+            slide = slide_of_layer(layer)
+        except HistoadError:  # no slide after all
+            continue
+        if is_of_slide(source, slide):
+            return layer
+    return None if place is None else open_slide_of(source, place, viewer)
+
+
+def is_of_slide(source: AnomalyMap, slide: Slide) -> bool:
+    """Return whether a map is of a slide; of one that an earlier version made only size and name are known."""
+    if source.info.fingerprint is None and slide.file_name != source.info.slide:
+        return False
+    try:
+        source.check_slide(slide)
+    except MapError:
+        return False
+    return True
+
+
+def open_slide_of(source: AnomalyMap, place: Path, viewer: Viewer) -> Layer:
+    """Open the slide of a map as a layer.
+
+    Raises
+    ------
+    MapError
+        If it is another slide.
+    HistoadError
+        If it cannot be opened.
+    """
+    slide = open_slide(place, srgb=True)
+    try:
+        source.check_slide(slide)
+    except MapError:
+        slide.close()
+        raise
+    if not is_remote(slide.path):
+        slide.close()
+        layer: Layer = viewer.open(str(slide.path), plugin="napari-histoad")[0]
+        return layer
+    data, looks, _ = slide_layer(slide)
+    return viewer.add_layer(Image(data, **looks))

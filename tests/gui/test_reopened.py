@@ -1,0 +1,217 @@
+"""A finished map in the window again: on its slide, at its threshold, ready to be reviewed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tifffile
+from napari.layers import Labels
+from qtpy.QtWidgets import QFileDialog
+from screenshots import shot
+
+from napari_histoad import AnomalyMap, map_slide
+from napari_histoad.gui import reader
+from napari_histoad.gui.layers import MAP_KEY
+from napari_histoad.slide import open_slide
+
+
+@pytest.fixture
+def case(sample, map_folder, tmp_path):
+    """A slide and its map in a folder of results elsewhere, saved at 2%."""
+    slide = tmp_path / "slides" / "sample.tif"
+    slide.parent.mkdir()
+    shutil.copyfile(sample.path, slide)
+    folder = shutil.copytree(map_folder, slide.parent / "maps" / "sample.ome.zarr")
+    described = folder / "zarr.json"
+    content = json.loads(described.read_text())
+    for known in content["attributes"].values():
+        if "slide_file" in known:
+            known |= {"slide_file": str(slide), "slide_relative": "../sample.tif"}
+    described.write_text(json.dumps(content))
+    AnomalyMap.open(folder).save_labels(0.02)
+    return slide, folder
+
+
+@pytest.fixture
+def told(monkeypatch):
+    said = []
+    monkeypatch.setattr(reader, "show_info", said.append)
+    return said
+
+
+def labels_of(viewer):
+    return [y for y in viewer.layers if isinstance(y, Labels) and MAP_KEY in y.metadata]
+
+
+def drop(viewer, path):
+    viewer.open(str(path), plugin="napari-histoad")  # as dropping does, without napari's question which reader is meant
+
+
+def reviewed(panel):
+    return panel.review_group.isEnabled() and "p ≤" in panel.rate_info.text()
+
+
+def test_a_dropped_map_opens_its_slide_at_the_saved_threshold_and_can_be_reviewed(viewer, panel, words, qtbot, case):
+    slide, folder = case
+    drop(viewer, folder)
+    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    assert panel.controller.slide.path == slide
+    assert panel.slide_box.value.name == "sample"
+    assert panel.rate() == 0.02
+    assert panel.controller.map.path == folder
+    (labels,) = labels_of(viewer)
+    assert labels.contour == 1
+    assert np.array_equal(labels.data > 0, AnomalyMap.open(folder).flag(0.02) > 0)
+    assert panel.region_list.count() == len(AnomalyMap.open(folder).regions(0.02))
+    names = [y.name for y in viewer.layers]
+    assert len(names) == len(set(names)) == 4
+    assert not panel.find_button.native.isVisibleTo(panel)
+    assert panel.reopen_button.native.isHidden()
+    shot(viewer, "dropped map")
+
+
+def test_a_map_dropped_over_its_slide_or_before_the_panel_is_taken_up(viewer, qtbot, case, told):
+    slide, folder = case
+    viewer.open(str(slide), plugin="napari-histoad")
+    drop(viewer, folder)
+    assert len(viewer.layers) == 4
+    assert [y.contour for y in labels_of(viewer)] == [1]
+    assert any("Anomaly mapping" in words for words in told)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
+    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    assert panel.rate() == 0.02
+    panel.controller.close()
+
+
+def test_a_moved_slide_is_asked_for_and_another_is_refused(viewer, panel, words, qtbot, case, tmp_path, write_tiff, monkeypatch):
+    slide, folder = case
+    moved = slide.rename(tmp_path / "moved.tif")
+    drop(viewer, folder)
+    qtbot.waitUntil(lambda: panel.find_button.native.isVisibleTo(panel), timeout=60_000)
+    assert "sample.tif" in panel.messages["slide"].text()
+    assert "Find the slide" in panel.messages["slide"].text()
+    assert not panel.review_group.isEnabled()
+    chosen = write_tiff(np.full((500, 400, 3), 200, np.uint8), mpp=0.5)
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(chosen), ""))
+    panel.find_button.native.click()
+    assert "is not the slide" in panel.messages["slide"].text()
+    assert panel.find_button.native.isVisibleTo(panel)
+    assert panel.slide_box.value is None
+    chosen = moved
+    panel.find_button.native.click()
+    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    assert panel.controller.slide.path == moved
+    assert not panel.find_button.native.isVisibleTo(panel)
+    assert panel.messages["slide"].text() == ""
+
+
+def test_another_slide_in_the_place_of_the_mapped_one_is_refused_until_the_right_one_is_opened(
+    viewer, panel, words, qtbot, case, tmp_path, write_tiff
+):
+    slide, folder = case
+    moved = slide.rename(tmp_path / "moved.tif")
+    shutil.copyfile(write_tiff(np.full((500, 400, 3), 200, np.uint8), mpp=0.5), slide)
+    drop(viewer, folder)
+    qtbot.waitUntil(lambda: "is not the slide" in panel.messages["slide"].text(), timeout=60_000)
+    assert not panel.review_group.isEnabled()
+    assert panel.slide_box.value is None
+    drop(viewer, moved)
+    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    assert panel.rate() == 0.02
+
+
+def test_a_slide_without_resolution_has_that_of_its_map(viewer, panel, words, qtbot, write_tiff, sample, detector_file, tmp_path):
+    with open_slide(sample.path) as slide:
+        pixels = slide.read(0, 0, 0, 1400, 1200)
+    path = write_tiff(pixels, mpp=None)
+    made = map_slide(path, tmp_path / "maps", model=detector_file, stride_px=64, device="cpu", slide_mpp=0.5)
+    drop(viewer, made.path)
+    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    assert panel.controller.slide.mpp == 0.5
+    assert tuple(panel.slide_box.value.scale) == (0.5, 0.5)
+
+
+def test_a_map_among_the_results_of_a_slide_is_offered_and_shown(viewer, panel, words, qtbot, case):
+    slide, folder = case
+    shutil.copytree(folder, slide.parent / "anomaly-maps" / "sample.ome.zarr")
+    drop(viewer, slide)
+    assert panel.reopen_button.native.isVisibleTo(panel)
+    assert "finished map" in panel.there_info.text()
+    assert not panel.review_group.isEnabled()
+    panel.reopen_button.native.click()
+    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    assert panel.rate() == 0.02
+    assert len(viewer.layers) == 4
+    assert panel.reopen_button.native.isHidden()
+    assert panel.there_info.text() == ""
+
+
+def test_a_map_of_another_slide_of_the_same_size_and_name_is_not_shown(viewer, panel, words, qtbot, case):
+    slide, folder = case
+    shutil.copytree(folder, slide.parent / "anomaly-maps" / "sample.ome.zarr")
+    with open_slide(slide) as opened:
+        pixels = 255 - opened.read(0, 0, 0, *opened.shape)
+    tifffile.imwrite(slide, pixels, tile=(256, 256), photometric="rgb", resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
+    drop(viewer, slide)
+    assert panel.reopen_button.native.isVisibleTo(panel)
+    panel.reopen_button.native.click()
+    assert "is not the slide" in panel.messages["map"].text()
+    assert not panel.review_group.isEnabled()
+    assert panel.reopen_button.native.isHidden()
+
+
+def unfinish(folder):
+    described = folder / "zarr.json"
+    content = json.loads(described.read_text())
+    for known in content["attributes"].values():
+        if "complete" in known:
+            known["complete"] = False
+    described.write_text(json.dumps(content))
+
+
+def test_an_unfinished_map_says_that_compute_goes_on_with_it(viewer, panel, words, qtbot, case):
+    slide, folder = case
+    among = shutil.copytree(folder, slide.parent / "anomaly-maps" / "sample.ome.zarr")
+    for one in (folder, among):
+        unfinish(one)
+    drop(viewer, folder)
+    qtbot.waitUntil(lambda: "not finished" in panel.messages["map"].text(), timeout=60_000)
+    assert panel.controller.slide.path == slide
+    assert "move it to" in panel.messages["map"].text()
+    assert "goes on with it" in panel.there_info.text()
+    assert panel.reopen_button.native.isHidden()
+    assert not panel.review_group.isEnabled()
+
+
+def test_a_map_dropped_while_a_job_runs_is_taken_up_at_its_end(viewer, panel, words, qtbot, case):
+    slide, folder = case
+    drop(viewer, slide)
+    panel.controller._working = True
+    panel.controller.busy_changed.emit(True)
+    drop(viewer, folder)
+    qtbot.waitUntil(lambda: "once the run" in panel.messages["review"].text(), timeout=60_000)
+    assert panel.controller.map is None
+    panel.controller._working = False
+    panel.controller.busy_changed.emit(False)
+    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    assert panel.messages["review"].text() == ""
+
+
+def test_two_dropped_maps_are_reviewed_each_on_its_slide(
+    viewer, panel, words, qtbot, case, detector_file, sample, write_tiff, tmp_path
+):
+    slide, folder = case
+    with open_slide(sample.path) as opened:
+        other = write_tiff(opened.read(0, 0, 0, 1400, 1200), mpp=0.5)
+    made = map_slide(other, tmp_path / "maps", model=detector_file, stride_px=64, device="cpu")
+    viewer.open([str(folder), str(made.path)], plugin="napari-histoad")
+    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.map.path == made.path, timeout=120_000)
+    assert panel.controller.slide.path == other
+    shown = {y.metadata[MAP_KEY] for y in viewer.layers if MAP_KEY in y.metadata and y.visible}
+    assert shown == {str(made.path)}
+    shot(viewer, "two dropped maps")
+    panel.slide_box.value = next(y for y in viewer.layers if y.name == "sample")
+    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.map.path == folder, timeout=120_000)
+    assert panel.controller.slide.path == slide
+    assert panel.rate() == 0.02
