@@ -11,7 +11,8 @@ import pytest
 from map_makers import block_values, bytes_of, fill, make_map
 
 from napari_histoad.errors import MapError, OutputError
-from napari_histoad.maps import MapWriter, _writer, hold_map
+from napari_histoad.files import hold_output
+from napari_histoad.maps import MapWriter, _writer
 from napari_histoad.maps._chunks import put_in_place
 
 _OF_MANY_CHUNKS = {"shape": (4200, 4600), "stride_px": 32, "cell_um": 2.0}
@@ -144,8 +145,8 @@ def test_two_runs_cannot_write_one_map(tmp_path):
     code = """
         import sys
         from pathlib import Path
-        from napari_histoad.maps import hold_map
-        with hold_map(Path(sys.argv[1])):
+        from napari_histoad.files import hold_output
+        with hold_output(Path(sys.argv[1])):
             print("held", flush=True)
             sys.stdin.read()
     """
@@ -154,13 +155,13 @@ def test_two_runs_cannot_write_one_map(tmp_path):
     )
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(MapError, match="another run is writing"), hold_map(folder):
+        with pytest.raises(OutputError, match="another run is writing"), hold_output(folder):
             pass
     finally:
         other.kill()  # a run that dies holds nothing any more
         other.wait()
         other.stdout.close()
-    with hold_map(folder):
+    with hold_output(folder):
         pass
 
 

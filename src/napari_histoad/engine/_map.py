@@ -19,8 +19,9 @@ from napari_histoad.engine._gather import stain_of
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
+from napari_histoad.files import hold_output
 from napari_histoad.jobs import Progress, run
-from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, digest_of_regions, hold_map
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, digest_of_regions
 from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
 from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
 from napari_histoad.tiles import Stain, TileGrid, TileLoader, tissue_mask
@@ -157,7 +158,7 @@ def map_job(
     for line in notes:
         yield Progress("Finding tissue", 1, 1, "slides", note=line)
     detector, target = plan.detector, map_path(slide, out)
-    with hold_map(target):
+    with hold_output(target):
         result = AnomalyMap.create(
             target,
             plan.info,

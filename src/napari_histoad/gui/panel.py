@@ -205,7 +205,7 @@ class AnomalyPanel(PanelWidgets):
         self._show_slide(self.controller.slide)
 
     def _forget_former(self) -> None:
-        """Take away what was said of the slide that was chosen before."""
+        """Clear the texts about the slide that was chosen before."""
         for text in (self.tissue_info, self.train_info):
             text.setText("")
         for message in self.messages.values():

@@ -9,7 +9,7 @@ from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
 from napari_histoad.maps._report import write_report
 from napari_histoad.maps._store import AnomalyMap
 from napari_histoad.maps._verdicts import UNSURE, VERDICTS, Verdict, Verdicts, propose_tiles, verdict_file
-from napari_histoad.maps._writer import MapWriter, hold_map
+from napari_histoad.maps._writer import MapWriter
 
 __all__ = [
     "BLOCK_TILES",
@@ -30,7 +30,6 @@ __all__ = [
     "export_ome_tiff",
     "export_png",
     "export_table",
-    "hold_map",
     "propose_tiles",
     "provenance",
     "verdict_file",

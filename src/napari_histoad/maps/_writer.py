@@ -11,14 +11,13 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from napari_histoad.errors import MapError, writing
 from napari_histoad.maps._blend import blend_grid
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     Box = tuple[int, int, int, int]
     _Write = Callable[[], WrittenChunk | None]
 
-__all__ = ["MapWriter", "hold_map"]
+__all__ = ["MapWriter"]
 
 _FIRST_S, _GATHER_S = 0.3, 0.5
 """Each chunk that blocks touch is written anew, so blocks are gathered; for the first of them somebody waits."""
@@ -52,31 +51,6 @@ _DENSE, _MOST_CELLS = 1.5, 2**21
 _CACHED_BYTES = 64 * 2**20
 
 
-@contextmanager
-def hold_map(folder: Path) -> Iterator[None]:
-    """Keep other runs from writing the same map; the hold ends with the process, however that ends.
-
-    Raises
-    ------
-    MapError
-        If another run holds it.
-    OutputError
-        If its folder cannot be written.
-    """
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as err:
-            msg = f"another run is writing {folder}"
-            raise MapError(msg, "wait for it or stop it, or choose another folder") from err
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 class MapWriter:
     """Writes the blocks of one map; a context manager.
 
@@ -85,7 +59,7 @@ class MapWriter:
     Parameters
     ----------
     target : AnomalyMap
-        Held by `hold_map`.
+        Held by `napari_histoad.files.hold_output`.
     """
 
     def __init__(self, target: AnomalyMap) -> None:
