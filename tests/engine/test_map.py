@@ -181,7 +181,7 @@ def test_a_second_run_on_the_same_map_is_refused(sample, detector_file, tmp_path
     for progress in job:
         if progress.stage == "Mapping" and progress.done:
             break
-    with pytest.raises(MapError, match="another run is writing"):
+    with pytest.raises(OutputError, match="another run is writing"):
         run(_job(sample, tmp_path, detector_file))
     job.close()
     assert run(_job(sample, tmp_path, detector_file)).info.complete
