@@ -1,10 +1,18 @@
 import os
 import sys
+from functools import partial
 
 import pytest
 
 from napari_histoad.gui import sample as sample_module
 from napari_histoad.gui.messages import Message
+
+
+@pytest.fixture
+def qtbot(qtbot):
+    """It waits for as long as a busy machine takes: pytest-qt itself for five seconds only."""
+    qtbot.waitUntil = partial(qtbot.waitUntil, timeout=120_000)
+    return qtbot
 
 
 @pytest.fixture(autouse=True)

@@ -142,7 +142,7 @@ def _review(finished, basis, warning=None):
         calibration = type("C", (), {"basis": basis})()
         drift_warning = warning
 
-    return Review(Source(), np.zeros((2, 2), np.uint32), [], 0.01, 0.5)
+    return Review(Source(), np.zeros((2, 2), np.uint32), [], 0.01, "no region; 5 of 10 tiles (50.0%) are")
 
 
 def test_a_rate_is_never_promised_where_it_is_approximate_or_does_not_hold(finished):

@@ -61,11 +61,13 @@ def output_folder(slide: Slide) -> Path:
 
     Where another slide of the folder has the same name but for the extension, each has a folder of its own in there.
     """
+    at_home = Path.home() / "anomaly-maps"
+    if not slide.on_disk or is_remote(slide.path):
+        return at_home
     beside = slide.path.parent
     folder = beside / "anomaly-maps"
-    local = slide.on_disk and not is_remote(slide.path)
-    if not (local and os.access(folder if folder.exists() else beside, os.W_OK)):
-        return Path.home() / "anomaly-maps"
+    if not os.access(folder if folder.exists() else beside, os.W_OK):
+        return at_home
     namesakes = [p for p in beside.glob(f"{_escaped(slide.path.stem)}.*") if p != slide.path and can_open(p)]
     return folder / slide.path.name if any(p.stem == slide.path.stem for p in namesakes) else folder
 
