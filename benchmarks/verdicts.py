@@ -18,8 +18,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from napari_histoad import map_slide, train
 from napari_histoad.jobs import run
-from napari_histoad.maps import Verdicts, propose_tiles, verdict_file
 from napari_histoad.regions import coverage
+from napari_histoad.results import Verdicts, propose_tiles, verdict_file
 from napari_histoad.samples import SlidePlan, write_sample
 from napari_histoad.worker import JOBS
 

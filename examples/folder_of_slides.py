@@ -8,7 +8,7 @@ from pathlib import Path
 
 import napari_histoad as ha
 from napari_histoad.errors import HistoadError
-from napari_histoad.maps import write_report
+from napari_histoad.results import write_report
 
 
 def main(folder: str, model: str, out: str) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import napari_histoad as ha
-from napari_histoad.maps import export_geojson, export_png
+from napari_histoad.results import export_geojson, export_png, measure_regions
 
 
 def main(slide: str, normal: str, out: str, **settings) -> ha.AnomalyMap:
@@ -17,7 +17,7 @@ def main(slide: str, normal: str, out: str, **settings) -> ha.AnomalyMap:
     ha.train(slide, model, normal=normal, **settings)
     result = ha.map_slide(slide, folder, model=model)
     # A threshold is a false-positive rate: the share of normal tiles that may be flagged.
-    for region in result.regions(rate=0.01):
+    for region in measure_regions(result, rate=0.01):
         print(f"{region.measurements['Area mm²']:.3f} mm², mean score {region.measurements['Mean score']:.4g}")
     export_geojson(result, folder / "anomalies.geojson", rate=0.01)
     with ha.open_slide(slide) as pixels:

@@ -10,28 +10,27 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "napari_histoad"
-BASE = {"errors", "files", "jobs", "machine", "calibration", "remembered", "system"}
+BASE = {"errors", "jobs", "calibration", "system"}
 MAY_IMPORT = {
     "errors": set(),
-    "files": {"errors"},
     "jobs": set(),
-    "machine": set(),
-    "remembered": set(),
     "calibration": {"errors"},
     "system": {"errors"},
     "slide": BASE,
     "regions": BASE | {"slide"},
     "tiles": BASE | {"slide", "regions"},
     "maps": BASE | {"slide", "regions", "tiles"},
+    "results": BASE | {"slide", "regions", "tiles", "maps"},
     "samples": BASE | {"slide", "regions", "tiles"},
     "networks": set(),
     "detectors": BASE | {"networks"},
     "classifiers": BASE | {"networks", "detectors"},
-    "engine": BASE | {"slide", "regions", "tiles", "maps", "samples", "networks", "detectors", "classifiers"},
-    "evaluation": BASE | {"slide", "regions", "tiles", "maps", "detectors", "classifiers", "engine"},
-    "worker": BASE | {"slide", "regions", "tiles", "maps", "samples", "detectors", "classifiers", "engine", "evaluation"},
-    "cli": BASE | {"slide", "regions", "tiles", "maps", "samples", "detectors", "classifiers", "engine", "evaluation"},
-    "gui": BASE | {"slide", "regions", "tiles", "maps", "samples"},
+    "engine": BASE | {"slide", "regions", "tiles", "maps", "results", "samples", "networks", "detectors", "classifiers"},
+    "evaluation": BASE | {"slide", "regions", "tiles", "maps", "results", "detectors", "classifiers", "engine"},
+    "worker": BASE
+    | {"slide", "regions", "tiles", "maps", "results", "samples", "detectors", "classifiers", "engine", "evaluation"},
+    "cli": BASE | {"slide", "regions", "tiles", "maps", "results", "samples", "detectors", "classifiers", "engine", "evaluation"},
+    "gui": BASE | {"slide", "regions", "tiles", "maps", "results", "samples"},
 }
 TORCH_ROOMS = {"networks", "detectors", "classifiers", "engine"}
 

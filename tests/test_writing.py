@@ -11,7 +11,7 @@ from napari_histoad import AnomalyMap, load_detector, map_slide, open_slide, sav
 from napari_histoad.engine import map_job
 from napari_histoad.errors import OutputError
 from napari_histoad.jobs import run
-from napari_histoad.maps import export_geojson, export_png, write_report
+from napari_histoad.results import export_geojson, export_png, write_report
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and mounts")
 

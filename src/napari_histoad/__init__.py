@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from napari_histoad.evaluation import evaluate
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import read_regions, write_geojson
+    from napari_histoad.results import measure_regions
     from napari_histoad.samples import write_sample
     from napari_histoad.slide import open_slide
     from napari_histoad.tiles import find_tissue
@@ -22,6 +23,7 @@ __all__ = [
     "find_tissue",
     "load_detector",
     "map_slide",
+    "measure_regions",
     "open_slide",
     "read_regions",
     "recalibrate",
@@ -39,6 +41,7 @@ _HOMES = {
     "find_tissue": "tiles",
     "load_detector": "detectors",
     "map_slide": "engine",
+    "measure_regions": "results",
     "open_slide": "slide",
     "read_regions": "regions",
     "recalibrate": "engine",

@@ -111,8 +111,8 @@ def _classify(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.detectors import load_detector
     from napari_histoad.engine import TrainingSource, fit_classifier_job, gather_labelled_job, stain_of
     from napari_histoad.evaluation import cross_validate_job, notes_on_classes
-    from napari_histoad.maps import UNSURE, VERDICTS
     from napari_histoad.regions import read_regions
+    from napari_histoad.results import UNSURE, VERDICTS
     from napari_histoad.slide import slide_path
 
     detector, device = load_detector(args["model"]), args.get("device", "auto")
@@ -145,7 +145,7 @@ def _explain(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.classifiers import classes_of
     from napari_histoad.engine import explain_tile, read_tile_at
     from napari_histoad.jobs import Progress
-    from napari_histoad.maps import explanation_panels
+    from napari_histoad.results import explanation_panels
 
     yield Progress("Explaining", 0, 1)
     (slide, model), (y, x) = _explaining(args["slide"], args.get("slide_mpp"), args["model"]), args["centre"]
@@ -233,7 +233,8 @@ def _tissue(args: dict[str, Any]) -> Job[dict[str, Any]]:
 
 def _save(args: dict[str, Any]) -> Job[dict[str, Any]]:
     from napari_histoad.jobs import Progress
-    from napari_histoad.maps import AnomalyMap, export_geojson, export_png, write_report
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.results import export_geojson, export_png, write_report
     from napari_histoad.slide import open_slide
 
     result, rate, files = AnomalyMap.open(args["map"]), args["rate"], [Path(f) for f in args["files"]]

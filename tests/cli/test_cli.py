@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from napari_histoad import AnomalyMap, load_detector
 from napari_histoad.cli._app import app
-from napari_histoad.maps import describe_findings
+from napari_histoad.results import describe_findings, measure_regions
 
 
 def _run(*args, code=0):
@@ -76,7 +76,7 @@ def test_train_map_evaluate_export_report(sample, tmp_path):
     assert mapped["failed"] == []
     result = mapped["maps"][0]["map"]
     opened = AnomalyMap.open(result)
-    assert mapped["maps"][0]["findings"] == describe_findings(opened, opened.default_rate, opened.regions())
+    assert mapped["maps"][0]["findings"] == describe_findings(opened, opened.default_rate, measure_regions(opened))
     assert mapped["maps"][0]["findings"] in mapped["maps"][0]["summary"]
     evaluation = _json("evaluate", result, "--truth", truth, "--exclude", normal, "--rate", 0.1)
     assert 0 <= evaluation["auroc"]["low"] <= evaluation["auroc"]["value"] <= 1

@@ -7,7 +7,7 @@ import torch
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import create_detector, detector_class, detector_names, load_detector, save_detector
 from napari_histoad.errors import BundleError, SettingsError
-from napari_histoad.networks.lanes import in_lanes
+from napari_histoad.networks.threads import map_in_threads
 
 SIDE = 64
 STEPS = {"perceptual_autoencoder": 25, "perceptual_autoencoder, all options": 30}
@@ -92,7 +92,7 @@ def test_batches_at_once_score_what_they_score_alone(detector):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        together = list(in_lanes(lambda batch: _score(detector, batch).score, batches, torch.device("cpu")))
+        together = list(map_in_threads(lambda batch: _score(detector, batch).score, batches, torch.device("cpu")))
     finally:
         torch.set_num_threads(before)
     for one, other in zip(alone, together, strict=True):

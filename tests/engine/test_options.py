@@ -14,7 +14,7 @@ from napari_histoad.classifiers import ClassifierSettings
 from napari_histoad.cli._app import app
 from napari_histoad.detectors import load_detector, starter_path
 from napari_histoad.engine import MAX_SEED, bench_job, check_options, fit_classifier_job
-from napari_histoad.engine._cluster import Cluster
+from napari_histoad.engine.mapping._cluster import Cluster
 from napari_histoad.errors import SettingsError
 from napari_histoad.evaluation import cross_validate_job
 from napari_histoad.jobs import run

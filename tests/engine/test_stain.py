@@ -50,8 +50,8 @@ def test_recalibration_and_a_cluster_see_the_same_colours(sample, other_lab, tmp
     from distributed import Client, LocalCluster
 
     from napari_histoad import recalibrate
-    from napari_histoad.engine._cluster import Cluster
-    from napari_histoad.engine._map import map_job
+    from napari_histoad.engine.mapping._cluster import Cluster
+    from napari_histoad.engine.mapping._map import map_job
 
     model, out = tmp_path / "d.safetensors", tmp_path / "r.safetensors"
     train(sample.path, model, normal=sample.plan.normal, detector="colour", tile_px=64, mpp=1.0, stain="reinhard")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from napari_histoad import load_detector, open_slide
 from napari_histoad.detectors import TileScores, create_detector
 from napari_histoad.engine import _tune, choose_device
-from napari_histoad.engine._blocks import score_blocks
 from napari_histoad.engine._tune import Tuner, tuner_of
+from napari_histoad.engine.mapping._blocks import score_blocks
 from napari_histoad.tiles import TileGrid
 
 

@@ -7,7 +7,7 @@ from screenshots import shot
 
 from napari_histoad import AnomalyMap
 from napari_histoad.gui.gallery import TileGallery
-from napari_histoad.maps import Verdicts, verdict_file
+from napari_histoad.results import Verdicts, verdict_file
 from napari_histoad.slide import open_slide
 
 A, E, N, R, U, Z, M, T = (getattr(Qt.Key, f"Key_{k}") for k in "AENRUZMT")
@@ -122,7 +122,8 @@ def test_verdicts_are_there_when_the_gallery_opens_again(gallery, viewer, sample
 
 
 def test_a_verdict_that_cannot_be_saved_is_told_and_not_shown(gallery, words, qtbot, monkeypatch):
-    monkeypatch.setattr("napari_histoad.maps._verdicts.write_geojson", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    failing = lambda *_: (_ for _ in ()).throw(OSError(28, "disk full"))  # noqa: E731
+    monkeypatch.setattr("napari_histoad.results._verdicts.write_geojson", failing)
     qtbot.keyClick(gallery, A)
     assert "disk full" in words[0] or "space" in words[0]
     assert gallery.pictures.currentRow() == 0

@@ -13,6 +13,7 @@ from screenshots import shot
 from napari_histoad import AnomalyMap, map_slide
 from napari_histoad.gui import reader
 from napari_histoad.gui.layers import MAP_KEY
+from napari_histoad.results import measure_regions
 from napari_histoad.slide import open_slide
 
 
@@ -63,7 +64,7 @@ def test_a_dropped_map_opens_its_slide_at_the_saved_threshold_and_can_be_reviewe
     (labels,) = labels_of(viewer)
     assert labels.contour == 1
     assert np.array_equal(labels.data > 0, AnomalyMap.open(folder).flag(0.02) > 0)
-    assert panel.region_list.count() == len(AnomalyMap.open(folder).regions(0.02))
+    assert panel.region_list.count() == len(measure_regions(AnomalyMap.open(folder), 0.02))
     names = [y.name for y in viewer.layers]
     assert len(names) == len(set(names)) == 4
     assert not panel.find_button.native.isVisibleTo(panel)

@@ -12,16 +12,8 @@ from PIL import Image
 
 from napari_histoad import AnomalyMap, open_slide, read_regions
 from napari_histoad.errors import MapError, SettingsError
-from napari_histoad.maps import (
-    BLOCK_TILES,
-    MapGeometry,
-    MapWriter,
-    export_geojson,
-    export_ome_tiff,
-    export_png,
-    export_table,
-    write_report,
-)
+from napari_histoad.maps import BLOCK_TILES, MapGeometry, MapWriter
+from napari_histoad.results import export_geojson, export_ome_tiff, export_png, export_table, measure_regions, write_report
 from napari_histoad.tiles import TileGrid
 
 
@@ -177,7 +169,7 @@ def test_lower_thresholds_flag_more(map_folder):
 
 def test_regions_outline_their_cells(map_folder):
     result = AnomalyMap.open(map_folder)
-    labels, regions = result.flag(0.3), result.regions(0.3)
+    labels, regions = result.flag(0.3), measure_regions(result, 0.3)
     assert len(regions) == labels.max() > 0
     cell_mm2 = (result.geometry.cell_l0 * 0.5) ** 2 / 1e6
     assert sum(r.measurements["Area mm²"] for r in regions) == pytest.approx((labels > 0).sum() * cell_mm2)
@@ -255,7 +247,7 @@ def test_every_region_says_how_unusual_it_is_however_small(tmp_path, rate):
     """Slivers between the centres of tiles have the tile that reaches over them to speak for them."""
     result = make_map(tmp_path / "a.ome.zarr", shape=(1500, 1500), cell_um=2.0)
     fill(result, range(result.block_count))
-    regions = result.regions(rate, min_area_um2=0)
+    regions = measure_regions(result, rate, min_area_um2=0)
     slivers = [region for region in regions if region.measurements["Area mm²"] < (8e-3) ** 2]
     assert slivers
     for region in regions:

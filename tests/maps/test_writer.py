@@ -11,9 +11,9 @@ import pytest
 from map_makers import block_values, bytes_of, fill, make_map
 
 from napari_histoad.errors import MapError, OutputError
-from napari_histoad.files import hold_output
 from napari_histoad.maps import MapWriter, _writer
 from napari_histoad.maps._chunks import put_in_place
+from napari_histoad.system.atomic import hold_output
 
 _OF_MANY_CHUNKS = {"shape": (4200, 4600), "stride_px": 32, "cell_um": 2.0}
 
@@ -145,7 +145,7 @@ def test_two_runs_cannot_write_one_map(tmp_path):
     code = """
         import sys
         from pathlib import Path
-        from napari_histoad.files import hold_output
+        from napari_histoad.system.atomic import hold_output
         with hold_output(Path(sys.argv[1])):
             print("held", flush=True)
             sys.stdin.read()

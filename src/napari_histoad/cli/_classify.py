@@ -190,7 +190,7 @@ def explain(
     """Show where a classifier looks: tile, reconstruction, error map, and Grad-CAM or class activation, side by side."""
     from napari_histoad.classifiers import load_classifier
     from napari_histoad.engine import explain_tile
-    from napari_histoad.maps import draw_explanation, explanation_panels
+    from napari_histoad.results import draw_explanation, explanation_panels
     from napari_histoad.tiles import TileFile, check_tile_files, read_tile_files
 
     classifier = load_classifier(model)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 import typer
 
 from napari_histoad.errors import BackboneError, BundleError, DeviceError, HistoadError, SettingsError, explained
-from napari_histoad.files import hold_output
 from napari_histoad.jobs import Eta, Progress, run, speed_words
+from napari_histoad.system.atomic import hold_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

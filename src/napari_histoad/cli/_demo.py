@@ -31,7 +31,7 @@ def demo(
     from napari_histoad.detectors import create_detector, load_detector
     from napari_histoad.engine import TrainingSource, fit_job, gather_job, map_job, train_job
     from napari_histoad.evaluation import evaluate
-    from napari_histoad.maps import export_geojson, export_png, write_report
+    from napari_histoad.results import export_geojson, export_png, write_report
     from napari_histoad.samples import SlidePlan, sample_job
     from napari_histoad.slide import open_slide
 

@@ -27,7 +27,7 @@ from napari_histoad.errors import HistoadError, SettingsError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from napari_histoad.engine._cluster import Cluster
+    from napari_histoad.engine.mapping._cluster import Cluster
     from napari_histoad.maps import AnomalyMap
 
 __all__ = ["map_slides"]
@@ -111,13 +111,13 @@ def map_slides(
 def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
     if scheduler is None:
         return nullcontext()
-    from napari_histoad.engine._cluster import Cluster
+    from napari_histoad.engine.mapping._cluster import Cluster
 
     return Cluster(scheduler)
 
 
 def _describe(result: AnomalyMap) -> dict[str, Any]:
-    from napari_histoad.maps import describe_saved
+    from napari_histoad.results import describe_saved
 
     rate = result.default_rate
     flagged = float((result.p_values <= rate).mean())

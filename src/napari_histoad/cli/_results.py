@@ -11,7 +11,7 @@ import typer
 
 from napari_histoad.cli._console import SLIDE, DeviceOption, JsonOption, command, emit, finish_tiles, follow, say
 from napari_histoad.errors import HistoadError, MapError, SettingsError, SlideError, explained, writing
-from napari_histoad.files import hold_output
+from napari_histoad.system.atomic import hold_output
 
 if TYPE_CHECKING:
     from napari_histoad.evaluation import Evaluation
@@ -154,11 +154,12 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a map for other programs; several kinds at once are fine."""
-    from napari_histoad import maps
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.results import export_geojson, export_ome_tiff, export_png, export_table
 
     if not (geojson or png or csv_table or parquet or ome_tiff):
         raise SettingsError("nothing to export", "add --geojson, --png, --csv, --parquet or --ome-tiff")
-    opened = maps.AnomalyMap.open(result)
+    opened = AnomalyMap.open(result)
     rate = _rate(opened, rate, fdr)
     folder = out or result.parent
     with writing(folder):
@@ -175,16 +176,16 @@ def export(
     with ExitStack() as held:
         if png:
             with _slide_of(opened, slide) as pixels:
-                maps.export_png(opened, pixels, target("overlay.png"), rate=rate)
+                export_png(opened, pixels, target("overlay.png"), rate=rate)
         if geojson:
-            maps.export_geojson(opened, target("anomalies.geojson"), rate)
+            export_geojson(opened, target("anomalies.geojson"), rate)
         for wanted, ending in ((csv_table, "tiles.csv"), (parquet, "tiles.parquet")):
             if wanted:
-                maps.export_table(opened, target(ending))
+                export_table(opened, target(ending))
         if csv_table:
             written.append(str(folder / f"{stem}.tiles.json"))
         if ome_tiff:
-            maps.export_ome_tiff(opened, target("anomaly.ome.tif"))
+            export_ome_tiff(opened, target("anomaly.ome.tif"))
     emit({"written": written}, [("Written", path) for path in written], as_json=as_json)
 
 
@@ -197,7 +198,8 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page with pictures, figures and flagged regions; exit code 1 if a map failed, the others are in it."""
-    from napari_histoad import maps
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.results import write_report
 
     given = {path: open_slide_file(path) for path in slide or ()}
     entries: list[tuple[Any, Any]] = []
@@ -211,7 +213,7 @@ def report(
 
     for path in results:
         try:
-            opened = maps.AnomalyMap.open(path)
+            opened = AnomalyMap.open(path)
             fitting = [file for file, pixels in given.items() if _is_of(opened, pixels)]
             used.update(fitting)
             entries.append((opened, given[fitting[0]] if fitting else _found(opened)))
@@ -225,7 +227,7 @@ def report(
             raise SettingsError(f"{file.name} is the slide of none of these maps", "leave it out")
     if not entries:
         raise SettingsError("none of the maps can be reported", "see the errors above")
-    maps.write_report(entries, out, rate=rate, on_error=None if len(results) == 1 else lambda m, err: fails(m.path, err))
+    write_report(entries, out, rate=rate, on_error=None if len(results) == 1 else lambda m, err: fails(m.path, err))
     emit({"report": str(out), "failed": failed}, [("Written", out)], as_json=as_json)
     if failed:
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydan
 from napari_histoad.detectors._registry import create_detector, first_fault
 from napari_histoad.detectors._weights import known_weights
 from napari_histoad.errors import BundleError, HistoadError
-from napari_histoad.files import write_whole
+from napari_histoad.system.atomic import write_whole
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from napari_histoad.detectors._base import Detector, TileScores
-from napari_histoad.networks.lanes import in_lanes
+from napari_histoad.networks.threads import map_in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ def features_of(function: Callable[[Tensor], Tensor], images: NDArray[np.uint8],
 
     starts = range(0, len(images), _BATCH)
     with torch.inference_mode():
-        return torch.cat(list(in_lanes(compute, starts, device)))
+        return torch.cat(list(map_in_threads(compute, starts, device)))
 
 
 def to_pixels(images: Tensor) -> Tensor:

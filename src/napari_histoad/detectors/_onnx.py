@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from napari_histoad.errors import SettingsError
-from napari_histoad.files import write_whole
+from napari_histoad.system.atomic import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

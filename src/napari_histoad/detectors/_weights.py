@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from napari_histoad.errors import BackboneError
-from napari_histoad.remembered import recall, remember
+from napari_histoad.system.remembered import recall, remember
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,19 +1,25 @@
 """Doing it: where slides and detectors meet. Train, map, score, on the device at hand."""
 
 from napari_histoad.engine._bench import Speed, bench_job
-from napari_histoad.engine._classify import fit_classifier_job, grouped_folds, predict_job, predict_prepared, prepare_job
-from napari_histoad.engine._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
 from napari_histoad.engine._device import DeviceChoice, choose_device
 from napari_histoad.engine._explain import Explanation, explain_tile, read_tile_at, seen_by
-from napari_histoad.engine._gather import TrainingSource, gather_job, stain_of, stain_of_files, training_sources
-from napari_histoad.engine._labelled import LabelledTiles, gather_labelled_job, labelled_sources, list_labelled_files
-from napari_histoad.engine._map import MapOptions, map_job, map_path, map_slide
 from napari_histoad.engine._options import MAX_SEED, check_options
-from napari_histoad.engine._recalibrate import recalibrate, recalibrate_job
 from napari_histoad.engine._score import FileScores, score_files_job, score_images
-from napari_histoad.engine._self import self_detector_job
-from napari_histoad.engine._tile_files import own_side
-from napari_histoad.engine._train import fit_job, suspicious_file, train, train_job
+from napari_histoad.engine.classifying._classify import (
+    fit_classifier_job,
+    grouped_folds,
+    predict_job,
+    predict_prepared,
+    prepare_job,
+)
+from napari_histoad.engine.classifying._labelled import LabelledTiles, gather_labelled_job, labelled_sources, list_labelled_files
+from napari_histoad.engine.mapping._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
+from napari_histoad.engine.mapping._map import MapOptions, map_job, map_path, map_slide
+from napari_histoad.engine.training._gather import TrainingSource, gather_job, stain_of, stain_of_files, training_sources
+from napari_histoad.engine.training._recalibrate import recalibrate, recalibrate_job
+from napari_histoad.engine.training._self import self_detector_job
+from napari_histoad.engine.training._tile_files import own_side
+from napari_histoad.engine.training._train import fit_job, suspicious_file, train, train_job
 
 __all__ = [
     "MAX_SEED",

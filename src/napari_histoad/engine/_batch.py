@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_histoad.errors import DeviceError, SettingsError, TrainingError
-from napari_histoad.networks.lanes import in_lanes
+from napari_histoad.networks.threads import map_in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -169,7 +169,7 @@ def score_stream(
         def score(pair: tuple[T, NDArray[np.uint8]]) -> tuple[T, Collected]:
             return pair[0], score_batch(detector, pair[1], choice, cells)
 
-        yield from in_lanes(score, batches, choice.device, choice.lanes)
+        yield from map_in_threads(score, batches, choice.device, choice.lanes)
         return
     under_way: deque[tuple[T, Launched]] = deque()
     for name, images in batches:

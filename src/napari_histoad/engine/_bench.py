@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._batch import score_stream
-from napari_histoad.engine._blocks import decodes_ahead, score_blocks
-from napari_histoad.engine._compile import compiled_job
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine._map import plan_map, write_blocks
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine._tune import Tuner
+from napari_histoad.engine.mapping._blocks import decodes_ahead, score_blocks
+from napari_histoad.engine.mapping._compile import compiled_job
+from napari_histoad.engine.mapping._map import plan_map, write_blocks
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import BLOCK_TILES, AnomalyMap
-from napari_histoad.networks.lanes import in_lanes
+from napari_histoad.networks.threads import map_in_threads
 from napari_histoad.tiles import TileLoader, find_tissue
 
 if TYPE_CHECKING:
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
-    from napari_histoad.engine._map import MapPlan
+    from napari_histoad.engine.mapping._map import MapPlan
     from napari_histoad.jobs import Job
     from napari_histoad.slide import Slide
 
@@ -227,7 +227,9 @@ def _decode(plan: MapPlan, choice: DeviceChoice, seconds: float) -> _Timed:
             ahead = decodes_ahead(slide, choice)
             started = time.perf_counter()
             with closing(
-                iter(loader) if ahead else in_lanes(loader.decode, loader.undecoded(), choice.device, choice.lanes, len(loader))
+                iter(loader)
+                if ahead
+                else map_in_threads(loader.decode, loader.undecoded(), choice.device, choice.lanes, len(loader))
             ) as batches:
                 for batch in batches:
                     tiles += len(batch.index)

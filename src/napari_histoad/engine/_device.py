@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from napari_histoad.errors import DeviceError
-from napari_histoad.machine import keep_freed_memory, usable_cores
-from napari_histoad.networks.lanes import lane_count
+from napari_histoad.networks.threads import thread_count
+from napari_histoad.system.host import keep_freed_memory, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +159,7 @@ def _choose(name: str) -> DeviceChoice:
     keep_freed_memory()
     bf16 = _cpu_has_bf16()
     title = f"CPU, {torch.get_num_threads()} threads, {'bfloat16' if bf16 else 'float32'}"
-    return DeviceChoice(device, bf16, title, batch=_BATCH, lanes=lane_count())
+    return DeviceChoice(device, bf16, title, batch=_BATCH, lanes=thread_count())
 
 
 def _cpu_has_bf16() -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from napari_histoad.classifiers import Classifier, ClassifyingDetector, relevance
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine._gather import stain_of, stained
+from napari_histoad.engine.training._gather import stain_of, stained
 from napari_histoad.errors import SettingsError
 from napari_histoad.tiles import TileGrid, TileLoader, find_tissue
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from napari_histoad.engine._batch import score_stream
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine._gather import stain_of, stain_of_files
-from napari_histoad.engine._tile_files import accepts_side, fits_by_resizing
+from napari_histoad.engine.training._gather import stain_of, stain_of_files
+from napari_histoad.engine.training._tile_files import accepts_side, fits_by_resizing
 from napari_histoad.jobs import Progress
 from napari_histoad.tiles import read_tile_files
 

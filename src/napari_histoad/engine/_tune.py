@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from napari_histoad.engine._compile import is_compiled
+from napari_histoad.engine.mapping._compile import is_compiled
 from napari_histoad.maps import BLOCK_TILES
 
 if TYPE_CHECKING:

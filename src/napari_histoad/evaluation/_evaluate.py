@@ -15,6 +15,7 @@ from napari_histoad.calibration import default_rate, nothing_flagged
 from napari_histoad.errors import RegionError, SettingsError
 from napari_histoad.evaluation._metrics import Interval, bootstrap, f1
 from napari_histoad.regions import Annotations, Region, count_classes, coverage, outside_note, read_annotations
+from napari_histoad.results import measure_regions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -272,7 +273,7 @@ def _check(labels: NDArray[np.bool_], name: str) -> None:
 
 
 def _lesions_found(result: AnomalyMap, lesions: Sequence[Region], rate: float) -> int:
-    flagged = shapely.union_all([r.geometry for r in result.regions(rate)])
+    flagged = shapely.union_all([r.geometry for r in measure_regions(result, rate)])
     return sum(bool(r.geometry.intersects(flagged)) for r in lesions)
 
 

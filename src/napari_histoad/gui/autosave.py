@@ -9,9 +9,9 @@ import numpy as np
 from qtpy.QtCore import QTimer
 
 from napari_histoad.errors import HistoadError
-from napari_histoad.files import write_whole
 from napari_histoad.gui.kept import free_name
 from napari_histoad.regions import read_regions, shapes_from_regions, write_geojson
+from napari_histoad.system.atomic import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

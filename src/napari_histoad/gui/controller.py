@@ -19,11 +19,11 @@ from napari_histoad.gui.kept import copy_name, free_name, free_names, output_fol
 from napari_histoad.gui.remedies import error_of, in_window
 from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import Eta, Progress
-from napari_histoad.maps import UNSURE, VERDICTS, AnomalyMap, describe_findings
-from napari_histoad.maps._regions import measure_regions
+from napari_histoad.maps import AnomalyMap
 from napari_histoad.regions import write_geojson
-from napari_histoad.remembered import recall, remember
+from napari_histoad.results import UNSURE, VERDICTS, describe_findings, measure_regions
 from napari_histoad.slide import address, check_mpp, convert_job, open_slide
+from napari_histoad.system.remembered import recall, remember
 from napari_histoad.tiles import TissueMask, read_places
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_histoad.maps import Verdicts
     from napari_histoad.regions import Region
+    from napari_histoad.results import Verdicts
     from napari_histoad.slide import Slide
 
 __all__ = ["Controller", "Review"]
@@ -515,7 +515,7 @@ class Controller:
         if self._field is None or self._field[0] is not source:  # the same for every threshold
             self._field = (source, source.score_field())
         labels = source.flag(rate, field=self._field[1])
-        regions = measure_regions(source, labels)
+        regions = measure_regions(source, labels=labels)
         return Review(source, labels, regions, rate, describe_findings(source, rate, regions))
 
     def close(self) -> None:

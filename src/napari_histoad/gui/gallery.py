@@ -31,7 +31,7 @@ from napari_histoad.gui.messages import Message, WrappedText
 from napari_histoad.gui.remedies import in_window
 from napari_histoad.gui.wheel import WheelGuard
 from napari_histoad.gui.widgets import pixmap
-from napari_histoad.maps import VERDICTS, Verdicts, propose_tiles, verdict_file
+from napari_histoad.results import VERDICTS, Verdicts, propose_tiles, verdict_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

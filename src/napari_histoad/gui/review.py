@@ -20,8 +20,8 @@ from napari_histoad.gui.rates import rate_words
 from napari_histoad.gui.remedies import in_window, note_in_window
 from napari_histoad.gui.slide_view import owner_of
 from napari_histoad.gui.widgets import BY_DISCOVERIES, BY_FALSE_POSITIVES, SLIDER_STEPS
-from napari_histoad.maps import VERDICTS
 from napari_histoad.regions import Region
+from napari_histoad.results import VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from napari_histoad.gui.controller import Controller, Review
     from napari_histoad.gui.widgets import PanelWidgets
-    from napari_histoad.maps import AnomalyMap, Verdicts
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.results import Verdicts
 
 __all__ = ["MapReview"]
 

@@ -14,7 +14,7 @@ from numcodecs import Zstd
 from zarr.codecs import ZstdCodec
 
 from napari_histoad.errors import MapError
-from napari_histoad.files import on_medium
+from napari_histoad.system.atomic import fsync_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,7 +109,7 @@ def put_in_place(chunks: Iterable[WrittenChunk | None], pool: ThreadPoolExecutor
     """
     each = map if pool is None else pool.map
     written = [chunk for chunk in chunks if chunk is not None]
-    list(each(on_medium, [chunk.partial for chunk in written]))
+    list(each(fsync_path, [chunk.partial for chunk in written]))
     for chunk in written:
         chunk.partial.replace(chunk.file)
-    list(each(on_medium, {folder for chunk in written for folder in chunk.folders}))
+    list(each(fsync_path, {folder for chunk in written for folder in chunk.folders}))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import zarr
 
-from napari_histoad.files import whole_folder
 from napari_histoad.maps._layout import ATTRIBUTE, create_pyramid, halve
+from napari_histoad.system.atomic import whole_folder
 
 if TYPE_CHECKING:
     from napari_histoad.maps._store import AnomalyMap

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from napari_histoad.files import on_medium, write_whole
+from napari_histoad.system.atomic import fsync_path, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,4 +53,4 @@ class Journal:
         with self.path.open("ab+") as journal:
             journal.seek(0)
             journal.truncate(journal.read().rfind(b"\n") + 1)
-        on_medium(self.path.parent)
+        fsync_path(self.path.parent)

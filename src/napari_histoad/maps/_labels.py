@@ -11,8 +11,8 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from napari_histoad.files import whole_folder
 from napari_histoad.maps._layout import ATTRIBUTE, chunks_of, multiscales
+from napari_histoad.system.atomic import whole_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,12 +31,12 @@ from pydantic import ValidationError
 
 from napari_histoad.calibration import Calibration, discovery_rate
 from napari_histoad.errors import MapError, OtherMapError, OutputError, writing
-from napari_histoad.files import whole_folder, write_whole
 from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._chunks import PARTIAL, ChunkFiles
 from napari_histoad.maps._identity import check_slide, find_slide, goes_on_with, place_of, with_slide
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
+from napari_histoad.system.atomic import whole_folder, write_whole
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_histoad.maps._chunks import WrittenChunk
-    from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
 __all__ = ["AnomalyMap"]
@@ -422,12 +421,6 @@ class AnomalyMap:
         from napari_histoad.maps._labels import flag_bands
 
         return np.concatenate(list(flag_bands(self, rate, min_area_um2, field)))
-
-    def regions(self, rate: float | None = None, min_area_um2: float | None = None) -> list[Region]:
-        """Return the anomalous regions as measured outlines, largest score first; see `flag`."""
-        from napari_histoad.maps._regions import measure_regions
-
-        return measure_regions(self, self.flag(rate, min_area_um2))
 
     def discovery_rate(self, fdr: float) -> float:
         """Return the ``rate`` at which at most a share ``fdr`` of the flagged tiles is expected to be normal.

@@ -59,7 +59,7 @@ class MapWriter:
     Parameters
     ----------
     target : AnomalyMap
-        Held by `napari_histoad.files.hold_output`.
+        Held by `napari_histoad.system.atomic.hold_output`.
     """
 
     def __init__(self, target: AnomalyMap) -> None:

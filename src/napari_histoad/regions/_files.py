@@ -12,9 +12,9 @@ import shapely
 from shapely.geometry import mapping
 
 from napari_histoad.errors import RegionError, SettingsError, writing
-from napari_histoad.files import write_whole
 from napari_histoad.regions._document import read_document
 from napari_histoad.regions._geojson import annotations_of
+from napari_histoad.system.atomic import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

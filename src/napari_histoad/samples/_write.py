@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.jobs import run
-from napari_histoad.machine import usable_cores
 from napari_histoad.regions import write_geojson
 from napari_histoad.samples._draw import draw_block
 from napari_histoad.samples._plan import SlidePlan
 from napari_histoad.slide import BAND_PX, pyramid_job
+from napari_histoad.system.host import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.errors import SlideError
-from napari_histoad.machine import usable_cores
 from napari_histoad.slide._remote import is_remote
+from napari_histoad.system.host import usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_histoad.machine import usable_cores
+from napari_histoad.system.host import usable_cores
 
 if TYPE_CHECKING:
     import dask.array as da

@@ -14,8 +14,8 @@ import numpy as np
 import tifffile
 
 from napari_histoad.errors import writing
-from napari_histoad.files import hold_output
 from napari_histoad.jobs import Progress
+from napari_histoad.system.atomic import hold_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.errors import SlideError
-from napari_histoad.machine import usable_cores
 from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._file import memory_for_tiles
+from napari_histoad.system.host import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

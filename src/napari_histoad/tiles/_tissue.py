@@ -21,7 +21,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import disk, remove_small_holes, remove_small_objects
 
 from napari_histoad.errors import EmptyTissueError, RegionError, SettingsError
-from napari_histoad.machine import give_back_freed_memory
+from napari_histoad.system.host import give_back_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

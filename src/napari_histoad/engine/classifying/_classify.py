@@ -1,0 +1,376 @@
+"""Training and using classifiers of tiles."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.svm import SVC
+from torch import nn
+
+from napari_histoad.classifiers import Classifier, ClassifierSettings, class_weights
+from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._options import check_options
+from napari_histoad.errors import TooFewTilesError, TrainingError
+from napari_histoad.jobs import Progress
+from napari_histoad.networks.augment import affine_jitter
+from napari_histoad.networks.classifier import KernelHead, TextureBody
+from napari_histoad.networks.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.engine.classifying._labelled import LabelledTiles
+    from napari_histoad.jobs import Job
+    from napari_histoad.networks.classifier import TileNetwork
+
+__all__ = ["Prepared", "fit_classifier_job", "grouped_folds", "predict_job", "predict_prepared", "prepare_job"]
+
+_VALIDATION_FOLDS = 5
+_FROZEN_RATE = 1e-3
+_BATCH = 32
+_ERROR_CELLS = 32
+_TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
+_PIXEL_CHANNELS = 3
+_TINT, _BRIGHTNESS = 0.2, 0.2
+_MOST_FITTED = 6000
+"""Windows that a support vector machine learns from: the kernel has a number for each pair of them."""
+_SOFTNESS = 30.0
+"""How much a tile on the wrong side of the margin costs a support vector machine, the margin's own cost being 1."""
+
+
+class _Split(NamedTuple):
+    learnt: NDArray[np.int64]
+    checked: NDArray[np.int64]
+
+
+def grouped_folds(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield (kept, held out) rows; groups are never split, and classes are spread over the folds as evenly as they allow.
+
+    A fold that holds all of some class is left out: nothing could be learnt of it.
+
+    Raises
+    ------
+    TooFewTilesError
+        If some class comes from fewer than two groups, or groups cannot be shared out so that both sides know all classes.
+    """
+    per_class = [len(np.unique(groups[labels == k])) for k in np.unique(labels)]
+    usable = []
+    if min(per_class) >= 2:
+        splitter = StratifiedGroupKFold(min(folds, min(per_class)), shuffle=True, random_state=seed)
+        parts = splitter.split(labels, labels, groups)
+        usable = [(kept, held_out) for kept, held_out in parts if len(np.unique(labels[kept])) == len(per_class)]
+    if not usable:
+        msg = "all tiles of one class come from one place, so nothing is left to test on"
+        raise TooFewTilesError(msg, "outline that class in a second place")
+    yield from usable
+
+
+class Prepared(NamedTuple):
+    """What the networks of a classifier see of N tiles, computed once.
+
+    Attributes
+    ----------
+    stack : (N, C, S, S) float16 tensor or None
+        The stacked inputs; None if every network looks at fixed statistics.
+    measured : (N, D, h, w) float32 tensor or None
+        The fixed statistics, if some network looks at them.
+    error_scale : (2,) tensor
+        Of the error maps in the stack, see `Classifier`.
+    """
+
+    stack: Tensor | None
+    measured: Tensor | None
+    error_scale: Tensor
+
+
+def prepare_job(classifier: Classifier, images: NDArray[np.uint8], device: str = "auto") -> Job[Prepared]:
+    """Compute what the networks see of tiles (N, H, W, 3) uint8, once for all folds and networks.
+
+    The scale of the error map is taken from these tiles.
+    """
+    choice = choose_device(device)
+    classifier.to(choice.device)
+    if "error" in classifier.settings.inputs:
+        assert classifier.detector is not None
+        yield Progress("Mapping errors", 0, len(images))
+        errors: list[NDArray[np.float32]] = []
+        batches = ((part, images[part]) for part in _parts(images, choice))
+        for part, found in score_stream(classifier.detector, choice, batches, cells=_ERROR_CELLS):
+            assert found.error_maps is not None
+            errors.append(found.error_maps)
+            yield Progress("Mapping errors", part.stop, len(images))
+        classifier.prepare(torch.from_numpy(np.concatenate(errors)))
+    body = next((member.body for member in classifier.members if isinstance(member.body, TextureBody)), None)
+    learning = not all(member.fine for member in classifier.members)
+
+    def look(part: slice) -> tuple[slice, Tensor | None, Tensor | None]:
+        with torch.inference_mode():
+            stack = classifier.stack(torch.from_numpy(images[part]).to(choice.device))
+            return part, stack.half().cpu() if learning else None, None if body is None else body.measure(stack).cpu()
+
+    yield Progress("Looking at tiles", 0, len(images))
+    stacks, measured = [], []
+    for part, stack, values in map_in_threads(look, _parts(images, choice), choice.device):
+        if stack is not None:
+            stacks.append(stack)
+        if values is not None:
+            measured.append(values)
+        yield Progress("Looking at tiles", part.stop, len(images))
+    whole = torch.cat(stacks) if stacks else None
+    return Prepared(whole, torch.cat(measured) if measured else None, classifier.error_scale)
+
+
+def fit_classifier_job(
+    settings: ClassifierSettings,
+    data: LabelledTiles,
+    *,
+    detector: Detector | None = None,
+    weights: dict[str, Path] | None = None,
+    rows: NDArray[np.int64] | None = None,
+    prepared: Prepared | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Job[Classifier]:
+    """Train a classifier: each network stops by a fifth of the groups, which also set its temperature and its share.
+
+    Parameters
+    ----------
+    settings : ClassifierSettings
+    data : LabelledTiles
+    detector : Detector, optional
+        Gives reconstruction and error map.
+    weights : dict of str to Path, optional
+        Files of pretrained weights by network.
+    rows : (M,) int64, optional
+        Learn from these tiles only.
+    prepared : Prepared, optional
+        Of all tiles of ``data``, from `prepare_job`, if that was done already.
+    device, seed
+
+    Raises
+    ------
+    TooFewTilesError
+        If some class comes from fewer than two groups.
+    HistoadError
+        See `Classifier`.
+    """
+    check_options(seed=seed)
+    choice = choose_device(device)
+    torch.manual_seed(seed)
+    classifier = Classifier(settings, detector, weights)
+    rows = np.arange(len(data.labels)) if rows is None else rows
+    where = rows
+    if prepared is None:
+        prepared, where = (yield from prepare_job(classifier, data.tiles.images[rows], device)), np.arange(len(rows))
+    classifier.error_scale = prepared.error_scale
+    labels = data.labels[rows]
+    kept, checked = next(grouped_folds(labels, data.tiles.groups[rows], _VALIDATION_FOLDS, seed))
+    classifier.to(choice.device)
+    tiles = _Tiles(prepared.stack, torch.from_numpy(labels), where)
+    losses = []
+    split = _Split(kept, checked)
+    for k, member in enumerate(classifier.members):
+        if isinstance(member.body, TextureBody):
+            assert prepared.measured is not None
+            yield Progress("Fitting texture", k, len(classifier.members), "networks")
+            temperature, loss = _fit_texture(member, prepared.measured[where], tiles.labels, split)
+            member.to(choice.device)
+        else:
+            yield from _descend_job(classifier, member, k, tiles, split, choice, seed)
+            temperature, loss = _temperature(_logits(member, tiles, checked, choice), tiles.labels[checked])
+        classifier.temperatures[k] = temperature
+        losses.append(loss)
+    if settings.weighting == "validation":
+        worth = 1 / torch.tensor(losses).clamp_min(1e-3)
+        classifier.shares = worth / worth.sum()
+    classifier.trained_on = data.tiles.sources
+    classifier.eval()
+    return classifier
+
+
+class _Tiles(NamedTuple):
+    """Stacked inputs, labels, and which row of the stack belongs to which label."""
+
+    stack: Tensor | None
+    labels: Tensor
+    rows: NDArray[np.int64]
+
+    def inputs(self, picked: NDArray[np.int64], device: torch.device) -> Tensor:
+        assert self.stack is not None
+        return self.stack[self.rows[picked]].to(device).float()
+
+
+def _descend_job(
+    classifier: Classifier, member: TileNetwork, number: int, tiles: _Tiles, split: _Split, choice: DeviceChoice, seed: int
+) -> Job[None]:
+    settings = classifier.settings
+    fabric = choice.fabric()
+    importance = class_weights(tiles.labels[split.learnt].tolist(), len(settings.classes)).to(choice.device)
+    frozen = settings.frozen_epochs if settings.pretrained else 0
+    optimizer = _optimizer(member, settings, frozen=bool(frozen))
+    best, best_state, stale = np.inf, copy.deepcopy(member.state_dict()), 0
+    stage = f"Training {settings.networks[number // settings.seeds]}"
+    yield Progress(stage, 0, settings.epochs, "epochs")
+    for epoch in range(settings.epochs):
+        if frozen and epoch == frozen:
+            optimizer, stale = _optimizer(member, settings, frozen=False), 0
+        member.train()
+        if epoch < frozen:
+            member.body.eval()  # the statistics of its batches are weights too
+        rng = np.random.default_rng([seed, number, epoch])
+        order = rng.permutation(split.learnt)
+        for step, start in enumerate(range(0, len(order), settings.batch)):
+            picked = order[start : start + settings.batch]
+            if len(picked) < 2:  # batch statistics of one tile are none
+                continue
+            with torch.random.fork_rng(devices=[]), fabric.autocast():
+                torch.manual_seed((seed * 1009 + number) * 1_000_003 + epoch * 10_007 + step)
+                inputs = tiles.inputs(picked, choice.device)
+                if settings.augment:
+                    inputs = _augmented(inputs, settings)
+                loss = F.cross_entropy(member(inputs), tiles.labels[picked].to(choice.device), weight=importance)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            optimizer.step()
+        current = float(F.cross_entropy(_logits(member, tiles, split.checked, choice), tiles.labels[split.checked]))
+        if not np.isfinite(current):
+            what = (
+                f"training of {settings.networks[number // settings.seeds]} diverged in epoch {epoch + 1}: its loss is not finite"
+            )
+            raise TrainingError(what, "train with a lower learning rate (learning_rate in the settings); nothing was saved")
+        stale = 0 if current < best else stale + 1
+        if current < best:
+            best, best_state = current, copy.deepcopy(member.state_dict())
+        yield Progress(stage, epoch + 1, settings.epochs, "epochs", {"held-out loss": current})
+        if stale >= settings.patience and epoch + 1 > frozen:
+            break
+    member.load_state_dict(best_state)
+    member.eval()
+
+
+def _optimizer(member: TileNetwork, settings: ClassifierSettings, *, frozen: bool) -> torch.optim.Optimizer:
+    member.body.requires_grad_(not frozen)
+    parameters = [p for p in member.parameters() if p.requires_grad]
+    rate = _FROZEN_RATE if frozen else settings.learning_rate
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def _augmented(inputs: Tensor, settings: ClassifierSettings) -> Tensor:
+    inputs = affine_jitter(inputs)
+    first = 0
+    for name in settings.inputs:
+        if name == "image":  # brightness and tint, in units of the normalised pixels
+            n = len(inputs)
+            gain = 1 + _BRIGHTNESS * (2 * torch.rand(n, 1, 1, 1, device=inputs.device) - 1)
+            tint = _TINT * (2 * torch.rand(n, _PIXEL_CHANNELS, 1, 1, device=inputs.device) - 1)
+            image = inputs[:, first : first + _PIXEL_CHANNELS] * gain + tint
+            inputs = torch.cat([inputs[:, :first], image, inputs[:, first + _PIXEL_CHANNELS :]], 1)
+        first += 3 if name != "error" else 1
+    return inputs
+
+
+def _fit_texture(member: TileNetwork, measured: Tensor, labels: Tensor, split: _Split) -> tuple[float, float]:
+    """Fit a support vector machine; return the temperature and the loss that held-out tiles give."""
+    member.to(torch.device("cpu"))
+    body, head = member.body, member.head
+    assert isinstance(body, TextureBody)
+    assert isinstance(head, KernelHead)
+    _fit_support(body, head, measured[split.learnt], labels[split.learnt])
+    with torch.inference_mode():
+        found = _temperature(head(body.scaled(measured[split.checked])), labels[split.checked])
+    _fit_support(body, head, measured, labels)  # nothing stops early here, so in the end all tiles are learnt from
+    return found
+
+
+def _fit_support(body: TextureBody, head: KernelHead, measured: Tensor, labels: Tensor) -> None:
+    """Fit one machine per class against the rest, on the windows of tiles, on their own scale; of very many on a part."""
+    with torch.no_grad():
+        body.scale.reset_running_stats()
+        body.scale.train()
+        body.scale(measured)
+        body.scale.eval()
+        x = body.scaled(measured).movedim(1, 3).flatten(0, 2)
+        truth = labels.repeat_interleave(len(x) // len(labels)).numpy()
+        if len(x) > _MOST_FITTED:
+            chosen = np.random.default_rng(0).permutation(len(x))[:_MOST_FITTED]
+            x, truth = x[torch.from_numpy(chosen)], truth[chosen]
+        alike = head.kernel(x, x).double().numpy()
+    weights = np.zeros((len(x), head.classes), np.float32)
+    bias = np.zeros(head.classes, np.float32)
+    for k in range(head.classes):
+        machine = SVC(C=_SOFTNESS, kernel="precomputed", class_weight="balanced").fit(alike, truth == k)
+        weights[machine.support_, k], bias[k] = machine.dual_coef_[0], machine.intercept_[0]
+    used = np.flatnonzero(weights.any(axis=1))
+    head.adopt(x[torch.from_numpy(used)], torch.from_numpy(weights[used]), torch.from_numpy(bias))
+
+
+def _logits(network: nn.Module, tiles: _Tiles, rows: NDArray[np.int64], choice: DeviceChoice) -> Tensor:
+    network.eval()
+    with torch.inference_mode():
+        parts = [network(tiles.inputs(rows[i : i + _BATCH], choice.device)).float().cpu() for i in range(0, len(rows), _BATCH)]
+    return torch.cat(parts)
+
+
+def _temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the temperature of least cross-entropy, and that (Guo et al. 2017)."""
+    losses = [float(F.cross_entropy(logits / t, labels)) for t in _TEMPERATURES]
+    k = int(np.argmin(losses))
+    return float(_TEMPERATURES[k]), losses[k]
+
+
+def predict_prepared(
+    classifier: Classifier, prepared: Prepared, rows: NDArray[np.int64], device: str = "auto"
+) -> NDArray[np.float32]:
+    """Return the probability of each class of tiles that were prepared, (M, K) float32."""
+    choice = choose_device(device)
+    labels = torch.zeros(len(rows), dtype=torch.int64)
+    logits = []
+    for member in classifier.members:
+        if isinstance(member.body, TextureBody):
+            assert prepared.measured is not None
+            member.to(torch.device("cpu"))
+            with torch.inference_mode():
+                logits.append(member.head(member.body.scaled(prepared.measured[rows])))
+            member.to(choice.device)
+        else:
+            logits.append(_logits(member, _Tiles(prepared.stack, labels, rows), np.arange(len(rows)), choice))
+    found: NDArray[np.float32] = classifier.joined(logits).numpy()
+    return found
+
+
+def predict_job(
+    classifier: Classifier, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], device: str = "auto"
+) -> Job[NDArray[np.float32]]:
+    """Return the probability of each class of tiles (N, H, W, 3) uint8, (N, K) float32."""
+    choice = choose_device(device)
+    classifier.to(choice.device)
+    classifier.eval()
+
+    def classify(part: slice) -> tuple[slice, NDArray[np.float32]]:
+        with torch.inference_mode():
+            return part, classifier.probabilities(torch.from_numpy(images[part]).to(choice.device)).cpu().numpy()
+
+    yield Progress("Classifying", 0, len(images))
+    parts = []
+    for part, said in map_in_threads(classify, _parts(images, choice), choice.device):
+        parts.append(said)
+        yield Progress("Classifying", part.stop, len(images))
+    return np.concatenate(parts) if parts else np.empty((0, len(classifier.settings.classes)), np.float32)
+
+
+def _parts(images: Sequence[object] | NDArray[np.uint8], choice: DeviceChoice) -> list[slice]:
+    return [slice(i, min(i + choice.batch, len(images))) for i in range(0, len(images), choice.batch)]

@@ -1,0 +1,1 @@
+"""Mapping slides: blocks of tiles scored here or on a Dask cluster, and written."""

@@ -1,0 +1,363 @@
+"""Blocks of tiles on the workers of a dask.distributed cluster.
+
+The client finds the tissue, makes the empty map, and keeps its journal and pyramid. Workers load the detector once, open
+the slide once, and write the error maps of their blocks themselves; the blocks of a worker that dies go to another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import re
+import socket
+import tempfile
+import time
+import warnings
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import uuid4
+
+import numpy as np
+
+from napari_histoad import __version__
+from napari_histoad.classifiers import load_model, save_model
+from napari_histoad.engine._device import choose_device
+from napari_histoad.engine.mapping._blocks import BlockScores, block_rows, score_blocks
+from napari_histoad.engine.mapping._compile import compiled_job
+from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
+from napari_histoad.jobs import run
+from napari_histoad.maps import AnomalyMap
+from napari_histoad.maps._chunks import put_in_place
+from napari_histoad.slide import RecolouredSlide, address, open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import Stain, TileGrid
+
+    Done = tuple[int, NDArray[np.float32], NDArray[np.float32] | None, list[tuple[str, str]]]
+
+__all__ = ["Cluster"]
+
+T = TypeVar("T")
+
+_BLOCKS_PER_TASK = 4
+"""At most: enough that decoding overlaps computing within a task, few enough that little is lost with a worker."""
+_LONG_S = 0.25
+"""So long a task takes that going back and forth for the next one, some 10 ms, does not count."""
+_CONNECT_S, _WORKERS_S, _ALONE_S, _NEWS_S = 5, 30, 120, 0.5
+_ADDRESS = re.compile(r"^(?:(?:tcp|tls|ws|wss)://)?(?P<host>\[[^\]\s]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5})/?$")
+
+
+def _check_answers(address: str) -> None:
+    """Raise a SettingsError at once if this is no address, or nothing listens there: dask tries for long, and logs."""
+    if address.startswith(("inproc://", "ucx://")):
+        return  # not reached by a socket
+    found = _ADDRESS.match(address)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise SettingsError(f"--scheduler {address} is no address of a scheduler", "give it as tcp://host:8786")
+    try:
+        socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=_CONNECT_S).close()
+    except OSError as err:
+        remedy = "start one with: dask scheduler; its first lines say its address"
+        raise SettingsError(f"no scheduler answers at {address} ({err.strerror or err})", remedy) from err
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep dask's log of connections that fail from users; an error of ours says it."""
+    before = {name: logging.getLogger(name).level for name in ("distributed", "distributed.client")}
+    for name in before:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+class Cluster:
+    """A running dask.distributed scheduler and its workers; a context manager.
+
+    Workers must see the slides and the folder of results under the same paths as this process.
+
+    Parameters
+    ----------
+    address : str
+        Of the scheduler, such as ``tcp://host:8786``.
+
+    Raises
+    ------
+    SettingsError
+        If nothing answers there, it has no worker, or the workers run another version of this package.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            from distributed import Client
+        except ImportError as err:
+            remedy = 'install it here and on the workers: pip install "napari-histoad[cluster]"'
+            raise SettingsError("dask.distributed is not installed", remedy) from err
+        _check_answers(address)
+        remedy = "start one with: dask scheduler; its first lines say its address"
+        try:
+            with _hushed():
+                self._client: Any = cast("Any", Client)(address, timeout=_CONNECT_S, set_as_default=False)
+        except Exception as err:  # dask's, of protocols that it does not know, come as any kind
+            raise SettingsError(f"no scheduler answers at {address}", remedy) from err
+        try:
+            self._client.wait_for_workers(1, timeout=_WORKERS_S)
+            versions = set(self._client.run(_version).values())
+        except TimeoutError as err:
+            self._client.close()
+            remedy = f"start some: dask worker {address} --nworkers 2 --nthreads 1"
+            raise SettingsError(f"the scheduler at {address} has no workers", remedy) from err
+        except Exception as err:
+            self._client.close()
+            raise SettingsError(f"the workers at {address} cannot run this package ({err})", "install it there too") from err
+        if versions != {__version__}:
+            self._client.close()
+            msg = f"the workers run napari-histoad {', '.join(sorted(versions))}, this is {__version__}"
+            raise SettingsError(msg, "install the same version everywhere")
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are now."""
+        return len(self._client.scheduler_info(n_workers=-1)["workers"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        with _hushed():  # a connection that was lost has been reported
+            self._client.close()
+
+    def blocks(
+        self,
+        slide: Slide,
+        grid: TileGrid,
+        blocks: Sequence[int],
+        detector: Detector,
+        target: Path,
+        device: str,
+        stains: tuple[Stain, Stain] | None = None,
+        *,
+        compile: bool = False,  # noqa: A002 - as torch calls it
+    ) -> Generator[BlockScores]:
+        """Score blocks; their error maps are in the map ``target`` when a block is reported.
+
+        With ``stains``, the slide's and those that it is given, workers see it with the latter. With ``compile`` each worker
+        compiles the detector for itself.
+
+        Raises
+        ------
+        WorkerError
+            If workers die again and again, or none is left for two minutes.
+        HistoadError
+            What a worker met.
+        """
+        common = {
+            "slide": (address(slide.path), slide.require_mpp(), slide.srgb, stains),
+            "target": (str(target.resolve()), uuid4().hex),
+            "making": (device, compile),
+        }
+        bundle = self._lay_out(_bytes_of(detector))
+        tasks = (common | {"grids": _grids(grid, part)} for part in _parts(blocks, self.workers))
+        alone_since = time.monotonic()
+
+        def submit(task: dict[str, Any], worker: str) -> Any:
+            return self._client.submit(_work, bundle, task, pure=False, workers=[worker], allow_other_workers=True)
+
+        with closing(_deal(submit, tasks, self._threads)) as dealt:
+            for future in dealt:
+                if future is not None:
+                    alone_since = time.monotonic()
+                    yield from _results(future)
+                    continue
+                if self.workers:
+                    alone_since = time.monotonic()
+                elif time.monotonic() - alone_since > _ALONE_S:
+                    raise WorkerError("no worker is left", "start some; the same command goes on where this one ended")
+                yield BlockScores(0, None, None, None, [])
+
+    def _threads(self) -> dict[str, int]:
+        """Return how many tasks each worker does at once, by address."""
+        try:
+            return dict(self._client.nthreads())
+        except Exception as err:  # of many kinds, as the connection is closing or closed
+            raise _connection_lost() from err
+
+    def _lay_out(self, bundle: bytes) -> Any:
+        """Return the bundle as a task: workers hand it on, and it is there again when all that had it have died."""
+        key = f"detector-{hashlib.sha256(bundle).hexdigest()}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dask would rather have large values scattered: those are lost with their workers
+            return self._client.submit(bytes, bundle, key=key)
+
+
+def _deal(submit: Callable[[T, str], Any], tasks: Iterable[T], threads: Callable[[], dict[str, int]]) -> Generator[Any]:
+    """Submit tasks in their order and yield their futures as they finish; None when none has for half a second.
+
+    The scheduler does not know how long a task takes, and prefers workers that have the detector already: were all submitted
+    to it, one worker would wait, or be left with the long ones. So each worker is given one for each of its threads, and
+    another one while they take so little time that a thread would wait for the next. What is left at the end, also by an
+    exception, is cancelled.
+
+    Parameters
+    ----------
+    submit : callable
+        Takes a task and the address of the worker it is for, and returns its future.
+    tasks : iterable
+    threads : callable
+        Returns how many tasks each worker does at once, by address.
+    """
+    finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    left, given, more = iter(tasks), dict[Any, str](), True
+    started, done = time.monotonic(), 0
+    try:
+        while True:
+            workers = threads()
+            long = done and sum(workers.values()) * (time.monotonic() - started) / done > _LONG_S
+            while more and (free := _free(workers, list(given.values()), 1 if long else 2)):
+                for task in islice(left, 1):
+                    future = submit(task, free)
+                    given[future] = free
+                    future.add_done_callback(finished.put)
+                    break
+                else:
+                    more = False
+            if not more and not given:
+                return
+            try:
+                future = finished.get(timeout=_NEWS_S)
+            except queue.Empty:
+                yield None
+                continue
+            del given[future]
+            done += 1
+            yield future
+    finally:
+        for future in given:
+            future.cancel()
+
+
+def _free(workers: dict[str, int], given: list[str], each: int) -> str | None:
+    """Return the worker that has least to do, if it may be given a task: ``each`` for every thread."""
+    load = {given.count(address) / threads: address for address, threads in reversed(workers.items())}
+    return load[min(load)] if load and min(load) < each else None
+
+
+def _results(future: Any) -> Iterator[BlockScores]:
+    from distributed import KilledWorker
+
+    try:
+        done = future.result()
+    except HistoadError:
+        raise
+    except CancelledError as err:  # by nobody here: who does it does not ask any more
+        raise _connection_lost() from err
+    except KilledWorker as err:
+        msg = f"workers died one after the other on the same tiles ({err.last_worker.address} last)"
+        raise WorkerError(msg, "look into the workers' logs: memory is the usual reason") from err
+    except Exception as err:
+        raise WorkerError(f"a worker failed ({type(err).__name__}: {err})", "look into the workers' logs") from err
+    for block, scores, probabilities, errors in done:
+        failed = [SlideError(*error) for error in errors]
+        yield BlockScores(len(scores), block, scores, None, failed, stored=True, probabilities=probabilities)
+
+
+def _connection_lost() -> WorkerError:
+    remedy = "start it and its workers; the same command goes on where this one ended"
+    return WorkerError("the connection to the scheduler was lost", remedy)
+
+
+def _parts(blocks: Sequence[int], workers: int) -> Iterator[Sequence[int]]:
+    """Yield the blocks of each task: fewer and fewer towards the end, so that all workers end at about the same time."""
+    start = 0
+    while start < len(blocks):
+        count = min(_BLOCKS_PER_TASK, max(1, (len(blocks) - start) // (2 * max(1, workers))))
+        yield blocks[start : start + count]
+        start += count
+
+
+def _grids(grid: TileGrid, blocks: Sequence[int]) -> dict[int, TileGrid]:
+    """Return the tiles of some blocks, and only those: workers are not sent the others."""
+    return {block: replace(grid, origins=grid.origins[block_rows(block, len(grid))]) for block in blocks}
+
+
+def _bytes_of(detector: Detector) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        return save_model(detector, Path(scratch) / "detector.safetensors").read_bytes()
+
+
+# -- on the workers
+
+
+def _version() -> str:
+    return __version__
+
+
+_detectors: dict[tuple[str, str, bool], tuple[Detector, DeviceChoice]] = {}
+
+
+def _detector(bundle: bytes, device: str, compile: bool) -> tuple[Detector, DeviceChoice]:  # noqa: A002, FBT001 - as in a task
+    """Return the detector on its device; the last one stays loaded."""
+    key = (hashlib.sha256(bundle).hexdigest(), device, compile)
+    known = _detectors.get(key)
+    if known is None:
+        choice = choose_device(device)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "detector.safetensors"
+            file.write_bytes(bundle)
+            detector = load_model(file)
+        detector.to(choice.device)
+        if compile:
+            detector = run(compiled_job(detector, choice))
+        _detectors.clear()
+        known = _detectors[key] = (detector, choice)
+    return known
+
+
+@lru_cache(maxsize=2)
+def _slide(path: str, mpp: float, srgb: bool, stains: tuple[Stain, Stain] | None) -> Slide:  # noqa: FBT001 - as a cache key
+    slide = open_slide(path, mpp, srgb=srgb)
+    return slide if stains is None else RecolouredSlide(slide, stains[0].to(stains[1]))
+
+
+@lru_cache(maxsize=2)
+def _target(path: str, run: str) -> AnomalyMap:  # noqa: ARG001 - another run may have made the map anew
+    return AnomalyMap.open(path)
+
+
+def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
+    """Score blocks and write their error maps; return (block, scores, probabilities, errors) of each."""
+    detector, choice = _detector(bundle, *task["making"])
+    slide, target = _slide(*task["slide"]), _target(*task["target"])
+    numbers = list(task["grids"])
+    # The blocks of this task are numbered from 0; all but the last one of a map are whole, so the rows agree.
+    grids = [task["grids"][number] for number in numbers]
+    grid = replace(grids[0], origins=np.concatenate([g.origins for g in grids]))
+    done: list[Done] = []
+    errors: list[tuple[str, str]] = []
+    for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile):
+        errors += [(err.what, err.remedy) for err in part.errors]
+        if part.block is not None and part.scores is not None:
+            block = numbers[part.block]
+            if part.error_maps is not None:
+                put_in_place([target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))])
+            done.append((block, part.scores, part.probabilities, errors))
+            errors = []
+    return done

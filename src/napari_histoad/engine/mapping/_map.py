@@ -1,0 +1,393 @@
+"""Mapping a slide: decoding, scoring and writing, overlapped, resumable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+
+from napari_histoad import __version__
+from napari_histoad.classifiers import classes_of, load_model
+from napari_histoad.detectors._bundle import fingerprint
+from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._options import check_options
+from napari_histoad.engine.mapping._blocks import block_rows, score_blocks, tiles_in
+from napari_histoad.engine.mapping._compile import compiled_job
+from napari_histoad.engine.training._gather import stain_of
+from napari_histoad.engine.training._self import SELF_NOTE, self_detector_job
+from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
+from napari_histoad.jobs import Progress, run
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, digest_of_regions
+from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
+from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
+from napari_histoad.system.atomic import hold_output
+from napari_histoad.tiles import Stain, TileGrid, TileLoader, tissue_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Unpack
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.calibration import Calibration
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine.mapping._blocks import BlockScores
+    from napari_histoad.engine.mapping._cluster import Cluster
+    from napari_histoad.jobs import Job
+    from napari_histoad.regions import Region
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TissueMask
+
+__all__ = ["CELL_UM", "MapOptions", "map_job", "map_path", "map_slide", "plan_map", "read_first_tiles", "regions_to_map"]
+
+CELL_UM = 8.0
+"""Wanted side of a map cell, by default."""
+
+_BLOCK_SIDE = 8  # steps; 8 x 8 = one block where tissue is dense
+_STRIP_BLOCKS = 8
+_TOO_BROKEN = 0.5
+_UNCHECKED = "was begun by an earlier version, so that only its tissue tells whether it is of this slide"
+
+
+class MapOptions(TypedDict, total=False):
+    """How to map, the same for one slide and for many; see `map_job`."""
+
+    mpp: float | None
+    stride_px: int | None
+    cell_um: float
+    device: str
+    compile: bool
+    resume: bool
+    seed: int
+    tissue_from: str
+
+
+def map_path(slide: Slide | Path, out: Path) -> Path:
+    """Return where the map of a slide lies in a folder of results."""
+    name = slide_name(slide) if isinstance(slide, Path) else slide.name
+    return out / f"{name}.ome.zarr"
+
+
+def map_job(
+    slide: Slide,
+    out: Path,
+    *,
+    detector: Detector | None = None,
+    mpp: float | None = None,
+    stride_px: int | None = None,
+    cell_um: float = CELL_UM,
+    regions: Sequence[Region] | None = None,
+    device: str = "auto",
+    compile: bool = False,  # noqa: A002 - as torch calls it
+    resume: bool = True,
+    seed: int = 0,
+    tissue_from: str = "found",
+    notes: Sequence[str] = (),
+    tissue: TissueMask | None = None,
+    plan: MapPlan | None = None,
+    cluster: Cluster | None = None,
+) -> Job[AnomalyMap]:
+    """Map one slide into the folder ``out``; the result is the finished map.
+
+    Parameters
+    ----------
+    slide : Slide
+    out : Path
+        Folder of results; the map is ``<slide>.ome.zarr`` in it.
+    detector : Detector, optional
+        Trained; without one, normal is learnt from the slide itself.
+    mpp : float, optional
+        Without a detector: µm per tile pixel. With one, its own is used.
+    stride_px : int, optional
+        Step between tiles; default half a tile, so that neighbours overlap and blend.
+    cell_um : float
+        Wanted side of a map cell.
+    regions : sequence of Region, optional
+        Map only tiles that these cover by half or more.
+    device : str
+    compile : bool
+        Compile the detector for this machine first: worth the wait for many or large slides. Scores differ in the last digits.
+    resume : bool
+        Go on with a map of the same slide and settings; False starts anew.
+    seed : int
+        Without a detector: decides which tiles are learnt from.
+    tissue_from : str
+        ``"found"`` on the slide; ``"regions"`` maps all that the regions cover, for stains where no tissue is found.
+    notes : sequence of str
+        Sentences on the regions, to be shown and kept with the map.
+    tissue : TissueMask, optional
+        Found beforehand; default: found here.
+    plan : MapPlan, optional
+        Made beforehand by `plan_map` for this slide, detector and options; default: made here.
+    cluster : Cluster, optional
+        Score the blocks on its workers instead of here.
+
+    Raises
+    ------
+    HistoadError
+        With the reason and the remedy.
+    """
+    check_options(mpp=mpp, stride_px=stride_px, cell_um=cell_um, seed=seed)
+    slide.require_mpp()
+    for note in slide.notes:
+        yield Progress("Finding tissue", 0, 1, "slides", note=f"{slide.name}: {note}")
+    choice = choose_device(device if cluster is None else "auto")  # a GPU that is asked for is the workers'
+    if plan is None:
+        note = ""
+        if tissue is None:
+            yield Progress("Finding tissue", 0, 1, "slides")
+            tissue = tissue_mask(slide if detector is None else slide.in_srgb(detector.settings.srgb), tissue_from, regions)
+            yield Progress("Finding tissue", 1, 1, "slides")
+        if detector is None:
+            detector = yield from self_detector_job(slide, tissue, mpp=mpp, device=choice.name, seed=seed)
+            note = SELF_NOTE
+        plan = plan_map(
+            slide,
+            detector,
+            tissue,
+            note=note,
+            stride_px=stride_px,
+            cell_um=cell_um,
+            regions=regions,
+            tissue_from=tissue_from,
+            notes=notes,
+        )
+    for line in notes:
+        yield Progress("Finding tissue", 1, 1, "slides", note=line)
+    detector, target = plan.detector, map_path(slide, out)
+    with hold_output(target):
+        result = AnomalyMap.create(
+            target,
+            plan.info,
+            origins=plan.grid.origins,
+            tissue=plan.tissue,
+            calibration=plan.calibration,
+            resume=resume,
+            slide=plan.slide,
+        )
+        if result.info.fingerprint is None:
+            yield Progress("Mapping", path=str(target), note=f"{target.name} {_UNCHECKED}")
+        repaired = _blocks_to_read_again(result, plan)
+        if repaired:
+            result.reopen(repaired, plan.info, plan.slide)
+            some = "1 block" if len(repaired) == 1 else f"{len(repaired)} blocks"
+            yield Progress("Mapping", path=str(target), note=f"tiles that could not be read can be read now: {some} scored again")
+        done = result.finished_blocks()
+        todo = [block for block in range(result.block_count) if block not in done]
+        finished = tiles_in(done, len(plan.grid))
+        yield Progress("Mapping", finished, len(plan.grid), path=str(target))
+        if todo:
+            if cluster is None:
+                detector.to(choice.device)
+                if compile:
+                    detector = yield from compiled_job(detector, choice)
+                cells = plan.info.cells_per_tile
+                computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells)
+            else:
+                computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device, plan.stains, compile=compile)
+            yield from write_blocks(result, computed, finished, len(plan.grid) if repaired else tiles_in(todo, len(plan.grid)))
+        if not result.info.complete:
+            yield Progress("Outlining", 0, 1, "steps", path=str(target))
+            result.save_labels(result.saved_rate)
+            result.save_class_layers()
+            result.finish()
+            yield Progress("Outlining", 1, 1, "steps", path=str(target))
+        else:
+            result.finish()  # what a run left that was killed in it
+    return result
+
+
+@dataclass(frozen=True)
+class MapPlan:
+    """What is mapped, and how it is recorded."""
+
+    slide: Slide
+    detector: Detector
+    grid: TileGrid
+    tissue: TissueMask
+    calibration: Calibration
+    info: MapInfo
+    stains: tuple[Stain, Stain] | None
+    """What the slide's are, and what they are made."""
+
+
+def plan_map(
+    slide: Slide,
+    detector: Detector,
+    tissue: TissueMask,
+    *,
+    note: str = "",
+    stride_px: int | None = None,
+    cell_um: float = CELL_UM,
+    regions: Sequence[Region] | None = None,
+    tissue_from: str = "found",
+    notes: Sequence[str] = (),
+) -> MapPlan:
+    """Return which tiles are scored, in which order, and what is recorded of it; see `map_job`."""
+    if detector.calibration is None:
+        raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
+    settings, slide_mpp = detector.settings, slide.require_mpp()
+    slide = slide.in_srgb(settings.srgb)
+    grid = TileGrid.cover(
+        slide.shape,
+        slide_mpp,
+        tile_px=settings.tile_px,
+        mpp=settings.mpp,
+        stride_px=settings.tile_px // 2 if stride_px is None else stride_px,
+    )
+    geometry = MapGeometry.of(grid, slide.shape, cell_um)
+    grid = grid.on_tissue(tissue)
+    if regions is not None:
+        grid = grid.subset(coverage(grid.boxes, regions) >= 0.5)
+        if not len(grid):
+            remedy = "check that they belong to this slide, or map all that they cover (in the terminal: --tissue regions)"
+            raise RegionError(f"the given regions hold no tissue of {slide.path.name}", remedy)
+    if not len(grid):
+        raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
+    grid = grid.subset(work_order(grid, geometry))
+    stains = None
+    target = stain_of(detector)
+    if target is not None:
+        stains = (Stain.of_slide(slide, tissue, target.method, tile_px=settings.tile_px, mpp=settings.mpp), target)
+        slide = RecolouredSlide(slide, stains[0].to(target))
+    kept = [*slide.notes, *notes]
+    if regions is not None:
+        outlines = "1 outline" if len(regions) == 1 else f"{len(regions):,} outlines"
+        kept.append(f"only tissue inside {outlines} was mapped")
+    info = MapInfo(
+        slide=slide.file_name,
+        slide_shape=slide.shape,
+        slide_mpp=slide_mpp,
+        tile_px=grid.tile_px,
+        stride_px=grid.stride_px,
+        mpp=grid.mpp,
+        tile_l0=grid.tile_l0,
+        step_l0=geometry.step_l0,
+        cell_l0=geometry.cell_l0,
+        cells_per_tile=geometry.cells_per_tile,
+        cells_per_step=geometry.cells_per_step,
+        tiles=len(grid),
+        detector=detector.name,
+        detector_settings=settings.model_dump(mode="json"),
+        detector_id=fingerprint(detector),
+        trained_on=list(detector.trained_on),
+        stain=() if stains is None else stains[0].values,
+        classes=classes_of(detector),
+        calibration_note=". ".join(filter(None, [detector.calibration.note, note])),
+        calibration_basis=detector.calibration.basis,
+        regions=digest_of_regions(regions),
+        tissue_from=tissue_from,
+        notes=kept,
+        version=__version__,
+    )
+    return MapPlan(slide, detector, grid, tissue, detector.calibration, info, stains)
+
+
+def read_first_tiles(plan: MapPlan) -> None:
+    """Read what a map begins with, and drop it: the file's index and its first pixels are in memory when they are wanted."""
+    loader = TileLoader(plan.slide, plan.grid, index=block_rows(0, len(plan.grid)))
+    for batch in loader.undecoded():
+        loader.decode(batch)  # what cannot be read is told when it is wanted
+
+
+def _blocks_to_read_again(result: AnomalyMap, plan: MapPlan) -> list[int]:
+    """Return the finished blocks that have tiles which could not be read when they were scored, and can be now."""
+    unread = result.unread_tiles
+    if not len(unread):
+        return []
+    loader = TileLoader(plan.slide, plan.grid, index=unread)
+    found = [batch.index[~batch.failed] for batch in loader]
+    return [int(block) for block in np.unique(np.concatenate(found) // BLOCK_TILES)]
+
+
+def work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
+    """Return tiles in square patches along strips of patches.
+
+    A block is compact, and what neighbouring patches share is still in the cache of decoded tiles when it is wanted again,
+    however wide the slide is.
+    """
+    y, x = (grid.origins // geometry.step_l0).T
+    return np.lexsort((x, y, x // _BLOCK_SIDE, y // _BLOCK_SIDE, x // (_BLOCK_SIDE * _STRIP_BLOCKS)))
+
+
+def write_blocks(result: AnomalyMap, computed: Iterable[BlockScores], finished: int, due: int) -> Job[None]:
+    """Write blocks as they are computed; too many tiles that cannot be read end the run."""
+    errors: list[SlideError] = []
+    path = str(result.path)
+    with MapWriter(result) as writer:
+        for part in computed:
+            finished += part.tiles
+            errors += part.errors
+            if part.block is not None and part.scores is not None:
+                if part.stored:
+                    writer.adopt(part.block, part.scores, part.probabilities)
+                else:
+                    writer.add(part.block, part.scores, part.error_maps, part.probabilities)
+            yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path, note=part.note)
+        writer.drain()
+        yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
+    if len(errors) > _TOO_BROKEN * due:
+        raise SlideError(f"{len(errors)} of {due} tiles cannot be read: {errors[0].what}", errors[0].remedy)
+
+
+def map_slide(
+    slide: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    model: str | PathLike[str] | Detector | None = None,
+    slide_mpp: float | None = None,
+    override_mpp: float | None = None,
+    regions: str | PathLike[str] | Sequence[Region] | None = None,
+    **options: Unpack[MapOptions],
+) -> AnomalyMap:
+    """Map a slide and return its `AnomalyMap`, ``<out>/<slide>.ome.zarr``.
+
+    Parameters
+    ----------
+    slide : path-like
+        A file, or the URL of a TIFF.
+    out : path-like
+        Folder of results.
+    model : path-like or Detector, optional
+        A trained detector; without one, normal is learnt from the slide itself.
+    slide_mpp : float, optional
+        µm per level-0 pixel, where the slide does not state it; otherwise its own counts.
+    override_mpp : float, optional
+        µm per level-0 pixel, whatever the slide states.
+    regions : path-like or sequence of Region, optional
+        Map only there.
+    **options
+        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``, ``tissue_from``: see `map_job`.
+
+    Examples
+    --------
+    >>> result = map_slide("case.svs", "out", model="skin.safetensors")  # doctest: +SKIP
+    >>> measure_regions(result, rate=0.01)  # doctest: +SKIP
+    """
+    detector = load_model(model) if isinstance(model, str | PathLike) else model
+    with open_slide(slide, override_mpp, slide_mpp=slide_mpp) as opened:
+        outlines, notes = regions_to_map(opened, regions)
+        return run(map_job(opened, Path(out), detector=detector, regions=outlines, notes=notes, **options))
+
+
+def regions_to_map(
+    slide: Slide, regions: str | PathLike[str] | Sequence[Region] | None
+) -> tuple[Sequence[Region] | None, tuple[str, ...]]:
+    """Return the regions of a file, or those given, and a line for what was left out of them or lies outside the slide.
+
+    Raises
+    ------
+    RegionError
+        If the file cannot be read.
+    """
+    if regions is None:
+        return None, ()
+    if isinstance(regions, str | PathLike):
+        found = read_annotations(regions, with_areas=True)
+    else:
+        found = Annotations.of(regions, with_areas=True)
+    outside = outside_note(found.regions, slide.shape, slide.file_name)
+    return found.regions, (*found.notes, outside) if outside else found.notes

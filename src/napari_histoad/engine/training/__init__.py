@@ -1,0 +1,1 @@
+"""Training detectors: tiles gathered, networks fitted, scores calibrated."""

@@ -1,0 +1,114 @@
+"""A detector on another site: the same weights, thresholds from that site's own normal tissue."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_histoad.calibration import Calibration, CalibrationBasis
+from napari_histoad.detectors import load_detector, save_detector
+from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._options import check_options
+from napari_histoad.engine.training._gather import MAX_TILES, gather_job, stain_of, training_sources
+from napari_histoad.errors import SettingsError
+from napari_histoad.jobs import Progress, run
+from napari_histoad.slide import file_name, slide_path
+from napari_histoad.system.atomic import holds_output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine.training._gather import TrainingSource
+    from napari_histoad.jobs import Job
+    from napari_histoad.regions import Region
+
+__all__ = ["recalibrate", "recalibrate_job"]
+
+
+@holds_output
+def recalibrate_job(
+    sources: Sequence[TrainingSource],
+    model: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    max_tiles: int = MAX_TILES,
+) -> Job[Detector]:
+    """Score normal tiles of other slides and save the detector to ``out`` with these as its calibration.
+
+    Nothing is learnt: the tiles count in full, and p-values and thresholds then speak of this site's normal tissue.
+
+    Raises
+    ------
+    SettingsError
+        If the detector was trained on one of the slides: what it has learnt scores too low to set a threshold by.
+    HistoadError
+        See `gather_job`, `load_detector` and `save_detector`.
+    """
+    check_options(seed=seed, max_tiles=max_tiles)
+    detector = load_detector(model)
+    seen = sorted({file_name(source.path) for source in sources} & set(detector.trained_on))
+    if seen:
+        msg = f"{model.name} was trained on {seen[0]}: its normal tissue there scores too low to set a threshold by"
+        raise SettingsError(msg, "recalibrate on slides that it has not seen, or train it again")
+    wanted, choice = detector.settings, choose_device(device)
+    stain = stain_of(detector)
+    tiles, _ = yield from gather_job(
+        sources, wanted.tile_px, wanted.mpp, max_tiles=max_tiles, srgb=wanted.srgb, stain=stain, seed=seed
+    )
+    detector.to(choice.device)
+    yield Progress("Calibrating", 0, len(tiles))
+    scores: list[float] = []
+    batches = ((None, tiles.images[i : i + choice.batch]) for i in range(0, len(tiles), choice.batch))
+    for _, found in score_stream(detector, choice, batches):
+        scores += found.scores.tolist()
+        yield Progress("Calibrating", len(scores), len(tiles))
+    mixed, outlined = any(source.mixed for source in sources), all(source.regions is not None for source in sources)
+    basis = CalibrationBasis(tiles.grouping, outlined, ("mixed",) if mixed else (), len(set(tiles.sources)))
+    detector.calibration = Calibration.from_scores(scores, robust=mixed, groups=tiles.groups, basis=basis)
+    save_detector(detector, out)
+    return detector
+
+
+def recalibrate(
+    model: str | PathLike[str],
+    slides: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | Sequence[Sequence[Region]] | None = None,
+    slide_mpp: float | None = None,
+    override_mpp: float | None = None,
+    normal_class: str | Sequence[str] | None = None,
+    tissue_from: str = "found",
+    device: str = "auto",
+    **options: Any,
+) -> Detector:
+    """Calibrate a trained detector on another site's normal tissue, without training it again.
+
+    Parameters
+    ----------
+    model : path-like
+        The detector.
+    slides, normal, slide_mpp, override_mpp, normal_class, tissue_from, device
+        As for `train`.
+    out : path-like
+        The ``.safetensors`` file to write.
+    **options
+        ``seed``, ``max_tiles``.
+
+    Returns
+    -------
+    Detector
+
+    Raises
+    ------
+    HistoadError
+        With the reason and the remedy.
+    """
+    paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
+    sources = training_sources([slide_path(p) for p in paths], normal, slide_mpp, tissue_from, override_mpp, normal_class)
+    return run(recalibrate_job(sources, Path(model), Path(out), device=device, **options))

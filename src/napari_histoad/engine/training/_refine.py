@@ -1,0 +1,176 @@
+"""Refinement: find the tiles of the "normal" regions that do not look normal, and leave them out."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+from sklearn.svm import OneClassSVM
+
+from napari_histoad.detectors import features_of
+from napari_histoad.engine._score import score_images
+from napari_histoad.engine.training._descend import descend_job
+from napari_histoad.errors import SettingsError
+from napari_histoad.jobs import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.jobs import Job
+    from napari_histoad.tiles import TileSet
+
+__all__ = ["check_refinement", "passes_of", "refine_job", "stages_of", "suspicious"]
+
+_ROUNDS = {"neighbours": 4, "svm": 10}  # by kind
+_SHARE = 0.2
+_FOLDS, _NEIGHBOURS = 5, 10
+_NU = 0.02
+_STEPS_OF_A_ROUND = 0.2  # 100 epochs after 500
+_WORST = 0.8
+_REPELLED = -0.05
+
+
+def check_refinement(kind: str | None) -> None:
+    """Raise a SettingsError if there is no such refinement."""
+    if kind is not None and kind not in _ROUNDS:
+        raise SettingsError(f"there is no refinement named {kind!r}", f"known are {', '.join(_ROUNDS)}")
+
+
+def passes_of(kind: str | None) -> float:
+    """Return how many times the steps of a network's training it takes with such a refinement."""
+    return {None: 1.0, "neighbours": 2.0}.get(kind, 2 + _ROUNDS["svm"] * _STEPS_OF_A_ROUND)
+
+
+def stages_of(checkpoint: Path) -> list[Path]:
+    """Return the checkpoints of all stages of a training that has this one."""
+    rounds = [f".round{k}" for k in range(_ROUNDS["svm"])]
+    return [checkpoint, *(checkpoint.with_suffix(suffix) for suffix in (*rounds, ".refined"))]
+
+
+def refine_job(
+    detector: Detector,
+    tiles: TileSet,
+    kind: str,
+    choice: DeviceChoice,
+    rng: np.random.Generator,
+    seed: int,
+    checkpoint: Path | None,
+) -> Job[NDArray[np.bool_]]:
+    """Return which tiles a detector is to leave out, (N,) bool; a network that it has learns on without them.
+
+    Closed-form methods and ``neighbours`` look at the features once, see `suspicious`. With ``svm`` a network follows
+    Beggel et al. 2019 (arXiv:1901.06355, algorithm 1) from its pretraining on: ten rounds, in each of which the outliers
+    of a one-class SVM are left out for good and the network learns on; at last it learns to do worse on those tiles left
+    out that score above the 80th percentile of them, which count a little below 0.
+
+    Parameters
+    ----------
+    detector : Detector
+        Its network is trained on all tiles.
+    """
+    by_rounds = kind == "svm" and detector.steps > 0
+    if by_rounds:
+        left_out = np.zeros(len(tiles), bool)
+        steps = max(1, round(_STEPS_OF_A_ROUND * detector.steps))
+        for k in range(_ROUNDS[kind]):
+            yield Progress("Refining", k, _ROUNDS[kind], "rounds")
+            kept = np.flatnonzero(~left_out)
+            codes = _codes(detector, tiles.images[kept], choice)
+            left_out[kept[_outliers(_standardised(codes))]] = True
+            kept = np.flatnonzero(~left_out)
+            stage = None if checkpoint is None else checkpoint.with_suffix(f".round{k}")
+            yield from descend_job(detector, tiles.subset(kept), choice, rng, seed, stage, steps=steps)
+    else:
+        yield Progress("Refining", 0, 1, "rounds")
+        left_out = suspicious(_codes(detector, tiles.images, choice), kind, rng)
+    if detector.steps:
+        counts = np.where(left_out, 0, 1).astype(np.float32)
+        if by_rounds and left_out.any():
+            with choice.autocast(detector):
+                detector.fit(tiles.images[~left_out], robust=True)
+            scores = score_images(detector, tiles.images[left_out], choice.name)
+            counts[np.flatnonzero(left_out)[scores > np.quantile(scores, _WORST)]] = _REPELLED
+        rows = np.flatnonzero(counts)
+        stage = None if checkpoint is None else checkpoint.with_suffix(".refined")
+        yield from descend_job(detector, tiles.subset(rows), choice, rng, seed, stage, counts=counts[rows])
+    return left_out
+
+
+def suspicious(codes: NDArray[np.float32], kind: str, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return which tiles do not look like the others, (N,) bool.
+
+    ``svm``: ten rounds of a one-class SVM with ν = 0.02, whose outliers are left out for good. ``neighbours``: four rounds
+    in which the fifth of the tiles that lies farthest from its ten nearest neighbours among the kept tiles of other folds
+    is left out; a tile left out may come back. With 5% of anomalies in the training set a fifth is not too many: the tiles
+    in sparse places are those that anomalies hide among (`benchmarks/accuracy.py`).
+
+    Parameters
+    ----------
+    codes : (N, D) float32
+        Features in which unusual tiles lie apart.
+    kind : {"neighbours", "svm"}
+    rng : Generator
+        Draws the folds.
+    """
+    z = _standardised(codes)
+    left_out = np.zeros(len(z), bool)
+    if kind == "svm":
+        for _ in range(_ROUNDS[kind]):
+            kept = np.flatnonzero(~left_out)
+            left_out[kept[_outliers(z[kept])]] = True
+        return left_out
+    for _ in range(_ROUNDS[kind]):
+        fold = rng.integers(0, _FOLDS, len(z))
+        distance = np.zeros(len(z))
+        for k in range(_FOLDS):
+            others = np.flatnonzero(~left_out & (fold != k))
+            nearest = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(others))).fit(z[others])
+            distance[fold == k] = nearest.kneighbors(z[fold == k])[0].mean(axis=1)
+        left_out = distance > np.quantile(distance, 1 - _SHARE)
+    return left_out
+
+
+def _standardised(codes: NDArray[np.float32]) -> NDArray[np.float32]:
+    mean, deviation = codes.mean(axis=0), codes.std(axis=0)
+    z: NDArray[np.float32] = (codes - mean) / (deviation + 1e-6 * (1 + np.abs(mean)))
+    return z
+
+
+def _outliers(z: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return the share ν of tiles that a one-class SVM's boundary has to give way to most, by their multipliers.
+
+    Where tiles are few or features many, all its support vectors lie on the boundary and rounding alone says which are
+    predicted to lie outside: a quarter of a hundred tiles, and all of them after ten rounds.
+    """
+    svm = OneClassSVM(nu=_NU, gamma="scale").fit(z)
+    outside = np.zeros(len(z), bool)
+    outside[svm.support_[np.argsort(-svm.dual_coef_[0])[: math.ceil(_NU * len(z))]]] = True
+    return outside
+
+
+def _codes(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice) -> NDArray[np.float32]:
+    """Return the features of tiles, (N, D) float32, of a detector that is fitted to them for that.
+
+    Raises
+    ------
+    SettingsError
+        If the method has none.
+    """
+
+    def codes(batch: torch.Tensor) -> torch.Tensor:
+        found = detector.codes(batch)
+        if found is None:
+            raise SettingsError(f"{detector.name} offers no features to find suspicious tiles by", "train it without refinement")
+        return found
+
+    with choice.autocast(detector):
+        detector.fit(images, robust=True)
+        features: NDArray[np.float32] = features_of(codes, images, choice.device).numpy()
+    return features

@@ -1,0 +1,91 @@
+"""Learn normal from the slide itself: when nothing has been trained yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from napari_histoad.calibration import LEAST_HELD_OUT, Calibration, CalibrationBasis
+from napari_histoad.detectors import features_of, load_detector, starter_path
+from napari_histoad.detectors.vqvae import VqVaeDetector
+from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._device import choose_device
+from napari_histoad.errors import TooFewTilesError
+from napari_histoad.jobs import Progress
+from napari_histoad.networks.threads import thread_count
+from napari_histoad.tiles import sample_tiles_job, training_grid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_histoad.detectors import Detector
+    from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.jobs import Job
+    from napari_histoad.slide import Slide
+    from napari_histoad.tiles import TissueMask
+
+__all__ = ["SELF_NOTE", "self_detector_job"]
+
+SELF_NOTE = "learnt from this slide's own tissue: rare tissue stands out, and a slide that is abnormal throughout will not"
+_MAX_TILES, _MIN_TILES = 1000, 32
+_STAGE = "Learning normal from this slide"
+_PART = 64
+"""Tiles between two reports: a whole number of batches for every lane, so that none waits."""
+
+
+def self_detector_job(
+    slide: Slide, tissue: TissueMask, *, mpp: float | None = None, device: str = "auto", seed: int = 0
+) -> Job[Detector]:
+    """Fit the starter model's features to the bulk of the slide's own tissue; no training loop.
+
+    A robust Gaussian of the encoder's tile statistics is fitted to three quarters of the tiles, in spatial blocks,
+    and calibrated on the bulk of the remaining blocks: what is anomalous there must not set the threshold.
+
+    Raises
+    ------
+    TooFewTilesError
+        If the slide holds fewer than 32 tiles of tissue.
+    """
+    slide_mpp = slide.require_mpp()
+    starter = starter_path()
+    wanted = max(mpp or 0.5, slide_mpp)
+    detector = load_detector(starter, error="mahalanobis", mpp=wanted)
+    assert isinstance(detector, VqVaeDetector)
+    choice = choose_device(device)
+    side = detector.settings.tile_px
+    grid = training_grid(slide, tissue, tile_px=side, mpp=wanted)
+    if len(grid) < _MIN_TILES:
+        msg = f"{slide.path.name} holds {len(grid)} tiles of tissue, too few to learn what is normal on it"
+        raise TooFewTilesError(msg, "train a detector on other slides, or use a finer --mpp")
+    rng = np.random.default_rng(seed)
+    tiles = yield from sample_tiles_job(slide, grid, _MAX_TILES, rng)
+    kept, held_out = tiles.divided(LEAST_HELD_OUT, single=True).split(0.25, rng, LEAST_HELD_OUT)
+    detector.to(choice.device)
+    yield from _fit_job(detector, choice, tiles.images[kept], len(tiles))
+    scores = []
+    apart = tiles.images[held_out]
+    batches = ((i, apart[i : i + choice.batch]) for i in range(0, len(apart), choice.batch))
+    for first, found in score_stream(detector, choice, batches):
+        scores.append(found.scores)
+        yield Progress(_STAGE, len(tiles) - len(apart) + first + len(found.scores), len(tiles))
+    detector.calibration = Calibration.from_scores(
+        np.concatenate(scores),
+        robust=True,
+        groups=tiles.groups[held_out],
+        basis=CalibrationBasis(tiles.grouping, doubts=("self",), sources=1),
+    )
+    detector.trained_on = (slide.file_name,)
+    return detector
+
+
+def _fit_job(detector: VqVaeDetector, choice: DeviceChoice, images: NDArray[np.uint8], total: int) -> Job[None]:
+    """Fit the Gaussian; what takes its time, the features, is counted in tiles."""
+    features, part = [], max(_PART, _PART // 2 * thread_count())
+    yield Progress(_STAGE, 0, total)
+    for first in range(0, len(images), part):
+        with choice.autocast(detector):
+            features.append(features_of(detector.codes, images[first : first + part], choice.device))
+        yield Progress(_STAGE, min(first + part, len(images)), total)
+    detector.fit_codes(torch.cat(features), robust=True)

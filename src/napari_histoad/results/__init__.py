@@ -1,0 +1,28 @@
+"""What is computed from finished maps: measured regions, exports, figures, the report, verdicts and explanations."""
+
+from napari_histoad.results._explanation import draw_explanation, explanation_panels
+from napari_histoad.results._exports import export_geojson, export_ome_tiff, export_png, export_table
+from napari_histoad.results._findings import describe_findings, describe_saved, provenance
+from napari_histoad.results._regions import measure_regions
+from napari_histoad.results._report import write_report
+from napari_histoad.results._verdicts import UNSURE, VERDICTS, Verdict, Verdicts, propose_tiles, verdict_file
+
+__all__ = [
+    "UNSURE",
+    "VERDICTS",
+    "Verdict",
+    "Verdicts",
+    "describe_findings",
+    "describe_saved",
+    "draw_explanation",
+    "explanation_panels",
+    "export_geojson",
+    "export_ome_tiff",
+    "export_png",
+    "export_table",
+    "measure_regions",
+    "propose_tiles",
+    "provenance",
+    "verdict_file",
+    "write_report",
+]
