@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,30 @@ def data_folder() -> Path:
 def own_config(tmp_path_factory, monkeypatch):
     """Keep what is remembered between sessions out of the user's own folders."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+
+
+@pytest.fixture
+def add_package(tmp_path_factory, monkeypatch) -> Callable[[str, str, dict[str, dict[str, str]]], Path]:
+    """Return a function that installs a package of one module for the test: ``add(name, code, {group: {name: value}})``.
+
+    It returns the folder to put on PYTHONPATH for other processes to find the package, too.
+    """
+
+    def add(name: str, code: str, entry_points: dict[str, dict[str, str]]) -> Path:
+        folder = tmp_path_factory.mktemp("site")
+        module, metadata = name.replace("-", "_"), folder / f"{name.replace('-', '_')}-1.0.dist-info"
+        (folder / f"{module}.py").write_text(code, encoding="utf-8")
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+        lines = [
+            line for group, points in entry_points.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in points.items()))
+        ]
+        (metadata / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        return folder
+
+    return add
 
 
 @pytest.fixture

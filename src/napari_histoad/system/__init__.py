@@ -1,1 +1,1 @@
-"""What is not about tissue: tables."""
+"""What has nothing to do with tissue: files, tables, the machine, remembered answers, other packages."""
