@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SELF_NOTE", "self_detector_job"]
 
-SELF_NOTE = "learnt from this slide's own tissue: rare tissue stands out, and a slide that is abnormal throughout will not"
+SELF_NOTE = "Rare tissue stands out then, whether it is diseased or not; a slide that is abnormal throughout does not."
 _MAX_TILES, _MIN_TILES = 1000, 32
 _STAGE = "Learning normal from this slide"
 _PART = 64
