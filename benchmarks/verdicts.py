@@ -21,7 +21,7 @@ from napari_histoad.jobs import run
 from napari_histoad.regions import coverage
 from napari_histoad.results import Verdicts, propose_tiles, verdict_file
 from napari_histoad.samples import SlidePlan, write_sample
-from napari_histoad.worker import JOBS
+from napari_histoad.worker.jobs import JOBS
 
 
 def main() -> None:

@@ -30,8 +30,10 @@ MAY_IMPORT = {
     "worker": BASE
     | {"slide", "regions", "tiles", "maps", "results", "samples", "detectors", "classifiers", "engine", "evaluation"},
     "cli": BASE | {"slide", "regions", "tiles", "maps", "results", "samples", "detectors", "classifiers", "engine", "evaluation"},
-    "gui": BASE | {"slide", "regions", "tiles", "maps", "results", "samples"},
+    "gui": BASE | {"slide", "regions", "tiles", "maps", "results", "samples", "worker"},
 }
+WORKER_DOORS = {"napari_histoad.worker", "napari_histoad.worker.client", "napari_histoad.worker.protocol"}
+"""What the window may import of the worker: the other modules load torch."""
 TORCH_ROOMS = {"networks", "detectors", "classifiers", "engine"}
 
 
@@ -46,7 +48,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def _files() -> list[Path]:
-    return [p for p in SOURCE.rglob("*.py") if p.parent != SOURCE or p.stem in {*BASE, "worker"}]
+    return [p for p in SOURCE.rglob("*.py") if p.parent != SOURCE or p.stem in BASE]
 
 
 def _room(path: Path) -> str:
@@ -60,6 +62,7 @@ def test_rooms_import_only_what_they_may(path):
         parts = name.split(".")
         if parts[0] == "napari_histoad" and len(parts) > 1:
             assert parts[1] == room or parts[1] in MAY_IMPORT[room], f"{room} imports {name}"
+            assert room == "worker" or parts[1] != "worker" or name in WORKER_DOORS, f"{room} imports {name}"
         if parts[0] in {"torch", "lightning_fabric", "vector_quantize_pytorch"}:
             assert room in TORCH_ROOMS, f"{room} imports {name}"
         if parts[0] in {"qtpy", "napari", "magicgui", "superqt", "PyQt6"}:
@@ -82,6 +85,11 @@ def test_importing_the_package_loads_nothing_heavy():
 @pytest.mark.parametrize("name", ["open_slide", "find_tissue", "AnomalyMap", "read_regions", "write_sample"])
 def test_pixels_and_maps_load_no_torch_and_no_qt(name):
     assert not _loaded_by(f"import napari_histoad; napari_histoad.{name}") & {"torch", "napari", "qtpy"}
+
+
+def test_worker_client_loads_no_torch_and_no_qt():
+    loaded = _loaded_by("import napari_histoad.worker.client, napari_histoad.worker.protocol")
+    assert not loaded & {"torch", "napari", "qtpy", "numpy", "zarr", "scipy"}
 
 
 def test_the_panel_loads_no_torch():

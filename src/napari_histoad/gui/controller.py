@@ -17,7 +17,6 @@ from psygnal import Signal
 from napari_histoad.errors import HistoadError, MapError, MissingMppError, RegionError, SettingsError, writing
 from napari_histoad.gui.kept import copy_name, free_name, free_names, output_folder
 from napari_histoad.gui.remedies import error_of, in_window
-from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import Eta, Progress
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.regions import write_geojson
@@ -25,6 +24,8 @@ from napari_histoad.results import UNSURE, VERDICTS, describe_findings, measure_
 from napari_histoad.slide import address, check_mpp, convert_job, open_slide
 from napari_histoad.system.remembered import recall, remember
 from napari_histoad.tiles import TissueMask, read_places
+from napari_histoad.worker.client import WorkerClient
+from napari_histoad.worker.protocol import as_picture, progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,9 +13,9 @@ from qtpy.QtWidgets import QProgressDialog
 from napari_histoad.errors import HistoadError, JobCancelledError
 from napari_histoad.gui.layers import NORMAL_NAME, regions_layer
 from napari_histoad.gui.slide_layers import slide_layer
-from napari_histoad.gui.worker_client import WorkerClient
 from napari_histoad.samples import SlidePlan
 from napari_histoad.slide import open_slide
+from napari_histoad.worker.client import WorkerClient
 
 if TYPE_CHECKING:
     LayerData = tuple[Any, dict[str, Any], str]

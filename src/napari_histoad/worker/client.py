@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import itertools
 import json
 import os
@@ -13,17 +11,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
-from napari_histoad.jobs import Progress
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
-__all__ = ["WorkerClient", "as_picture", "progress_of"]
+__all__ = ["WorkerClient"]
 
 _GRACE_SECONDS = 0.8
 
@@ -34,7 +25,7 @@ class WorkerClient:
     Parameters
     ----------
     on_event : callable
-        Called **from a reading thread** with every event, see `napari_histoad.worker`. A child that dies
+        Called **from a reading thread** with every event, see `napari_histoad.worker.protocol`. A child that dies
         gives the event ``{"event": "died"}`` for the job at hand.
     """
 
@@ -142,25 +133,3 @@ class WorkerClient:
                 return
             self._current = None
         self._on_event({"id": number, "event": "died", "code": code})
-
-
-def as_picture(words: str) -> NDArray[np.uint8]:
-    """Return the picture (H, W, 3) uint8 that an event carries as base64 of a PNG."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(words))))
-
-
-def progress_of(event: dict[str, Any]) -> Progress:
-    """Return the `Progress` that a progress event carries."""
-    preview = event.get("preview")
-    updated = event.get("updated")
-    return Progress(
-        stage=event["stage"],
-        done=event["done"],
-        total=event["total"],
-        unit=event["unit"],
-        metrics=event["metrics"],
-        preview=as_picture(preview) if preview else None,
-        updated=tuple(updated) if updated else None,
-        path=event["path"],
-        note=event["note"],
-    )

@@ -12,10 +12,11 @@ import pytest
 import tifffile
 
 from napari_histoad import AnomalyMap, map_slide, train
-from napari_histoad.gui.worker_client import WorkerClient, as_picture, progress_of
 from napari_histoad.jobs import run
 from napari_histoad.slide import open_slide
-from napari_histoad.worker import JOBS
+from napari_histoad.worker.client import WorkerClient
+from napari_histoad.worker.jobs import JOBS
+from napari_histoad.worker.protocol import as_picture, progress_of
 
 
 @pytest.fixture

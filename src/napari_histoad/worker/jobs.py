@@ -1,46 +1,26 @@
-"""The background process of the GUI: ``python -m napari_histoad.worker``.
-
-Requests come in on stdin, events go out on stdout, one JSON document per line; no pickle. One job runs at a time.
-
-===========================  =============================================================================
-in                           ``{"id": 1, "job": "map", "args": {…}}`` · ``{"cancel": 1}``
-out                          ``{"id": 1, "event": "progress" | "result" | "error" | "cancelled", …}``
-===========================  =============================================================================
-
-torch is loaded here and not in the GUI's process: the window stays responsive, memory of the GPU is given back, a crash
-costs the run and not the user's outlines, and torch is never imported after Qt (which fails on Windows).
-"""
+"""The jobs of the background process: one function each, which takes its arguments and returns its result."""
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
-import json
-import os
-import queue
-import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from napari_histoad.errors import HistoadError, OtherMapError, SettingsError, writing
+from napari_histoad.errors import HistoadError, OtherMapError, writing
+from napari_histoad.worker.protocol import as_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from napari_histoad.detectors import Detector
-    from napari_histoad.jobs import Job, Progress
+    from napari_histoad.jobs import Job
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
 
-__all__ = ["JOBS", "main"]
+__all__ = ["JOBS", "let_go"]
 
 _VERDICT_TILES, _VERDICT_PX = 400, 128
 """Each verdict gives several tiles that overlap its own; they are shrunk, for people wait for what they have taught."""
@@ -156,14 +136,14 @@ def _explain(args: dict[str, Any]) -> Job[dict[str, Any]]:
     if found.target is not None:
         name = classes_of(model)[found.target]
         words += f"\n{name} {found.probability:.0%}\n{found.method}: the warmer a place, the more it speaks for {name}"
-    return {"panels": [(title, _as_png(picture)) for title, picture in panels], "words": words}
+    return {"panels": [(title, as_png(picture)) for title, picture in panels], "words": words}
 
 
 _kept: dict[tuple[Any, ...], tuple[Slide, Slide, Detector]] = {}
 """Of the last explanation: slide, slide as seen, detector. The next tile's need not open, load and measure stains again."""
 
 
-def _let_go() -> None:
+def let_go() -> None:
     """Close what the last explanation kept: Windows lets nobody replace a file that is open."""
     while _kept:
         _kept.popitem()[1][0].close()
@@ -176,7 +156,7 @@ def _explaining(slide: str, slide_mpp: float | None, model: str) -> tuple[Slide,
 
     key = (slide, slide_mpp, model, Path(model).exists() and Path(model).stat().st_mtime_ns)
     if key not in _kept:
-        _let_go()
+        let_go()
         loaded = load_model(model)
         opened = open_slide(slide, slide_mpp, srgb=loaded.settings.srgb)
         try:
@@ -269,111 +249,3 @@ JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
     "save": _save,
     "sample": _sample,
 }
-
-
-class _Server:
-    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
-        self._send = send
-        self._cancelled: set[int] = set()
-        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-
-    def listen(self) -> None:
-        """Read requests until the parent goes away; then there is nobody to work for."""
-        for line in sys.stdin:
-            message = json.loads(line)
-            if "cancel" in message:
-                self._cancelled.add(message["cancel"])
-            else:
-                self._requests.put(message)
-        os._exit(0)
-
-    def serve(self) -> None:
-        while True:
-            request = self._requests.get()
-            self._run(request["id"], request["job"], request.get("args", {}))
-
-    def _run(self, number: int, name: str, args: dict[str, Any]) -> None:
-        job = None
-        try:
-            if name not in JOBS:
-                raise SettingsError(f"there is no job named {name!r}", f"known are {', '.join(JOBS)}")
-            if name != "explain":
-                _let_go()
-            job = JOBS[name](args)
-            while True:
-                if number in self._cancelled:
-                    self._send({"id": number, "event": "cancelled"})
-                    return
-                try:
-                    progress = next(job)
-                except StopIteration as stop:
-                    self._send({"id": number, "event": "result", "result": stop.value})
-                    return
-                self._send({"id": number, "event": "progress", **_plain(progress)})
-        except HistoadError as err:
-            self._send({"id": number, "event": "error", "kind": type(err).__name__, "what": err.what, "remedy": err.remedy})
-        except Exception as err:  # noqa: BLE001 - the last line of defence: the user gets a sentence, the log the trace
-            import traceback
-
-            traceback.print_exc()
-            what = f"{name} failed unexpectedly ({type(err).__name__}: {str(err)[:200]})"
-            self._send(
-                {
-                    "id": number,
-                    "event": "error",
-                    "kind": "HistoadError",
-                    "what": what,
-                    "remedy": "see the terminal for details, and please report it",
-                }
-            )
-        finally:
-            if job is not None:
-                job.close()
-
-
-def _plain(progress: Progress) -> dict[str, Any]:
-    return {
-        "stage": progress.stage,
-        "done": progress.done,
-        "total": progress.total,
-        "unit": progress.unit,
-        "metrics": progress.metrics,
-        "updated": progress.updated,
-        "path": progress.path,
-        "note": progress.note,
-        "preview": None if progress.preview is None else _as_png(progress.preview),
-    }
-
-
-def _as_png(picture: NDArray[np.uint8]) -> str:
-    """Return a picture as base64 of a PNG, which the GUI's end reads with `as_picture`."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def main() -> None:
-    """Serve until stdin closes."""
-    # Libraries that print must not garble the protocol: stdout becomes stderr, events keep the real one.
-    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    lock = threading.Lock()
-
-    def send(event: dict[str, Any]) -> None:
-        with lock:
-            try:
-                out.write(json.dumps(event) + "\n")
-                out.flush()
-            except (BrokenPipeError, OSError):
-                os._exit(0)
-
-    server = _Server(send)
-    threading.Thread(target=server.listen, daemon=True).start()
-    import napari_histoad.engine  # noqa: F401 - warm up: the first click should not wait for torch
-
-    send({"id": 0, "event": "ready"})
-    server.serve()
-
-
-if __name__ == "__main__":
-    main()
