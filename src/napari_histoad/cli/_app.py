@@ -7,7 +7,7 @@ import os
 
 import typer
 
-from napari_histoad.cli import _classify, _demo, _inspect, _map, _results, _train
+from napari_histoad.cli import _classify, _demo, _inspect, _map, _results, _train, export
 
 __all__ = ["app", "main"]
 
@@ -28,13 +28,13 @@ for function in (
     _map.map_slides,
     _results.score,
     _results.evaluate,
-    _results.export,
     _results.report,
     _inspect.models,
     _inspect.bench,
     _inspect.doctor,
 ):
     app.command(function.__name__.removesuffix("_slides"))(function)
+app.command(cls=export.ExportCommand)(export.export)
 app.add_typer(_classify.app, name="classify")
 
 

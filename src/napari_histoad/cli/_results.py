@@ -1,9 +1,8 @@
-"""``histoad score``, ``evaluate``, ``export`` and ``report``."""
+"""``histoad score``, ``evaluate`` and ``report``."""
 
 from __future__ import annotations
 
 import csv
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +10,13 @@ import typer
 
 from napari_histoad.cli._console import SLIDE, DeviceOption, JsonOption, command, emit, finish_tiles, follow, say
 from napari_histoad.errors import HistoadError, MapError, SettingsError, SlideError, explained, writing
-from napari_histoad.system.atomic import hold_output
 
 if TYPE_CHECKING:
     from napari_histoad.evaluation import Evaluation
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
 
-__all__ = ["evaluate", "export", "report", "score"]
+__all__ = ["evaluate", "report", "score"]
 
 RateOption = Annotated[
     float | None,
@@ -106,7 +104,7 @@ def evaluate(
     else:
         left_out = read_regions(exclude) if exclude is not None else ()
         opened = AnomalyMap.open(result)
-        rate = _rate(opened, rate, fdr)
+        rate = chosen_rate(opened, rate, fdr)
         evaluation = evaluate_map(opened, truth, rate=rate, downsample=truth_downsample, exclude=left_out)
     emit(evaluation.to_json(), evaluation.rows(), as_json=as_json)
 
@@ -137,56 +135,6 @@ def _evaluate_table(scores: Path, truth: Path, rate: float | None) -> Evaluation
     found, p_values = (np.array([row[column] for row in known]) for column in (1, 2))
     fewest = min(counts, default=None)
     return evaluate_scores(labels, found, p_values, groups, rate=rate, calibration_tiles=fewest)
-
-
-@command
-def export(
-    result: MapArgument,
-    geojson: Annotated[bool, typer.Option("--geojson", help="Flagged regions, as QuPath annotations.")] = False,
-    png: Annotated[bool, typer.Option("--png", help="Heatmap over the slide.")] = False,
-    csv_table: Annotated[bool, typer.Option("--csv", help="One row per tile.")] = False,
-    parquet: Annotated[bool, typer.Option("--parquet", help="One row per tile.")] = False,
-    ome_tiff: Annotated[bool, typer.Option("--ome-tiff", help="The map as a pyramidal float image.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder; default beside the map.")] = None,
-    slide: SlideOption = None,
-    rate: RateOption = None,
-    fdr: FdrOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a map for other programs; several kinds at once are fine."""
-    from napari_histoad.maps import AnomalyMap
-    from napari_histoad.results import export_geojson, export_ome_tiff, export_png, export_table
-
-    if not (geojson or png or csv_table or parquet or ome_tiff):
-        raise SettingsError("nothing to export", "add --geojson, --png, --csv, --parquet or --ome-tiff")
-    opened = AnomalyMap.open(result)
-    rate = _rate(opened, rate, fdr)
-    folder = out or result.parent
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    stem = opened.path.name.removesuffix(".ome.zarr")
-    written: list[str] = []
-
-    def target(ending: str) -> Path:
-        file = folder / f"{stem}.{ending}"
-        held.enter_context(hold_output(file))
-        written.append(str(file))
-        return file
-
-    with ExitStack() as held:
-        if png:
-            with _slide_of(opened, slide) as pixels:
-                export_png(opened, pixels, target("overlay.png"), rate=rate)
-        if geojson:
-            export_geojson(opened, target("anomalies.geojson"), rate)
-        for wanted, ending in ((csv_table, "tiles.csv"), (parquet, "tiles.parquet")):
-            if wanted:
-                export_table(opened, target(ending))
-        if csv_table:
-            written.append(str(folder / f"{stem}.tiles.json"))
-        if ome_tiff:
-            export_ome_tiff(opened, target("anomaly.ome.tif"))
-    emit({"written": written}, [("Written", path) for path in written], as_json=as_json)
 
 
 @command
@@ -250,7 +198,7 @@ def _is_of(opened: AnomalyMap, pixels: Slide) -> bool:
 def _found(opened: AnomalyMap) -> Slide | None:
     """Open the slide of a map where it is found by itself; None, with the reason said, if it is not or is another one."""
     try:
-        slide = _slide_of(opened, None)
+        slide = slide_of(opened, None)
         opened.check_slide(slide)
     except HistoadError as err:
         say(f"{opened.path.name}: no picture: {err}")
@@ -258,7 +206,7 @@ def _found(opened: AnomalyMap) -> Slide | None:
     return slide
 
 
-def _rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:
+def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:
     if fdr is None:
         if rate is not None:
             opened.calibration.threshold(rate)  # an impossible rate is refused before anything is written
@@ -268,7 +216,7 @@ def _rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | 
     return opened.discovery_rate(fdr)
 
 
-def _slide_of(opened: AnomalyMap, given: Path | None) -> Slide:
+def slide_of(opened: AnomalyMap, given: Path | None) -> Slide:
     """Open the slide of a map: as given, or where it is found by itself.
 
     Raises

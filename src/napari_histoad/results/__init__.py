@@ -1,7 +1,15 @@
 """What is computed from finished maps: measured regions, exports, figures, the report, verdicts and explanations."""
 
 from napari_histoad.results._explanation import draw_explanation, explanation_panels
-from napari_histoad.results._exports import export_geojson, export_ome_tiff, export_png, export_table
+from napari_histoad.results._exports import (
+    Export,
+    export_geojson,
+    export_ome_tiff,
+    export_png,
+    export_table,
+    exports,
+    write_exports,
+)
 from napari_histoad.results._findings import describe_findings, describe_saved, provenance
 from napari_histoad.results._regions import measure_regions
 from napari_histoad.results._report import write_report
@@ -10,6 +18,7 @@ from napari_histoad.results._verdicts import UNSURE, VERDICTS, Verdict, Verdicts
 __all__ = [
     "UNSURE",
     "VERDICTS",
+    "Export",
     "Verdict",
     "Verdicts",
     "describe_findings",
@@ -20,9 +29,11 @@ __all__ = [
     "export_ome_tiff",
     "export_png",
     "export_table",
+    "exports",
     "measure_regions",
     "propose_tiles",
     "provenance",
     "verdict_file",
+    "write_exports",
     "write_report",
 ]

@@ -1,10 +1,12 @@
-"""A map for other programs."""
+"""The files that other programs read a map from, one `Export` class each."""
 
 from __future__ import annotations
 
 import json
+import logging
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,8 @@ from napari_histoad.regions import write_geojson
 from napari_histoad.results._figures import overlay
 from napari_histoad.results._findings import provenance
 from napari_histoad.results._regions import measure_regions
-from napari_histoad.system.atomic import write_whole
+from napari_histoad.system.atomic import hold_output, write_whole
+from napari_histoad.system.extensions import load_extensions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +32,157 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["export_geojson", "export_ome_tiff", "export_png", "export_table"]
+__all__ = ["Export", "export_geojson", "export_ome_tiff", "export_png", "export_table", "exports", "write_exports"]
+
+
+class Export(ABC):
+    """One kind of file that a map can be written as.
+
+    The terminal (``histoad export --NAME``), the panel and the documentation list the exports from these attributes. Another
+    package adds its own class under the entry-point group ``napari_histoad.exports``.
+
+    Attributes
+    ----------
+    name : str
+        Name of the option in the terminal, without dashes in front: ``"ome-tiff"``.
+    title : str
+        What the file holds and its format, for people: ``"Flagged regions as QuPath annotations (GeoJSON)"``.
+    ending : str
+        End of the file's name, after the slide's name: ``"anomalies.geojson"``.
+    side_endings : tuple of str
+        Ends of the names of further files that are written beside it.
+    needs_slide : bool
+        Whether the pixels of the slide are needed.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    ending: ClassVar[str]
+    side_endings: ClassVar[tuple[str, ...]] = ()
+    needs_slide: ClassVar[bool] = False
+
+    @abstractmethod
+    def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
+        """Write the file.
+
+        Parameters
+        ----------
+        source : AnomalyMap
+        path : Path
+            In an existing folder; its name ends in `ending`.
+        slide : Slide, optional
+            The slide that was mapped; never None where `needs_slide` is set.
+        rate : float, optional
+            False-positive rate of the threshold, for exports of flagged regions; default: `AnomalyMap.default_rate`.
+
+        Raises
+        ------
+        HistoadError
+            If it cannot be written.
+        """
+
+
+class GeoJsonExport(Export):
+    name = "geojson"
+    title = "Flagged regions as QuPath annotations (GeoJSON)"
+    ending = "anomalies.geojson"
+
+    def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
+        export_geojson(source, path, rate)
+
+
+class TableExport(Export):
+    """A table of the tiles in the format that the file's ending names."""
+
+    def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
+        export_table(source, path)
+
+
+class CsvExport(TableExport):
+    name = "csv"
+    title = "One row per tile: position, score, p-value, class probabilities (CSV)"
+    ending = "tiles.csv"
+    side_endings = ("tiles.json",)
+
+
+class ParquetExport(TableExport):
+    name = "parquet"
+    title = "The same table as Parquet"
+    ending = "tiles.parquet"
+
+
+class OmeTiffExport(Export):
+    name = "ome-tiff"
+    title = "Anomaly map as a pyramidal float32 image (OME-TIFF)"
+    ending = "anomaly.ome.tif"
+
+    def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
+        export_ome_tiff(source, path)
+
+
+class PngExport(Export):
+    name = "png"
+    title = "Picture of the slide with the anomaly map and the flagged regions (PNG)"
+    ending = "overlay.png"
+    needs_slide = True
+
+    def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
+        assert slide is not None
+        export_png(source, slide, path, rate=rate)
+
+
+BUILT_IN: tuple[Export, ...] = (GeoJsonExport(), CsvExport(), ParquetExport(), OmeTiffExport(), PngExport())
+
+
+def exports() -> tuple[Export, ...]:
+    """Return all exports: ours, and one of each class that other packages register under ``napari_histoad.exports``.
+
+    Examples
+    --------
+    >>> from napari_histoad.results import exports
+    >>> [export.name for export in exports()]  # doctest: +ELLIPSIS
+    ['geojson', 'csv', 'parquet', 'ome-tiff', 'png'...]
+    """
+    found = {export.name: export for export in BUILT_IN}
+    for label, kind in load_extensions("napari_histoad.exports").items():
+        if not (isinstance(kind, type) and issubclass(kind, Export)):
+            logging.getLogger("napari_histoad").warning(
+                "the export %s is left out: it is not a class derived from napari_histoad.results.Export", label
+            )
+        elif kind.name not in found:
+            found[kind.name] = kind()
+    return tuple(found.values())
+
+
+def write_exports(
+    source: AnomalyMap, chosen: Sequence[Export], folder: Path, *, slide: Slide | None = None, rate: float | None = None
+) -> list[Path]:
+    """Write exports of a map into a folder, which is made if needed, and return the files.
+
+    Parameters
+    ----------
+    source : AnomalyMap
+    chosen : sequence of Export
+        Some of `exports`.
+    folder : Path
+    slide : Slide, optional
+        The slide that was mapped, for exports that need it.
+    rate : float, optional
+        False-positive rate of the threshold; default: `AnomalyMap.default_rate`.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written, or another run is writing it.
+    """
+    stem = source.path.name.removesuffix(".ome.zarr")
+    written = []
+    for export in chosen:
+        path = folder / f"{stem}.{export.ending}"
+        with hold_output(path):
+            export.write(source, path, slide=slide, rate=rate)
+        written += [path, *(folder / f"{stem}.{ending}" for ending in export.side_endings)]
+    return written
 
 
 def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float | None = None) -> int:

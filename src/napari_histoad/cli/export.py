@@ -1,0 +1,83 @@
+"""``histoad export``: one flag per class in `napari_histoad.results.exports`."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from napari_histoad.cli._console import JsonOption, command, emit
+from napari_histoad.cli._results import FdrOption, MapArgument, RateOption, SlideOption, chosen_rate, slide_of
+from napari_histoad.errors import SettingsError
+
+__all__ = ["ExportCommand", "export"]
+
+
+class ExportCommand(TyperCommand):
+    """The command with a flag for each export. They are looked up when it runs or shows its help: that takes a moment."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters of the function and a flag per export."""
+        if "flags" not in ctx.meta:
+            ctx.meta["flags"] = _flags()
+        return [*ctx.meta["flags"], *super().get_params(ctx)]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run with the chosen exports in ``ctx.obj``."""
+        from napari_histoad.results import exports
+
+        ctx.obj = [export for export in exports() if ctx.params.pop(_parameter(export.name))]
+        return super().invoke(ctx)
+
+
+def _flags() -> list[Any]:
+    from napari_histoad.results import exports
+
+    def takes_flags() -> None: ...
+
+    takes_flags.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                _parameter(export.name),
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False,
+                annotation=Annotated[bool, typer.Option(f"--{export.name}", help=f"{export.title}.", rich_help_panel="Files")],
+            )
+            for export in exports()
+        ]
+    )
+    app = typer.Typer(add_completion=False)
+    app.command()(takes_flags)
+    return list(typer.main.get_command(app).params)
+
+
+def _parameter(name: str) -> str:
+    return f"export_{name.replace('-', '_')}"
+
+
+@command
+def export(
+    context: typer.Context,
+    result: MapArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder; default beside the map.")] = None,
+    slide: SlideOption = None,
+    rate: RateOption = None,
+    fdr: FdrOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a map for other programs; several kinds at once are fine."""
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.results import exports, write_exports
+
+    if not context.obj:
+        raise SettingsError("nothing to export", f"add one or more of {', '.join(f'--{known.name}' for known in exports())}")
+    opened = AnomalyMap.open(result)
+    rate = chosen_rate(opened, rate, fdr)
+    needs_slide = any(chosen.needs_slide for chosen in context.obj)
+    with slide_of(opened, slide) if needs_slide else nullcontext() as pixels:
+        written = [str(path) for path in write_exports(opened, context.obj, out or result.parent, slide=pixels, rate=rate)]
+    emit({"written": written}, [("Written", path) for path in written], as_json=as_json)
