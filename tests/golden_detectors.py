@@ -1,0 +1,74 @@
+"""Small detector files of every method with the scores that they gave when they were written, and how more are made.
+
+    python tests/golden_detectors.py NAME …
+
+The weights of networks are a periodic pattern, what was fitted is rounded to 8 bits: both compress well.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parent / "detectors" / "golden"
+SIDE = 32
+PIXELS = {"features": "pixels"}
+CASES = {
+    "colour": ("colour", {}),
+    "texture": ("texture", {}),
+    "embedding": ("embedding", {"cells": 16}),
+    "embedding-all": ("embedding", {"cells": 0, "subspace": 0.0, "measure": "mahalanobis"}),
+    "embedding-own": ("embedding", {"backbone": "own", "cells": 16, "measure": "neighbours"}),
+    "deep_isolation_forest": ("deep_isolation_forest", {"trees": 10}),
+    "deep_isolation_forest-own": ("deep_isolation_forest", {"trees": 10, "backbone": "own"}),
+    "geometric_transforms": ("geometric_transforms", {"widen": 1, "input_px": 16, "score_transforms": 5}),
+    "kde_autoencoder": ("kde_autoencoder", {"components": 2}),
+    "kde_autoencoder-raw": ("kde_autoencoder", {"components": 0, "criterion": "density", "bandwidth": 0.5}),
+    "adversarial_autoencoder": ("adversarial_autoencoder", {"input_px": 16, "code": 2}),
+    "adversarial_autoencoder-dense": ("adversarial_autoencoder", {"input_px": 16, "code": 2, "encoder": "dense"}),
+    "perceptual_autoencoder": ("perceptual_autoencoder", {"width": 4, "stages": 2}),
+    "perceptual_autoencoder-critic": (
+        "perceptual_autoencoder",
+        {"width": 4, "stages": 2, "wgan": 0.1, "growing": True, **PIXELS, "tile_px": 64},
+    ),
+    "perceptual_gan": ("perceptual_gan", {"input_px": 32, "widths": (8, 8), "latent": 4}),
+    "vqvae": ("vqvae", {"error": "mahalanobis"}),
+    "vqvae-vq": ("vqvae", {"quantizer": "vq", "error": "latent"}),
+    "vqvae-fsq": ("vqvae", {"quantizer": "fsq", "preset": "vit-32"}),
+    "classifier": ("vqvae", {"error": "top_k"}),
+}
+
+
+def tiles(count: int, side: int, start: int = 0) -> np.ndarray:
+    """Return tiles (N, S, S, 3) uint8 by a rule in whole numbers: the same on every machine."""
+    n, y, x, c = np.ogrid[start : start + count, :side, :side, :3]
+    waves = (y // 4 * (3 + n % 5) * 17 + x // 3 * (2 + n % 7) * 13 + 29 * c) % 120
+    return (100 + waves + (7 * y * x + 11 * n + 5 * c) % (9 + n % 3)).astype(np.uint8)
+
+
+def _pattern(shape: torch.Size, size: float, shift: int) -> torch.Tensor:
+    values = (torch.arange(shape.numel()) * 57 + shift) % 251
+    return ((values - 125) / 125 * size).reshape(shape)
+
+
+def _patterned(network: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for k, parameter in enumerate(network.parameters()):
+            if parameter.ndim > 1:
+                fan_in = parameter[0].numel()
+                parameter.copy_(_pattern(parameter.shape, (6 / fan_in) ** 0.5 * 0.9, k))
+        for name, buffer in network.named_buffers():
+            if name.endswith(("codebook", "embed", "embed_avg")):
+                buffer.copy_(_pattern(buffer.shape, 0.1, 3))
+            if name.endswith("initted"):
+                buffer.fill_(True)
+            if name.endswith("cluster_size"):
+                buffer.fill_(1)
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(_pattern(buffer.shape, 0.1, 5) + name.endswith("var"))
+
+
+def _rounded(value: torch.Tensor) -> torch.Tensor:
+    if value.dtype == torch.float64:  # the thresholds of trees
+        return value.float().bfloat16().double()
+    return value.bfloat16().float() if value.is_floating_point() else value
