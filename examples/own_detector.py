@@ -25,7 +25,8 @@ class EdgeDetector(Detector):
     """Distance, in standard deviations, of the mean gradient from that of normal tiles."""
 
     name: ClassVar[str] = "edges"
-    title: ClassVar[str] = "Edges: mean gradient against that of normal tissue"
+    title: ClassVar[str] = "Edges"
+    summary: ClassVar[str] = "Compares the mean gradient of a tile with that of normal tissue."
     Settings = DetectorSettings
 
     def __init__(self, settings: DetectorSettings) -> None:

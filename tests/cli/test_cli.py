@@ -148,7 +148,7 @@ def test_a_failing_slide_does_not_stop_the_others(sample, detector_file, tmp_pat
         (("info", "none.svs"), 1, "no file"),
         (("map", "none.svs", "--out", "o"), 1, "no file"),
         (("map", "none.svs", "--out", "o", "--model", "none.safetensors"), 2, "no detector file"),
-        (("train", "none.svs", "--out", "d.safetensors", "--detector", "magic"), 2, "known are"),
+        (("train", "none.svs", "--out", "d.safetensors", "--detector", "magic"), 2, "choose one of"),
         (("train", "none.svs", "--out", "d.safetensors", "--normal", "n.geojson"), 1, "no annotation file"),
         (("train", "none.svs", "--out", "d.safetensors", "--settings", "n.yaml"), 2, "YAML"),
         (("evaluate", "none.ome.zarr", "--truth", "t.geojson"), 1, "no anomaly map"),

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from napari_histoad.calibration import Calibration
-from napari_histoad.detectors import create_detector, detector_class, detector_names, load_detector, save_detector
+from napari_histoad.detectors import (
+    create_detector,
+    describe_detectors,
+    detector_class,
+    detector_names,
+    load_detector,
+    save_detector,
+)
 from napari_histoad.errors import BundleError, SettingsError
 from napari_histoad.networks.threads import map_in_threads
 
@@ -174,9 +181,20 @@ def test_a_robust_fit_sets_anomalies_apart_that_a_plain_one_swallows(name):
     assert robust > plain
 
 
-def test_names_have_titles_and_strangers_are_refused():
-    assert all(detector_class(name).title for name in detector_names())
-    with pytest.raises(SettingsError, match="known are vqvae, texture"):
+@pytest.mark.parametrize("described", describe_detectors(), ids=lambda described: described.name)
+def test_class_attributes_describe_the_detector(described):
+    detector = create_detector(described.name, tile_px=SIDE)
+    assert described.learns_by_steps == (detector.steps > 0)
+    assert described.uses_encoder == ({"backbone", "backbone_weights"} <= type(detector.settings).model_fields.keys())
+    assert described.summary.endswith(".")
+
+
+def test_descriptions_list_every_detector():
+    assert [described.name for described in describe_detectors()] == detector_names()
+
+
+def test_unknown_detector_is_refused_with_the_known_names():
+    with pytest.raises(SettingsError, match="choose one of .*texture, vqvae"):
         detector_class("vqvea")
 
 

@@ -13,9 +13,8 @@ from screenshots import shot
 from shapely import Point
 
 from napari_histoad import AnomalyMap
-from napari_histoad.detectors import load_detector
+from napari_histoad.detectors import describe_detectors, load_detector
 from napari_histoad.detectors._backbone import import_timm
-from napari_histoad.detectors._registry import _BUILT_IN, detector_class
 from napari_histoad.gui import reader
 from napari_histoad.gui.layers import Heatmap
 from napari_histoad.gui.slide_layers import slide_layer
@@ -97,8 +96,9 @@ def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel
 
 
 def test_the_panel_offers_every_detector():
-    assert set(METHODS) == set(_BUILT_IN)
-    assert {name for name in METHODS if "backbone" in detector_class(name).Settings.model_fields} == set(WITH_ENCODER)
+    known = describe_detectors()
+    assert set(METHODS) == {found.name for found in known}
+    assert {found.name for found in known if found.uses_encoder} == set(WITH_ENCODER)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from napari_histoad.detectors._bundle import (
     read_metadata,
     write_bundle,
 )
-from napari_histoad.detectors._registry import first_fault
+from napari_histoad.detectors._registry import first_error
 from napari_histoad.errors import BundleError, HistoadError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def read_classifier_header(path: str | PathLike[str]) -> ClassifierHeader:
     try:
         return ClassifierHeader.model_validate_json(metadata[_KEY])
     except ValidationError as err:
-        fault = first_fault(err)
+        fault = first_error(err)
         raise BundleError(f"{file.name}: its classifier's header is not valid ({fault})", "update napari-histoad") from err
 
 

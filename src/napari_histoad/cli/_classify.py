@@ -228,12 +228,12 @@ def _settings(given: dict[str, Any]) -> Any:
     from pydantic import ValidationError
 
     from napari_histoad.classifiers import ClassifierSettings
-    from napari_histoad.detectors import first_fault
+    from napari_histoad.detectors import first_error
 
     try:
         return ClassifierSettings(**given)
     except ValidationError as err:
-        msg = f"the classifier's settings do not hold ({first_fault(err)})"
+        msg = f"the classifier's settings do not hold ({first_error(err)})"
         raise SettingsError(msg, "see histoad classify train --help") from err
 
 

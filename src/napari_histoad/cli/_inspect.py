@@ -162,7 +162,7 @@ def models(
     if fetch is not None:
         _fetch(fetch, agreed=yes, as_json=as_json)
         return
-    from napari_histoad.detectors import detector_class, detector_names, export_onnx, read_header, starter_path
+    from napari_histoad.detectors import describe_detectors, detector_class, export_onnx, read_header, starter_path
 
     if onnx is not None:
         from napari_histoad.classifiers import load_model
@@ -185,7 +185,7 @@ def models(
         document = {**header.model_dump(), "calibration": describe_basis(header.calibration_basis)}
         emit(document, [(k, str(v)) for k, v in rows], as_json=as_json)
         return
-    titles = {name: detector_class(name).title for name in detector_names()}
+    titles = {found.name: f"{found.title}. {found.summary}" for found in describe_detectors()}
     starter = read_header(starter_path())
     emit(
         {"detectors": titles, "starter": {"path": str(starter_path()), **starter.model_dump()}},

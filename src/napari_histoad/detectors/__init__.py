@@ -5,7 +5,14 @@ from napari_histoad.detectors._base import BackboneRecord, Detector, DetectorSet
 from napari_histoad.detectors._bundle import BundleHeader, load_detector, read_header, save_detector
 from napari_histoad.detectors._features import FeatureDetector, features_of
 from napari_histoad.detectors._onnx import export_onnx
-from napari_histoad.detectors._registry import create_detector, detector_class, detector_names, first_fault
+from napari_histoad.detectors._registry import (
+    DetectorDescription,
+    create_detector,
+    describe_detectors,
+    detector_class,
+    detector_names,
+    first_error,
+)
 from napari_histoad.detectors._starter import starter_path
 from napari_histoad.detectors._weights import known_weights, register_weights
 
@@ -13,17 +20,19 @@ __all__ = [
     "BackboneRecord",
     "BundleHeader",
     "Detector",
+    "DetectorDescription",
     "DetectorSettings",
     "FeatureDetector",
     "TileScores",
     "create_detector",
     "describe_backbone",
+    "describe_detectors",
     "detector_class",
     "detector_names",
     "export_onnx",
     "features_of",
     "fetch_weights",
-    "first_fault",
+    "first_error",
     "known_weights",
     "load_detector",
     "read_header",

@@ -125,9 +125,17 @@ class Detector(ABC):
     """
 
     name: ClassVar[str]
-    """What users call the method."""
+    """Identifier in commands and files; a built-in method's module has the same name."""
     title: ClassVar[str]
-    """One line for lists."""
+    """Name for people."""
+    summary: ClassVar[str]
+    """What it measures, in one sentence."""
+    learns_by_steps: ClassVar[bool] = False
+    """Whether it trains a network by gradient descent with the default settings."""
+    uses_encoder: ClassVar[bool] = False
+    """Whether the user chooses an encoder: the settings have ``backbone`` and ``backbone_weights``."""
+    exports_onnx: ClassVar[bool] = False
+    """Whether `export_onnx` can write it."""
     Settings: ClassVar[type[DetectorSettings]]
 
     def __init__(self, settings: DetectorSettings) -> None:

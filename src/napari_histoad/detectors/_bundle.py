@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from napari_histoad import __version__
 from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydantic reads it
-from napari_histoad.detectors._registry import create_detector, first_fault
+from napari_histoad.detectors._registry import create_detector, first_error
 from napari_histoad.detectors._weights import known_weights
 from napari_histoad.errors import BundleError, HistoadError
 from napari_histoad.system.atomic import write_whole
@@ -138,7 +138,7 @@ def read_header(path: str | PathLike[str]) -> BundleHeader:
         return BundleHeader.model_validate_json(metadata[_KEY])
     except ValidationError as err:
         raise BundleError(
-            f"{file.name}: its header is not valid ({first_fault(err)})", "update napari-histoad, or train it again"
+            f"{file.name}: its header is not valid ({first_error(err)})", "update napari-histoad, or train it again"
         ) from err
 
 

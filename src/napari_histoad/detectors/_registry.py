@@ -1,57 +1,92 @@
-"""Names of detectors; other packages add theirs through the entry-point group ``napari_histoad.detectors``."""
+"""Detectors by name: the modules of this package, and the entry points of other packages."""
 
 from __future__ import annotations
 
+import inspect
+import logging
+import pkgutil
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from napari_histoad.errors import SettingsError
+from napari_histoad.detectors._base import Detector
+from napari_histoad.errors import HistoadError, SettingsError
+from napari_histoad.system.extensions import load_extensions
 
-if TYPE_CHECKING:
-    from napari_histoad.detectors._base import Detector
+__all__ = ["DetectorDescription", "create_detector", "describe_detectors", "detector_class", "detector_names", "first_error"]
 
-__all__ = ["create_detector", "detector_class", "detector_names"]
-
-_BUILT_IN = {
-    "vqvae": "napari_histoad.detectors.vqvae:VqVaeDetector",
-    "texture": "napari_histoad.detectors.texture:TextureDetector",
-    "embedding": "napari_histoad.detectors.embedding:EmbeddingDetector",
-    "deep_isolation_forest": "napari_histoad.detectors.deep_isolation_forest:DeepIsolationForestDetector",
-    "geometric_transforms": "napari_histoad.detectors.geometric_transforms:GeometricTransformsDetector",
-    "kde_autoencoder": "napari_histoad.detectors.kde_autoencoder:KdeAutoencoderDetector",
-    "adversarial_autoencoder": "napari_histoad.detectors.adversarial_autoencoder:AdversarialAutoencoderDetector",
-    "perceptual_autoencoder": "napari_histoad.detectors.perceptual_autoencoder:PerceptualAutoencoderDetector",
-    "perceptual_gan": "napari_histoad.detectors.perceptual_gan:PerceptualGanDetector",
-    "colour": "napari_histoad.detectors.colour:ColourDetector",
-}
 GROUP = "napari_histoad.detectors"
+_PACKAGE = __name__.rpartition(".")[0]
+
+
+class DetectorDescription(BaseModel):
+    """What the terminal, the panel and the documentation show of a detector: the class attributes of the same names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    title: str
+    summary: str
+    learns_by_steps: bool
+    uses_encoder: bool
+    exports_onnx: bool
+
+
+@cache
+def _built_in() -> tuple[str, ...]:
+    """Return the names of the public modules of this package; each holds the detector of its name."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(import_module(_PACKAGE).__path__) if not m.name.startswith("_")))
 
 
 def detector_names() -> list[str]:
-    """Return the names of all detectors, built-in ones first."""
-    return [*_BUILT_IN, *sorted(point.name for point in entry_points(group=GROUP) if point.name not in _BUILT_IN)]
+    """Return the names of all detectors, built-in ones first. Built-in methods are not imported for this."""
+    return [*_built_in(), *(name for name in load_extensions(GROUP) if name not in _built_in())]
+
+
+def describe_detectors() -> list[DetectorDescription]:
+    """Return the descriptions of all detectors, those of other packages included.
+
+    A detector that cannot be imported or lacks an attribute is left out; a warning in the log says why.
+    """
+    found = []
+    for name in detector_names():
+        try:
+            cls = detector_class(name)
+            found.append(DetectorDescription(**{field: getattr(cls, field) for field in DetectorDescription.model_fields}))
+        except (AttributeError, HistoadError, ImportError, ValidationError) as err:
+            reason = str(err).splitlines()[0]
+            logging.getLogger("napari_histoad").warning("The detector %s is left out (%s)", name, reason)
+    return found
 
 
 def detector_class(name: str) -> type[Detector]:
     """Return the class of a detector.
 
+    Parameters
+    ----------
+    name : str
+        See `detector_names`; or ``anomalib:<model>``.
+
     Raises
     ------
     SettingsError
-        If no detector has that name.
+        If no detector has that name, or what another package registers under it is no detector.
     """
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
     if name.startswith("anomalib:"):
-        return import_module("napari_histoad.detectors.anomalib_models").anomalib_class(name)  # type: ignore[no-any-return]
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            return point.load()  # type: ignore[no-any-return]
-    raise SettingsError(f"there is no detector named {name!r}", f"known are {', '.join(detector_names())}")
+        return import_module(f"{_PACKAGE}._anomalib").anomalib_class(name)  # type: ignore[no-any-return]
+    if name in _built_in():
+        classes = inspect.getmembers(import_module(f"{_PACKAGE}.{name}"), inspect.isclass)
+        found = next((cls for _, cls in classes if getattr(cls, "name", None) == name), None)
+    elif name in (others := load_extensions(GROUP)):
+        found = others[name]
+    else:
+        raise SettingsError(f"there is no detector named {name!r}", f"choose one of {', '.join(detector_names())}")
+    if not (inspect.isclass(found) and issubclass(found, Detector) and found.name == name):
+        what = f"what is registered as {name} is not a subclass of Detector with this name"
+        raise SettingsError(what, "update or uninstall the package that registers it")
+    return found
 
 
 def create_detector(name: str, **settings: Any) -> Detector:
@@ -60,26 +95,30 @@ def create_detector(name: str, **settings: Any) -> Detector:
     Parameters
     ----------
     name : str
-        See `detector_names`.
+        See `detector_class`.
     **settings
         Fields of the method's settings; those left out keep their defaults.
 
     Raises
     ------
     SettingsError
-        If the name or a setting is unknown or out of range.
+        If the name is unknown, or a setting is unknown or out of range.
+
+    Examples
+    --------
+    >>> create_detector("texture", tile_px=128, mpp=1.0).settings.measure
+    'fused'
     """
     cls = detector_class(name)
     try:
         return cls(cls.Settings(**settings))
     except ValidationError as err:
-        raise SettingsError(
-            f"settings of {name}: {first_fault(err)}", f"fields are {', '.join(cls.Settings.model_fields)}"
-        ) from err
+        fields = ", ".join(cls.Settings.model_fields)
+        raise SettingsError(f"settings of {name}: {first_error(err)}", f"the settings are {fields}") from err
 
 
-def first_fault(err: ValidationError) -> str:
-    """Return the first fault of a validation error in one line."""
-    fault = err.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"{where}: {fault['msg']}" if where else str(fault["msg"])
+def first_error(err: ValidationError) -> str:
+    """Return the first problem that a validation error names, in one line."""
+    problem = err.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else str(problem["msg"])

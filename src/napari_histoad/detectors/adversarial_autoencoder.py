@@ -65,7 +65,10 @@ class AdversarialAutoencoderDetector(Detector):
     """Reconstruction error, and how unlikely the code is under N(0, I)."""
 
     name: ClassVar[str] = "adversarial_autoencoder"
-    title: ClassVar[str] = "Adversarial autoencoder: large reconstruction error or unlikely code"
+    title: ClassVar[str] = "Adversarial autoencoder"
+    summary: ClassVar[str] = "Finds tiles with a large reconstruction error or an unlikely latent vector."
+    learns_by_steps: ClassVar[bool] = True
+    exports_onnx: ClassVar[bool] = True
     Settings = AdversarialAutoencoderSettings
     settings: AdversarialAutoencoderSettings
 

@@ -22,7 +22,9 @@ class ColourDetector(FeatureDetector):
     """Gaussian on mean and standard deviation of R, G, B and the white fraction of a tile. No morphology at all."""
 
     name: ClassVar[str] = "colour"
-    title: ClassVar[str] = "Colour statistics: the baseline every other detector should beat"
+    title: ClassVar[str] = "Colour"
+    summary: ClassVar[str] = "Compares only colour statistics: the baseline that every other detector should beat."
+    exports_onnx: ClassVar[bool] = True
     Settings = DetectorSettings
 
     def __init__(self, settings: DetectorSettings) -> None:

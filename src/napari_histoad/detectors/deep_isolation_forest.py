@@ -39,7 +39,9 @@ class DeepIsolationForestDetector(EncoderDetector):
     """How few random cuts set a tile's features apart from those of normals."""
 
     name: ClassVar[str] = "deep_isolation_forest"
-    title: ClassVar[str] = "Deep isolation forest: how easily an encoder's features are set apart"
+    title: ClassVar[str] = "Deep isolation forest"
+    summary: ClassVar[str] = "Measures how easily random splits isolate the encoder's features of a tile from normal ones."
+    uses_encoder: ClassVar[bool] = True
     Settings = DeepIsolationForestSettings
     settings: DeepIsolationForestSettings
 

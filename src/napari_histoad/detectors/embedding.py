@@ -140,7 +140,10 @@ class EmbeddingDetector(EncoderDetector):
     """Residual to the subspace of normals, fused with the distance to the nearest of them."""
 
     name: ClassVar[str] = "embedding"
-    title: ClassVar[str] = "Embedding: how far an encoder's features lie from those of normal tissue"
+    title: ClassVar[str] = "Embedding"
+    summary: ClassVar[str] = "Measures the distance of the encoder's features of a tile from those of normal tissue."
+    uses_encoder: ClassVar[bool] = True
+    exports_onnx: ClassVar[bool] = True
     Settings = EmbeddingSettings
     settings: EmbeddingSettings
 

@@ -64,7 +64,10 @@ class GeometricTransformsDetector(Detector):
     """Dirichlet normality of the predictions for every transform."""
 
     name: ClassVar[str] = "geometric_transforms"
-    title: ClassVar[str] = "Geometric transforms: a network tells 72 transforms apart, on normal tissue"
+    title: ClassVar[str] = "Geometric transforms"
+    summary: ClassVar[str] = "Measures how unsure a network is about which of 72 transforms was applied to a tile."
+    learns_by_steps: ClassVar[bool] = True
+    exports_onnx: ClassVar[bool] = True
     Settings = GeometricTransformsSettings
     settings: GeometricTransformsSettings
 

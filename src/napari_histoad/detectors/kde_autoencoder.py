@@ -57,7 +57,9 @@ class KdeAutoencoderDetector(Detector):
     """Kernel density of the latent, and reconstruction error."""
 
     name: ClassVar[str] = "kde_autoencoder"
-    title: ClassVar[str] = "Autoencoder + kernel density: rare latent or large reconstruction error"
+    title: ClassVar[str] = "Autoencoder with kernel density"
+    summary: ClassVar[str] = "Finds tiles with a rare latent vector or a large reconstruction error."
+    learns_by_steps: ClassVar[bool] = True
     Settings = KdeAutoencoderSettings
     settings: KdeAutoencoderSettings
 

@@ -70,7 +70,10 @@ class PerceptualAutoencoderDetector(PerceptualDetector):
     """Relative perceptual distance of a tile from its reconstruction."""
 
     name: ClassVar[str] = "perceptual_autoencoder"
-    title: ClassVar[str] = "Perceptual autoencoder: what cannot be rebuilt so that it looks the same"
+    title: ClassVar[str] = "Perceptual autoencoder"
+    summary: ClassVar[str] = "Measures how different a tile looks from its reconstruction by an autoencoder."
+    learns_by_steps: ClassVar[bool] = True
+    exports_onnx: ClassVar[bool] = True
     Settings = PerceptualAutoencoderSettings
     settings: PerceptualAutoencoderSettings
 

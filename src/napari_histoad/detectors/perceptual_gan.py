@@ -67,7 +67,10 @@ class PerceptualGanDetector(PerceptualDetector):
     """Relative perceptual distance of a tile from what two generators between critics make of it."""
 
     name: ClassVar[str] = "perceptual_gan"
-    title: ClassVar[str] = "Perceptual GAN (PIAD): generators of image and latent, each with a critic"
+    title: ClassVar[str] = "Perceptual GAN (PIAD)"
+    summary: ClassVar[str] = "Measures how different a tile looks from its reconstruction by a network trained against critics."
+    learns_by_steps: ClassVar[bool] = True
+    exports_onnx: ClassVar[bool] = True
     Settings = PerceptualGanSettings
     settings: PerceptualGanSettings
 

@@ -33,7 +33,8 @@ class TextureDetector(FeatureDetector):
     """Distance of texture statistics, see `napari_histoad.networks.texture`, from those of normals."""
 
     name: ClassVar[str] = "texture"
-    title: ClassVar[str] = "Texture statistics of haematoxylin and eosin: fitted in seconds, no GPU"
+    title: ClassVar[str] = "Texture"
+    summary: ClassVar[str] = "Measures the distance of stain texture from that of normal tissue; fits in seconds without a GPU."
     Settings = TextureSettings
     settings: TextureSettings
 

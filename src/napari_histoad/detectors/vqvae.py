@@ -80,7 +80,10 @@ class VqVaeDetector(Detector):
     """VQ-VAE reconstruction error."""
 
     name: ClassVar[str] = "vqvae"
-    title: ClassVar[str] = "VQ-VAE: reconstruction error of a network trained on normal tissue"
+    title: ClassVar[str] = "VQ-VAE"
+    summary: ClassVar[str] = "Measures how badly a network trained on normal tissue reconstructs a tile."
+    learns_by_steps: ClassVar[bool] = True
+    exports_onnx: ClassVar[bool] = True
     Settings = VqVaeSettings
     settings: VqVaeSettings
 

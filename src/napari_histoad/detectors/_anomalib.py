@@ -173,8 +173,8 @@ def anomalib_class(name: str) -> type[AnomalibDetector]:
     """
     model = name.removeprefix(PREFIX)
     _class_of(_import_anomalib(), model)
-    title = f"anomalib's {model}"
-    return type("AnomalibDetector", (AnomalibDetector,), {"name": name, "title": title, "model_name": model})
+    described = {"title": f"anomalib: {model}", "summary": f"The {model} model of the anomalib package."}
+    return type("AnomalibDetector", (AnomalibDetector,), {"name": name, "model_name": model, **described})
 
 
 def _class_of(models: Any, model: str) -> Any:
