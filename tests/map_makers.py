@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_histoad.calibration import Calibration
-from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, ScoredTiles
 from napari_histoad.tiles import TileGrid, TissueMask
 
 
@@ -43,10 +43,16 @@ def block_values(result, block, seed=0):
     return rng.random(n, dtype=np.float32), rng.random((n, c, c), dtype=np.float32)
 
 
+def scored_block(block, scores, error_cells=None):
+    """Return the scores of a block as they come to the writer; NaN: the tile could not be read."""
+    index = block * BLOCK_TILES + np.arange(len(scores))
+    return ScoredTiles(index, scores, error_cells, None, np.isnan(scores))
+
+
 def fill(result, blocks, seed=0):
     with MapWriter(result) as writer:
         for block in blocks:
-            writer.add(block, *block_values(result, block, seed))
+            writer.add(scored_block(block, *block_values(result, block, seed)))
 
 
 def fill_evenly(result, values):
@@ -54,7 +60,7 @@ def fill_evenly(result, values):
     with MapWriter(result) as writer:
         for block in range(result.block_count):
             n = min(BLOCK_TILES, len(result) - block * BLOCK_TILES)
-            writer.add(block, values(n).astype(np.float32), None)
+            writer.add(scored_block(block, values(n).astype(np.float32)))
 
 
 def bytes_of(folder):

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from napari_histoad import AnomalyMap, load_detector, map_slide
 from napari_histoad.engine import choose_device
-from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._batch import batches_of, score_stream
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -31,11 +31,12 @@ def test_many_batches_under_way_are_scored_as_each_by_itself(device, detector_fi
     choice, rng = choose_device(device), np.random.default_rng(0)
     detector = load_detector(detector_file)
     detector.to(choice.device)
-    batches = list(enumerate(rng.integers(0, 256, (12, 8, 64, 64, 3)).astype(np.uint8)))
-    together = dict(score_stream(detector, choice, batches))
-    for number, images in batches:
-        ((_, alone),) = score_stream(detector, choice, [(number, images)])
-        assert np.array_equal(together[number].scores, alone.scores)
+    batches = list(batches_of(rng.integers(0, 256, (96, 64, 64, 3)).astype(np.uint8), 8))
+    together = list(score_stream(detector, choice, batches))
+    for batch, found in zip(batches, together, strict=True):
+        (alone,) = score_stream(detector, choice, [batch])
+        assert np.array_equal(found.index, batch.index)
+        assert np.array_equal(found.scores, alone.scores)
 
 
 @needs_cuda

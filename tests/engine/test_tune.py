@@ -10,6 +10,7 @@ from napari_histoad.detectors import TileScores, create_detector
 from napari_histoad.engine import _tune, choose_device
 from napari_histoad.engine._tune import Tuner, tuner_of
 from napari_histoad.engine.mapping._blocks import score_blocks
+from napari_histoad.maps import ScoredTiles
 from napari_histoad.tiles import TileGrid
 
 
@@ -130,12 +131,10 @@ def _grid(slide, stride):
 
 def _scores(slide, grid, detector, choice, tuner):
     blocks = range(-(-len(grid) // 64))
-    reports = list(score_blocks(slide, grid, blocks, detector, choice, 8, tuner))
-    assert sum(report.tiles for report in reports) == len(grid)  # what is scored to compare does not count
-    parts = [report for report in reports if report.block is not None]
-    assert [part.block for part in parts] == list(blocks)
-    maps = [part.error_maps for part in parts if part.error_maps is not None]
-    return np.concatenate([part.scores for part in parts]), np.concatenate(maps) if maps else None
+    reports = score_blocks(slide, grid, blocks, detector, choice, 8, [], tuner)
+    found = ScoredTiles.join([report for report in reports if isinstance(report, ScoredTiles)])
+    assert np.array_equal(found.index, np.arange(len(grid)))  # what is scored to compare does not count
+    return found.scores, found.error_cells
 
 
 def test_a_map_is_the_same_to_the_bit_whatever_is_tried(sample, detector_file, cpu, monkeypatch):

@@ -7,7 +7,7 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from map_makers import bytes_of, fill, fill_evenly, make_map
+from map_makers import bytes_of, fill, fill_evenly, make_map, scored_block
 from PIL import Image
 
 from napari_histoad import AnomalyMap, open_slide, read_regions
@@ -266,7 +266,7 @@ def test_notes_of_the_whole_are_stored_when_a_map_is_complete(tmp_path):
             scores = np.full(n, 5, np.float32)
             if block == 0:
                 scores[:2] = np.nan
-            writer.add(block, scores, None)
+            writer.add(scored_block(block, scores))
     assert "100% of the tiles score above" in result.notes[1]  # also of a map that is not complete
     result.finish()
     again = AnomalyMap.open(result.path)

@@ -4,11 +4,12 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
-from map_makers import block_values, bytes_of, fill, make_map
+from map_makers import block_values, bytes_of, fill, make_map, scored_block
 
 from napari_histoad.errors import MapError, OutputError
 from napari_histoad.maps import MapWriter, _writer
@@ -20,7 +21,7 @@ _OF_MANY_CHUNKS = {"shape": (4200, 4600), "stride_px": 32, "cell_um": 2.0}
 
 def _values(result, block, *, error_maps):
     scores, maps = block_values(result, block)
-    return scores, maps if error_maps else None
+    return scored_block(block, scores, maps if error_maps else None)
 
 
 @pytest.mark.parametrize("error_maps", [True, False])
@@ -30,7 +31,7 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
     straight = make_map(folder / "a.ome.zarr", **made)
     with MapWriter(straight) as writer:
         for block in range(straight.block_count):
-            writer.add(block, *_values(straight, block, error_maps=error_maps))
+            writer.add(_values(straight, block, error_maps=error_maps))
     # However many are stored, and rendered, together.
     monkeypatch.setattr(_writer, "_MOST_BLOCKS", random.choice([1, 3, 256]))
     monkeypatch.setattr(_writer, "_MOST_CELLS", random.choice([1, 300, 2**21]))
@@ -41,13 +42,11 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
     for part in (order[:cut], order[cut:]):
         with MapWriter(mixed) as writer:
             for block in part:
-                scores, maps = _values(mixed, block, error_maps=error_maps)
-                if random.random() < 0.5:
-                    writer.add(block, scores, maps)
-                else:  # as a worker of a cluster does it
-                    if maps is not None:
-                        put_in_place([mixed.write_error_maps(block, mixed.error_cells(scores, maps))])
-                    writer.adopt(block, scores)
+                tiles = _values(mixed, block, error_maps=error_maps)
+                if random.random() < 0.5 and tiles.error_cells is not None:  # as a worker of a cluster does it
+                    put_in_place([mixed.write_error_maps(block, tiles.error_cells)])
+                    tiles = replace(tiles, error_cells=None)
+                writer.add(tiles)
         mixed = make_map(folder / "b.ome.zarr", **made)
     a, b = bytes_of(straight.path), bytes_of(mixed.path)
     assert set(a) == set(b)
@@ -63,7 +62,7 @@ def test_tiles_without_error_maps_are_filled_with_their_scores(tmp_path):
                 scores, maps = block_values(result, block)
                 scores[slice(None) if block in (3, 4) else 5] = np.nan  # could not be decoded
                 maps[:] = scores[:, None, None]
-                writer.add(block, scores, None if result is without or (result is mixed and block % 2) else maps)
+                writer.add(scored_block(block, scores, None if result is without or (result is mixed and block % 2) else maps))
     assert without.error_maps(0) is None
     assert not any((without.path / "tiles/error_map").glob("c*"))
     assert filled.error_maps(0) is not None
@@ -82,15 +81,15 @@ def test_a_writer_that_gathers_holds_up_nobody(tmp_path, monkeypatch):
     assert result.block_count > 12
     with MapWriter(result) as writer:  # more than it lets wait, before its time is over
         for block in range(result.block_count):
-            writer.add(block, *block_values(result, block))
+            writer.add(scored_block(block, *block_values(result, block)))
     assert result.finished_blocks() == set(range(result.block_count))
 
 
 def test_what_came_in_before_an_exception_is_kept(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     with pytest.raises(KeyError), MapWriter(result) as writer:  # noqa: PT012 - what comes before counts
-        writer.add(3, *block_values(result, 3))
-        writer.add(4, *block_values(result, 4))
+        writer.add(scored_block(3, *block_values(result, 3)))
+        writer.add(scored_block(4, *block_values(result, 4)))
         raise KeyError
     assert result.finished_blocks() == {3, 4}
     assert np.array_equal(result.scores[3 * 64 : 4 * 64], block_values(result, 3)[0])
@@ -100,10 +99,10 @@ def test_what_came_in_before_an_exception_is_kept(tmp_path):
 def test_a_map_that_is_taken_away_meanwhile_is_told_and_does_not_come_back(tmp_path, error_maps):
     result = make_map(tmp_path / "a.ome.zarr")
     with MapWriter(result) as writer:
-        writer.add(3, *_values(result, 3, error_maps=error_maps))
+        writer.add(_values(result, 3, error_maps=error_maps))
     with pytest.raises(MapError, match=r"was deleted or moved.*; put (it|the map) back"), MapWriter(result) as writer:  # noqa: PT012
         result.path.rename(tmp_path / "elsewhere")
-        writer.add(4, *_values(result, 4, error_maps=error_maps))
+        writer.add(_values(result, 4, error_maps=error_maps))
     with pytest.raises(MapError, match=r"its tiles/score is missing; put it back"):
         _ = result.scores
     assert not result.path.exists()
@@ -116,7 +115,7 @@ def test_changes_are_reported_when_they_are_on_disk(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     with MapWriter(result) as writer:
         assert writer.written() is None
-        writer.add(0, *block_values(result, 0))
+        writer.add(scored_block(0, *block_values(result, 0)))
         writer.drain()
         y0, x0, y1, x1 = writer.written()
         assert not np.isnan(np.asarray(result.levels[0])[y0:y1, x0:x1]).all()
@@ -128,7 +127,7 @@ def test_nothing_is_taken_that_would_not_be_written(tmp_path):
     with MapWriter(result) as writer:
         writer.drain()
         with pytest.raises(MapError, match="no more blocks"):
-            writer.add(0, *block_values(result, 0))
+            writer.add(scored_block(0, *block_values(result, 0)))
 
 
 def test_an_error_of_the_disk_reaches_who_feeds_the_writer(tmp_path):
@@ -136,7 +135,7 @@ def test_an_error_of_the_disk_reaches_who_feeds_the_writer(tmp_path):
     with pytest.raises(OutputError, match="cannot write"), MapWriter(result) as writer:  # noqa: PT012 - whichever call meets it
         (result.path / "journal").unlink()
         (result.path / "journal").mkdir()  # cannot be appended to
-        writer.add(0, *block_values(result, 0))
+        writer.add(scored_block(0, *block_values(result, 0)))
         writer.drain()
 
 

@@ -1,181 +1,133 @@
-"""Scores of one batch of tiles, or of a stream of batches, of which as many are under way as keep the device busy."""
+"""Scores of one batch of tiles, or of a stream of batches with enough of them in flight to keep the device busy."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from napari_histoad.detectors import TileScores
 from napari_histoad.errors import DeviceError, SettingsError, TrainingError
+from napari_histoad.maps import ScoredTiles
 from napari_histoad.networks.threads import map_in_threads
+from napari_histoad.tiles import TileBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
 
-__all__ = ["Collected", "score_batch", "score_stream"]
-
-T = TypeVar("T")
+__all__ = ["batches_of", "score_batch", "score_stream"]
 
 
 @dataclass(frozen=True)
-class Launched:
-    """A batch whose scores the device may still be computing."""
+class _InFlight:
+    """A batch whose scores the device may still be computing; None: the batch did not fit into its memory."""
 
-    detector: Detector
-    images: NDArray[np.uint8]
-    choice: DeviceChoice
-    cells: int | None
-    scores: Tensor | None
-    """None: the batch did not fit into memory."""
-    error_maps: Tensor | None
-    probabilities: Tensor | None = None
+    batch: TileBatch
+    scores: TileScores | None
 
 
-class Collected(NamedTuple):
-    """What was said of B tiles.
-
-    Attributes
-    ----------
-    scores : (B,) float32
-    error_maps : (B, cells, cells) float32 or None
-    probabilities : (B, K) float32 or None
-    """
-
-    scores: NDArray[np.float32]
-    error_maps: NDArray[np.float32] | None
-    probabilities: NDArray[np.float32] | None
-
-    @staticmethod
-    def join(parts: Sequence[Collected]) -> Collected:
-        """Return several batches as one."""
-        maps = [part.error_maps for part in parts if part.error_maps is not None]
-        classes = [part.probabilities for part in parts if part.probabilities is not None]
-        return Collected(
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate(maps) if maps else None,
-            np.concatenate(classes) if classes else None,
-        )
-
-
-def launch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None) -> Launched:
-    """Hand one batch to the device and return at once, if the device works by itself.
-
-    Parameters
-    ----------
-    detector : Detector
-        Already on the device.
-    images : (B, H, W, 3) uint8
-        To be kept as they are until `collect`.
-    choice : DeviceChoice
-    cells : int, optional
-        Pool error maps to this many cells down and across; None drops them.
-
-    Raises
-    ------
-    SettingsError
-        If the tiles are of another size than the detector's.
-    """
-    side = detector.settings.tile_px
-    if images.shape[1:] != (side, side, 3):
-        shape = "x".join(str(n) for n in images.shape[1:])
-        msg = f"the detector was trained on tiles of {side}x{side} px, these are {shape}"
-        raise SettingsError(msg, f"cut or resize the tiles to {side} px, or train a detector for their size")
-    try:
-        with torch.inference_mode(), choice.autocast(detector):
-            result = detector.score(choice.upload(images))
-            maps = None
-            if cells is not None and result.error_map is not None:
-                maps = F.adaptive_avg_pool2d(result.error_map.float()[:, None], cells)[:, 0]
-            said = None if result.probabilities is None else result.probabilities.float()
-            return Launched(detector, images, choice, cells, result.score.float(), maps, said)
-    except torch.OutOfMemoryError:
-        return Launched(detector, images, choice, cells, None, None)
-
-
-def collect(launched: Launched) -> Collected:
-    """Wait for a batch and return what was said of it; one that did not fit into memory is scored in halves.
-
-    Raises
-    ------
-    DeviceError
-        If not even one tile fits into memory.
-    TrainingError
-        If a score is not finite: NaN in a map would look like a tile that could not be read.
-    """
-    if launched.scores is not None:
-        maps = None if launched.error_maps is None else launched.error_maps.cpu().numpy()
-        said = None if launched.probabilities is None else launched.probabilities.cpu().numpy()
-        scores = launched.scores.cpu().numpy()
-        finite = np.isfinite(scores)
-        if not finite.all():
-            msg = f"the {launched.detector.name} detector gives no finite score for {(~finite).sum()} of {len(scores)} tiles"
-            raise TrainingError(msg, "its training has diverged: train it again, with a lower learning rate or other settings")
-        return Collected(scores, maps, said)
-    images, choice = launched.images, launched.choice
-    if len(images) == 1:
-        raise DeviceError("a single tile does not fit into the device's memory", "use --device cpu")
-    if choice.device.type == "cuda":
-        torch.cuda.empty_cache()
-    half = len(images) // 2
-    return Collected.join(
-        [score_batch(launched.detector, part, choice, launched.cells) for part in (images[:half], images[half:])]
-    )
-
-
-def score_batch(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice, cells: int | None = None) -> Collected:
-    """Score one batch on the device and wait for it, see `launch` and `collect`."""
-    return collect(launch(detector, images, choice, cells))
+def batches_of(images: NDArray[np.uint8], size: int) -> Iterator[TileBatch]:
+    """Yield tiles (N, H, W, 3) in memory as batches of at most ``size``."""
+    for first in range(0, len(images), size):
+        part = images[first : first + size]
+        yield TileBatch(part, np.arange(first, first + len(part)), np.zeros(len(part), bool))
 
 
 def score_stream(
-    detector: Detector, choice: DeviceChoice, batches: Iterable[tuple[T, NDArray[np.uint8]]], cells: int | None = None
-) -> Generator[tuple[T, Collected]]:
-    """Score batches as they come; a CPU computes one per core, a GPU is handed the next before the last one is fetched.
+    detector: Detector, choice: DeviceChoice, batches: Iterable[TileBatch], cells: int | None = None
+) -> Generator[ScoredTiles]:
+    """Score batches as they come, several at once on a CPU; a GPU gets the next batch before the last one is fetched.
 
     Parameters
     ----------
     detector : Detector
         Already on the device.
     choice : DeviceChoice
-    batches : iterable of (anything, (B, H, W, 3) uint8)
-        Images must stay as they are until ``choice.ahead`` more batches have been asked for.
+    batches : iterable of TileBatch
+        Images must stay unchanged until ``choice.ahead`` more batches have been requested.
     cells : int, optional
-        Pool error maps to this many cells down and across; None drops them.
+        Pool error maps to (cells, cells); None drops them.
 
     Yields
     ------
-    (anything, Collected)
+    ScoredTiles
         In the order of the batches.
 
     Raises
     ------
     SettingsError
-        If the tiles are of another size than the detector's.
+        If the tiles do not have the detector's size.
     DeviceError
-        If not even one tile fits into memory.
+        If a single tile does not fit into memory.
+    TrainingError
+        If a score is not finite.
     """
     if choice.device.type == "cpu":
 
-        def score(pair: tuple[T, NDArray[np.uint8]]) -> tuple[T, Collected]:
-            return pair[0], score_batch(detector, pair[1], choice, cells)
+        def score(batch: TileBatch) -> ScoredTiles:
+            return score_batch(detector, batch, choice, cells)
 
         yield from map_in_threads(score, batches, choice.device, choice.lanes)
         return
-    under_way: deque[tuple[T, Launched]] = deque()
-    for name, images in batches:
-        under_way.append((name, launch(detector, images, choice, cells)))
-        if len(under_way) > choice.ahead:
-            name, launched = under_way.popleft()
-            yield name, collect(launched)
-    for name, launched in under_way:
-        yield name, collect(launched)
+    in_flight: deque[_InFlight] = deque()
+    for batch in batches:
+        in_flight.append(_launch(detector, batch, choice, cells))
+        if len(in_flight) > choice.ahead:
+            yield _collect(detector, in_flight.popleft(), choice, cells)
+    for launched in in_flight:
+        yield _collect(detector, launched, choice, cells)
+
+
+def score_batch(detector: Detector, batch: TileBatch, choice: DeviceChoice, cells: int | None = None) -> ScoredTiles:
+    """Score one batch and wait for it, see `score_stream`."""
+    return _collect(detector, _launch(detector, batch, choice, cells), choice, cells)
+
+
+def _launch(detector: Detector, batch: TileBatch, choice: DeviceChoice, cells: int | None) -> _InFlight:
+    """Start scoring a batch; a GPU computes on while this returns at once."""
+    side = detector.settings.tile_px
+    if batch.images.shape[1:] != (side, side, 3):
+        shape = "x".join(str(n) for n in batch.images.shape[1:])
+        msg = f"the detector was trained on tiles of {side}x{side} px, these are {shape}"
+        raise SettingsError(msg, f"cut or resize the tiles to {side} px, or train a detector for their size")
+    try:
+        with torch.inference_mode(), choice.autocast(detector):
+            found = detector.score(choice.upload(batch.images))
+            errors = None
+            if cells is not None and found.error_map is not None:
+                errors = F.adaptive_avg_pool2d(found.error_map.float()[:, None], cells)[:, 0]
+            probabilities = None if found.probabilities is None else found.probabilities.float()
+            return _InFlight(batch, TileScores(found.score.float(), errors, probabilities=probabilities))
+    except torch.OutOfMemoryError:
+        return _InFlight(batch, None)
+
+
+def _collect(detector: Detector, launched: _InFlight, choice: DeviceChoice, cells: int | None) -> ScoredTiles:
+    """Wait for a batch and return its scores; one that did not fit into memory is scored in halves."""
+    batch, found = launched.batch, launched.scores
+    if found is not None:
+        scores = found.score.cpu().numpy()
+        finite = np.isfinite(scores)
+        if not finite.all():  # NaN in a map would look like a tile that could not be read
+            msg = f"the {detector.name} detector gives no finite score for {(~finite).sum()} of {len(scores)} tiles"
+            raise TrainingError(msg, "its training has diverged: train it again, with a lower learning rate or other settings")
+        errors, probabilities = (
+            None if values is None else values.cpu().numpy() for values in (found.error_map, found.probabilities)
+        )
+        return ScoredTiles(batch.index, scores, errors, probabilities, batch.failed)
+    if len(batch.index) == 1:
+        raise DeviceError("a single tile does not fit into the device's memory", "use --device cpu")
+    if choice.device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(batch.index) // 2
+    parts = (TileBatch(batch.images[part], batch.index[part], batch.failed[part]) for part in (slice(half), slice(half, None)))
+    return ScoredTiles.join([score_batch(detector, part, choice, cells) for part in parts])

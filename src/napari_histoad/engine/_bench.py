@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine._tune import Tuner
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.engine.mapping._map import MapPlan
+    from napari_histoad.errors import SlideError
     from napari_histoad.jobs import Job
     from napari_histoad.slide import Slide
 
@@ -195,7 +196,7 @@ def _fastest(plan: MapPlan, detector: Detector, choice: DeviceChoice, seconds: f
     while True:
         with (
             deepcopy(plan.slide) as slide,
-            closing(score_blocks(slide, plan.grid, blocks, detector, choice, cells, tuner)) as scored,
+            closing(score_blocks(slide, plan.grid, blocks, detector, choice, cells, [], tuner)) as scored,
         ):
             for _ in scored:
                 if tuner.settled or time.perf_counter() - started > seconds:
@@ -207,7 +208,8 @@ def _score(detector: Detector, choice: DeviceChoice, cells: int, seconds: float)
     side = detector.settings.tile_px
     images = np.random.default_rng(0).integers(0, 256, (choice.batch, side, side, 3), np.uint8)
     tiles = 0
-    with closing(score_stream(detector, choice, repeat((None, images)), cells)) as stream:
+    batches = repeat(next(batches_of(images, choice.batch)))
+    with closing(score_stream(detector, choice, batches, cells)) as stream:
         for _ in range(2 * (choice.ahead + 1)):
             next(stream)  # the first batches also allocate and compile
         started = time.perf_counter()
@@ -250,8 +252,9 @@ def _map(plan: MapPlan, detector: Detector, choice: DeviceChoice, wanted: float)
             file = Path(scratch) / "bench.ome.zarr"
             target = AnomalyMap.create(file, info, origins=grid.origins, tissue=plan.tissue, calibration=plan.calibration)
             started = time.perf_counter()
-            computed = score_blocks(slide, grid, blocks, detector, choice, info.cells_per_tile)
-            run(write_blocks(target, computed, 0, len(grid)))
+            errors: list[SlideError] = []
+            computed = score_blocks(slide, grid, blocks, detector, choice, info.cells_per_tile, errors)
+            run(write_blocks(target, computed, errors, 0, len(grid)))
             timed += _Timed(len(grid), time.perf_counter() - started)
     return timed
 

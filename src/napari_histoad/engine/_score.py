@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine.training._gather import stain_of, stain_of_files
 from napari_histoad.engine.training._tile_files import accepts_side, fits_by_resizing
 from napari_histoad.jobs import Progress
-from napari_histoad.tiles import read_tile_files
+from napari_histoad.tiles import TileBatch, read_tile_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,8 +45,7 @@ def score_images(detector: Detector, images: NDArray[np.uint8], device: str = "a
     """Return the scores (N,) float32 of tiles (N, H, W, 3) uint8 in memory."""
     choice = choose_device(device)
     detector.to(choice.device)
-    batches = ((None, images[i : i + choice.batch]) for i in range(0, len(images), choice.batch))
-    parts = [found.scores for _, found in score_stream(detector, choice, batches)]
+    parts = [found.scores for found in score_stream(detector, choice, batches_of(images, choice.batch))]
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
@@ -82,7 +81,7 @@ def score_files_job(
 
     errors: dict[int, SettingsError] = {}
 
-    def batches() -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    def batches() -> Iterator[TileBatch]:
         for i in range(0, len(files), choice.batch):
             part = files[i : i + choice.batch]
             bad: dict[int, SettingsError] = {}
@@ -91,13 +90,14 @@ def score_files_job(
             if colours is not None:
                 colours(tiles.images)
             if len(tiles):
-                yield np.array([i + k for k in range(len(part)) if k not in bad]), tiles.images
+                rows = np.array([i + k for k in range(len(part)) if k not in bad])
+                yield TileBatch(tiles.images, rows, np.zeros(len(rows), bool))
 
     yield Progress("Scoring", 0, len(files))
     scores = np.full(len(files), np.nan, np.float32)
-    for rows, found in score_stream(detector, choice, batches()):
-        scores[rows] = found.scores
-        yield Progress("Scoring", int(rows[-1]) + 1, len(files))
+    for found in score_stream(detector, choice, batches()):
+        scores[found.index] = found.scores
+        yield Progress("Scoring", int(found.index[-1]) + 1, len(files))
     if len(errors) == len(files):
         raise errors[0]
     return FileScores(scores, errors)

@@ -219,14 +219,10 @@ class AnomalyMap:
             return set(range(self.block_count))
         return self._journal.blocks() & set(range(self.block_count))
 
-    def error_cells(self, scores: NDArray[np.float32], error_maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what is stored of error maps (B, c, c): NaN where there is no score."""
-        return np.where(np.isnan(scores)[:, None, None], np.float32(np.nan), error_maps).astype(np.float32)
+    def write_error_maps(self, block: int, error_cells: NDArray[np.float32]) -> WrittenChunk | None:
+        """Write the error maps of a block (B, c, c), see `ScoredTiles`; they count once they are put in place.
 
-    def write_error_maps(self, block: int, error_maps: NDArray[np.float32]) -> WrittenChunk | None:
-        """Write what `error_cells` returned for a block, to be put in place.
-
-        Processes may store different blocks at once; `MapWriter` must adopt them afterwards.
+        Processes may write those of different blocks at once; `MapWriter.add` must be given their scores afterwards.
 
         Raises
         ------
@@ -236,7 +232,7 @@ class AnomalyMap:
             If the map is not there any more.
         """
         with writing(self.path):
-            return self._error_map_files.write((block, 0, 0), error_maps)
+            return self._error_map_files.write((block, 0, 0), error_cells)
 
     @cached_property
     def _error_map_files(self) -> ChunkFiles:

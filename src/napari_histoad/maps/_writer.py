@@ -12,9 +12,9 @@ import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_histoad.maps._chunks import WrittenChunk
+    from napari_histoad.maps._scored import ScoredTiles
     from napari_histoad.maps._store import AnomalyMap
 
     Box = tuple[int, int, int, int]
@@ -64,7 +65,7 @@ class MapWriter:
 
     def __init__(self, target: AnomalyMap) -> None:
         self._map = target
-        self._queue: queue.Queue[_Block | None] = queue.Queue(_WAITING_BLOCKS)
+        self._queue: queue.Queue[ScoredTiles | None] = queue.Queue(_WAITING_BLOCKS)
         self._box: Box | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
@@ -82,31 +83,13 @@ class MapWriter:
         if kind is None:
             self._raise()
 
-    def add(
-        self,
-        block: int,
-        scores: NDArray[np.float32],
-        error_maps: NDArray[np.float32] | None,
-        probabilities: NDArray[np.float32] | None = None,
-    ) -> None:
-        """Take a finished block.
+    def add(self, block: ScoredTiles) -> None:
+        """Take a block of scored tiles.
 
-        Parameters
-        ----------
-        block : int
-        scores : (B,) float32
-            NaN where a tile could not be decoded.
-        error_maps : (B, c, c) float32 or None
-            Error maps pooled to cells; None: each tile is filled with its score.
-        probabilities : (B, K) float32 or None
-            Of the map's classes, if it has some.
+        Without error maps each tile is filled with its score, or another process has written them, see
+        `AnomalyMap.write_error_maps`.
         """
-        maps = None if error_maps is None else self._map.error_cells(scores, error_maps)
-        self._put(_Block(block, scores, maps, probabilities))
-
-    def adopt(self, block: int, scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None = None) -> None:
-        """Take a block whose error maps, if any, another process has put on the medium, see `AnomalyMap.write_error_maps`."""
-        self._put(_Block(block, scores, None, probabilities, stored=True))
+        self._put(block)
 
     def written(self) -> Box | None:
         """Return the box (y0, x0, y1, x1) of finest cells that changed on disk since the last call."""
@@ -120,7 +103,7 @@ class MapWriter:
         self._stop()
         self._raise()
 
-    def _put(self, item: _Block) -> None:
+    def _put(self, item: ScoredTiles) -> None:
         while True:
             self._raise()
             if not self._thread.is_alive():
@@ -173,27 +156,25 @@ class MapWriter:
         except Exception as err:  # noqa: BLE001 - raised again in the thread that feeds this one
             self._error = err
 
-    def _store(self, blocks: list[_Block]) -> None:
-        blocks = sorted(blocks, key=lambda block: block.number)
-        writes = [
-            self._pool.submit(self._map.write_error_maps, block.number, block.error_maps)
-            for block in blocks
-            if block.error_maps is not None
-        ]
-        for block in blocks:
-            self._done.add(block.number)
-            if not block.stored:
-                self._remember(block.number, block.error_maps)
-            self._columns["score"].put(block.number * BLOCK_TILES, block.scores)
-            self._columns["p_value"].put(block.number * BLOCK_TILES, self._map.calibration.p_value(block.scores))
+    def _store(self, blocks: list[ScoredTiles]) -> None:
+        numbered = sorted(((int(block.index[0]) // BLOCK_TILES, block) for block in blocks), key=itemgetter(0))
+        writes = []
+        for number, block in numbered:
+            self._done.add(number)
+            if block.error_cells is not None:
+                writes.append(self._pool.submit(self._map.write_error_maps, number, block.error_cells))
+                self._remember(number, block.error_cells)
+            first = int(block.index[0])
+            self._columns["score"].put(first, block.scores)
+            self._columns["p_value"].put(first, self._map.calibration.p_value(block.scores))
             if block.probabilities is not None:
                 for name, values in zip(self._classes, block.probabilities.T, strict=True):
-                    self._columns[name].put(block.number * BLOCK_TILES, values)
+                    self._columns[name].put(first, values)
         put_in_place((write.result() for write in writes), self._pool)  # what is not remembered is read again
         writes.clear()
         for column in self._columns.values():
             writes += map(self._pool.submit, column.changed())
-        boxes = self._boxes([block.number for block in blocks])
+        boxes = self._boxes([number for number, _ in numbered])
         for box in boxes:
             self._render(box)
         writes += map(self._pool.submit, self._canvases[0].changed())
@@ -202,7 +183,7 @@ class MapWriter:
         for canvas in self._canvases[1:]:
             writes += map(self._pool.submit, canvas.changed())
         put_in_place((write.result() for write in writes), self._pool)
-        self._journal.add(block.number for block in blocks)
+        self._journal.add(number for number, _ in numbered)
         for canvas in self._canvases:
             canvas.trim()
         with self._lock:
@@ -266,17 +247,6 @@ class MapWriter:
         for finer, coarser in pairwise(self._canvases):
             box = (box[0] // 2, box[1] // 2, -(-box[2] // 2), -(-box[3] // 2))
             coarser.put(box, halve(finer.get((box[0] * 2, box[1] * 2, box[2] * 2, box[3] * 2))))
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What came in; ``error_maps`` is None where there are none, and where another process has ``stored`` them."""
-
-    number: int
-    scores: NDArray[np.float32]
-    error_maps: NDArray[np.float32] | None
-    probabilities: NDArray[np.float32] | None
-    stored: bool = False
 
 
 class _Column:

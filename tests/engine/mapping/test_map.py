@@ -18,7 +18,7 @@ from waiting import wait_until
 
 from napari_histoad import AnomalyMap, evaluate, load_detector, map_slide, open_slide
 from napari_histoad.engine import choose_device, map_job
-from napari_histoad.engine._batch import score_batch
+from napari_histoad.engine._batch import batches_of, score_batch
 from napari_histoad.engine.mapping._map import work_order
 from napari_histoad.errors import (
     BundleError,
@@ -250,5 +250,6 @@ def test_scores_that_do_not_bear_bfloat16_are_computed_in_float32(detector_file)
         detector = load_detector(detector_file, error=error)
         assert detector.reduced_precision is bears
         images = rng.integers(0, 256, (4, detector.settings.tile_px, detector.settings.tile_px, 3), np.uint8)
-        fast, exact = (score_batch(detector, images, replace(choice, bf16=bf16))[0] for bf16 in (True, False))
+        batch = next(batches_of(images, 4))
+        fast, exact = (score_batch(detector, batch, replace(choice, bf16=bf16)).scores for bf16 in (True, False))
         assert np.array_equal(fast, exact) is not bears

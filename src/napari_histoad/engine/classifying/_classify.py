@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 from torch import nn
 
 from napari_histoad.classifiers import Classifier, ClassifierSettings, class_weights
-from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
 from napari_histoad.errors import TooFewTilesError, TrainingError
@@ -108,11 +108,10 @@ def prepare_job(classifier: Classifier, images: NDArray[np.uint8], device: str =
         assert classifier.detector is not None
         yield Progress("Mapping errors", 0, len(images))
         errors: list[NDArray[np.float32]] = []
-        batches = ((part, images[part]) for part in _parts(images, choice))
-        for part, found in score_stream(classifier.detector, choice, batches, cells=_ERROR_CELLS):
-            assert found.error_maps is not None
-            errors.append(found.error_maps)
-            yield Progress("Mapping errors", part.stop, len(images))
+        for found in score_stream(classifier.detector, choice, batches_of(images, choice.batch), cells=_ERROR_CELLS):
+            assert found.error_cells is not None
+            errors.append(found.error_cells)
+            yield Progress("Mapping errors", int(found.index[-1]) + 1, len(images))
         classifier.prepare(torch.from_numpy(np.concatenate(errors)))
     body = next((member.body for member in classifier.members if isinstance(member.body, TextureBody)), None)
     learning = not all(member.fine for member in classifier.members)

@@ -11,14 +11,14 @@ the same bytes, see `Tuner`: what comes out does not depend on which other block
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.engine._batch import Collected, score_batch, score_stream
+from napari_histoad.engine._batch import score_batch, score_stream
 from napari_histoad.engine._tune import Step, tuner_of
-from napari_histoad.maps import BLOCK_TILES
+from napari_histoad.jobs import Progress
+from napari_histoad.maps import BLOCK_TILES, ScoredTiles
 from napari_histoad.networks.threads import map_in_threads, thread_count
 from napari_histoad.slide import is_remote
 from napari_histoad.tiles import TileLoader
@@ -35,42 +35,7 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TileGrid, UndecodedBatch
 
-    _Scored = tuple[NDArray[np.int64], NDArray[np.bool_], Collected]
-
-__all__ = ["BlockScores", "block_rows", "decodes_ahead", "score_blocks", "tiles_in"]
-
-
-@dataclass(frozen=True)
-class BlockScores:
-    """What was computed last.
-
-    Attributes
-    ----------
-    tiles : int
-        Tiles scored since the last report.
-    block : int or None
-        The block that is finished by them, if one is.
-    scores : (B,) float32 or None
-        Of that block; NaN where a tile could not be decoded.
-    error_maps : (B, cells, cells) float32 or None
-    probabilities : (B, K) float32 or None
-        Of classes, if a classifier goes with the detector.
-    errors : list of SlideError
-        Why tiles could not be decoded, since the last report.
-    stored : bool
-        Whether the error maps are in the map already.
-    note : str
-        A line worth showing.
-    """
-
-    tiles: int
-    block: int | None
-    scores: NDArray[np.float32] | None
-    error_maps: NDArray[np.float32] | None
-    errors: list[SlideError]
-    stored: bool = False
-    probabilities: NDArray[np.float32] | None = None
-    note: str = ""
+__all__ = ["BlockJoiner", "block_rows", "decodes_ahead", "score_blocks", "tiles_in"]
 
 
 def block_rows(block: int, tiles: int) -> NDArray[np.int64]:
@@ -90,9 +55,10 @@ def score_blocks(
     detector: Detector,
     choice: DeviceChoice,
     cells: int,
+    errors: list[SlideError],
     tuner: Tuner | None = None,
-) -> Generator[BlockScores]:
-    """Decode and score blocks, one report per batch; how many tiles at a time, and in how many threads, is tried meanwhile.
+) -> Generator[ScoredTiles | Progress]:
+    """Decode and score blocks of tiles; meanwhile find out how many tiles at a time, in how many threads, are fastest.
 
     Parameters
     ----------
@@ -105,55 +71,74 @@ def score_blocks(
         On the device.
     choice : DeviceChoice
     cells : int
-        Pool error maps to this many cells down and across.
+        Pool error maps to (cells, cells).
+    errors : list of SlideError
+        Is extended by the reasons why tiles could not be read.
     tuner : Tuner, optional
         Default the detector's own.
+
+    Yields
+    ------
+    ScoredTiles or Progress
+        Each batch as it is scored; progress where there is none to report but a note, or that work goes on.
     """
     tuner = tuner_of(detector, choice) if tuner is None else tuner
-    # A last block that is not whole is scored the default way: it was not among those compared.
+    # An incomplete last block is scored with the default settings: it was not among those compared.
     whole = len(blocks) - (tiles_in(blocks[-1:], len(grid)) < BLOCK_TILES)
     first, told = 0, tuner.settled
     while first < whole:
         step = tuner.step(whole - first)
         if tuner.settled and not told:
-            yield BlockScores(0, None, None, None, [], note=tuner.note)
+            yield Progress("Mapping", note=tuner.note)
             told = True
         part = blocks[first : first + step.blocks]
         if first + step.blocks == whole and step == Step(choice, step.blocks):
-            part = blocks[first:]  # nobody waits for the whole ones before the last is begun
+            part = blocks[first:]  # no thread waits for the full blocks before the last one is begun
         started = time.perf_counter()
-        values = []
-        for scored in _scored_blocks(slide, grid, part, detector, step.choice, cells):
+        parts = []
+        for scored in _score_batches(slide, grid, part, detector, step.choice, cells, errors):
             if step.against is not None:
-                values.append(_values(scored))
+                parts.append(scored)
             yield scored
         tuner.took(step, tiles_in(part, len(grid)), time.perf_counter() - started)
         if step.against is not None:
             others = []
-            for scored in _scored_blocks(slide, grid, part, detector, step.against, cells):
-                others.append(_values(scored))
-                yield BlockScores(0, None, None, None, [])
-            tuner.compared(same=b"".join(values) == b"".join(others))
+            for scored in _score_batches(slide, grid, part, detector, step.against, cells, []):
+                others.append(scored)
+                yield Progress("Mapping")
+            tuner.compared(same=_values(parts) == _values(others))
         first += len(part)
     if first < len(blocks):
-        yield from _scored_blocks(slide, grid, blocks[first:], detector, choice, cells)
+        yield from _score_batches(slide, grid, blocks[first:], detector, choice, cells, errors)
 
 
-def _values(scored: BlockScores) -> bytes:
-    """Return the bytes of what a block was scored, if one is finished."""
-    found = (scored.scores, scored.error_maps, scored.probabilities)
-    return b"".join(array.tobytes() for array in found if array is not None)
+def _values(parts: list[ScoredTiles]) -> bytes:
+    """Return all scores, error maps and probabilities of some tiles as bytes."""
+    found = ScoredTiles.join(parts)
+    return b"".join(array.tobytes() for array in (found.scores, found.error_cells, found.probabilities) if array is not None)
 
 
-def _scored_blocks(
-    slide: Slide, grid: TileGrid, blocks: Sequence[int], detector: Detector, choice: DeviceChoice, cells: int
-) -> Iterator[BlockScores]:
-    """Decode and score blocks one way."""
+def _score_batches(
+    slide: Slide,
+    grid: TileGrid,
+    blocks: Sequence[int],
+    detector: Detector,
+    choice: DeviceChoice,
+    cells: int,
+    errors: list[SlideError],
+) -> Iterator[ScoredTiles]:
+    """Decode and score blocks with one setting."""
     rows = np.concatenate([block_rows(block, len(grid)) for block in blocks])
     loader = TileLoader(slide, grid, batch=choice.batch, index=rows, allocate=choice.allocate, keep=choice.ahead)
-    collector = _Collector(loader, len(grid))
-    for index, failed, found in _scored(loader, detector, choice, cells, ahead=decodes_ahead(slide, choice)):
-        yield collector.take(index, failed, found)
+
+    def decode_and_score(undecoded: UndecodedBatch) -> ScoredTiles:
+        return score_batch(detector, loader.decode(undecoded), choice, cells)
+
+    if decodes_ahead(slide, choice):
+        yield from score_stream(detector, choice, loader, cells)
+    else:
+        yield from map_in_threads(decode_and_score, loader.undecoded(), choice.device, choice.lanes, len(loader))
+    errors += loader.errors
 
 
 def decodes_ahead(slide: Slide, choice: DeviceChoice) -> bool:
@@ -164,35 +149,23 @@ def decodes_ahead(slide: Slide, choice: DeviceChoice) -> bool:
     return choice.device.type != "cpu" or is_remote(slide.path) or choice.lanes < min(2, thread_count())
 
 
-def _scored(loader: TileLoader, detector: Detector, choice: DeviceChoice, cells: int, *, ahead: bool) -> Iterator[_Scored]:
-    if ahead:
-        for batch, found in score_stream(detector, choice, ((batch, batch.images) for batch in loader), cells):
-            yield batch.index, batch.failed, found
-        return
+class BlockJoiner:
+    """Joins batches to blocks; a batch never spans two blocks because a block is a multiple of a batch.
 
-    def decode_and_score(undecoded: UndecodedBatch) -> _Scored:
-        batch = loader.decode(undecoded)
-        return batch.index, batch.failed, score_batch(detector, batch.images, choice, cells)
+    Parameters
+    ----------
+    tiles : int
+        Tiles of the map.
+    """
 
-    yield from map_in_threads(decode_and_score, loader.undecoded(), choice.device, choice.lanes, len(loader))
+    def __init__(self, tiles: int) -> None:
+        self._tiles = tiles
+        self._parts: list[ScoredTiles] = []
 
-
-class _Collector:
-    """Joins batches to blocks; batches never straddle blocks because blocks are whole batches."""
-
-    def __init__(self, loader: TileLoader, tiles: int) -> None:
-        self._loader, self._tiles = loader, tiles
-        self._parts: list[Collected] = []
-        self._errors_seen = 0
-
-    def take(self, index: NDArray[np.int64], failed: NDArray[np.bool_], found: Collected) -> BlockScores:
-        missing = np.float32(np.nan)
-        said = None if found.probabilities is None else np.where(failed[:, None], missing, found.probabilities)
-        self._parts.append(Collected(np.where(failed, missing, found.scores), found.error_maps, said))
-        errors = self._loader.errors[self._errors_seen :]
-        self._errors_seen += len(errors)
-        block = int(index[0]) // BLOCK_TILES
-        if index[-1] + 1 != min((block + 1) * BLOCK_TILES, self._tiles):
-            return BlockScores(len(index), None, None, None, errors)
-        joined, self._parts = Collected.join(self._parts), []
-        return BlockScores(len(index), block, joined.scores, joined.error_maps, errors, probabilities=joined.probabilities)
+    def add(self, part: ScoredTiles) -> ScoredTiles | None:
+        """Take the next batch; return the block that it completes, or None."""
+        self._parts.append(part)
+        if (part.index[-1] + 1) % BLOCK_TILES and part.index[-1] + 1 != self._tiles:
+            return None
+        block, self._parts = ScoredTiles.join(self._parts) if len(self._parts) > 1 else part, []
+        return block

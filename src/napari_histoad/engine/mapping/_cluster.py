@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 import numpy as np
@@ -28,11 +28,11 @@ import numpy as np
 from napari_histoad import __version__
 from napari_histoad.classifiers import load_model, save_model
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine.mapping._blocks import BlockScores, block_rows, score_blocks
+from napari_histoad.engine.mapping._blocks import BlockJoiner, block_rows, score_blocks
 from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
-from napari_histoad.jobs import run
-from napari_histoad.maps import AnomalyMap
+from napari_histoad.jobs import Progress, run
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap, ScoredTiles
 from napari_histoad.maps._chunks import put_in_place
 from napari_histoad.slide import RecolouredSlide, address, open_slide
 
@@ -41,18 +41,17 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from numpy.typing import NDArray
-
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import Stain, TileGrid
 
-    Done = tuple[int, NDArray[np.float32], NDArray[np.float32] | None, list[tuple[str, str]]]
-
 __all__ = ["Cluster"]
 
 T = TypeVar("T")
+
+_Done: TypeAlias = tuple[list[ScoredTiles], list[tuple[str, str]]]
+"""Blocks without their error maps, and the arguments of a SlideError for each tile that could not be read."""
 
 _BLOCKS_PER_TASK = 4
 """At most: enough that decoding overlaps computing within a task, few enough that little is lost with a worker."""
@@ -153,11 +152,12 @@ class Cluster:
         detector: Detector,
         target: Path,
         device: str,
+        errors: list[SlideError],
         stains: tuple[Stain, Stain] | None = None,
         *,
         compile: bool = False,  # noqa: A002 - as torch calls it
-    ) -> Generator[BlockScores]:
-        """Score blocks; their error maps are in the map ``target`` when a block is reported.
+    ) -> Generator[ScoredTiles | Progress]:
+        """Score blocks; workers write the error maps into the map ``target``, and the reasons of failed tiles go to ``errors``.
 
         With ``stains``, the slide's and those that it is given, workers see it with the latter. With ``compile`` each worker
         compiles the detector for itself.
@@ -185,13 +185,15 @@ class Cluster:
             for future in dealt:
                 if future is not None:
                     alone_since = time.monotonic()
-                    yield from _results(future)
+                    done, failures = _result(future)
+                    errors += [SlideError(*failure) for failure in failures]
+                    yield from done
                     continue
                 if self.workers:
                     alone_since = time.monotonic()
                 elif time.monotonic() - alone_since > _ALONE_S:
                     raise WorkerError("no worker is left", "start some; the same command goes on where this one ended")
-                yield BlockScores(0, None, None, None, [])
+                yield Progress("Mapping")
 
     def _threads(self) -> dict[str, int]:
         """Return how many tasks each worker does at once, by address."""
@@ -260,11 +262,11 @@ def _free(workers: dict[str, int], given: list[str], each: int) -> str | None:
     return load[min(load)] if load and min(load) < each else None
 
 
-def _results(future: Any) -> Iterator[BlockScores]:
+def _result(future: Any) -> _Done:
     from distributed import KilledWorker
 
     try:
-        done = future.result()
+        return cast("_Done", future.result())
     except HistoadError:
         raise
     except CancelledError as err:  # by nobody here: who does it does not ask any more
@@ -274,9 +276,6 @@ def _results(future: Any) -> Iterator[BlockScores]:
         raise WorkerError(msg, "look into the workers' logs: memory is the usual reason") from err
     except Exception as err:
         raise WorkerError(f"a worker failed ({type(err).__name__}: {err})", "look into the workers' logs") from err
-    for block, scores, probabilities, errors in done:
-        failed = [SlideError(*error) for error in errors]
-        yield BlockScores(len(scores), block, scores, None, failed, stored=True, probabilities=probabilities)
 
 
 def _connection_lost() -> WorkerError:
@@ -342,22 +341,23 @@ def _target(path: str, run: str) -> AnomalyMap:  # noqa: ARG001 - another run ma
     return AnomalyMap.open(path)
 
 
-def _work(bundle: bytes, task: dict[str, Any]) -> list[Done]:
-    """Score blocks and write their error maps; return (block, scores, probabilities, errors) of each."""
+def _work(bundle: bytes, task: dict[str, Any]) -> _Done:
+    """Score the blocks of a task and write their error maps."""
     detector, choice = _detector(bundle, *task["making"])
     slide, target = _slide(*task["slide"]), _target(*task["target"])
     numbers = list(task["grids"])
-    # The blocks of this task are numbered from 0; all but the last one of a map are whole, so the rows agree.
+    # Here the blocks are numbered from 0; all but the last one of a map are full, so the rows agree.
     grids = [task["grids"][number] for number in numbers]
     grid = replace(grids[0], origins=np.concatenate([g.origins for g in grids]))
-    done: list[Done] = []
-    errors: list[tuple[str, str]] = []
-    for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile):
-        errors += [(err.what, err.remedy) for err in part.errors]
-        if part.block is not None and part.scores is not None:
-            block = numbers[part.block]
-            if part.error_maps is not None:
-                put_in_place([target.write_error_maps(block, target.error_cells(part.scores, part.error_maps))])
-            done.append((block, part.scores, part.probabilities, errors))
-            errors = []
-    return done
+    done: list[ScoredTiles] = []
+    errors: list[SlideError] = []
+    joiner = BlockJoiner(len(grid))
+    for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile, errors):
+        block = None if isinstance(part, Progress) else joiner.add(part)
+        if block is not None:
+            number = numbers[len(done)]
+            if block.error_cells is not None:
+                put_in_place([target.write_error_maps(number, block.error_cells)])
+            index = block.index + (number - len(done)) * BLOCK_TILES
+            done.append(replace(block, index=index, error_cells=None))
+    return done, [(err.what, err.remedy) for err in errors]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.errors import DeviceError
 from napari_histoad.jobs import Progress
 
@@ -58,7 +58,7 @@ def compiled_job(detector: Detector, choice: DeviceChoice) -> Job[Detector]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                for _ in score_stream(fast, choice, [(None, tiles)]):  # where it will be used: on a CPU, in a lane
+                for _ in score_stream(fast, choice, batches_of(tiles, choice.batch)):  # in the thread that will use it
                     pass
         except Exception as err:
             reason = (str(err).strip().splitlines() or [type(err).__name__])[0][:160]

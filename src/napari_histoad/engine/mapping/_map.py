@@ -14,13 +14,13 @@ from napari_histoad.classifiers import classes_of, load_model
 from napari_histoad.detectors._bundle import fingerprint
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
-from napari_histoad.engine.mapping._blocks import block_rows, score_blocks, tiles_in
+from napari_histoad.engine.mapping._blocks import BlockJoiner, block_rows, score_blocks, tiles_in
 from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.engine.training._gather import stain_of
 from napari_histoad.engine.training._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
-from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, digest_of_regions
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, ScoredTiles, digest_of_regions
 from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
 from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
 from napari_histoad.system.atomic import hold_output
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.calibration import Calibration
     from napari_histoad.detectors import Detector
-    from napari_histoad.engine.mapping._blocks import BlockScores
     from napari_histoad.engine.mapping._cluster import Cluster
     from napari_histoad.jobs import Job
     from napari_histoad.regions import Region
@@ -180,15 +179,19 @@ def map_job(
         finished = tiles_in(done, len(plan.grid))
         yield Progress("Mapping", finished, len(plan.grid), path=str(target))
         if todo:
+            errors: list[SlideError] = []
             if cluster is None:
                 detector.to(choice.device)
                 if compile:
                     detector = yield from compiled_job(detector, choice)
                 cells = plan.info.cells_per_tile
-                computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells)
+                computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells, errors)
             else:
-                computed = cluster.blocks(plan.slide, plan.grid, todo, detector, target, device, plan.stains, compile=compile)
-            yield from write_blocks(result, computed, finished, len(plan.grid) if repaired else tiles_in(todo, len(plan.grid)))
+                computed = cluster.blocks(
+                    plan.slide, plan.grid, todo, detector, target, device, errors, plan.stains, compile=compile
+                )
+            expected = len(plan.grid) if repaired else tiles_in(todo, len(plan.grid))
+            yield from write_blocks(result, computed, errors, finished, expected)
         if not result.info.complete:
             yield Progress("Outlining", 0, 1, "steps", path=str(target))
             result.save_labels(result.saved_rate)
@@ -313,24 +316,43 @@ def work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
     return np.lexsort((x, y, x // _BLOCK_SIDE, y // _BLOCK_SIDE, x // (_BLOCK_SIDE * _STRIP_BLOCKS)))
 
 
-def write_blocks(result: AnomalyMap, computed: Iterable[BlockScores], finished: int, due: int) -> Job[None]:
-    """Write blocks as they are computed; too many tiles that cannot be read end the run."""
-    errors: list[SlideError] = []
-    path = str(result.path)
+def write_blocks(
+    result: AnomalyMap, computed: Iterable[ScoredTiles | Progress], errors: list[SlideError], finished: int, expected: int
+) -> Job[None]:
+    """Write tiles as they are scored.
+
+    Parameters
+    ----------
+    result : AnomalyMap
+    computed : iterable of ScoredTiles or Progress
+        Batches or whole blocks.
+    errors : list of SlideError
+        Extended by ``computed``: why tiles could not be read.
+    finished : int
+        Tiles that were scored before.
+    expected : int
+        Tiles that are scored now.
+
+    Raises
+    ------
+    SlideError
+        If more than half of the tiles could not be read.
+    """
+    path, joiner, note = str(result.path), BlockJoiner(len(result)), ""
     with MapWriter(result) as writer:
         for part in computed:
-            finished += part.tiles
-            errors += part.errors
-            if part.block is not None and part.scores is not None:
-                if part.stored:
-                    writer.adopt(part.block, part.scores, part.probabilities)
-                else:
-                    writer.add(part.block, part.scores, part.error_maps, part.probabilities)
-            yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path, note=part.note)
+            if isinstance(part, Progress):
+                note = part.note
+            else:
+                finished, note = finished + len(part), ""
+                block = joiner.add(part)
+                if block is not None:
+                    writer.add(block)
+            yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path, note=note)
         writer.drain()
         yield Progress("Mapping", finished, len(result), updated=writer.written(), path=path)
-    if len(errors) > _TOO_BROKEN * due:
-        raise SlideError(f"{len(errors)} of {due} tiles cannot be read: {errors[0].what}", errors[0].remedy)
+    if len(errors) > _TOO_BROKEN * expected:
+        raise SlideError(f"{len(errors)} of {expected} tiles cannot be read: {errors[0].what}", errors[0].remedy)
 
 
 def map_slide(

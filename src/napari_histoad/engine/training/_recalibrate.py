@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors import load_detector, save_detector
-from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine.training._gather import MAX_TILES, gather_job, stain_of, training_sources
@@ -63,8 +63,7 @@ def recalibrate_job(
     detector.to(choice.device)
     yield Progress("Calibrating", 0, len(tiles))
     scores: list[float] = []
-    batches = ((None, tiles.images[i : i + choice.batch]) for i in range(0, len(tiles), choice.batch))
-    for _, found in score_stream(detector, choice, batches):
+    for found in score_stream(detector, choice, batches_of(tiles.images, choice.batch)):
         scores += found.scores.tolist()
         yield Progress("Calibrating", len(scores), len(tiles))
     mixed, outlined = any(source.mixed for source in sources), all(source.regions is not None for source in sources)

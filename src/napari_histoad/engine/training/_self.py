@@ -10,7 +10,7 @@ import torch
 from napari_histoad.calibration import LEAST_HELD_OUT, Calibration, CalibrationBasis
 from napari_histoad.detectors import features_of, load_detector, starter_path
 from napari_histoad.detectors.vqvae import VqVaeDetector
-from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import TooFewTilesError
 from napari_histoad.jobs import Progress
@@ -66,10 +66,9 @@ def self_detector_job(
     yield from _fit_job(detector, choice, tiles.images[kept], len(tiles))
     scores = []
     apart = tiles.images[held_out]
-    batches = ((i, apart[i : i + choice.batch]) for i in range(0, len(apart), choice.batch))
-    for first, found in score_stream(detector, choice, batches):
+    for found in score_stream(detector, choice, batches_of(apart, choice.batch)):
         scores.append(found.scores)
-        yield Progress(_STAGE, len(tiles) - len(apart) + first + len(found.scores), len(tiles))
+        yield Progress(_STAGE, len(tiles) - len(apart) + int(found.index[-1]) + 1, len(tiles))
     detector.calibration = Calibration.from_scores(
         np.concatenate(scores),
         robust=True,
