@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
 import pytest
+
+from napari_histoad.detectors import describe_detectors
+from napari_histoad.results import exports
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/napari-histoad/napari-histoad"
@@ -82,3 +86,33 @@ def test_results_name_scripts_that_exist():
     scripts = set(re.findall(r"`(\w+\.py)", (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")))
     assert scripts
     assert {name for name in scripts if not (ROOT / "benchmarks" / name).exists()} == set()
+
+
+def _table(page: str, first: str) -> dict[str, list[str]]:
+    """Return the rows of the table with this heading in the first column: the other cells by the first one."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return {first.strip("`"): others for first, *others in cells}
+
+
+def test_detectors_page_lists_every_detector_with_what_it_can_do():
+    listed = {name: cells[:4] for name, cells in _table("detectors.md", "name").items()}
+    expected = {}
+    for d in describe_detectors():
+        training = "gradient descent" if d.learns_by_steps else "statistics"
+        flags = ["yes" if flag else "no" for flag in (d.uses_encoder, d.exports_onnx)]
+        expected[d.name] = [f"**{d.title}.** {d.summary}", training, *flags]
+    assert listed == expected
+
+
+def test_maps_page_lists_every_export():
+    expected = {}
+    for export in exports():
+        files = [f"`<slide>.{ending}`" for ending in (export.ending, *export.side_endings)]
+        expected[f"--{export.name}"] = [
+            ", ".join(files),
+            export.title + "." + (" Needs the slide." if export.needs_slide else ""),
+        ]
+    assert _table("maps.md", "option") == expected
