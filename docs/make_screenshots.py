@@ -1,4 +1,4 @@
-"""Save the screenshots of the documentation by driving the real panel.
+"""Make the pictures of the documentation by driving the real panel.
 
 python tools/with_display.py python docs/make_screenshots.py
 """
@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent
 
 
 def main() -> None:
-    """Open the sample, train, map, and save a screenshot."""
+    """Open the sample, train, map, and keep a screenshot."""
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1400, 900)
     _, panel = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")

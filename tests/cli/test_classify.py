@@ -71,7 +71,7 @@ def test_explain_writes_pictures(folder, model, tmp_path):
     assert pictures == ["0.explained.png", "1.explained.png"]
     with Image.open(tmp_path / "why" / "0.explained.png") as picture:
         assert picture.width > 600  # tile and Grad-CAM
-    assert "knows no class" in _run("explain", folder / "0.png", "--model", model, "--class", "x", code=2).output
+    assert "has no class" in _run("explain", folder / "0.png", "--model", model, "--class", "x", code=2).output
 
 
 def test_on_a_slide_with_named_outlines_and_a_detector(sample, detector_file, tmp_path):

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from napari_histoad import AnomalyMap, load_detector
@@ -23,10 +24,35 @@ def _json(*args, code=0):
     return json.loads(_run(*args, "--json", code=code).stdout)
 
 
-def test_help_lists_every_command():
-    words = _run("--help").stdout
-    for name in ("demo", "info", "train", "map", "score", "evaluate", "export", "report", "models", "bench", "doctor"):
-        assert f"  {name}" in words
+def _commands(group=None):
+    """Return all commands by their words, such as ``classify train``."""
+    group = group or typer.main.get_command(app)
+    for name, found in group.commands.items():
+        if hasattr(found, "commands"):
+            yield from ((f"{name} {sub}", command) for sub, command in _commands(found))
+        else:
+            yield name, found
+
+
+def test_help_lists_every_command_by_task_in_whole_sentences():
+    words = " ".join(_run("--help").stdout.replace("│", " ").split())
+    for heading in ("First steps", "Train", "Map", "Review and export", "This machine"):
+        assert f"{heading} ─" in words
+    for name, function in typer.main.get_command(app).commands.items():
+        sentence = " ".join(function.help.split("\n\n")[0].split())
+        assert f"{name} {sentence}" in words
+        assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize("name", [name for name, _ in _commands()])
+def test_help_of_a_command_ends_with_examples_that_it_accepts(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = _run(*name.split(), "--help").stdout
+    lines = words[words.rindex(" Example") :].splitlines()
+    assert lines[0] in (" Example:", " Examples:")
+    for line in lines[1:]:
+        assert line.startswith(f"   histoad {name}")
+        assert all(f" {word} " in words for word in line.split() if word.startswith("--"))
 
 
 def test_info(sample):

@@ -120,9 +120,9 @@ def test_weights_are_said_to_be_known_only_if_that_was_stored(tmp_path, monkeypa
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "taken"))  # a file where the folder should be
     result = CliRunner().invoke(app, ["models", "--weights", str(weights)])
     assert result.exit_code == 1
-    assert "Known from now on" not in result.output
-    assert "cannot be made known" in result.output
+    assert "Remembered" not in result.output
+    assert "cannot be remembered" in result.output
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     result = CliRunner().invoke(app, ["models", "--weights", str(weights)])
     assert result.exit_code == 0
-    assert "Known from now on" in result.output
+    assert "Remembered" in result.output

@@ -1,4 +1,4 @@
-"""The terminal: ``histoad``. Commands import what they need when they run, so that ``--help`` is quick."""
+"""The terminal: ``histoad``, one file per command. Commands import what they need when they run, so that ``--help`` is quick."""
 
 from napari_histoad.cli._app import main
 

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from napari_histoad.cli._console import JsonOption, command, emit
-from napari_histoad.cli._results import FdrOption, MapArgument, RateOption, SlideOption, chosen_rate, slide_of
+from napari_histoad.cli._console import CommandWithExamples, command, emit
+from napari_histoad.cli._options import FdrOption, JsonOption, MapArgument, RateOption, SlideOption, chosen_rate, open_slide_of
 from napari_histoad.errors import SettingsError
 
 __all__ = ["ExportCommand", "export"]
 
 
-class ExportCommand(TyperCommand):
-    """The command with a flag for each export. They are looked up when it runs or shows its help: that takes a moment."""
+class ExportCommand(CommandWithExamples):
+    """A command with one flag per export, looked up only when it runs or shows its help: loading the exports takes a moment."""
 
     def get_params(self, ctx: Any) -> Any:
         """Return the parameters of the function and a flag per export."""
@@ -59,17 +58,20 @@ def _parameter(name: str) -> str:
     return f"export_{name.replace('-', '_')}"
 
 
-@command
+@command(
+    "histoad export maps/case.ome.zarr --geojson --csv",
+    "histoad export maps/case.ome.zarr --png --slide case.svs --out figures",
+)
 def export(
     context: typer.Context,
     result: MapArgument,
-    out: Annotated[Path | None, typer.Option(help="Folder; default beside the map.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default: the folder of the map.")] = None,
     slide: SlideOption = None,
     rate: RateOption = None,
     fdr: FdrOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a map for other programs; several kinds at once are fine."""
+    """Write a map as files for other programs, such as QuPath, ImageJ and spreadsheets. Several at once are possible."""
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.results import exports, write_exports
 
@@ -78,6 +80,6 @@ def export(
     opened = AnomalyMap.open(result)
     rate = chosen_rate(opened, rate, fdr)
     needs_slide = any(chosen.needs_slide for chosen in context.obj)
-    with slide_of(opened, slide) if needs_slide else nullcontext() as pixels:
+    with open_slide_of(opened, slide) if needs_slide else nullcontext() as pixels:
         written = [str(path) for path in write_exports(opened, context.obj, out or result.parent, slide=pixels, rate=rate)]
     emit({"written": written}, [("Written", path) for path in written], as_json=as_json)

@@ -13,6 +13,7 @@ from napari_histoad.engine.classifying._classify import (
     prepare_job,
 )
 from napari_histoad.engine.classifying._labelled import LabelledTiles, gather_labelled_job, labelled_sources, list_labelled_files
+from napari_histoad.engine.mapping._cluster import Cluster
 from napari_histoad.engine.mapping._cohort import CohortResult, CohortSlide, cohort_job, read_cohort
 from napari_histoad.engine.mapping._map import MapOptions, map_job, map_path, map_slide
 from napari_histoad.engine.training._gather import TrainingSource, gather_job, stain_of, stain_of_files, training_sources
@@ -23,6 +24,7 @@ from napari_histoad.engine.training._train import fit_job, suspicious_file, trai
 
 __all__ = [
     "MAX_SEED",
+    "Cluster",
     "CohortResult",
     "CohortSlide",
     "DeviceChoice",

@@ -1,4 +1,4 @@
-"""``histoad demo``: the whole path on a slide that is drawn on the spot."""
+"""``histoad demo``: everything from training to the report, on a drawn sample slide."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from typing import Annotated
 
 import typer
 
-from napari_histoad.cli._console import DeviceOption, JsonOption, command, emit, follow, say
+from napari_histoad.cli._console import command, emit, say
+from napari_histoad.cli._options import DeviceOption, JsonOption
+from napari_histoad.cli._progress import follow
 from napari_histoad.errors import OutputError, writing
 
 __all__ = ["demo"]
 
 
-@command
+@command("histoad demo --out demo-out --view")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for all that is made.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(help="Folder to write everything to.")] = Path("demo-out"),
     view: Annotated[bool, typer.Option("--view", help="Open the result in napari.")] = False,
     size: Annotated[int, typer.Option(help="Side of the sample slide in pixels.", min=4096)] = 8192,
-    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 500,
-    seed: Annotated[int, typer.Option(help="Another seed is another patient.", min=0, max=2**32 - 1)] = 0,
+    steps: Annotated[int, typer.Option(help="Number of training steps.", min=1)] = 500,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the random numbers: another seed draws another slide.", min=0, max=2**32 - 1)
+    ] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a sample slide, train on its normal outlines, map it, evaluate it, write pictures and a report."""
+    """Try everything on a drawn sample slide: train, map, evaluate, and write pictures and a report."""
     from napari_histoad.detectors import create_detector, load_detector
     from napari_histoad.engine import TrainingSource, fit_job, gather_job, map_job, train_job
     from napari_histoad.evaluation import evaluate
@@ -41,14 +45,14 @@ def demo(
     follow(sample_job(path, plan), quiet=as_json)
     source = TrainingSource(path, plan.normal)
     follow(train_job([source], model, device=device, seed=seed, settings={"max_steps": steps}), quiet=as_json)
-    # The baseline sees the same normal tiles, and nothing of their morphology.
+    # The baseline is trained on the same normal tiles, but uses only their colours.
     tiles, mpp = follow(gather_job([source], 256, None, seed=seed), quiet=True)
     colour = follow(fit_job(create_detector("colour", mpp=mpp), tiles, device=device, seed=seed), quiet=True)
     with open_slide(path) as slide:
         detector = load_detector(model)
         result = follow(map_job(slide, out, detector=detector, device=device, resume=False), quiet=as_json)
         baseline = follow(map_job(slide, out / "baseline-colour", detector=colour, device=device, resume=False), quiet=True)
-        # Tiles that the detector learnt from would flatter it.
+        # The training tiles are left out: on them the detector looks better than it is.
         ours = evaluate(result, plan.planted, exclude=plan.normal)
         theirs = evaluate(baseline, plan.planted, exclude=plan.normal)
         overlay, report = out / "overlay.png", out / "report.html"

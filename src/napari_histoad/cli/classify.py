@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import (
+from napari_histoad.cli._console import CommandWithExamples, command, emit, finish_tiles, say
+from napari_histoad.cli._options import (
     SLIDE,
+    SLIDES,
     DeviceOption,
     JsonOption,
     MppOption,
     OverrideMppOption,
-    command,
-    emit,
-    finish_tiles,
-    follow,
-    say,
+    SeedOption,
+    read_settings,
 )
-from napari_histoad.cli._train import read_settings
+from napari_histoad.cli._progress import follow
 from napari_histoad.errors import SettingsError, writing
 
 if TYPE_CHECKING:
@@ -31,54 +30,78 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="classify",
-    help="Tell classes of tissue apart, by what a pathologist has named.",
+    help="Train and use a classifier of tissue classes that a pathologist has named.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
-ModelArgument = Annotated[Path, typer.Option("--model", help="Trained classifier.", show_default=False)]
+ModelArgument = Annotated[Path, typer.Option("--model", help="Classifier file.")]
 
 
-@app.command()
-@command
+@command(
+    "histoad classify train tiles --out classes.safetensors",
+    "histoad classify train case.svs --regions classes.geojson --out classes.safetensors",
+    locks_out=True,
+)
 def train(
     sources: Annotated[
-        list[Path], typer.Argument(help="Slides, or folders of tiles with one folder per class, or manifest.csv files.", **SLIDE)
+        list[Path],
+        typer.Argument(help="Slides, folders with one folder of tile images per class, or manifest.csv files.", **SLIDE),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write, .safetensors.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The classifier file to write, .safetensors.")],
     regions: Annotated[
-        list[Path] | None, typer.Option(help="Outlines named by their class, one file per slide in the same order.")
+        list[Path] | None, typer.Option(help="Outlines named after their class, one file per slide in the same order.")
     ] = None,
     network: Annotated[
         list[str] | None,
         typer.Option(
-            help="resnet18 (default), vggnet, base_cnn, efficientnet_b0, mobilenetv2, separable_cnn, or a name of timm's; "
-            "several make an ensemble."
+            help="resnet18 (default), vggnet, base_cnn, efficientnet_b0, mobilenetv2, separable_cnn, or the name of a timm "
+            "model; several make an ensemble."
         ),
     ] = None,
     look_at: Annotated[
-        list[str] | None, typer.Option("--input", help="image (default), reconstruction, error; several are stacked.")
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="What the network looks at: image (default), reconstruction or error; several are stacked as channels.",
+        ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Trained detector that gives reconstruction and error, and maps beside the classifier.")
+        Path | None, typer.Option(help="Detector file that computes reconstruction and error; it is saved with the classifier.")
     ] = None,
     tile_px: Annotated[
-        int | None, typer.Option(help="Side of a tile; default: detector's, or that of tile files, or 256.", min=32, max=1024)
+        int | None,
+        typer.Option(
+            help="Width of a tile in pixels; default: that of the detector or of the tile images, else 256.",
+            min=32,
+            max=1024,
+            rich_help_panel=SLIDES,
+        ),
     ] = None,
-    input_px: Annotated[int | None, typer.Option(help="Shrink tiles to this side for the network: faster.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default: detector's, or 0.5.", min=0.05, max=20)] = None,
+    input_px: Annotated[int | None, typer.Option(help="Shrink tiles to this width for the network, which is faster.")] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="µm per tile pixel; default: that of the detector, else 0.5.", min=0.05, max=20, rich_help_panel=SLIDES
+        ),
+    ] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's weights.")] = False,
-    weights: Annotated[Path | None, typer.Option(help="With --pretrained: file of the weights of the only network.")] = None,
-    folds: Annotated[int, typer.Option(help="Estimate how good it is by cross-validation; 0: do not.", min=0, max=20)] = 5,
-    max_tiles: Annotated[int, typer.Option(help="Most tiles to learn from.", min=16)] = 4000,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from pretrained weights of timm.")] = False,
+    weights: Annotated[Path | None, typer.Option(help="With --pretrained and one --network: file with its weights.")] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            help="Number of folds of the cross-validation that measures how good the classifier is; 0: none.", min=0, max=20
+        ),
+    ] = 5,
+    max_tiles: Annotated[int, typer.Option(help="Maximum number of tiles to train on.", min=16, rich_help_panel=SLIDES)] = 4000,
     settings: Annotated[Path | None, typer.Option(help="YAML file with further settings.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same device: same classifier.", min=0, max=2**32 - 1)] = 0,
+    seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Learn classes from named outlines or labelled tiles, and say how well that went on tiles not learnt from."""
+    """Train a classifier on named outlines or labelled tiles, and measure it by cross-validation."""
     from napari_histoad.classifiers import save_classifier
     from napari_histoad.detectors import load_detector
     from napari_histoad.engine import (
@@ -120,28 +143,30 @@ def train(
     save_classifier(classifier, out, None if report is None else report.to_json())
     counts = {name: int((data.labels == k).sum()) for k, name in enumerate(data.classes)}
     rows: list[tuple[str, object]] = [("Classes", ", ".join(f"{name} ({n:,} tiles)" for name, n in counts.items()))]
-    rows += [("Networks", ", ".join(chosen.networks)), ("Look at", ", ".join(chosen.inputs))]
+    rows += [("Networks", ", ".join(chosen.networks)), ("Inputs", ", ".join(chosen.inputs))]
     rows += [] if report is None else report.rows()
     notes = notes_on_classes(data, detector if chosen.needs_detector else None)
-    rows += [("Mind", note) for note in notes]
+    rows += [("Note", note) for note in notes]
     figures = None if report is None else report.to_json()
     document = {"model": str(out), "classes": counts, "report": figures, "note": "; ".join(notes)}
     emit(document, [*rows, ("Saved", out)], as_json=as_json)
 
 
-@app.command()
-@command
+@command("histoad classify predict tiles --model classes.safetensors --out classes.csv", locks_out=True)
 def predict(
-    tiles: Annotated[Path, typer.Argument(help="A folder of tiles, or a manifest.csv.", show_default=False)],
+    tiles: Annotated[Path, typer.Argument(help="A folder of tile images, or a manifest.csv that lists them.")],
     model: ModelArgument,
     out: Annotated[
-        Path, typer.Option(help="The table to write: file, class, a probability per class; and problem, if some tiles fail.")
+        Path, typer.Option(help="The table to write: file, class, one probability per class; and problem, if tiles fail.")
     ] = Path("classes.csv"),
-    resize: Annotated[bool, typer.Option("--resize", help="Resize tiles of another size.")] = False,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize tiles that do not have the classifier's tile size.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Classify tiles that are files; with labels, say how well. Goes on after one that cannot be read, with exit code 1."""
+    """Classify tile images; if they have labels, measure how well.
+
+    Tiles that cannot be read are reported, the others are classified, and the exit code is 1.
+    """
     import numpy as np
 
     from napari_histoad.classifiers import load_classifier
@@ -177,17 +202,16 @@ def predict(
     finish_tiles(document, [*rows, *([] if report is None else report.rows())], files, errors, as_json)
 
 
-@app.command()
-@command
+@command("histoad classify explain tile.png --model classes.safetensors --out explained")
 def explain(
-    tiles: Annotated[list[Path], typer.Argument(help="Tiles that are pictures.", show_default=False)],
+    tiles: Annotated[list[Path], typer.Argument(help="Tile images.")],
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("explained"),
-    of_class: Annotated[str | None, typer.Option("--class", help="Whose evidence is shown; default the most probable.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write the pictures to.")] = Path("explained"),
+    of_class: Annotated[str | None, typer.Option("--class", help="The class to explain; default: the most probable one.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show where a classifier looks: tile, reconstruction, error map, and Grad-CAM or class activation, side by side."""
+    """Show which parts of a tile a classifier relies on: pictures of the tile, its error map and Grad-CAM side by side."""
     from napari_histoad.classifiers import load_classifier
     from napari_histoad.engine import explain_tile
     from napari_histoad.results import draw_explanation, explanation_panels
@@ -196,7 +220,7 @@ def explain(
     classifier = load_classifier(model)
     classes = classifier.settings.classes
     if of_class is not None and of_class not in classes:
-        raise SettingsError(f"the classifier knows no class {of_class!r}", f"it knows {', '.join(classes)}")
+        raise SettingsError(f"the classifier has no class {of_class!r}", f"its classes are {', '.join(classes)}")
     files = [TileFile(path, path.name, None, "") for path in tiles]
     side = classifier.settings.tile_px
     images = read_tile_files(files, side).images
@@ -233,21 +257,23 @@ def _settings(given: dict[str, Any]) -> Any:
     try:
         return ClassifierSettings(**given)
     except ValidationError as err:
-        msg = f"the classifier's settings do not hold ({first_error(err)})"
+        msg = f"the classifier's settings are invalid ({first_error(err)})"
         raise SettingsError(msg, "see histoad classify train --help") from err
 
 
 def _weights(networks: tuple[str, ...], file: Path | None, *, pretrained: bool) -> dict[str, Path] | None:
-    """Return the files of weights by network; None: start from chance."""
+    """Return the weight files by network; None for random initial weights."""
     if file is not None and len(networks) > 1:
-        raise SettingsError("--weights is of one network, several were given", "fetch the weights: histoad models --fetch NAME")
+        raise SettingsError(
+            "--weights is for one network, but several are given", "download the weights: histoad models --fetch NAME"
+        )
     if not pretrained:
         return None
     return {} if file is None else {networks[0]: file}
 
 
 def _labelled(tiles: Path, known: tuple[str, ...]) -> list[TileFile]:
-    """Return the tiles with their classes, if they have any and the classifier knows these; else none."""
+    """Return the tiles with their classes if all of them are classes of the classifier, else none."""
     from napari_histoad.engine import list_labelled_files
 
     try:
@@ -255,3 +281,7 @@ def _labelled(tiles: Path, known: tuple[str, ...]) -> list[TileFile]:
     except SettingsError:
         return []
     return files if {file.class_name for file in files} <= set(known) else []
+
+
+for function in (train, predict, explain):
+    app.command(cls=CommandWithExamples)(function)

@@ -4,75 +4,111 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from napari_histoad.cli._console import (
+from napari_histoad.cli._console import command, emit
+from napari_histoad.cli._options import (
+    COMPUTING,
     SLIDE,
+    SLIDES,
     DeviceOption,
     JsonOption,
     MppOption,
     OverrideMppOption,
+    SeedOption,
     TissueOption,
-    command,
-    emit,
-    follow,
+    read_settings,
 )
-from napari_histoad.errors import SettingsError
+from napari_histoad.cli._progress import follow
 
-__all__ = ["read_settings", "recalibrate", "train"]
+__all__ = ["recalibrate", "train"]
 
 SlidesArgument = Annotated[
-    list[Path], typer.Argument(help="Slides, or folders of tiles, or manifest.csv files.", **SLIDE, show_default=False)
+    list[Path],
+    typer.Argument(help="Slides, folders of tile images, or manifest.csv files that list tile images.", **SLIDE),
 ]
 NormalOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="Outlines of normal tissue, one file per slide in the same order; or all-tissue: all tissue of these slides is "
-        "normal (the default); or mixed-tissue: they may hold lesions, so what is rare is left out and rates are approximate."
+        help="Outlines of normal tissue, one file per slide in the same order; or all-tissue (the default), if all tissue of "
+        "these slides is normal; or mixed-tissue, if they may contain lesions: rare tissue is left out and rates are approximate."
     ),
 ]
 NormalClassOption = Annotated[
     list[str] | None,
-    typer.Option(help="Of tiles in class folders or with a class: which is normal, where its name does not say; or all-tiles."),
+    typer.Option(
+        help="For tile images with classes: the normal classes, if their names do not say so; or all-tiles.",
+        rich_help_panel=SLIDES,
+    ),
 ]
-MaxTilesOption = Annotated[int, typer.Option(help="Most tiles to learn from, over all slides.", min=48)]
+MaxTilesOption = Annotated[
+    int, typer.Option(help="Maximum number of tiles to train on, over all slides.", min=48, rich_help_panel=SLIDES)
+]
 
 
-@command
+@command(
+    "histoad train case.svs --normal case.normal.geojson --out normal.safetensors",
+    "histoad train *.svs --detector embedding --out normal.safetensors",
+)
 def train(
     slides: SlidesArgument,
-    out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.")],
     normal: NormalOption = None,
     tissue: TissueOption = "found",
-    detector: Annotated[str, typer.Option(help="Method; histoad models lists them.")] = "vqvae",
-    mpp: Annotated[float | None, typer.Option(help="µm per tile pixel; default 0.5 or the slide's.", min=0.05, max=20)] = None,
+    detector: Annotated[str, typer.Option(help="Name of the detector; histoad models lists them.")] = "vqvae",
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="µm per tile pixel; default: 0.5, or the resolution of a coarser slide.",
+            min=0.05,
+            max=20,
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
     normal_class: NormalClassOption = None,
     tile_px: Annotated[
-        int | None, typer.Option(help="Side of a tile in pixels; default 256, of tile files their own.", min=32, max=1024)
+        int | None,
+        typer.Option(
+            help="Width of a tile in pixels; default: 256, or the width of the tile images.",
+            min=32,
+            max=1024,
+            rich_help_panel=SLIDES,
+        ),
     ] = None,
     srgb: Annotated[
-        bool, typer.Option("--srgb", help="Convert colours by the slides' ICC profiles, here and in later maps.")
+        bool,
+        typer.Option(
+            "--srgb", help="Convert colours to sRGB by the slides' ICC profiles, now and when mapping.", rich_help_panel=SLIDES
+        ),
     ] = False,
     stain: Annotated[
-        str | None, typer.Option(help="Give all slides the same stains, here and in later maps: macenko, vahadane or reinhard.")
+        str | None,
+        typer.Option(help="Normalise the stain, now and when mapping: macenko, vahadane or reinhard.", rich_help_panel=SLIDES),
     ] = None,
-    settings: Annotated[Path | None, typer.Option(help="YAML file with settings of the method.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same device: same detector.", min=0, max=2**32 - 1)] = 0,
+    settings: Annotated[Path | None, typer.Option(help="YAML file with settings of the detector.")] = None,
+    seed: SeedOption = 0,
     max_tiles: MaxTilesOption = 2000,
     backbone: Annotated[
-        str | None, typer.Option(help="Encoder of embedding and deep_isolation_forest: own, starter, or a name of timm's.")
+        str | None,
+        typer.Option(
+            help="Encoder for the detectors embedding and deep_isolation_forest: own, starter, or the name of a timm model."
+        ),
     ] = None,
-    backbone_weights: Annotated[Path | None, typer.Option(help="File of the encoder's weights.")] = None,
-    refine: Annotated[str | None, typer.Option(help="Leave out normal tiles that do not look normal: neighbours or svm.")] = None,
+    backbone_weights: Annotated[Path | None, typer.Option(help="File with the weights of the encoder.")] = None,
+    refine: Annotated[
+        str | None, typer.Option(help="Leave out training tiles that look unlike the others: neighbours or svm.")
+    ] = None,
     device: DeviceOption = "auto",
-    devices: Annotated[int, typer.Option(help="GPUs of this machine that learn together.", min=1)] = 1,
+    devices: Annotated[
+        int, typer.Option(help="Number of GPUs of this machine to train on.", min=1, rich_help_panel=COMPUTING)
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn what normal tissue looks like. An interrupted run goes on where it was."""
+    """Train a detector on normal tissue. An interrupted training is resumed by the same command."""
     from napari_histoad.engine import suspicious_file, train_job, training_sources
     from napari_histoad.slide import GivenMpp
 
@@ -120,11 +156,11 @@ def train(
     emit(document, rows, as_json=as_json)
 
 
-@command
+@command("histoad recalibrate normal.safetensors theirs.svs --out theirs.safetensors")
 def recalibrate(
-    model: Annotated[Path, typer.Argument(help="Trained detector.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="Detector file.")],
     slides: SlidesArgument,
-    out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.")],
     normal: NormalOption = None,
     tissue: TissueOption = "found",
     slide_mpp: MppOption = None,
@@ -134,7 +170,7 @@ def recalibrate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Set a detector's thresholds by another site's normal tissue; nothing is trained."""
+    """Set the thresholds of a detector on normal tissue of another site; the network is not trained again."""
     from napari_histoad.engine import recalibrate_job, training_sources
     from napari_histoad.slide import GivenMpp
 
@@ -146,24 +182,3 @@ def recalibrate(
     note = detector.calibration.note
     document = {"model": str(out), "normal_tiles": len(detector.calibration.scores), "calibration": note}
     emit(document, [("Calibration", note), ("Saved", str(out))], as_json=as_json)
-
-
-def read_settings(path: Path | None) -> dict[str, Any]:
-    """Return the settings of a YAML file, or none.
-
-    Raises
-    ------
-    SettingsError
-        If it cannot be read.
-    """
-    if path is None:
-        return {}
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        raise SettingsError(f"{path} cannot be read as YAML ({str(err).splitlines()[0]})", "check the file") from err
-    if not isinstance(loaded, dict):
-        raise SettingsError(f"{path} holds no settings", "write lines such as max_steps: 1000")
-    return loaded

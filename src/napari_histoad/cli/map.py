@@ -8,87 +8,92 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_histoad.cli._console import (
+from napari_histoad.cli._console import WRONG_USE, command, emit, say
+from napari_histoad.cli._options import (
+    COMPUTING,
     SLIDE,
-    WRONG_USE,
+    SLIDES,
     CompileOption,
     DeviceOption,
     JsonOption,
     MppOption,
     OverrideMppOption,
+    StrideOption,
     TissueOption,
-    command,
-    emit,
-    follow,
-    say,
 )
+from napari_histoad.cli._progress import follow
 from napari_histoad.errors import HistoadError, SettingsError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from napari_histoad.engine.mapping._cluster import Cluster
     from napari_histoad.maps import AnomalyMap
 
 __all__ = ["map_slides"]
 
 
-@command
+@command(
+    "histoad map case.svs --out maps",
+    "histoad map *.svs --model normal.safetensors --out maps",
+)
 def map_slides(
     slides: Annotated[
         list[Path],
-        typer.Argument(
-            help="Slides, or a csv with the column slide and, as needed, mpp, model, regions.", **SLIDE, show_default=False
-        ),
+        typer.Argument(help="Slides, or a csv with the column slide and optionally mpp, model, regions.", **SLIDE),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the maps, <slide>.ome.zarr each.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write the maps to, each as <slide>.ome.zarr.")],
     model: Annotated[
-        Path | None, typer.Option(help="Trained detector; without one, normal is learnt from the slide itself.")
+        Path | None, typer.Option(help="Detector or classifier file; without one, a detector is trained on the slide itself.")
     ] = None,
-    mpp: Annotated[float | None, typer.Option(help="Without a model: µm per tile pixel.", min=0.05, max=20)] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="µm per tile pixel, if no --model is given; default: 0.5.", min=0.05, max=20, rich_help_panel=SLIDES),
+    ] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Step between tiles, tile pixels; default half a tile.", min=1, max=1024)
-    ] = None,
-    cell_um: Annotated[float, typer.Option(help="Side of a map cell in µm.", min=0.5)] = 8.0,
-    regions: Annotated[Path | None, typer.Option(help="Map only inside these outlines, of the only slide.")] = None,
+    stride: StrideOption = None,
+    cell_um: Annotated[float, typer.Option(help="Width of a pixel of the map in µm.", min=0.5)] = 8.0,
+    regions: Annotated[Path | None, typer.Option(help="Outlines on the slide: map only inside them.")] = None,
     tissue: TissueOption = "found",
-    resume: Annotated[bool, typer.Option(help="Go on with an unfinished map, or start anew.")] = True,
+    resume: Annotated[bool, typer.Option(help="Resume an unfinished map, or start again.")] = True,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a dask.distributed scheduler, tcp://host:8786: its workers do the work.")
+        str | None,
+        typer.Option(help="Compute on the Dask cluster with this scheduler, such as tcp://host:8786.", rich_help_panel=COMPUTING),
     ] = None,
     device: DeviceOption = "auto",
     compiled: CompileOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Map how far each piece of tissue is from normal. Goes on after a slide that fails; exit code 1 tells of it."""
-    from napari_histoad.engine import CohortSlide, cohort_job, read_cohort
+    """Map how far each piece of tissue on a slide is from normal.
+
+    An interrupted run is resumed by the same command.
+
+    Slides that fail are reported, the others are mapped, and the exit code is 1.
+    """
+    from napari_histoad.engine import Cluster, CohortSlide, cohort_job, read_cohort
     from napari_histoad.slide import GivenMpp
 
     given = GivenMpp(slide_mpp, override_mpp)
     listed = [s for path in slides for s in (read_cohort(path) if path.suffix.lower() == ".csv" else [CohortSlide(path)])]
     if regions is not None and sum(s.regions is None for s in listed) > 1:
-        msg = f"--regions {regions} holds the outlines of one slide, but {len(listed)} slides are given"
-        raise SettingsError(msg, "list them in a csv with the columns slide, regions and map that")
+        msg = f"--regions {regions} contains the outlines of one slide, but {len(listed)} slides are given"
+        raise SettingsError(msg, "list slides and outlines in a csv with the columns slide, regions, and map that csv")
     cohort = []
     for s in listed:
         stated = given.of(s.path)
-        own = s.mpp if s.mpp is not None else stated["mpp"]
+        own = stated["mpp"] if override_mpp is not None or s.mpp is None else s.mpp
         cohort.append(CohortSlide(s.path, own, s.model or model, s.regions or regions, stated["slide_mpp"]))
     if not as_json and any(slide.model is None for slide in cohort):
-        say("no model: learning normal from each slide's own tissue (rare tissue stands out; an abnormal whole does not)")
+        say("no --model: a detector is trained on each slide itself; it finds rare tissue, not slides abnormal throughout")
 
-    def tell(slide: CohortSlide, outcome: AnomalyMap | HistoadError) -> None:
+    def report(slide: CohortSlide, outcome: AnomalyMap | HistoadError) -> None:
         if isinstance(outcome, HistoadError):
             say(f"error: {outcome}" if len(cohort) == 1 else f"error: {slide.path.name}: {outcome}")
 
-    with _cluster(scheduler) as cluster:
+    with nullcontext() if scheduler is None else Cluster(scheduler) as cluster:
         job = cohort_job(
             cohort,
             out,
             cluster=cluster,
-            on_slide=tell,
+            on_slide=report,
             mpp=mpp,
             stride_px=stride,
             cell_um=cell_um,
@@ -106,14 +111,6 @@ def map_slides(
     if failed:
         wrong_use = len(cohort) == 1 and isinstance(result.failures[0][1], WRONG_USE)
         raise typer.Exit(2 if wrong_use else 1)
-
-
-def _cluster(scheduler: str | None) -> AbstractContextManager[Cluster | None]:
-    if scheduler is None:
-        return nullcontext()
-    from napari_histoad.engine.mapping._cluster import Cluster
-
-    return Cluster(scheduler)
 
 
 def _describe(result: AnomalyMap) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""Arguments and options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_histoad.errors import SettingsError, SlideError
+
+if TYPE_CHECKING:
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.slide import Slide
+
+__all__ = [
+    "COMPUTING",
+    "SLIDE",
+    "SLIDES",
+    "CompileOption",
+    "DeviceOption",
+    "FdrOption",
+    "JsonOption",
+    "MapArgument",
+    "MppOption",
+    "OverrideMppOption",
+    "RateOption",
+    "SeedOption",
+    "SlideOption",
+    "StrideOption",
+    "TissueOption",
+    "chosen_rate",
+    "open_slide_of",
+    "read_settings",
+]
+
+
+def _typed_path(text: str) -> Path:
+    from napari_histoad.slide import slide_path
+
+    return slide_path(text)
+
+
+SLIDE: Any = {"parser": _typed_path, "metavar": "SLIDE"}
+"""For arguments and options that take slides: a URL is kept exactly as typed."""
+
+SLIDES, COMPUTING = "Slides and tiles", "Computing"
+"""Headings in the help; options of no group come first."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTING)]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the network first: takes up to a minute, then runs a little faster.", rich_help_panel=COMPUTING
+    ),
+]
+MppOption = Annotated[
+    str | None,
+    typer.Option(
+        "--slide-mpp",
+        metavar="MPP|CSV",
+        help="µm per level-0 pixel for slides that do not state it; or a csv with the columns slide, mpp, whose values are "
+        "used even where the slide states another one.",
+        rich_help_panel=SLIDES,
+    ),
+]
+OverrideMppOption = Annotated[
+    float | None,
+    typer.Option("--override-mpp", help="µm per level-0 pixel for all slides, whatever they state.", rich_help_panel=SLIDES),
+]
+TissueOption = Annotated[
+    str,
+    typer.Option(
+        "--tissue",
+        metavar="found|regions",
+        help="What counts as tissue: what is found on the slide, or the outlined regions, for stains that are not found.",
+        rich_help_panel=SLIDES,
+    ),
+]
+StrideOption = Annotated[
+    int | None,
+    typer.Option(help="Step between tiles in tile pixels; default: half a tile.", min=1, max=1024, rich_help_panel=SLIDES),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(
+        help="Seed of the random numbers: the same seed and device repeat a training.", min=0, rich_help_panel=COMPUTING
+    ),
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="False-positive rate that sets the threshold; default: the rate of the saved regions, else 0.01 or the smallest "
+        "rate that the calibration supports."
+    ),
+]
+FdrOption = Annotated[
+    float | None,
+    typer.Option(help="False discovery rate instead of --rate: the share of flagged tiles that may be normal."),
+]
+MapArgument = Annotated[Path, typer.Argument(help="Anomaly map, <slide>.ome.zarr.", metavar="MAP")]
+SlideOption = Annotated[
+    Path | None, typer.Option("--slide", help="The slide of the map, if it is not found beside the map.", **SLIDE)
+]
+
+
+def read_settings(path: Path | None) -> dict[str, Any]:
+    """Return the settings in a YAML file; none without a file.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read.
+    """
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise SettingsError(f"{path} cannot be read as YAML ({str(err).splitlines()[0]})", "check the file") from err
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"{path} contains no settings", "write lines such as max_steps: 1000")
+    return loaded
+
+
+def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:
+    """Return the false-positive rate that --rate or --fdr asks for, or None for the map's own.
+
+    Raises
+    ------
+    SettingsError
+        If both are given or one is impossible, before anything is written.
+    """
+    if fdr is None:
+        if rate is not None:
+            opened.calibration.threshold(rate)
+        return rate
+    if rate is not None:
+        raise SettingsError("--rate and --fdr are two ways to set the same threshold", "give one of them")
+    return opened.discovery_rate(fdr)
+
+
+def open_slide_of(opened: AnomalyMap, given: Path | None) -> Slide:
+    """Open the slide of a map: the given one, or the one that the map names.
+
+    Raises
+    ------
+    SlideError
+        If it is not found.
+    """
+    from napari_histoad.slide import open_slide
+
+    path = given or opened.find_slide()
+    if path is None:
+        raise SlideError(f"the slide {opened.info.slide} was not found", "give its path with --slide")
+    return open_slide(path, opened.info.slide_mpp)

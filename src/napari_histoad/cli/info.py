@@ -1,0 +1,56 @@
+"""``histoad info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_histoad.cli._console import command, emit
+from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption
+
+__all__ = ["info"]
+
+
+@command("histoad info case.svs", "histoad info case.svs --json")
+def info(
+    slide: Annotated[Path, typer.Argument(help="The slide, a file or a URL.", **SLIDE)],
+    slide_mpp: MppOption = None,
+    override_mpp: OverrideMppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the format, size, levels, resolution and properties of a slide."""
+    from napari_histoad.slide import GivenMpp, open_slide
+
+    with open_slide(slide, **GivenMpp(slide_mpp, override_mpp).of(slide)) as opened:
+        document = {
+            "path": str(opened.path),
+            "format": opened.format,
+            "height": opened.shape[0],
+            "width": opened.shape[1],
+            "mpp": opened.mpp,
+            "mpp_in_file": opened.file_mpp,
+            "levels": [{"height": lv.shape[0], "width": lv.shape[1], "downsample": lv.downsample} for lv in opened.levels],
+            "associated": list(opened.associated),
+            "icc_profile": opened.icc_profile is not None,
+            "properties": opened.properties,
+            "notes": list(opened.notes),
+            "advice": opened.advice,
+        }
+        mpp = "unknown: pass --slide-mpp" if opened.mpp is None else f"{opened.mpp:g} µm per pixel"
+        rows = [
+            ("File", opened.path.name),
+            ("Format", opened.format),
+            ("Size", f"{opened.shape[1]:,} x {opened.shape[0]:,} px (width x height)"),
+            ("Resolution", mpp),
+            *[
+                (f"Level {i}", f"{lv.shape[1]:,} x {lv.shape[0]:,}, downsample {lv.downsample:.6g}")
+                for i, lv in enumerate(opened.levels)
+            ],
+            ("Also in the file", ", ".join(opened.associated) or "nothing else"),
+            *[(name, value) for name, value in opened.properties.items() if len(value) < 100],
+            *[("Note", note) for note in opened.notes],
+            *([("Advice", opened.advice)] if opened.advice else []),
+        ]
+    emit(document, rows, as_json=as_json)

@@ -1,0 +1,58 @@
+"""``histoad score``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_histoad.cli._console import command, finish_tiles
+from napari_histoad.cli._options import DeviceOption, JsonOption
+from napari_histoad.cli._progress import follow
+from napari_histoad.errors import writing
+
+__all__ = ["score"]
+
+
+@command("histoad score tiles --model normal.safetensors --out scores.csv", locks_out=True)
+def score(
+    tiles: Annotated[Path, typer.Argument(help="A folder of tile images, or a manifest.csv that lists them.")],
+    model: Annotated[Path, typer.Option(help="Detector file.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The table to write, with the columns file, score, p_value, calibration_tiles; and problem, if tiles fail."
+        ),
+    ] = Path("scores.csv"),
+    resize: Annotated[bool, typer.Option("--resize", help="Resize tiles that do not have the detector's tile size.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Score tile images with a detector and write a table.
+
+    Tiles that cannot be read are reported, the others are scored, and the exit code is 1.
+    """
+    from napari_histoad.detectors import load_detector
+    from napari_histoad.engine import score_files_job
+    from napari_histoad.tiles import list_tile_files
+
+    detector = load_detector(model)
+    assert detector.calibration is not None
+    files = list_tile_files(tiles)
+    scores, errors = follow(score_files_job(detector, files, device, resize=resize), quiet=as_json)
+    good = [k for k in range(len(files)) if k not in errors]
+    count = len(detector.calibration.scores)
+    p_values = dict(zip(good, detector.calibration.p_value(scores[good]), strict=True))
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
+            table = csv.writer(handle)
+            table.writerow(["file", "score", "p_value", "calibration_tiles", *(["problem"] if errors else [])])
+            for k, file in enumerate(files):
+                if k in errors:
+                    table.writerow([file.name, "", "", "", errors[k].what])
+                else:
+                    table.writerow([file.name, f"{scores[k]:.6g}", f"{p_values[k]:.6g}", count, *([""] if errors else [])])
+    finish_tiles({"scores": str(out), "tiles": len(good)}, [("Scored", f"{len(good):,} tiles -> {out}")], files, errors, as_json)
