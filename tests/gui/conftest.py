@@ -34,9 +34,20 @@ def panel(viewer, monkeypatch, tmp_path):
     monkeypatch.setattr(sample_module, "SAMPLE_PX", 2048)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     _, widget = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
-    widget.controller.client.start()
     yield widget
     widget.controller.close()
+
+
+@pytest.fixture
+def choose_method(panel, qtbot):
+    """Choose the method of a detector, once the background process has listed them."""
+
+    def choose(name):
+        box = panel["detector"].method_box
+        qtbot.waitUntil(lambda: name in box.choices)
+        box.value = name
+
+    return choose
 
 
 @pytest.fixture
@@ -49,7 +60,8 @@ def words(monkeypatch):
         say(message, *sentences)
 
     monkeypatch.setattr(Message, "say", hear)
-    monkeypatch.setattr("napari_histoad.gui.panel.show_info", said.append)
-    for room in ("reader", "panel"):
+    for module in ("panel", "sections.save"):
+        monkeypatch.setattr(f"napari_histoad.gui.{module}.show_info", said.append)
+    for room in ("reader", "section"):
         monkeypatch.setattr(f"napari_histoad.gui.{room}.show_error", said.append)
     return said

@@ -42,7 +42,7 @@ def test_a_dropped_file_lies_over_its_slide_and_its_normal_outlines_are_used(pan
     assert len({tuple(colour) for colour in layer.edge_color}) == 2
     assert layer.scale == pytest.approx((0.25, 0.25))
     assert layer.extent.world[1] == pytest.approx((899.5 * 0.25, 899.5 * 0.25))
-    assert [region.geometry.bounds for region in panel.normal_regions()] == [(10, 20, 60, 90)]
+    assert [region.geometry.bounds for region in panel.context.outlines.regions()] == [(10, 20, 60, 90)]
     assert told == []
 
 
@@ -124,28 +124,28 @@ def chosen(monkeypatch, tmp_path):
 def test_imported_outlines_of_normal_tissue_can_be_edited_and_others_are_shown(panel, viewer, slide, chosen):
     write_geojson([*REGIONS, Region(box(2000, 2000, 2100, 2100), "Tumor")], chosen)
     viewer.open(str(slide), plugin="napari-histoad")
-    panel.import_button.native.click()
-    assert [region.geometry.bounds for region in panel.normal_regions()] == [(10, 20, 60, 90)]
-    (layer,) = panel.outlines.layers()
+    panel["normal"].import_button.native.click()
+    assert [region.geometry.bounds for region in panel.context.outlines.regions()] == [(10, 20, 60, 90)]
+    (layer,) = panel.context.outlines.layers()
     assert layer.scale == pytest.approx((0.25, 0.25))
     others = viewer.layers["Annotations of case"]
     assert sorted(set(others.features["class"])) == ["Tumor", "Tumor: Necrosis"]
-    assert "1 of 1 outlines of normal tissue were added" in panel.train_info.text()
-    assert "beyond" in panel.train_info.text()
-    panel.import_button.native.click()
-    assert len(panel.normal_regions()) == 1
-    assert "there already" in panel.train_info.text()
+    assert "1 of 1 outlines of normal tissue were added" in panel["normal"].info.text()
+    assert "beyond" in panel["normal"].info.text()
+    panel["normal"].import_button.native.click()
+    assert len(panel.context.outlines.regions()) == 1
+    assert "were added before" in panel["normal"].info.text()
     assert sum(y.name.startswith("Annotations") for y in viewer.layers) == 1
     layer.add_rectangles([[[500, 500], [500, 600], [600, 600], [600, 500]]])
-    assert len(panel.normal_regions()) == 2
+    assert len(panel.context.outlines.regions()) == 2
 
 
 @pytest.mark.parametrize("content", ["{", '{"type": "FeatureCollection", "features": []}'])
 def test_a_file_without_outlines_is_an_error_in_step_3_and_changes_nothing(panel, viewer, slide, chosen, words, content):
     chosen.write_text(content)
     viewer.open(str(slide), plugin="napari-histoad")
-    panel.import_button.native.click()
-    assert "case.geojson" in panel.messages["normal"].text()
+    panel["normal"].import_button.native.click()
+    assert "case.geojson" in panel["normal"].message.text()
     assert len(viewer.layers) == 1
 
 
@@ -153,6 +153,6 @@ def test_dropped_outlines_of_normal_tissue_are_saved_like_drawn_ones(panel, view
     write_geojson(REGIONS[:1], tmp_path / "case.geojson")
     viewer.open(str(slide), plugin="napari-histoad")
     viewer.window._qt_viewer._qt_open([str(tmp_path / "case.geojson")], stack=False)
-    saved = panel.controller.out / f"{panel.controller.slide.name}.normal.geojson"
+    saved = panel.controller.chosen.out / f"{panel.controller.chosen.slide.name}.normal.geojson"
     qtbot.waitUntil(saved.exists, timeout=60_000)
     assert [region.geometry.bounds for region in read_regions(saved)] == [(10, 20, 60, 90)]

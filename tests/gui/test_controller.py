@@ -3,6 +3,7 @@
 import queue
 import shutil
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from napari_histoad.errors import HistoadError, MissingMppError, RegionError, Se
 from napari_histoad.gui.controller import Controller
 from napari_histoad.slide import ArraySlide
 
-NAMES = (
-    *("progressed", "tissue_found", "trained", "map_started", "map_updated"),
-    *("mapped", "reviewed", "saved", "failed", "cancelled", "left_behind"),
-)
+SIGNALS = {
+    "runner": ("progressed", "failed", "cancelled"),
+    "chosen": ("tissue_found", "left_behind"),
+    "training": ("trained",),
+    "maps": ("started", "updated", "finished", "saved"),
+}
 
 
 class Driver:
@@ -24,8 +27,13 @@ class Driver:
         self.calls = queue.Queue()
         self.controller = Controller(self.calls.put)
         self.seen = []
-        for name in NAMES:
-            getattr(self.controller, name).connect(lambda *args, name=name: self.seen.append((name, args)))
+        for part, names in SIGNALS.items():
+            for name in names:
+                getattr(getattr(self.controller, part), name).connect(partial(self._see, name))
+        self.controller.maps.thresholds.reviewed.connect(partial(self._see, "reviewed"))
+
+    def _see(self, name, *args):
+        self.seen.append((name, args))
 
     def until(self, *names, timeout=120):
         deadline = time.monotonic() + timeout
@@ -50,26 +58,26 @@ def own_slide(sample, tmp_path):
 
 def test_the_whole_path(driver, own_slide, sample):
     c = driver.controller
-    c.choose_slide(own_slide)
-    c.find_tissue()
+    c.chosen.choose(own_slide)
+    c.chosen.find_tissue()
     assert driver.until("tissue_found", "failed")[1] > 0.1
-    c.train(sample.plan.normal, detector="vqvae", settings={"tile_px": 64, "max_steps": 10, "batch": 4})
+    c.training.train(sample.plan.normal, detector="vqvae", settings={"tile_px": 64, "max_steps": 10, "batch": 4})
     model, left_out = driver.until("trained", "failed")
     assert left_out == []
     assert model.exists()
-    c.compute_map()
-    (result,) = driver.until("mapped", "failed")
+    c.maps.compute()
+    (result,) = driver.until("finished", "failed")
     assert result.info.complete
-    assert len([1 for name, _ in driver.seen if name == "map_updated"]) > 1  # it fills in as it is computed
+    assert len([1 for name, _ in driver.seen if name == "updated"]) > 1  # it fills in as it is computed
     reviews = []
     for rate in (0.02, 0.5):
-        c.request_review(rate)
+        c.maps.request_review(rate)
         reviews += driver.until("reviewed", "failed")
         driver.seen = [s for s in driver.seen if s[0] != "reviewed"]
     strict, loose = reviews
     assert (strict.labels > 0).sum() <= (loose.labels > 0).sum()
     assert "tiles (" in strict.findings
-    c.save(0.2)
+    c.maps.save()
     (files,) = driver.until("saved", "failed")
     assert len(files) == 3
     assert all(f.stat().st_size > 0 for f in files)
@@ -79,74 +87,74 @@ def test_the_whole_path(driver, own_slide, sample):
 def test_what_is_missing_is_asked_for(driver, write_tiff, own_slide):
     c = driver.controller
     with pytest.raises(HistoadError, match="no slide is open"):
-        c.compute_map()
+        c.maps.compute()
     unknown = write_tiff(np.zeros((99, 99, 3), np.uint8), "unknown.tif", mpp=None)
-    c.choose_slide(open_slide(unknown))
-    with pytest.raises(MissingMppError, match="step 1|how large"):
-        c.find_tissue()
+    c.chosen.choose(open_slide(unknown))
+    with pytest.raises(MissingMppError, match="step 1"):
+        c.chosen.find_tissue()
     with pytest.raises(SettingsError):
-        c.set_mpp(1000)
-    c.set_mpp(0.4)
-    assert c.slide.mpp == 0.4
-    c.choose_slide(own_slide)
+        c.chosen.set_mpp(1000)
+    c.chosen.set_mpp(0.4)
+    assert c.chosen.slide.mpp == 0.4
+    c.chosen.choose(own_slide)
     with pytest.raises(RegionError, match="Outline normal tissue"):
-        c.train([], detector="vqvae", settings={})
+        c.training.train([], detector="vqvae", settings={})
     again = Controller(lambda call: call())
-    again.choose_slide(open_slide(unknown))
-    assert again.slide.mpp == 0.4  # remembered
+    again.chosen.choose(open_slide(unknown))
+    assert again.chosen.slide.mpp == 0.4  # remembered
 
 
 def test_errors_of_a_job_reach_the_user_with_their_remedy(driver, write_tiff):
-    driver.controller.choose_slide(open_slide(write_tiff(np.full((600, 600, 3), 240, np.uint8))))
-    driver.controller.compute_map()
-    words, step = driver.until("failed", "mapped")
+    driver.controller.chosen.choose(open_slide(write_tiff(np.full((600, 600, 3), 240, np.uint8))))
+    driver.controller.maps.compute()
+    words, step = driver.until("failed", "finished")
     assert step == "map"
     assert "no tissue was found" in words
     assert "; check" in words
-    assert not driver.controller.client.busy
+    assert not driver.controller.runner.client.busy
 
 
 def test_a_run_that_dies_can_be_taken_up_again(driver, own_slide, detector_file):
     import psutil
 
     c = driver.controller
-    c.choose_slide(own_slide)
-    c.model = detector_file
-    c.compute_map()
-    driver.until("map_started", "failed")
-    psutil.Process(c.client.pid).kill()
-    driver.until("failed", "mapped")
+    c.chosen.choose(own_slide)
+    c.training.model = detector_file
+    c.maps.compute()
+    driver.until("started", "failed")
+    psutil.Process(c.runner.client.pid).kill()
+    driver.until("failed", "finished")
     driver.seen.clear()
-    c.compute_map()
-    assert driver.until("mapped", "failed")[0].info.complete
+    c.maps.compute()
+    assert driver.until("finished", "failed")[0].info.complete
 
 
 def test_what_was_found_on_another_slide_is_not_shown_on_this_one(driver, own_slide, detector_file, sample):
     c = driver.controller
-    c.choose_slide(own_slide)
-    c.model = detector_file
-    c.compute_map()
-    driver.until("map_started", "failed")
-    c.choose_slide(open_slide(sample.path))
+    c.chosen.choose(own_slide)
+    c.training.model = detector_file
+    c.maps.compute()
+    driver.until("started", "failed")
+    c.chosen.choose(open_slide(sample.path))
     driver.seen.clear()
-    (words,) = driver.until("left_behind", "mapped", "failed")
+    (words,) = driver.until("left_behind", "finished", "failed")
     assert "Choose case.tif" in words
     assert {name for name, _ in driver.seen} <= {"progressed", "left_behind"}
-    assert c.map is None
-    c.choose_slide(own_slide)
+    assert c.maps.map is None
+    c.chosen.choose(own_slide)
     driver.seen.clear()
-    c.compute_map()  # what was computed meanwhile is kept
-    (result,) = driver.until("mapped", "failed")
+    c.maps.compute()  # what was computed meanwhile is kept
+    (result,) = driver.until("finished", "failed")
     assert result.info.slide == "case.tif"
     assert result.path.parent == own_slide.path.parent / "anomaly-maps"
-    assert len([1 for name, _ in driver.seen if name == "map_updated"]) == 0
+    assert len([1 for name, _ in driver.seen if name == "updated"]) == 0
 
 
 def test_tissue_of_a_slide_that_was_left_leaves_no_file(driver, own_slide, sample):
     c = driver.controller
-    c.choose_slide(own_slide)
-    c.find_tissue()
-    c.choose_slide(open_slide(sample.path))
+    c.chosen.choose(own_slide)
+    c.chosen.find_tissue()
+    c.chosen.choose(open_slide(sample.path))
     driver.until("left_behind", "tissue_found", "failed")
     assert "tissue_found" not in dict(driver.seen)
     assert list((own_slide.path.parent / "anomaly-maps").iterdir()) == []
@@ -156,45 +164,45 @@ def test_a_slide_that_is_left_while_it_is_copied_stays_left(driver, own_slide, t
     monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
     layer = ArraySlide([np.full((600, 600, 3), 200, np.uint8)], "layer", mpp=0.5)
     c = driver.controller
-    c.choose_slide(layer)
-    c.compute_map()
-    c.choose_slide(own_slide)
-    (words,) = driver.until("left_behind", "failed", "map_started")
+    c.chosen.choose(layer)
+    c.maps.compute()
+    c.chosen.choose(own_slide)
+    (words,) = driver.until("left_behind", "failed", "started")
     assert "Choose layer" in words
-    assert c.slide is own_slide
-    assert not c.busy
+    assert c.chosen.slide is own_slide
+    assert not c.runner.busy
 
 
 def test_a_map_that_is_gone_is_told(driver, map_folder, tmp_path):
     c = driver.controller
     moved = shutil.copytree(map_folder, tmp_path / map_folder.name)
-    c.show(AnomalyMap.open(moved))
+    c.maps.show(AnomalyMap.open(moved))
     moved.rename(tmp_path / "elsewhere.ome.zarr")
-    c.request_review(0.1)
+    c.maps.request_review(0.1)
     words, step = driver.until("failed", "reviewed")
     assert step == "review"
-    assert "is not there any more; put it back" in words
+    assert "does not exist any more; put it back" in words
 
 
 def test_a_job_is_under_way_until_its_end_was_told(driver, own_slide, detector_file):
     c = driver.controller
-    c.choose_slide(own_slide)
-    c.model = detector_file
-    c.compute_map()
-    wait_until(lambda: not c.client.busy)
-    assert c.busy
+    c.chosen.choose(own_slide)
+    c.training.model = detector_file
+    c.maps.compute()
+    wait_until(lambda: not c.runner.client.busy)
+    assert c.runner.busy
     with pytest.raises(HistoadError, match="another job is still running"):  # its events would be taken for this one's
-        c.compute_map()
-    assert driver.until("mapped", "failed")[0].info.complete
-    assert not c.busy
+        c.maps.compute()
+    assert driver.until("finished", "failed")[0].info.complete
+    assert not c.runner.busy
 
 
 def test_of_many_thresholds_in_a_row_the_last_is_shown(driver, map_folder):
     c = driver.controller
-    c.show(AnomalyMap.open(map_folder))
+    c.maps.show(AnomalyMap.open(map_folder))
     rates = np.geomspace(0.02, 0.5, 40).tolist()
     for rate in rates:
-        c.request_review(rate)
+        c.maps.request_review(rate)
     while not any(name == "reviewed" and args[0].rate == rates[-1] for name, args in driver.seen):
         driver.calls.get(timeout=30)()
     assert len([1 for name, _ in driver.seen if name == "reviewed"]) < len(rates)

@@ -14,17 +14,17 @@ A, E, N, R, U, Z, M, T = (getattr(Qt.Key, f"Key_{k}") for k in "AENRUZMT")
 OUTLINE = Qt.Key.Key_O
 
 
-def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qtbot):
+def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qtbot, choose_method):
     viewer.open_sample("napari-histoad", "planted")
-    assert not panel.gallery_button.native.isEnabled()
-    panel.method_box.value = "colour"
-    panel.train_button.native.click()
-    qtbot.waitUntil(lambda: "Ready" in panel.train_info.text() or bool(words), timeout=120_000)
-    panel.map_button.native.click()
-    qtbot.waitUntil(lambda: panel.review_group.isEnabled() or bool(words), timeout=120_000)
+    assert not panel["review"].gallery_button.native.isEnabled()
+    choose_method("colour")
+    panel["detector"].train_button.native.click()
+    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words), timeout=120_000)
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words), timeout=120_000)
     assert words == []
-    panel.gallery_button.native.click()
-    gallery = panel.review.gallery
+    panel["review"].gallery_button.native.click()
+    gallery = panel["review"].judging.gallery
     qtbot.waitUntil(lambda: not gallery.reading, timeout=60_000)
     assert len(gallery.rows) >= 10
     qtbot.keyClick(gallery, T)
@@ -47,7 +47,7 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     assert np.allclose(viewer.scene.camera.center, first)
     for key in [A] * 4 + [U] + [N] * 4:
         qtbot.keyClick(gallery, key)
-    saved = Verdicts(verdict_file(panel.controller.map))
+    saved = Verdicts(verdict_file(panel.controller.maps.map))
     assert saved.counts() == gallery.verdicts.counts() == {"Normal": 4, "Anomalous": 4, "Unsure": 1}
     assert gallery.pictures.currentRow() == 9
     qtbot.keyClick(gallery, Qt.Key.Key_Left)
@@ -57,14 +57,14 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     qtbot.keyClick(gallery, T)
     qtbot.waitUntil(lambda: "cross-validated" in gallery.words.text() or bool(words), timeout=240_000)
     assert words == []
-    assert panel.model_box.value == "sample.classifier.safetensors"
-    panel.map_button.native.click()
+    assert panel["map"].model_box.value == "sample.classifier.safetensors"
+    panel["map"].map_button.native.click()
     qtbot.waitUntil(lambda: "Probability of Anomalous, sample.tif" in viewer.layers or bool(words), timeout=240_000)
     assert words == []
-    again = panel.controller.map
+    again = panel.controller.maps.map
     assert again.info.classes == ("Normal", "Anomalous")
-    panel.gallery_button.native.click()
-    following = panel.review.gallery
+    panel["review"].gallery_button.native.click()
+    following = panel["review"].judging.gallery
     assert following is not gallery
     assert "Anomalous" in following.words.text()  # its probability
 
@@ -80,14 +80,14 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     qtbot.keyClick(following, E)
     assert not following.explanation.isVisible()
 
-    outlined = len(panel.normal_regions())
+    outlined = len(panel.context.outlines.regions())
     qtbot.keyClick(following, OUTLINE)
-    assert len(panel.normal_regions()) == outlined + 4
-    boxes = [region.geometry.bounds for region in panel.normal_regions()]
+    assert len(panel.context.outlines.regions()) == outlined + 4
+    boxes = [region.geometry.bounds for region in panel.context.outlines.regions()]
     assert all(any(np.allclose(verdict.box, box) for box in boxes) for verdict in saved if verdict.name == "Normal")
     qtbot.keyClick(following, OUTLINE)
     assert "are outlined already" in following.words.text()
-    assert len(panel.normal_regions()) == outlined + 4
+    assert len(panel.context.outlines.regions()) == outlined + 4
     judged = {verdict.box for verdict in saved}
     assert not judged & {following._box(k) for k in range(len(following.rows))}
     viewer.layers["Probability of Anomalous, sample.tif"].visible = True
@@ -132,9 +132,9 @@ def test_a_verdict_that_cannot_be_saved_is_told_and_not_shown(gallery, words, qt
 
 def test_what_cannot_be_explained_says_so_beside_the_tile(viewer, panel, words, qtbot, sample, map_folder):
     viewer.open(sample.path, plugin="napari-histoad")
-    panel.controller.show(AnomalyMap.open(map_folder))
-    panel.gallery_button.native.click()
-    gallery = panel.review.gallery
+    panel.controller.maps.show(AnomalyMap.open(map_folder))
+    panel["review"].gallery_button.native.click()
+    gallery = panel["review"].judging.gallery
     qtbot.keyClick(gallery, E)
     assert "no trained detector is chosen" in gallery.explanation.words.text()
     qtbot.keyClick(gallery, OUTLINE)

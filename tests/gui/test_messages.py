@@ -52,26 +52,26 @@ def _blank(write_tiff, name="blank.tif"):
     return str(write_tiff(np.full((700, 700, 3), 240, np.uint8), name))
 
 
-def test_an_error_of_a_job_stays_in_its_step_until_it_is_resolved(viewer, panel, words, qtbot, sample, write_tiff):
+def test_an_error_of_a_job_stays_in_its_step_until_it_is_resolved(viewer, panel, words, qtbot, sample, write_tiff, choose_method):
     viewer.open(_blank(write_tiff), plugin="napari-histoad")
-    message = panel.messages["map"]
-    panel.map_button.native.click()
+    message = panel["map"].message
+    panel["map"].map_button.native.click()
     qtbot.waitUntil(message.isVisible, timeout=120_000)
     assert "no tissue was found" in message.text()
     area = panel.scroll_area.viewport()
     qtbot.waitUntil(lambda: area.rect().contains(message.mapTo(area, message.rect().bottomLeft())))  # scrolled to
-    panel.train_button.native.click()
-    assert "no normal tissue is outlined" in panel.messages["normal"].text()
+    panel["detector"].train_button.native.click()
+    assert "no normal tissue is outlined" in panel["detector"].message.text()
     assert message.isVisible()  # the other one still holds
-    panel.method_box.value = "colour"
-    assert panel.messages["normal"].isHidden()
-    panel.map_button.native.click()
+    choose_method("colour")
+    assert panel["detector"].message.isHidden()
+    panel["map"].map_button.native.click()
     assert message.isHidden()  # tried again
     qtbot.waitUntil(message.isVisible, timeout=120_000)
     viewer.open(str(sample.path), plugin="napari-histoad")
-    panel.slide_box.value = viewer.layers[-1]
+    panel["slide"].slide_box.value = viewer.layers[-1]
     assert message.isHidden()  # of another slide
-    assert all(m.isHidden() for m in panel.messages.values())
+    assert all(section.message.isHidden() for section in panel.sections.values())
 
 
 def test_the_window_gives_its_own_remedy(viewer, panel, words, qtbot, sample, monkeypatch):
@@ -80,20 +80,20 @@ def test_the_window_gives_its_own_remedy(viewer, panel, words, qtbot, sample, mo
     def fail():
         raise HistoadError("only 30 normal tiles were found", "outline more normal tissue, or use smaller tiles (--tile-px 128)")
 
-    monkeypatch.setattr(panel.controller, "train", lambda *_, **__: fail())
-    panel.train_button.native.click()
-    assert panel.messages["normal"].text() == (
+    monkeypatch.setattr(panel.controller.training, "train", lambda *_, **__: fail())
+    panel["detector"].train_button.native.click()
+    assert panel["detector"].message.text() == (
         "only 30 normal tiles were found; outline more normal tissue in step 3, in a few more places"
     )
-    panel.controller.client.submit("no-such-job", {})
-    qtbot.waitUntil(panel.messages["map"].isVisible, timeout=60_000)
-    assert "there is no job named" in panel.messages["map"].text()
+    panel.controller.runner.submit("no-such-job", {}, section="map", on_result=print)
+    qtbot.waitUntil(panel["map"].message.isVisible, timeout=60_000)
+    assert "there is no job named" in panel["map"].message.text()
 
 
 def test_errors_of_a_closed_panel_are_notifications(viewer, panel, words, monkeypatch):
     told = []
-    monkeypatch.setattr("napari_histoad.gui.panel.show_error", told.append)
+    monkeypatch.setattr("napari_histoad.gui.section.show_error", told.append)
     panel.hide()
-    panel.controller.failed.emit("it failed; try again", "map")
+    panel.controller.runner.failed.emit("it failed; try again", "map")
     assert told == ["it failed; try again"]
-    assert panel.messages["map"].text() == "it failed; try again"
+    assert panel["map"].message.text() == "it failed; try again"

@@ -8,7 +8,7 @@ from napari.layers import Shapes
 
 from napari_histoad.gui.autosave import read_outlines, write_outlines
 from napari_histoad.gui.history import ShapesHistory
-from napari_histoad.gui.kept import free_name, free_names, output_folder
+from napari_histoad.gui.output_paths import free_name, free_names, output_folder
 from napari_histoad.regions import regions_from_shapes
 from napari_histoad.slide import open_slide
 
@@ -97,42 +97,42 @@ def case(tmp_path, sample):
 
 
 def saved(panel, name="case.normal.geojson"):
-    file = panel.controller.out / name
+    file = panel.controller.chosen.out / name
     return len(json.loads(file.read_text())["features"]) if file.exists() else 0
 
 
 def test_outlines_are_saved_by_themselves_and_are_there_again(viewer, panel, words, case, qtbot):
     (slide_layer,) = viewer.open(str(case), plugin="napari-histoad")
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
     layer.add_rectangles(BOX)
     layer.add_ellipses(BOX + 500)
     qtbot.waitUntil(lambda: saved(panel) == 2, timeout=30_000)
-    bounds = [region.geometry.bounds for region in panel.normal_regions()]
+    bounds = [region.geometry.bounds for region in panel.context.outlines.regions()]
     layer.selected_data = {0}
     layer.remove_selected()
     qtbot.waitUntil(lambda: saved(panel) == 1, timeout=30_000)
-    panel.outlines._histories[layer].undo()
+    panel.context.outlines._histories[layer].undo()
     qtbot.waitUntil(lambda: saved(panel) == 2, timeout=30_000)
     for name in (layer, slide_layer):
         viewer.layers.remove(name)
     viewer.open(str(case), plugin="napari-histoad")
-    assert np.allclose([region.geometry.bounds for region in panel.normal_regions()], bounds)
-    (again,) = panel.outlines.layers()
+    assert np.allclose([region.geometry.bounds for region in panel.context.outlines.regions()], bounds)
+    (again,) = panel.context.outlines.layers()
     assert again.shape_type == ["rectangle", "ellipse"]
-    assert "2 outlines" in panel.train_info.text()
-    panel.outlines._histories[again].undo()
+    assert "2 outlines" in panel["normal"].info.text()
+    panel.context.outlines._histories[again].undo()
     assert again.nshapes == 2  # what was restored is where the history begins
 
 
 def test_outlines_that_do_not_follow_from_those_on_disk_leave_them(viewer, panel, words, case, qtbot):
     viewer.open(str(case), plugin="napari-histoad")
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
     layer.add_rectangles([BOX, BOX + 500])
     qtbot.waitUntil(lambda: saved(panel) == 2, timeout=30_000)
     viewer.layers.remove(layer)
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     viewer.layers.selection.active.add_rectangles(BOX)
     qtbot.waitUntil(lambda: saved(panel) == 1, timeout=30_000)
     assert saved(panel, "case.normal-2.geojson") == 2
@@ -140,7 +140,7 @@ def test_outlines_that_do_not_follow_from_those_on_disk_leave_them(viewer, panel
 
 def test_what_cannot_be_saved_is_said_once(viewer, panel, words, case, qtbot, monkeypatch):
     viewer.open(str(case), plugin="napari-histoad")
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
     monkeypatch.setattr("napari_histoad.gui.autosave.write_geojson", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
     layer.add_rectangles(BOX)
@@ -150,7 +150,7 @@ def test_what_cannot_be_saved_is_said_once(viewer, panel, words, case, qtbot, mo
 
 def test_a_crossed_out_shape_does_not_keep_others_from_being_saved(viewer, panel, words, case, qtbot):
     viewer.open(str(case), plugin="napari-histoad")
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
     layer.add_polygons(np.array([[0.0, 0], [50, 50], [100, 100]]))  # no area
     layer.add_rectangles(BOX)
@@ -159,8 +159,8 @@ def test_a_crossed_out_shape_does_not_keep_others_from_being_saved(viewer, panel
 
 def test_outlines_stay_on_their_pixels_when_the_resolution_is_set(viewer, panel, words, write_tiff):
     viewer.open(str(write_tiff(np.full((600, 600, 3), 200, np.uint8), mpp=None)), plugin="napari-histoad")
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     viewer.layers.selection.active.add_rectangles(BOX)
-    panel.mpp_box.value = 0.5
-    panel.mpp_button.native.click()
-    assert [region.geometry.bounds for region in panel.normal_regions()] == [(100.5, 200.5, 300.5, 400.5)]
+    panel["slide"].mpp_row.box.value = 0.5
+    panel["slide"].mpp_row.button.native.click()
+    assert [region.geometry.bounds for region in panel.context.outlines.regions()] == [(100.5, 200.5, 300.5, 400.5)]

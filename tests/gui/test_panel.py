@@ -17,32 +17,33 @@ from napari_histoad.detectors import describe_detectors, load_detector
 from napari_histoad.detectors._backbone import import_timm
 from napari_histoad.gui import reader
 from napari_histoad.gui.layers import Heatmap
+from napari_histoad.gui.sections.detector import _DEFAULT
+from napari_histoad.gui.sections.review import BY_DISCOVERIES
 from napari_histoad.gui.slide_layers import slide_layer
-from napari_histoad.gui.widgets import BY_DISCOVERIES, METHODS, WITH_ENCODER
 from napari_histoad.maps import MapGeometry
 from napari_histoad.slide import open_slide
 from napari_histoad.tiles import TileGrid
 
 
 def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
-    assert not panel.map_button.enabled
+    assert not panel["map"].map_button.enabled
     viewer.open_sample("napari-histoad", "planted")
-    assert panel.slide_box.value is viewer.layers["sample"]
-    assert "0.5 µm per pixel" in panel.slide_info.text()
-    assert len(panel.normal_regions()) >= 3
-    panel.tissue_button.native.click()
-    qtbot.waitUntil(lambda: "mm²" in panel.tissue_info.text(), timeout=60_000)
-    panel.steps_box.value = 60
-    panel.train_button.native.click()
-    qtbot.waitUntil(panel.progress_row.isVisible, timeout=60_000)
-    assert not panel.map_button.enabled
-    qtbot.waitUntil(panel.preview.isVisible, timeout=60_000)
+    assert panel["slide"].slide_box.value is viewer.layers["sample"]
+    assert "0.5 µm per pixel" in panel["slide"].info.text()
+    assert len(panel.context.outlines.regions()) >= 3
+    panel["tissue"].button.native.click()
+    qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text(), timeout=60_000)
+    panel["detector"].steps_box.value = 60
+    panel["detector"].train_button.native.click()
+    qtbot.waitUntil(panel.progress.isVisible, timeout=60_000)
+    assert not panel["map"].map_button.enabled
+    qtbot.waitUntil(panel["detector"].preview.isVisible, timeout=60_000)
     shot(viewer, "training")
-    qtbot.waitUntil(lambda: "Ready" in panel.train_info.text() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words), timeout=120_000)
     assert words == []
-    assert panel.model_box.value == "sample.vqvae.safetensors"
-    panel.map_button.native.click()
-    qtbot.waitUntil(lambda: panel.review_group.isEnabled() or bool(words), timeout=120_000)
+    assert panel["map"].model_box.value == "sample.vqvae.safetensors"
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words), timeout=120_000)
     assert words == []
     heat = viewer.layers["Anomaly map of sample.tif"]
     assert np.ptp(heat.data) > 0
@@ -50,55 +51,59 @@ def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
     assert isinstance(viewer.layers["Flagged regions of sample.tif"], Labels)
     flagged = []
     for position in (0, 500, 1000):
-        panel.rate_slider.setValue(position)
-        qtbot.waitUntil(lambda: f"{panel.rate():.3g})" in panel.rate_info.text(), timeout=60_000)
+        panel["review"].rate_slider.setValue(position)
+        qtbot.waitUntil(lambda: f"{panel['review'].rate():.3g})" in panel["review"].rate_info.text(), timeout=60_000)
         flagged.append(int((viewer.layers["Flagged regions of sample.tif"].data > 0).sum()))
     assert flagged == sorted(flagged)
     assert flagged[-1] > 0
-    panel.region_list.setCurrentRow(0)
+    panel["review"].region_list.setCurrentRow(0)
     assert viewer.scene.camera.zoom > 0
     viewer.reset_view()
     shot(viewer, "finished")
-    panel.save_button.native.click()
+    panel["save"].save_button.native.click()
     qtbot.waitUntil(lambda: bool(words), timeout=60_000)
     assert "Saved in" in words[-1]
-    assert {p.suffix for p in panel.controller.out.iterdir()} >= {".geojson", ".png", ".html", ".zarr"}
+    assert {p.suffix for p in panel.controller.chosen.out.iterdir()} >= {".geojson", ".png", ".html", ".zarr"}
 
 
-def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel, words, qtbot):
+def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel, words, qtbot, choose_method):
     viewer.open_sample("napari-histoad", "planted")
-    panel.method_box.value = "texture"
-    assert not panel.steps_box.enabled
-    panel.recalibrate_button.native.click()
+    choose_method("texture")
+    assert not panel["detector"].steps_box.enabled
+    panel["detector"].recalibrate_button.native.click()
     assert "no trained detector is chosen" in words.pop()
-    panel.refine_box.value = True
-    panel.train_button.native.click()
-    qtbot.waitUntil(lambda: "suspicious tiles were left out" in panel.train_info.text() or bool(words), timeout=120_000)
+    panel["detector"].refine_box.value = True
+    panel["detector"].train_button.native.click()
+    qtbot.waitUntil(lambda: "suspicious tiles were left out" in panel["detector"].info.text() or bool(words), timeout=120_000)
     assert words == []
     suspicious = viewer.layers["Suspicious tiles"]
-    assert f"{len(suspicious.data)} suspicious" in panel.train_info.text()
-    outlines = [region.geometry for region in panel.normal_regions()]
+    assert f"{len(suspicious.data)} suspicious" in panel["detector"].info.text()
+    outlines = [region.geometry for region in panel.context.outlines.regions()]
     for square in suspicious.data:
         middle = viewer.layers["sample"].world_to_data(suspicious.data_to_world(square.mean(axis=0)))
         assert any(outline.distance(Point(*middle)) < 128 for outline in outlines)
     shot(viewer, "suspicious")
-    panel.recalibrate_button.native.click()
+    panel["detector"].recalibrate_button.native.click()
     qtbot.waitUntil(lambda: bool(words), timeout=120_000)
     assert "was trained on sample.tif" in words.pop()
-    panel.map_button.native.click()
-    qtbot.waitUntil(lambda: "regions" in panel.rate_info.text() or bool(words), timeout=120_000)
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() or bool(words), timeout=120_000)
     assert words == []
-    by_rate = panel.rate()
-    panel.rate_kind.value = BY_DISCOVERIES
-    qtbot.waitUntil(lambda: "should be normal" in panel.rate_info.text(), timeout=60_000)
-    assert panel.rate() != by_rate
+    by_rate = panel["review"].rate()
+    panel["review"].rate_kind.value = BY_DISCOVERIES
+    qtbot.waitUntil(lambda: "should be normal" in panel["review"].rate_info.text(), timeout=60_000)
+    assert panel["review"].rate() != by_rate
     shot(viewer, "discoveries")
 
 
-def test_the_panel_offers_every_detector():
-    known = describe_detectors()
-    assert set(METHODS) == {found.name for found in known}
-    assert {found.name for found in known if found.uses_encoder} == set(WITH_ENCODER)
+def test_detector_section_offers_the_default_at_once_and_every_detector_soon(panel, qtbot):
+    section = panel["detector"]
+    assert section.method_box.value == "vqvae"
+    qtbot.waitUntil(lambda: len(section.method_box.choices) > 1)
+    known = {each.name: each.model_dump() for each in describe_detectors()}
+    assert set(section.method_box.choices) == set(known)
+    assert section.method_box.value == "vqvae"
+    assert {key: known["vqvae"][key] for key in _DEFAULT} == _DEFAULT
 
 
 @pytest.fixture
@@ -108,64 +113,66 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
 
 
-def test_an_encoder_of_others_is_asked_for_and_taken_from_its_file(offline, viewer, panel, words, qtbot, tmp_path, monkeypatch):
+def test_an_encoder_of_others_is_asked_for_and_taken_from_its_file(
+    offline, viewer, panel, words, qtbot, tmp_path, monkeypatch, choose_method
+):
     name, asked = "test_vit.r160_in1k", []
     viewer.open_sample("napari-histoad", "planted")
-    assert not panel.encoder_box.isVisible()
-    panel.method_box.value = "embedding"
-    assert panel.encoder_box.isVisible()
-    assert not panel.weights_file.native.isVisible()
-    panel.encoder_box.setCurrentText("own")
-    assert panel.steps_box.enabled
-    panel.encoder_box.setCurrentText(name)
-    assert panel.weights_file.native.isVisible()
-    assert not panel.steps_box.enabled
+    assert not panel["detector"].encoder_box.isVisible()
+    choose_method("embedding")
+    assert panel["detector"].encoder_box.isVisible()
+    assert not panel["detector"].weights_file.native.isVisible()
+    panel["detector"].encoder_box.setCurrentText("own")
+    assert panel["detector"].steps_box.enabled
+    panel["detector"].encoder_box.setCurrentText(name)
+    assert panel["detector"].weights_file.native.isVisible()
+    assert not panel["detector"].steps_box.enabled
     monkeypatch.setattr(QMessageBox, "question", lambda *args: asked.append(args[2]) or QMessageBox.StandardButton.No)
-    panel.train_button.native.click()
-    qtbot.waitUntil(lambda: "was not downloaded" in panel.train_info.text() or bool(words), timeout=60_000)
+    panel["detector"].train_button.native.click()
+    qtbot.waitUntil(lambda: "was not downloaded" in panel["detector"].info.text() or bool(words), timeout=60_000)
     assert words == []
     assert name in asked[0]
     assert "apache-2.0" in asked[0]
     monkeypatch.setattr(QMessageBox, "question", lambda *args: QMessageBox.StandardButton.Yes)
-    panel.train_button.native.click()
+    panel["detector"].train_button.native.click()
     qtbot.waitUntil(lambda: bool(words), timeout=60_000)
     assert "cannot be downloaded" in words[-1]
-    assert "choose the file of its weights in step 3" in words.pop()
+    assert "choose the file of its weights in step 4" in words.pop()
     torch.manual_seed(0)
     safetensors.torch.save_file(import_timm().create_model(name).state_dict(), tmp_path / "vit.safetensors")
-    panel.weights_file.value = tmp_path / "vit.safetensors"
+    panel["detector"].weights_file.value = tmp_path / "vit.safetensors"
     shot(viewer, "encoder")
-    panel.train_button.native.click()
-    qtbot.waitUntil(lambda: "Ready" in panel.train_info.text() or bool(words), timeout=120_000)
+    panel["detector"].train_button.native.click()
+    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words), timeout=120_000)
     assert words == []
-    assert load_detector(panel.controller.model).backbone.name == name
+    assert load_detector(panel.controller.training.model).backbone.name == name
 
 
 def test_first_click_without_training_and_cancel(viewer, panel, words, qtbot):
     viewer.open_sample("napari-histoad", "planted")
-    panel.map_button.native.click()
-    qtbot.waitUntil(panel.progress_row.isVisible, timeout=60_000)
-    panel.cancel_button.native.click()
-    qtbot.waitUntil(lambda: not panel.progress_row.isVisible(), timeout=60_000)
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(panel.progress.isVisible, timeout=60_000)
+    panel.progress.cancel_button.native.click()
+    qtbot.waitUntil(lambda: not panel.progress.isVisible(), timeout=60_000)
     assert "Cancelled" in words[-1]
-    panel.map_button.native.click()
-    qtbot.waitUntil(panel.review_group.isEnabled, timeout=120_000)
-    assert "from the mapped slide itself" in panel.controller.map.info.calibration_note
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
+    assert "from the mapped slide itself" in panel.controller.maps.map.info.calibration_note
 
 
 def test_a_map_that_is_deleted_while_it_grows_is_told_and_can_be_made_again(viewer, panel, words, qtbot):
     viewer.open_sample("napari-histoad", "planted")
-    with qtbot.waitSignal(panel.controller.map_updated, timeout=120_000):
-        panel.map_button.native.click()
-    shutil.rmtree(panel.controller.map.path, ignore_errors=True)  # what is written meanwhile is left, and in the way
+    with qtbot.waitSignal(panel.controller.maps.updated, timeout=120_000):
+        panel["map"].map_button.native.click()
+    shutil.rmtree(panel.controller.maps.map.path, ignore_errors=True)  # what is written meanwhile is left, and in the way
     qtbot.waitUntil(lambda: any("put" in word for word in words), timeout=60_000)
-    assert "was deleted or moved" in words[-1] or "is not there any more" in words[-1]
-    panel.map_button.native.click()
-    qtbot.waitUntil(panel.review_group.isEnabled, timeout=120_000)
+    assert "was deleted or moved" in words[-1] or "does not exist any more" in words[-1]
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
 
 
 def test_the_background_process_ends_with_the_panel(viewer, panel, qtbot):
-    pid = panel.controller.client.pid
+    pid = panel.controller.runner.client.pid
     assert psutil.pid_exists(pid)
     viewer.window.remove_dock_widget("all")
     panel.deleteLater()
@@ -178,27 +185,27 @@ def test_errors_are_notifications(viewer, panel, words, qtbot, tmp_path, write_t
     viewer.open(str(tmp_path / "bad.svs"), plugin="napari-histoad")
     assert "not a slide" in words[-1]
     viewer.open(str(write_tiff(np.full((700, 700, 3), 240, np.uint8), "blank.tif", mpp=None)), plugin="napari-histoad")
-    assert panel.mpp_row.isVisible()
-    assert not panel.map_button.enabled
-    assert "µm per pixel in step 1" in panel.map_reason.text()
-    panel.mpp_box.value = 0.5
-    panel.mpp_button.native.click()
-    assert "0.5 µm per pixel" in panel.slide_info.text()
-    panel.train_button.native.click()
+    assert panel["slide"].mpp_row.isVisible()
+    assert not panel["map"].map_button.enabled
+    assert "µm per pixel in step 1" in panel["map"].reason_info.text()
+    panel["slide"].mpp_row.box.value = 0.5
+    panel["slide"].mpp_row.button.native.click()
+    assert "0.5 µm per pixel" in panel["slide"].info.text()
+    panel["detector"].train_button.native.click()
     assert "no normal tissue is outlined" in words[-1]
-    panel.map_button.native.click()
+    panel["map"].map_button.native.click()
     qtbot.waitUntil(lambda: "no tissue was found" in words[-1], timeout=60_000)
-    assert panel.map_button.enabled
+    assert panel["map"].map_button.enabled
 
 
 def test_outlining_starts_a_layer_in_micrometres(viewer, panel, words, sample):
     viewer.open(str(sample.path), plugin="napari-histoad")
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     layer = viewer.layers["Normal tissue"]
     assert isinstance(layer, Shapes)
     assert layer.mode == "add_polygon_lasso"
     layer.add_rectangles(np.array([[100, 200], [100, 400], [300, 400], [300, 200]]))
-    assert panel.normal_regions()[0].geometry.bounds == (100.5, 200.5, 300.5, 400.5)
+    assert panel.context.outlines.regions()[0].geometry.bounds == (100.5, 200.5, 300.5, 400.5)
 
 
 def test_outlines_drawn_in_another_scale_land_in_the_right_place(viewer, panel, words, sample):
@@ -206,33 +213,33 @@ def test_outlines_drawn_in_another_scale_land_in_the_right_place(viewer, panel, 
     layer = Shapes(name="Normal tissue", ndim=2, scale=(1, 1), units=("um", "um"))
     viewer.add_layer(layer)
     layer.add_rectangles(np.array([[50, 100], [50, 200], [150, 200], [150, 100]]))
-    assert panel.normal_regions()[0].geometry.bounds == pytest.approx((100.5, 200.5, 300.5, 400.5))
+    assert panel.context.outlines.regions()[0].geometry.bounds == pytest.approx((100.5, 200.5, 300.5, 400.5))
 
 
 def test_outlines_belong_to_the_slide_that_they_were_drawn_on(viewer, panel, words, sample, tmp_path):
     other = tmp_path / "other.tif"
     other.write_bytes(sample.path.read_bytes())
     viewer.open(str(sample.path), plugin="napari-histoad")
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     first = viewer.layers["Normal tissue"]
     box = np.array([[100, 200], [100, 400], [300, 400], [300, 200]])
     first.add_rectangles(box)
     viewer.open(str(other), plugin="napari-histoad")
-    panel.slide_box.value = viewer.layers["other"]
-    assert panel.normal_regions() == []
+    panel["slide"].slide_box.value = viewer.layers["other"]
+    assert panel.context.outlines.regions() == []
     assert not first.visible
-    panel.train_button.native.click()
+    panel["detector"].train_button.native.click()
     assert "no normal tissue is outlined" in words.pop()
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     second = viewer.layers.selection.active
     assert second is not first
     second.add_rectangles(box / 2)
-    assert [region.geometry.bounds for region in panel.normal_regions()] == [(50.5, 100.5, 150.5, 200.5)]
+    assert [region.geometry.bounds for region in panel.context.outlines.regions()] == [(50.5, 100.5, 150.5, 200.5)]
     viewer.layers.remove("sample")
     viewer.open(str(sample.path), plugin="napari-histoad")
-    panel.slide_box.value = viewer.layers["sample"]
+    panel["slide"].slide_box.value = viewer.layers["sample"]
     assert (first.visible, second.visible) == (True, False)
-    assert [region.geometry.bounds for region in panel.normal_regions()] == [(100.5, 200.5, 300.5, 400.5)]
+    assert [region.geometry.bounds for region in panel.context.outlines.regions()] == [(100.5, 200.5, 300.5, 400.5)]
 
 
 def test_maps_and_slides_open_by_dropping_them(viewer, sample, map_folder):

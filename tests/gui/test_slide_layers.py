@@ -64,14 +64,14 @@ def test_a_picture_that_napari_opened_is_mapped(panel, viewer, words, qtbot, tmp
         pixels = slide.read(0, 400, 400, 1024, 900)
     Picture.fromarray(pixels).save(tmp_path / "photo.png")
     (layer,) = viewer.open(str(tmp_path / "photo.png"), plugin="napari")
-    assert panel.slide_box.value is layer
-    assert "resolution unknown" in panel.slide_info.text()
-    panel.mpp_box.value = 0.5
-    panel.mpp_button.native.click()
+    assert panel["slide"].slide_box.value is layer
+    assert "resolution unknown" in panel["slide"].info.text()
+    panel["slide"].mpp_row.box.value = 0.5
+    panel["slide"].mpp_row.button.native.click()
     assert tuple(layer.scale) == (0.5, 0.5)
-    panel.map_button.native.click()
-    assert not panel.map_button.enabled
-    qtbot.waitUntil(lambda: panel.review_group.isEnabled() or bool(words), timeout=120_000)
+    panel["map"].map_button.native.click()
+    assert not panel["map"].map_button.enabled
+    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words), timeout=120_000)
     assert words == []
     copy = tmp_path / "anomaly-maps" / "photo.tif"
     with open_slide(copy) as slide:
@@ -83,15 +83,15 @@ def test_a_picture_that_napari_opened_is_mapped(panel, viewer, words, qtbot, tmp
 
 def test_label_and_macro_are_shown_beside_the_slide(viewer, panel, words, tmp_path):
     viewer.open(str(write_svs(tmp_path / "case.svs", IMAGE)), plugin="napari-histoad")
-    assert panel.pictures_button.native.isVisibleTo(panel)
-    panel.pictures_button.native.click()
+    assert panel["slide"].pictures_button.native.isVisibleTo(panel)
+    panel["slide"].pictures_button.native.click()
     assert words == []
     slide_layer = viewer.layers["case"]
     for name in ("Label of case", "Macro of case", "Thumbnail of case"):
         layer = viewer.layers[name]
         assert layer.extent.world[1][1] < slide_layer.extent.world[0][1]
         assert not can_be_slide(layer)
-    assert panel.slide_box.value is slide_layer
+    assert panel["slide"].slide_box.value is slide_layer
 
 
 def test_an_ome_zarr_is_dropped_and_what_is_none_is_left_to_others(viewer, tmp_path):

@@ -35,22 +35,22 @@ def two(viewer, panel, words, sample, tmp_path):
 
 
 def outline(panel, box):
-    panel.outline_button.native.click()
+    panel["normal"].outline_button.native.click()
     layer = panel.viewer.layers.selection.active
     layer.add_rectangles(box)
     return layer
 
 
 def bounds(panel):
-    return [region.geometry.bounds for region in panel.normal_regions()]
+    return [region.geometry.bounds for region in panel.context.outlines.regions()]
 
 
 def test_the_slide_opened_last_is_chosen_and_the_other_hides(viewer, panel, two):
     first, second = two
-    assert panel.slide_box.value is second
-    assert panel.controller.slide.path.parent.name == "b"
+    assert panel["slide"].slide_box.value is second
+    assert panel.controller.chosen.slide.path.parent.name == "b"
     assert (first.visible, second.visible) == (False, True)
-    assert [name for name, _ in panel._slide_choices()] == ["skin", "skin [1]"]
+    assert [name for name, _ in panel["slide"].slide_choices()] == ["skin", "skin [1]"]
     shot(viewer, "two-slides")
 
 
@@ -58,20 +58,20 @@ def test_the_slide_opened_last_is_chosen_and_the_other_hides(viewer, panel, two)
 def test_a_slide_is_chosen_in_the_panel_or_by_its_layer(viewer, panel, two, how):
     first, second = two
     if how == "combo":
-        panel.slide_box.value = first
+        panel["slide"].slide_box.value = first
     elif how == "layer":
         viewer.layers.selection.active = first
     else:
         first.visible = True
-    assert panel.slide_box.value is first
-    assert panel.controller.slide.path.parent.name == "a"
+    assert panel["slide"].slide_box.value is first
+    assert panel.controller.chosen.slide.path.parent.name == "a"
     assert (first.visible, second.visible) == (True, False)
 
 
 def test_outlines_are_of_the_slide_in_view_and_are_trained_on_alone(viewer, panel, two):
     first, second = two
     on_second = outline(panel, BOX)
-    panel.slide_box.value = first
+    panel["slide"].slide_box.value = first
     assert bounds(panel) == []
     assert viewer.layers.selection.active is first  # what is drawn now does not get into the other slide's layer
     on_first = outline(panel, BOX / 2)
@@ -79,7 +79,7 @@ def test_outlines_are_of_the_slide_in_view_and_are_trained_on_alone(viewer, pane
     assert bounds(panel) == [(50.5, 100.5, 150.5, 200.5)]
     assert (on_first.visible, on_second.visible) == (True, False)
     viewer.layers.selection.active = on_second  # who works with outlines means their slide
-    assert panel.slide_box.value is second
+    assert panel["slide"].slide_box.value is second
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
     assert (on_first.visible, on_second.visible) == (False, True)
     on_second.name = "my areas"
@@ -91,7 +91,7 @@ def test_outlines_drawn_before_any_slide_are_the_first_ones(viewer, panel, words
     for name in ("one.tif", "two.tif"):
         viewer.open(str(write_tiff(picture(600, 800), name)), plugin="napari-histoad")
     assert bounds(panel) == []
-    panel.slide_box.value = viewer.layers["one"]
+    panel["slide"].slide_box.value = viewer.layers["one"]
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
 
 
@@ -100,26 +100,26 @@ def test_what_the_user_hid_stays_hidden_per_slide(viewer, panel, two):
     outlines = outline(panel, BOX)
     notes = viewer.add_points(np.array([[10.0, 10.0]]), name="notes")
     outlines.visible = False
-    panel.slide_box.value = first
+    panel["slide"].slide_box.value = first
     assert not notes.visible
-    panel.slide_box.value = second
+    panel["slide"].slide_box.value = second
     assert (second.visible, outlines.visible, notes.visible) == (True, False, True)
 
 
 def test_layers_of_jobs_are_replaced_on_their_own_slide_only(viewer, panel, two, qtbot):
     tissue = []
     for layer in two:
-        panel.slide_box.value = layer
-        panel.tissue_info.setText("")
-        panel.tissue_button.native.click()
-        qtbot.waitUntil(lambda: "mm²" in panel.tissue_info.text(), timeout=120_000)
+        panel["slide"].slide_box.value = layer
+        panel["tissue"].info.setText("")
+        panel["tissue"].button.native.click()
+        qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text(), timeout=120_000)
         tissue.append(next(y for y in reversed(viewer.layers) if y.name.startswith("Tissue of skin")))
     assert tissue[0] in viewer.layers
     assert [y.visible for y in tissue] == [False, True]
     assert [owner_of(y) for y in tissue] == [owner_of(y) for y in two]
-    panel.tissue_info.setText("")
-    panel.tissue_button.native.click()
-    qtbot.waitUntil(lambda: "mm²" in panel.tissue_info.text(), timeout=120_000)
+    panel["tissue"].info.setText("")
+    panel["tissue"].button.native.click()
+    qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text(), timeout=120_000)
     assert tissue[1] not in viewer.layers
     assert tissue[0] in viewer.layers
     shot(viewer, "two-slides-tissue")
@@ -129,11 +129,11 @@ def test_a_slide_that_is_removed_and_opened_again_has_its_layers_back(viewer, pa
     first, second = two
     outlines = outline(panel, BOX)
     viewer.layers.remove(second)
-    assert panel.slide_box.value is first
+    assert panel["slide"].slide_box.value is first
     assert first.visible
     assert not outlines.visible
     (again,) = viewer.open(str(second.source.path), plugin="napari-histoad")
-    assert panel.slide_box.value is again
+    assert panel["slide"].slide_box.value is again
     assert outlines.visible
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
 
@@ -142,9 +142,9 @@ def test_without_a_slide_nothing_is_trained_on(viewer, panel, two):
     outline(panel, BOX)
     for layer in two:
         viewer.layers.remove(layer)
-    assert panel.slide_box.value is None
+    assert panel["slide"].slide_box.value is None
     assert bounds(panel) == []
-    assert not panel.train_button.enabled
+    assert not panel["detector"].train_button.enabled
 
 
 def test_a_copy_of_a_slide_is_the_same_slide(viewer, panel, two):
@@ -154,13 +154,13 @@ def test_a_copy_of_a_slide_is_the_same_slide(viewer, panel, two):
     _duplicate_layer(viewer.layers)
     copy = viewer.layers["skin [1] copy"]
     assert owner_of(copy) == owner_of(second)
-    panel.slide_box.value = copy
+    panel["slide"].slide_box.value = copy
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
     assert outlines.visible
-    panel.slide_box.value = first
+    panel["slide"].slide_box.value = first
     assert not copy.visible
     viewer.layers.remove(second)
-    panel.slide_box.value = copy
+    panel["slide"].slide_box.value = copy
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
 
 
@@ -179,37 +179,37 @@ def test_a_part_of_a_slides_layer_is_a_slide_of_its_own(viewer, panel, two):
     data, looks, _ = second.as_layer_data_tuple()
     part = Image(np.asarray(data[0][:200, :300]), **{**looks, "multiscale": False, "name": "part"})
     viewer.add_layer(part)
-    assert panel.slide_box.value is part
+    assert panel["slide"].slide_box.value is part
     assert owner_of(part) != owner_of(second)
     assert slide_of_layer(part).shape == (200, 300)
     viewer.layers.selection.active = part
     _split_rgb(viewer.layers)
-    assert all("part" not in name for name, _ in panel._slide_choices())  # single channels are no slides
+    assert all("part" not in name for name, _ in panel["slide"].slide_choices())  # single channels are no slides
 
 
 def test_arrays_and_pictures_of_other_readers_are_chosen_too(viewer, panel, two, tmp_path):
     Picture.fromarray(picture(300, 420)).save(tmp_path / "photo.png")
     (photo,) = viewer.open(str(tmp_path / "photo.png"), plugin="napari")
-    assert panel.slide_box.value is photo
+    assert panel["slide"].slide_box.value is photo
     twins = [viewer.add_image(picture(300, 420, seed=k), name="array") for k in (2, 3)]
-    assert panel.slide_box.value is twins[1]
+    assert panel["slide"].slide_box.value is twins[1]
     assert owner_of(twins[0]) != owner_of(twins[1])
     assert [y.visible for y in (*two, photo, *twins)] == [False] * 4 + [True]
     twins[1].name = "renamed"
-    assert panel.slide_box.native.currentText() == "renamed"
-    assert panel.slide_box.value is twins[1]
+    assert panel["slide"].slide_box.native.currentText() == "renamed"
+    assert panel["slide"].slide_box.value is twins[1]
     grey = viewer.add_image(np.zeros((50, 50)))
-    panel.slide_box.value = photo
+    panel["slide"].slide_box.value = photo
     assert grey.visible  # nobody said that it belongs to a slide
-    assert panel.slide_box.value is photo
+    assert panel["slide"].slide_box.value is photo
 
 
 def test_each_window_has_its_own_slide(viewer, panel, two, make_napari_viewer, write_tiff):
     other = make_napari_viewer(show=True)
     _, its_panel = other.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
     other.open(str(write_tiff(picture(300, 420), "third.tif")), plugin="napari-histoad")
-    assert its_panel.controller.slide.name == "third"
-    assert panel.controller.slide.path.parent.name == "b"
+    assert its_panel.controller.chosen.slide.name == "third"
+    assert panel.controller.chosen.slide.path.parent.name == "b"
     assert two[1].visible
     its_panel.controller.close()
 
@@ -217,7 +217,7 @@ def test_each_window_has_its_own_slide(viewer, panel, two, make_napari_viewer, w
 def test_the_view_of_each_slide_is_kept(viewer, panel, two):
     first, second = two
     viewer.scene.camera.center, viewer.scene.camera.zoom = (30.0, 40.0), 7.0
-    panel.slide_box.value = first
-    panel.slide_box.value = second
+    panel["slide"].slide_box.value = first
+    panel["slide"].slide_box.value = second
     assert np.allclose(viewer.scene.camera.center[-2:], (30, 40))
     assert viewer.scene.camera.zoom == pytest.approx(7)

@@ -57,12 +57,12 @@ def settings_in(root):
     return [w for w in root.findChildren(QWidget) if isinstance(w, KINDS) and not isinstance(w, QScrollBar)]
 
 
-def test_scrolling_over_the_panel_changes_no_setting(viewer, panel, words, qtbot):
+def test_scrolling_over_the_panel_changes_no_setting(viewer, panel, words, qtbot, choose_method):
     viewer.open_sample("napari-histoad", "planted")
-    panel.method_box.value = "embedding"
-    panel.review_group.setEnabled(True)
-    panel.mpp_row.setVisible(True)
-    panel.rate_slider.setValue(300)
+    choose_method("embedding")
+    panel["review"].setEnabled(True)
+    panel["slide"].mpp_row.setVisible(True)
+    panel["review"].rate_slider.setValue(300)
     bar = panel.scroll_area.verticalScrollBar()
     qtbot.waitUntil(lambda: bar.maximum() > 0)
     shown = [w for w in settings_in(panel) if w.isVisible()]
@@ -81,11 +81,11 @@ def test_a_setting_with_the_focus_takes_the_wheel(viewer, panel, words, qtbot):
     viewer.open_sample("napari-histoad", "planted")
     panel.window().activateWindow()
     qtbot.waitUntil(panel.window().isActiveWindow)
-    panel.steps_box.native.setFocus()
-    qtbot.waitUntil(panel.steps_box.native.hasFocus)
-    before = panel.steps_box.value
-    turn(panel.steps_box.native, 1)
-    assert panel.steps_box.value == before + 100
+    panel["detector"].steps_box.native.setFocus()
+    qtbot.waitUntil(panel["detector"].steps_box.native.hasFocus)
+    before = panel["detector"].steps_box.value
+    turn(panel["detector"].steps_box.native, 1)
+    assert panel["detector"].steps_box.value == before + 100
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from napari_histoad import open_slide
 from napari_histoad.cli._app import app
 from napari_histoad.engine import TrainingSource, gather_job
 from napari_histoad.errors import SlideError
-from napari_histoad.gui.kept import output_folder
+from napari_histoad.gui.output_paths import output_folder
 from napari_histoad.jobs import run
 from napari_histoad.slide import _http, locate
 

@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtCore import QTimer
 
 from napari_histoad.errors import HistoadError
-from napari_histoad.gui.kept import free_name
+from napari_histoad.gui.output_paths import free_name
 from napari_histoad.regions import read_regions, shapes_from_regions, write_geojson
 from napari_histoad.system.atomic import write_whole
 

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy
 if TYPE_CHECKING:
     from qtpy.QtGui import QResizeEvent
 
-__all__ = ["Message", "WrappedText", "scroll_to"]
+__all__ = ["InfoLabel", "Message", "WrappedText", "scroll_to"]
 
 _LOOKS = {"error": ("✖", "#e8380d", "rgba(232, 56, 13, 0.14)"), "warning": ("⚠", "#e09b00", "rgba(224, 155, 0, 0.14)")}
 
@@ -59,6 +59,30 @@ class WrappedText(QTextEdit):
         height = math.ceil(self._document.size().height()) + 2
         if height != self.height():
             self.setFixedHeight(height)
+
+
+class InfoLabel(QLabel):
+    """Wrapped text that takes no room while it is empty.
+
+    Parameters
+    ----------
+    text : str
+    rich : bool
+        Whether the text is HTML; names of files are shown as they are otherwise.
+    """
+
+    def __init__(self, text: str = "", *, rich: bool = False) -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.RichText if rich else Qt.TextFormat.PlainText)
+        self.setWordWrap(True)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        super().setText(text)
+        self.setHidden(not text)
+
+    def setText(self, text: str | None) -> None:  # noqa: N802 - Qt's name
+        """Show other words, or nothing."""
+        super().setText(text)
+        self.setVisible(bool(text))
 
 
 class Message(QFrame):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Shapes
+from psygnal import Signal
 
 from napari_histoad.errors import RegionError
 from napari_histoad.gui.autosave import read_outlines
@@ -44,6 +45,9 @@ class NormalOutlines:
         Returns the layer of the chosen slide, or None.
     autosave : Autosave
     """
+
+    tiles_added = Signal(int)
+    """Number of tiles that were judged normal and added to the outlines."""
 
     def __init__(self, viewer: Viewer, chosen: Callable[[], Layer | None], autosave: Autosave) -> None:
         self._viewer, self._chosen, self._autosave = viewer, chosen, autosave

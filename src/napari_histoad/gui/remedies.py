@@ -13,7 +13,7 @@ _OF_TERMINAL = re.compile(
     r"--[a-z]|\bhistoad [a-z]|\b\w+=[^=\s]|\(Python\b|\bin Python\b|\bvips\b|\bdask worker\b|command again|run again"
 )
 
-_STEP_4 = "choose a detector trained at \\g<mpp> µm per pixel or coarser in step 4, or train one in step 3"
+_COARSER = "choose a detector trained at \\g<mpp> µm per pixel or coarser in step 5, or train one in step 4"
 _INSTEAD = (
     (r"as square: --slide-mpp (?P<mpp>[\d.]+)", r"resample it, or type \g<mpp> as µm per pixel in step 1"),
     (r"--slide-mpp", "choose ×20 or ×40 in step 1, or type its µm per pixel there"),
@@ -21,14 +21,14 @@ _INSTEAD = (
     (r"vips", "convert it to a tiled 8-bit RGB TIFF first"),
     (r"--tile-px \d", "outline more normal tissue in step 3, in a few more places"),
     (r"--normal-class|--regions", "outline normal tissue in step 3, or judge more tiles"),
-    (r"finer --mpp", "train a detector on a slide with more tissue, and choose it in step 4"),
-    (r"trained at (?P<mpp>[\d.]+).*--mpp", _STEP_4),
-    (r"--fetch|--backbone-weights|backbone_weights", "choose the file of its weights in step 3, or another encoder"),
-    (r"--weights", "put the file that it was trained with back where it was, or train the detector again in step 3"),
+    (r"finer --mpp", "train a detector on a slide with more tissue, and choose it in step 5"),
+    (r"trained at (?P<mpp>[\d.]+).*--mpp", _COARSER),
+    (r"--fetch|--backbone-weights|backbone_weights", "choose the file of its weights in step 4, or another encoder"),
+    (r"--weights", "put the file that it was trained with back where it was, or train the detector again in step 4"),
     (r"trained? (a|it) .*--model|it with .*--model", "choose a file that holds a detector too"),
-    (r"--model", "choose a trained detector in step 4, or train one in step 3"),
+    (r"--model", "choose a trained detector in step 5, or train one in step 4"),
     (r"--device|--compile", "close other programs that use the memory or the GPU, and click again"),
-    (r"histoad train", "choose a .safetensors file that a training has written, or train a detector in step 3"),
+    (r"histoad train", "choose a .safetensors file that a training has written, or train a detector in step 4"),
 )
 """What stands in a remedy of the terminal, and the remedy in its place."""
 
@@ -37,10 +37,10 @@ _OF_KIND: dict[type[HistoadError], str] = {
     errors.RegionError: "correct the file, or draw the outlines again in step 3",
     errors.EmptyTissueError: "click Show tissue in step 2 to see what is taken for tissue, or outline normal tissue",
     errors.TooFewTilesError: "outline more normal tissue in step 3, in a few more places",
-    errors.BundleError: "choose another detector in step 4, or train one in step 3",
-    errors.BackboneError: "choose another encoder in step 3, or the file of its weights",
+    errors.BundleError: "choose another detector in step 5, or train one in step 4",
+    errors.BackboneError: "choose another encoder in step 4, or the file of its weights",
     errors.OtherMapError: "move the map that is there to another folder, and click again",
-    errors.MapError: "compute the map again in step 4",
+    errors.MapError: "compute the map again in step 5",
     errors.DeviceError: "close other programs that use the memory or the GPU, and click again",
     errors.SlideError: "open another file",
     HistoadError: "choose other settings, and click again",

@@ -78,11 +78,14 @@ class SlideView:
     ----------
     owner : str or None
         The chosen slide, as `owner_of` names it.
+    layer : Layer or None
+        The layer of the chosen slide.
     """
 
     def __init__(self, viewer: Viewer, choose: Callable[[Layer], None], renamed: Callable[[], None]) -> None:
         self._viewer, self._choose, self._renamed = viewer, choose, renamed
         self.owner: str | None = None
+        self.layer: Layer | None = None
         self._visible: WeakKeyDictionary[Layer, bool] = WeakKeyDictionary()  # what the user wants to see of hidden slides
         self._cameras: dict[str, tuple[Any, Any]] = {}
         self._watched: WeakKeyDictionary[Layer, bool] = WeakKeyDictionary()
@@ -110,7 +113,7 @@ class SlideView:
 
     def show(self, chosen: Layer | None) -> None:
         """Show the layers of a slide as they were when it was left, and hide those of others."""
-        owner = owner_of(chosen)
+        owner, self.layer = owner_of(chosen), chosen
         if chosen is None or owner == self.owner:
             self.owner = owner
             return

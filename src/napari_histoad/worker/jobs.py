@@ -60,6 +60,15 @@ def _encoder(args: dict[str, Any]) -> Job[dict[str, Any]]:
     return known
 
 
+def _detectors(_args: dict[str, Any]) -> Job[dict[str, Any]]:
+    """List the detectors of all installed packages."""
+    from napari_histoad.detectors import describe_detectors
+    from napari_histoad.jobs import Progress
+
+    yield Progress("Listing detectors")
+    return {"detectors": [found.model_dump() for found in describe_detectors()]}
+
+
 def _check(args: dict[str, Any]) -> Job[dict[str, Any]]:
     """Open a detector's file, so that one that cannot be used is refused when it is chosen."""
     from napari_histoad.classifiers import load_model
@@ -240,6 +249,7 @@ def _sample(args: dict[str, Any]) -> Job[dict[str, Any]]:
 JOBS: dict[str, Callable[[dict[str, Any]], Job[dict[str, Any]]]] = {
     "train": _train,
     "encoder": _encoder,
+    "detectors": _detectors,
     "check": _check,
     "recalibrate": _recalibrate,
     "classify": _classify,

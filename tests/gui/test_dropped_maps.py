@@ -12,6 +12,7 @@ from screenshots import shot
 
 from napari_histoad import AnomalyMap, map_slide
 from napari_histoad.gui import reader
+from napari_histoad.gui.controller.runner import JobRunner
 from napari_histoad.gui.layers import MAP_KEY
 from napari_histoad.results import measure_regions
 from napari_histoad.slide import open_slide
@@ -50,25 +51,25 @@ def drop(viewer, path):
 
 
 def reviewed(panel):
-    return panel.review_group.isEnabled() and "p ≤" in panel.rate_info.text()
+    return panel["review"].isEnabled() and "p ≤" in panel["review"].rate_info.text()
 
 
 def test_a_dropped_map_opens_its_slide_at_the_saved_threshold_and_can_be_reviewed(viewer, panel, words, qtbot, case):
     slide, folder = case
     drop(viewer, folder)
     qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
-    assert panel.controller.slide.path == slide
-    assert panel.slide_box.value.name == "sample"
-    assert panel.rate() == 0.02
-    assert panel.controller.map.path == folder
+    assert panel.controller.chosen.slide.path == slide
+    assert panel["slide"].slide_box.value.name == "sample"
+    assert panel["review"].rate() == 0.02
+    assert panel.controller.maps.map.path == folder
     (labels,) = labels_of(viewer)
     assert labels.contour == 1
     assert np.array_equal(labels.data > 0, AnomalyMap.open(folder).flag(0.02) > 0)
-    assert panel.region_list.count() == len(measure_regions(AnomalyMap.open(folder), 0.02))
+    assert panel["review"].region_list.count() == len(measure_regions(AnomalyMap.open(folder), 0.02))
     names = [y.name for y in viewer.layers]
     assert len(names) == len(set(names)) == 4
-    assert not panel.find_button.native.isVisibleTo(panel)
-    assert panel.reopen_button.native.isHidden()
+    assert not panel["slide"].find_button.native.isVisibleTo(panel)
+    assert panel["map"].reopen_button.native.isHidden()
     shot(viewer, "dropped map")
 
 
@@ -81,7 +82,7 @@ def test_a_map_dropped_over_its_slide_or_before_the_panel_is_taken_up(viewer, qt
     assert any("Anomaly mapping" in words for words in told)
     _, panel = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
     qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
-    assert panel.rate() == 0.02
+    assert panel["review"].rate() == 0.02
     panel.controller.close()
 
 
@@ -89,22 +90,22 @@ def test_a_moved_slide_is_asked_for_and_another_is_refused(viewer, panel, words,
     slide, folder = case
     moved = slide.rename(tmp_path / "moved.tif")
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: panel.find_button.native.isVisibleTo(panel), timeout=60_000)
-    assert "sample.tif" in panel.messages["slide"].text()
-    assert "Find the slide" in panel.messages["slide"].text()
-    assert not panel.review_group.isEnabled()
+    qtbot.waitUntil(lambda: panel["slide"].find_button.native.isVisibleTo(panel), timeout=60_000)
+    assert "sample.tif" in panel["slide"].message.text()
+    assert "Find the slide" in panel["slide"].message.text()
+    assert not panel["review"].isEnabled()
     chosen = write_tiff(np.full((500, 400, 3), 200, np.uint8), mpp=0.5)
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(chosen), ""))
-    panel.find_button.native.click()
-    assert "is not the slide" in panel.messages["slide"].text()
-    assert panel.find_button.native.isVisibleTo(panel)
-    assert panel.slide_box.value is None
+    panel["slide"].find_button.native.click()
+    assert "is not the slide" in panel["slide"].message.text()
+    assert panel["slide"].find_button.native.isVisibleTo(panel)
+    assert panel["slide"].slide_box.value is None
     chosen = moved
-    panel.find_button.native.click()
+    panel["slide"].find_button.native.click()
     qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
-    assert panel.controller.slide.path == moved
-    assert not panel.find_button.native.isVisibleTo(panel)
-    assert panel.messages["slide"].text() == ""
+    assert panel.controller.chosen.slide.path == moved
+    assert not panel["slide"].find_button.native.isVisibleTo(panel)
+    assert panel["slide"].message.text() == ""
 
 
 def test_another_slide_in_the_place_of_the_mapped_one_is_refused_until_the_right_one_is_opened(
@@ -114,12 +115,12 @@ def test_another_slide_in_the_place_of_the_mapped_one_is_refused_until_the_right
     moved = slide.rename(tmp_path / "moved.tif")
     shutil.copyfile(write_tiff(np.full((500, 400, 3), 200, np.uint8), mpp=0.5), slide)
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: "is not the slide" in panel.messages["slide"].text(), timeout=60_000)
-    assert not panel.review_group.isEnabled()
-    assert panel.slide_box.value is None
+    qtbot.waitUntil(lambda: "is not the slide" in panel["slide"].message.text(), timeout=60_000)
+    assert not panel["review"].isEnabled()
+    assert panel["slide"].slide_box.value is None
     drop(viewer, moved)
     qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
-    assert panel.rate() == 0.02
+    assert panel["review"].rate() == 0.02
 
 
 def test_a_slide_without_resolution_has_that_of_its_map(viewer, panel, words, qtbot, write_tiff, sample, detector_file, tmp_path):
@@ -129,23 +130,23 @@ def test_a_slide_without_resolution_has_that_of_its_map(viewer, panel, words, qt
     made = map_slide(path, tmp_path / "maps", model=detector_file, stride_px=64, device="cpu", slide_mpp=0.5)
     drop(viewer, made.path)
     qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
-    assert panel.controller.slide.mpp == 0.5
-    assert tuple(panel.slide_box.value.scale) == (0.5, 0.5)
+    assert panel.controller.chosen.slide.mpp == 0.5
+    assert tuple(panel["slide"].slide_box.value.scale) == (0.5, 0.5)
 
 
 def test_a_map_among_the_results_of_a_slide_is_offered_and_shown(viewer, panel, words, qtbot, case):
     slide, folder = case
     shutil.copytree(folder, slide.parent / "anomaly-maps" / "sample.ome.zarr")
     drop(viewer, slide)
-    assert panel.reopen_button.native.isVisibleTo(panel)
-    assert "finished map" in panel.there_info.text()
-    assert not panel.review_group.isEnabled()
-    panel.reopen_button.native.click()
+    assert panel["map"].reopen_button.native.isVisibleTo(panel)
+    assert "finished map" in panel["map"].found_info.text()
+    assert not panel["review"].isEnabled()
+    panel["map"].reopen_button.native.click()
     qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
-    assert panel.rate() == 0.02
+    assert panel["review"].rate() == 0.02
     assert len(viewer.layers) == 4
-    assert panel.reopen_button.native.isHidden()
-    assert panel.there_info.text() == ""
+    assert panel["map"].reopen_button.native.isHidden()
+    assert panel["map"].found_info.text() == ""
 
 
 def test_a_map_of_another_slide_of_the_same_size_and_name_is_not_shown(viewer, panel, words, qtbot, case):
@@ -155,11 +156,11 @@ def test_a_map_of_another_slide_of_the_same_size_and_name_is_not_shown(viewer, p
         pixels = 255 - opened.read(0, 0, 0, *opened.shape)
     tifffile.imwrite(slide, pixels, tile=(256, 256), photometric="rgb", resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
     drop(viewer, slide)
-    assert panel.reopen_button.native.isVisibleTo(panel)
-    panel.reopen_button.native.click()
-    assert "is not the slide" in panel.messages["map"].text()
-    assert not panel.review_group.isEnabled()
-    assert panel.reopen_button.native.isHidden()
+    assert panel["map"].reopen_button.native.isVisibleTo(panel)
+    panel["map"].reopen_button.native.click()
+    assert "is not the slide" in panel["map"].message.text()
+    assert not panel["review"].isEnabled()
+    assert panel["map"].reopen_button.native.isHidden()
 
 
 def unfinish(folder):
@@ -177,26 +178,26 @@ def test_an_unfinished_map_says_that_compute_goes_on_with_it(viewer, panel, word
     for one in (folder, among):
         unfinish(one)
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: "not finished" in panel.messages["map"].text(), timeout=60_000)
-    assert panel.controller.slide.path == slide
-    assert "move it to" in panel.messages["map"].text()
-    assert "goes on with it" in panel.there_info.text()
-    assert panel.reopen_button.native.isHidden()
-    assert not panel.review_group.isEnabled()
+    qtbot.waitUntil(lambda: "not finished" in panel["map"].message.text(), timeout=60_000)
+    assert panel.controller.chosen.slide.path == slide
+    assert "move it to" in panel["map"].message.text()
+    assert "continues it" in panel["map"].found_info.text()
+    assert panel["map"].reopen_button.native.isHidden()
+    assert not panel["review"].isEnabled()
 
 
-def test_a_map_dropped_while_a_job_runs_is_taken_up_at_its_end(viewer, panel, words, qtbot, case):
+def test_a_map_dropped_while_a_job_runs_is_taken_up_at_its_end(viewer, panel, words, qtbot, case, monkeypatch):
     slide, folder = case
     drop(viewer, slide)
-    panel.controller._working = True
-    panel.controller.busy_changed.emit(True)
+    monkeypatch.setattr(JobRunner, "busy", True)
+    panel.controller.runner.busy_changed.emit(True)
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: "once the run" in panel.messages["review"].text(), timeout=60_000)
-    assert panel.controller.map is None
-    panel.controller._working = False
-    panel.controller.busy_changed.emit(False)
+    qtbot.waitUntil(lambda: "after the end of the run" in panel["review"].message.text(), timeout=60_000)
+    assert panel.controller.maps.map is None
+    monkeypatch.setattr(JobRunner, "busy", False)
+    panel.controller.runner.busy_changed.emit(False)
     qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
-    assert panel.messages["review"].text() == ""
+    assert panel["review"].message.text() == ""
 
 
 def test_two_dropped_maps_are_reviewed_each_on_its_slide(
@@ -207,12 +208,12 @@ def test_two_dropped_maps_are_reviewed_each_on_its_slide(
         other = write_tiff(opened.read(0, 0, 0, 1400, 1200), mpp=0.5)
     made = map_slide(other, tmp_path / "maps", model=detector_file, stride_px=64, device="cpu")
     viewer.open([str(folder), str(made.path)], plugin="napari-histoad")
-    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.map.path == made.path, timeout=120_000)
-    assert panel.controller.slide.path == other
+    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.maps.map.path == made.path, timeout=120_000)
+    assert panel.controller.chosen.slide.path == other
     shown = {y.metadata[MAP_KEY] for y in viewer.layers if MAP_KEY in y.metadata and y.visible}
     assert shown == {str(made.path)}
     shot(viewer, "two dropped maps")
-    panel.slide_box.value = next(y for y in viewer.layers if y.name == "sample")
-    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.map.path == folder, timeout=120_000)
-    assert panel.controller.slide.path == slide
-    assert panel.rate() == 0.02
+    panel["slide"].slide_box.value = next(y for y in viewer.layers if y.name == "sample")
+    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.maps.map.path == folder, timeout=120_000)
+    assert panel.controller.chosen.slide.path == slide
+    assert panel["review"].rate() == 0.02

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from napari_histoad.gui.kept import copy_name
+from napari_histoad.gui.slide_copy import copy_path
 from napari_histoad.jobs import run
 from napari_histoad.slide import ArraySlide, convert_job
 
@@ -14,14 +14,14 @@ def test_equally_named_pictures_have_copies_of_their_own_and_keep_them(tmp_path)
     pictures = [ArraySlide([p], "photo", mpp=0.5) for p in (pixels, changed, pixels[:600])]
     names = []
     for picture in pictures:
-        names.append(copy_name(picture, tmp_path / "photo.tif"))
+        names.append(copy_path(picture, tmp_path / "photo.tif"))
         run(convert_job(picture, names[-1], lossless=True))
     assert [p.name for p in names] == ["photo.tif", "photo-2.tif", "photo-3.tif"]
     again = [ArraySlide([p.copy()], "photo", mpp=0.25) for p in (pixels, changed, pixels[:600])]
-    assert [copy_name(picture, tmp_path / "photo.tif") for picture in again] == names
+    assert [copy_path(picture, tmp_path / "photo.tif") for picture in again] == names
 
 
 def test_what_is_no_copy_is_left_as_it_is(tmp_path):
     (tmp_path / "photo.tif").write_bytes(b"something else")
     picture = ArraySlide([np.zeros((64, 64, 3), np.uint8)], "photo", mpp=0.5)
-    assert copy_name(picture, tmp_path / "photo.tif").name == "photo-2.tif"
+    assert copy_path(picture, tmp_path / "photo.tif").name == "photo-2.tif"

@@ -1,0 +1,165 @@
+"""The anomaly map of the chosen slide: computed, shown while it fills in, reopened, reviewed and saved."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psygnal import Signal
+
+from napari_histoad.errors import MapError
+from napari_histoad.gui.controller.thresholds import Thresholds
+from napari_histoad.gui.output_paths import free_names
+from napari_histoad.maps import AnomalyMap
+
+if TYPE_CHECKING:
+    from napari_histoad.gui.controller.runner import JobRunner
+    from napari_histoad.gui.controller.slides import ChosenSlide
+    from napari_histoad.gui.controller.training import Training
+    from napari_histoad.jobs import Progress
+
+__all__ = ["Maps"]
+
+
+class Maps:
+    """The map in the window, and the last finished map of each slide of this session.
+
+    Parameters
+    ----------
+    runner : JobRunner
+    chosen : ChosenSlide
+    training : Training
+        Holds the detector that maps are computed with.
+
+    Attributes
+    ----------
+    map : AnomalyMap or None
+        Map of the chosen slide, finished or being computed.
+    thresholds : Thresholds
+    """
+
+    started = Signal(object)
+    """AnomalyMap, still empty or half full."""
+    updated = Signal(tuple)
+    """Box (y0, x0, y1, x1) of finest cells that changed."""
+    finished = Signal(object)
+    """AnomalyMap, just computed."""
+    restored = Signal(object)
+    """AnomalyMap of this session: the earlier one after a run that failed, or that of a slide chosen again."""
+    reopened = Signal(object)
+    """AnomalyMap, computed before and opened now."""
+    saved = Signal(list)
+    """Paths of the written files."""
+
+    def __init__(self, runner: JobRunner, chosen: ChosenSlide, training: Training) -> None:
+        self._chosen, self._training = chosen, training
+        self.map: AnomalyMap | None = None
+        self.thresholds = Thresholds(runner)
+        self._last: dict[Path, AnomalyMap] = {}
+        self._rate = 0.0
+        self._computing = self._growing = False
+        chosen.changed.connect(self._forget)
+
+    def close(self) -> None:
+        """End the thread of the thresholds."""
+        self.thresholds.close()
+
+    def _forget(self) -> None:
+        self.map, self._growing = None, False
+
+    def compute(self) -> None:
+        """Start to map the chosen slide with the chosen detector; `started`, `updated` and `finished` follow.
+
+        An unfinished map of the same detector is continued; a map of another detector is renamed and kept.
+        """
+        folder, model = self._chosen.folder(), self._training.model
+        self._growing = False
+        self._chosen.submit(
+            "map",
+            {"out": str(folder), "model": str(model) if model else None},
+            section="map",
+            on_result=self._on_computed,
+            on_progress=self._on_progress,
+            on_failure=self._on_failure,
+        )
+        self._computing = True
+
+    def _on_progress(self, progress: Progress) -> None:
+        if progress.stage != "Mapping" or not self._chosen.is_of_job:
+            return
+        if not self._growing:
+            with suppress(MapError):  # it was deleted meanwhile: the job that writes it reports that
+                self.map = AnomalyMap.open(progress.path)
+                self._growing = True
+                self.started.emit(self.map)
+        if self._growing and progress.updated is not None:
+            self.updated.emit(progress.updated)
+
+    def _on_failure(self) -> None:
+        self._computing = False
+        self.restore()
+
+    def _on_computed(self, result: dict[str, Any]) -> None:
+        self._computing = False
+        if self._chosen.is_of_job:
+            self.show(AnomalyMap.open(result["path"]))
+        else:
+            self._chosen.leave_behind()
+
+    def show(self, finished: AnomalyMap) -> None:
+        """Review a map that was just computed; `finished` follows."""
+        self._take(finished)
+        self.finished.emit(finished)
+
+    def reopen(self, finished: AnomalyMap) -> None:
+        """Review a map of the chosen slide that was computed before; `reopened` follows."""
+        self._take(finished)
+        self.reopened.emit(finished)
+
+    def restore(self) -> None:
+        """Return to the last finished map of the chosen slide, if there is one and none is being computed."""
+        slide = self._chosen.slide
+        earlier = None if slide is None else self._last.get(slide.path)
+        computing = self._computing and self._chosen.is_of_job
+        if earlier is None or self.map is earlier or computing:
+            return
+        self._growing = False
+        found = _find_moved(earlier)
+        if found is not None:
+            self._take(found)
+            self.restored.emit(found)
+
+    def _take(self, finished: AnomalyMap) -> None:
+        self._growing, self.map = False, finished
+        if self._chosen.slide is not None:
+            self._last[self._chosen.slide.path] = finished
+
+    def request_review(self, rate: float) -> None:
+        """Start to outline the regions of the map at a false-positive rate; `thresholds.reviewed` follows."""
+        assert self.map is not None
+        self._rate = rate
+        self.thresholds.request(self.map, rate)
+
+    def save(self) -> None:
+        """Start to write regions, picture and report at the last threshold, and the threshold into the map; `saved` follows."""
+        assert self.map is not None
+        folder, name = self._chosen.folder(), self._chosen.require().name
+        files = free_names([folder / f"{name}.{kind}" for kind in ("anomalies.geojson", "overlay.png", "report.html")])
+        args = {"map": str(self.map.path), "rate": self._rate, "files": [str(f) for f in files]}
+        self._chosen.submit("save", args, section="save", on_result=self._on_saved)
+
+    def _on_saved(self, result: dict[str, Any]) -> None:
+        self.saved.emit([Path(f) for f in result["files"]])
+
+
+def _find_moved(source: AnomalyMap) -> AnomalyMap | None:
+    """Return a map, also if it was renamed because another detector's took its place; None if it does not exist any more."""
+    stem = source.path.name.removesuffix(".ome.zarr")
+    renamed = (p for p in source.path.parent.glob("*.ome.zarr") if p.name.startswith(f"{stem}.earlier-"))
+    for path in (source.path, *renamed):
+        with suppress(MapError):
+            found = AnomalyMap.open(path)
+            if found.info == source.info:
+                return source if path == source.path else found
+    return None

@@ -1,0 +1,220 @@
+"""Runs one job at a time in the background process and reports its progress, its result or its error."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from psygnal import Signal
+
+from napari_histoad.errors import HistoadError
+from napari_histoad.gui.remedies import error_of, in_window
+from napari_histoad.jobs import Eta, Job, Progress
+from napari_histoad.worker.client import WorkerClient
+from napari_histoad.worker.protocol import progress_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["JobRunner"]
+
+
+@dataclass
+class _Running:
+    section: str
+    on_result: Callable[[Any], object]
+    on_progress: Callable[[Progress], object] | None = None
+    on_failure: Callable[[], object] | None = None
+    number: int | None = None
+    """Of the job in the background process."""
+
+
+class JobRunner:
+    """Starts jobs and calls back on the GUI's thread.
+
+    Parameters
+    ----------
+    call_soon : callable
+        Takes a function and calls it on the GUI's thread.
+    """
+
+    progressed = Signal(Progress, float, object)
+    """Progress, units per second, seconds left or None."""
+    busy_changed = Signal(bool)
+    """A job was started, or has ended."""
+    cancelled = Signal()
+    failed = Signal(str, str)
+    """What failed and what to do about it, in one line; name of the section of the panel that shows it."""
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon_of_window, self._closed = call_soon, False
+        self.client = WorkerClient(lambda event: self.call_soon(partial(self._on_event, event)))
+        self._running: _Running | None = None  # until its end is reported here; the client knows of the end earlier
+        self._stop_thread: threading.Event | None = None
+        self._eta = Eta()
+        self._queries: list[tuple[str, Callable[[Any], object]]] = []
+        self._query_number: int | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is running, or its end has not been reported yet."""
+        return self._running is not None
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call a function on the GUI's thread, unless the panel is closed by then."""
+        self._call_soon_of_window(lambda: None if self._closed else function())  # type: ignore[arg-type]
+
+    def submit(
+        self,
+        job: str,
+        args: dict[str, Any],
+        *,
+        section: str,
+        on_result: Callable[[dict[str, Any]], object],
+        on_progress: Callable[[Progress], object] | None = None,
+        on_failure: Callable[[], object] | None = None,
+    ) -> None:
+        """Start a job in the background process.
+
+        Parameters
+        ----------
+        job, args
+            Name and arguments, see `napari_histoad.worker`.
+        section : str
+            The section of the panel that shows its error.
+        on_result, on_progress, on_failure : callable
+            Called on the GUI's thread with the result, with each report of progress, and after an error or a cancel.
+
+        Raises
+        ------
+        HistoadError
+            If another job is running.
+        """
+        self._begin(_Running(section, on_result, on_progress, on_failure))
+        assert self._running is not None
+        self._running.number = self.client.submit(job, args)
+        self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
+
+    def run_here(
+        self,
+        job: Job[Any],
+        *,
+        section: str,
+        on_result: Callable[[Any], object],
+        on_failure: Callable[[], object] | None = None,
+    ) -> None:
+        """Run a generator job in a thread of this process: it needs arrays that the background process does not have.
+
+        Raises
+        ------
+        HistoadError
+            If another job is running.
+        """
+        self._begin(_Running(section, on_result, None, on_failure))
+        self._stop_thread = threading.Event()
+        threading.Thread(target=self._run, args=(job, self._stop_thread), daemon=True).start()
+        self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
+
+    def query(self, job: str, on_result: Callable[[dict[str, Any]], object]) -> None:
+        """Ask the background process for something without being busy: a job that the user starts comes first.
+
+        Parameters
+        ----------
+        job : str
+            Name of a short job without arguments. If it fails, nothing is called.
+        on_result : callable
+            Called on the GUI's thread with the result.
+        """
+        self._queries.append((job, on_result))
+        self._send_query()
+
+    def _send_query(self) -> None:
+        if self._queries and not self.busy and self._query_number is None:
+            self._query_number = self.client.submit(self._queries[0][0], {})
+
+    def require_idle(self) -> None:
+        """Raise an error if a job is running."""
+        if self.busy:
+            raise HistoadError("another job is still running", "wait for its end, or cancel it")
+
+    def _begin(self, running: _Running) -> None:
+        self.require_idle()
+        self._running, self._eta, self._stop_thread = running, Eta(), None
+        self._query_number = None  # its answer is lost; it is asked again after the job
+
+    def _run(self, job: Job[Any], stop: threading.Event) -> None:
+        try:
+            while not stop.is_set():
+                self.call_soon(partial(self._on_progress, next(job)))
+            event: dict[str, Any] = {"event": "cancelled"}
+        except StopIteration as end:
+            event = {"event": "cancelled"} if stop.is_set() else {"event": "result", "result": end.value}
+        except HistoadError as err:
+            event = {"event": "error", "kind": type(err).__name__, "what": err.what, "remedy": err.remedy}
+        finally:
+            job.close()
+        self.call_soon(partial(self._on_event, event))
+
+    def cancel(self) -> None:
+        """Stop the running job; finished parts stay on disk."""
+        if self._stop_thread is not None:
+            self._stop_thread.set()
+        else:
+            self.client.cancel()
+
+    def close(self) -> None:
+        """End the background process; nothing is called back any more."""
+        self._closed = True
+        if self._stop_thread is not None:
+            self._stop_thread.set()
+        self.client.close()
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        kind, running = event["event"], self._running
+        if running is None or event.get("id") != running.number:
+            self._on_answer(event)
+            return
+        if kind == "progress":
+            self._on_progress(progress_of(event))
+            return
+        self._running = self._stop_thread = None
+        if kind != "result" and running.on_failure is not None:
+            running.on_failure()
+        self.busy_changed.emit(False)  # noqa: FBT003 - a signal takes positions
+        if kind == "cancelled":
+            self.cancelled.emit()
+        elif kind == "died":
+            words = f"the background process ended unexpectedly (code {event['code']}); click again to continue where it stopped"
+            self.failed.emit(f"{words}, and close other programs if memory ran out", running.section)
+        elif kind == "error":
+            self.failed.emit(in_window(error_of(event["kind"], event["what"], event["remedy"])), running.section)
+        else:
+            self._on_result(running, event["result"])
+        self._send_query()
+
+    def _on_answer(self, event: dict[str, Any]) -> None:
+        if event["event"] == "progress" or self._query_number is None or event.get("id") != self._query_number:
+            return
+        self._query_number = None
+        _, on_result = self._queries.pop(0)
+        if event["event"] == "result":
+            on_result(event["result"])
+        self._send_query()
+
+    def _on_result(self, running: _Running, result: Any) -> None:
+        try:
+            running.on_result(result)
+        except HistoadError as err:  # a file of the result was deleted meanwhile
+            if running.on_failure is not None:
+                running.on_failure()
+            self.failed.emit(in_window(err), running.section)
+
+    def _on_progress(self, progress: Progress) -> None:
+        if self._running is None:
+            return
+        if self._running.on_progress is not None:
+            self._running.on_progress(progress)
+        rate, left = self._eta.update(progress)
+        self.progressed.emit(progress, rate, left)

@@ -1,0 +1,202 @@
+"""Step 6: the threshold, the flagged regions, and tiles judged one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from magicgui.widgets import ComboBox, PushButton
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QListWidget, QSlider
+from superqt.utils import qdebounced
+
+from napari_histoad.calibration import discovery_rate
+from napari_histoad.gui.judging import Judging
+from napari_histoad.gui.map_layers import MapLayers
+from napari_histoad.gui.messages import InfoLabel, Message
+from napari_histoad.gui.rates import rate_words
+from napari_histoad.gui.remedies import note_in_window
+from napari_histoad.gui.section import Section
+
+if TYPE_CHECKING:
+    from napari_histoad.gui.controller import Review
+    from napari_histoad.gui.section import PanelContext
+    from napari_histoad.maps import AnomalyMap
+    from napari_histoad.regions import Region
+
+__all__ = ["BY_DISCOVERIES", "BY_FALSE_POSITIVES", "ReviewSection"]
+
+BY_FALSE_POSITIVES, BY_DISCOVERIES = "False-positive rate", "False discovery rate"
+_RATE_HELP = (
+    "False-positive rate: the share of normal tiles that may be flagged. "
+    "False discovery rate: the share of flagged tiles that may be normal."
+)
+_SLIDER_STEPS = 1000
+_HIGHEST_RATE = 0.25
+_USUAL_RATE, _USUAL_DISCOVERIES = 0.01, 0.1
+
+
+class ReviewSection(Section):
+    """A slider for the threshold, a list of the flagged regions, and the button that opens the tile gallery."""
+
+    name, title, order = "review", "6 · Review", 60
+
+    def __init__(self, context: PanelContext) -> None:
+        super().__init__(context)
+        self.notes = Message("warning")
+        self.rate_kind = ComboBox(choices=[BY_FALSE_POSITIVES, BY_DISCOVERIES], value=BY_FALSE_POSITIVES, tooltip=_RATE_HELP)
+        self.rate_slider = QSlider(Qt.Orientation.Horizontal)
+        self.rate_slider.setRange(0, _SLIDER_STEPS)
+        self.rate_slider.setToolTip("The share of normal tiles that may be flagged by mistake")
+        self.rate_info = InfoLabel("Compute a map first.", rich=True)
+        self.region_list = QListWidget()
+        self.region_list.setMaximumHeight(130)
+        self.region_list.setToolTip("Click a region to see it in the viewer")
+        self.gallery_button = PushButton(
+            text="Judge tiles one by one", tooltip="Show the most informative tiles as pictures, and judge each by a key"
+        )
+        self.add(self.notes, self.rate_kind.native, self.rate_slider, self.rate_info, self.region_list)
+        self.add(self.gallery_button.native, self.message)
+        self.layers = MapLayers(context, self)
+        self.judging = Judging(context)
+        self._regions: list[Region] = []
+        self._p_values: Any = None
+        self._rates = np.geomspace(_USUAL_RATE, _HIGHEST_RATE, _SLIDER_STEPS + 1)
+        self._positions: dict[str, tuple[str, int]] = {}
+        self._just_opened = False
+        self.rate_kind.changed.connect(self._on_rate_kind)
+        self.rate_slider.valueChanged.connect(lambda _: self._ask_soon())
+        self.region_list.currentRowChanged.connect(self._on_region)
+        self.gallery_button.changed.connect(self.guarded(self.judging.open))
+        maps = self.controller.maps
+        maps.started.connect(self._on_started)
+        maps.updated.connect(self.layers.update)
+        maps.finished.connect(self._on_finished)
+        maps.restored.connect(self.show_map)
+        maps.reopened.connect(self._on_reopened)
+        maps.thresholds.reviewed.connect(self._on_reviewed)
+
+    def clear(self) -> None:
+        """Remove everything about the former map."""
+        super().clear()
+        self._clear_map("Compute a map first.")
+
+    def refresh(self) -> None:
+        """Enable the section once the chosen slide has a finished map."""
+        source = self.controller.maps.map
+        if source is None:
+            self.notes.clear()
+        self.setEnabled(source is not None and source.info.complete)
+
+    # -- the map
+
+    def _clear_map(self, words: str) -> None:
+        self._ask_soon.cancel()
+        self.layers.forget()
+        self._regions = []
+        self.region_list.clear()
+        self.rate_info.setText(words)
+        self.notes.clear()
+        self.setEnabled(False)
+        self.judging.hide()
+
+    def _on_started(self, source: AnomalyMap) -> None:
+        self._clear_map("The map is being computed.")
+        self.layers.start(source)
+
+    def _on_finished(self, source: AnomalyMap) -> None:
+        self._clear_map("")
+        self.layers.draw(source)
+        self._begin(source)
+        self.rate_slider.setValue(self._position(source))
+        self._ask()
+        self._just_opened = True
+
+    def _on_reopened(self, source: AnomalyMap) -> None:
+        self._positions.pop(_key(source), None)  # its threshold is the one that was saved
+        self.show_map(source)
+        self._just_opened = True
+
+    def show_map(self, source: AnomalyMap) -> None:
+        """Continue the review of a finished map at its last threshold."""
+        self._clear_map("")
+        self.layers.show(source)
+        self._begin(source)
+        usual = self.rate_kind.value if source.saved_rate is None else BY_FALSE_POSITIVES
+        kind, position = self._positions.get(_key(source), (usual, None))
+        with self.rate_kind.changed.blocked():
+            self.rate_kind.value = kind
+        self.rate_slider.setValue(self._position(source) if position is None else position)
+        self._ask()
+
+    def _begin(self, source: AnomalyMap) -> None:
+        """Show the notes of a map, and set the range of the slider by its calibration."""
+        self._p_values = source.p_values
+        self.notes.say(*map(note_in_window, source.notes))
+        lowest, rate = source.calibration.smallest_rate, source.default_rate
+        self._rates = np.geomspace(min(max(lowest, 1e-4), rate), max(_HIGHEST_RATE, rate), _SLIDER_STEPS + 1)
+        self._rates[self._position(source)] = rate  # exactly, so that the regions are those that were saved
+        self.setEnabled(True)
+
+    def _position(self, source: AnomalyMap) -> int:
+        """Return where the slider starts: at the rate that was saved with the map, else at its default rate."""
+        return min(int(np.searchsorted(self._rates, source.default_rate * (1 - 1e-9))), _SLIDER_STEPS)
+
+    # -- the threshold
+
+    def rate(self) -> float:
+        """Return the false-positive rate of the threshold, computed from the false discovery rate where that is chosen."""
+        chosen = self._chosen()
+        return discovery_rate(self._p_values, chosen) if self._by_discoveries() and self._p_values is not None else chosen
+
+    def _chosen(self) -> float:
+        return float(self._rates[self.rate_slider.value()])
+
+    def _by_discoveries(self) -> bool:
+        return bool(self.rate_kind.value == BY_DISCOVERIES)
+
+    def _on_rate_kind(self, _: str) -> None:
+        usual = _USUAL_DISCOVERIES if self._by_discoveries() else _USUAL_RATE
+        self.rate_slider.setValue(int(np.searchsorted(self._rates, usual)))
+        self._ask_soon()
+
+    @qdebounced(timeout=100)
+    def _ask_soon(self) -> None:
+        self._ask()
+
+    def _ask(self) -> None:
+        source = self.controller.maps.map
+        if source is not None and source.info.complete:
+            self.controller.maps.request_review(self.rate())
+
+    def _on_reviewed(self, review: Review) -> None:
+        source = review.map
+        if source is not self.controller.maps.map:
+            return
+        self.layers.flag(review)
+        self._positions[_key(source)] = self.rate_kind.value, self.rate_slider.value()
+        self._regions = review.regions
+        self.rate_info.setText(rate_words(review, self._chosen(), by_discoveries=self._by_discoveries()))
+        self.region_list.clear()
+        self.region_list.setVisible(bool(review.regions))
+        for number, region in enumerate(review.regions, start=1):
+            m = region.measurements
+            words = f"score {m.get('Mean score', 0):.3g}   lowest p {m.get('Min p-value', 1):.2g}"
+            self.region_list.addItem(f"{number}.  {m['Area mm²']:.3f} mm²   {words}")
+        if self._just_opened:
+            self._just_opened = False
+            self.context.map_reviewed.emit()
+
+    def _on_region(self, row: int) -> None:
+        slide = self.controller.chosen.slide
+        if not 0 <= row < len(self._regions) or slide is None or slide.mpp is None:
+            return
+        y0, x0, y1, x1 = (v * slide.mpp for v in self._regions[row].geometry.bounds)
+        self.viewer.scene.camera.center = ((y0 + y1) / 2, (x0 + x1) / 2)
+        window = (self.window() or self).size()
+        self.viewer.scene.camera.zoom = 0.4 * min(window.width(), window.height()) / max(y1 - y0, x1 - x0, 1.0)
+
+
+def _key(source: AnomalyMap) -> str:
+    """Return what identifies a map also after it was renamed."""
+    return f"{source.path.parent} {source.info.slide} {source.info.detector_id} {source.info.tiles}"
