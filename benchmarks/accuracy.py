@@ -1,14 +1,14 @@
-"""How good is each detector on labelled tiles? One class: no anomalous tile is used in fitting or choosing.
+"""Measure the accuracy of detectors on labelled tiles. No anomalous tile is used in training or for choosing settings.
 
     python benchmarks/accuracy.py --data FOLDER [--methods texture colour …] [--sets oral colon malaria] [--seeds 5]
 
 FOLDER (default: HISTOAD_DATA) holds ``patches/SET/manifest.csv``. Normal groups are split 60/40 by seed; detectors are
-trained through the engine on the 60%, refinement and calibration included, and tested on the rest and on all anomalies.
-Rows are appended to a csv as they come, so that a long run can be cut and taken up; the table is printed at the end.
+trained on the 60%, including refinement and calibration, and tested on the rest and on all anomalies. Rows are appended to a
+csv as they are measured, so that a stopped run continues; the table is printed at the end.
 
-``detail`` is the rank correlation (Spearman) of the scores of tested tiles with how steep their grey values are on average:
-near 1, a detector says how much there is to be seen in a tile, and not how unusual it is. ``detail_auroc`` is what that
-steepness alone would reach.
+``detail`` is the rank correlation (Spearman) of the scores of the tested tiles with the mean gradient of their grey values:
+near 1, a detector measures how much detail a tile has, and not how unusual it is. ``detail_auroc`` is the AUROC of that
+gradient alone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from napari_histoad.tiles import TileSet, list_tile_files, read_tile_files
 
 SETS = {"oral": ("oral_oscc", 224), "colon": ("lc25000_colon", 224), "malaria": ("malaria_cells", 64)}
 SMALL = 128
-"""Side of tiles for networks that are trained here: a CPU cannot afford more in 15 runs."""
-# Networks get about a minute of one core each: what a user's first try on a laptop gives, far less than in their papers.
+"""Side of the tiles of networks that are trained here; more would take too long on a CPU."""
+# Networks train for about a minute on one core, like a first try on a laptop; far less than in their papers.
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "colour": ("colour", {}),
     "texture": ("texture", {}),
@@ -128,7 +128,7 @@ def measure(
 
 
 def _steepness(images: np.ndarray) -> np.ndarray:
-    """Return the mean length of the gradient of grey values of tiles (N, H, W, 3) uint8, (N,) float64."""
+    """Return the mean gradient length of the grey values of tiles (N, H, W, 3) uint8 as (N,) float64."""
     return np.array([np.hypot(*np.gradient(image.mean(2))).mean() for image in images])
 
 

@@ -1,11 +1,11 @@
-"""How good is each classifier on labelled tiles, and does the reconstruction error help?
+"""Measure the accuracy of classifiers on labelled tiles, and whether the reconstruction error helps.
 
     python benchmarks/classifiers.py --data FOLDER [--networks texture base_cnn …] [--sets oral colon] [--side 128]
 
-FOLDER (default: HISTOAD_DATA) holds ``patches/SET/manifest.csv``. Five folds, groups never split. Where reconstruction or
-error are looked at, the VQ-VAE that gives them is trained anew for each fold, on normal tiles of its training part alone:
-one that had seen the test tiles would rebuild them too well. Rows are appended to a csv as they come; the table is
-printed at the end.
+FOLDER (default: HISTOAD_DATA) holds ``patches/SET/manifest.csv``. Five folds; groups are never split. If the input includes
+reconstruction or error, a VQ-VAE is trained for each fold on the normal tiles of its training part only: one that had seen
+the test tiles would reconstruct them too well. Rows are appended to a csv as they are measured; the table is printed at the
+end.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def measure(data: LabelledTiles, network: str, inputs: str, options: argparse.Na
     )
     probabilities = np.zeros((len(data.labels), len(data.classes)), np.float32)
     started = time.monotonic()
-    # Without a detector of each fold's own, what the networks see is the same in all folds.
+    # Inputs that need no detector are the same in all folds and are prepared once.
     prepared = None if settings.needs_detector else run(prepare_job(Classifier(settings), data.tiles.images))
     for fold, (kept, held_out) in enumerate(grouped_folds(data.labels, data.tiles.groups, 5, 0)):
         detector = None
@@ -120,7 +120,7 @@ def _detector(data: LabelledTiles, kept: np.ndarray, options: argparse.Namespace
 
 def table(rows: list[dict]) -> str:
     """Return a Markdown table."""
-    lines = ["| set | network | looks at | px | accuracy | precision | recall | F1 | AUROC (95%) | s |", "|" + "---|" * 10]
+    lines = ["| set | network | input | px | accuracy | precision | recall | F1 | AUROC (95%) | s |", "|" + "---|" * 10]
     for row in rows:
         cells = [json.loads(row[name]) for name in ("accuracy", "precision", "recall", "f1", "auroc")]
         shown = [f"{value:.3f}" for value, _, _ in cells[:-1]] + ["{:.3f} ({:.3f}–{:.3f})".format(*cells[-1])]

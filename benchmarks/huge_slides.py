@@ -1,4 +1,4 @@
-"""Slides too large to be drawn: pyramids of tiles that are encoded already."""
+"""Write huge slides from tiles that are already encoded."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def encode(tile: NDArray[np.uint8]) -> bytes:
 
 
 def write_pyramid(path: Path, side: int, tiles: Callable[[int, int], Iterable[bytes]]) -> Path:
-    """Write a square JPEG TIFF of 0.5 µm per pixel with levels of a quarter each.
+    """Write a square JPEG TIFF of 0.5 µm per pixel; each level has a quarter of the side of the level above.
 
     Parameters
     ----------
     tiles : callable
-        Takes the number of a level and how many tiles it is across, and returns its tiles in raster order.
+        Takes the number of a level and its width in tiles, and returns its tiles in raster order.
     """
     with tifffile.TiffWriter(path, bigtiff=True) as tif:
         number, level = 0, side

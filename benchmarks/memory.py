@@ -1,8 +1,8 @@
-"""Whether memory grows with the slide: peaks of mapping the same tissue on a small and on a huge slide.
+"""Compare the peak memory of mapping the same tissue on a small and on a huge slide.
 
     python benchmarks/memory.py [--sides 10000 100000] [--tissue 4096]
 
-Each slide is written with one patch of tissue on glass, and mapped with the starter model in a process of its own. Linux only.
+Each slide has one patch of tissue on glass and is mapped with the starter model in its own process. Linux only.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from napari_histoad import map_slide
 from napari_histoad.detectors import starter_path
 result = map_slide(sys.argv[1], sys.argv[2], model=starter_path(), device="cpu")
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-print(len(result), int(status["VmHWM"].split()[0]) // 1024)  # getrusage would tell of the parent that forked
+print(len(result), int(status["VmHWM"].split()[0]) // 1024)  # getrusage would also count the parent process
 """
 
 
 def write_slide(path: Path, side: int, tissue: NDArray[np.uint8]) -> None:
-    """Write a pyramid whose first tiles in each level are tissue, and the rest glass."""
+    """Write a pyramid with tissue in the top left corner and glass elsewhere."""
     glass = encode(np.full((TILE, TILE, 3), 243, np.uint8))
 
     def tiles(level: int, across: int) -> Iterator[bytes]:

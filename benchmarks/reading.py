@@ -1,10 +1,10 @@
-"""How fast pixels are read, as ratios to the decoder itself in one run.
+"""Measure how fast pixels are read, compared with the JPEG decoder alone, OpenSlide and cuCIM.
 
     python benchmarks/reading.py [SLIDE] [--threads 1 2] [--megapixels 120] [--repeat 3]
 
-SLIDE is a TIFF or SVS in JPEG tiles; without one the sample slide is drawn. The bound is the raw loop: positional read and
-jpeg8_decode of every tile into one buffer, nothing else. OpenSlide, and cuCIM where it is installed, read the same boxes
-with one handle per thread. Every reader is timed in turn; rates and ratios are medians over the rounds.
+SLIDE is a TIFF or SVS in JPEG tiles; by default the sample slide is drawn. The raw loop reads every tile with pread and decodes
+it with jpeg8_decode into one buffer, nothing else. OpenSlide, and cuCIM if it is installed, read the same boxes with one
+handle per thread. Readers are timed in turn; rates and ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def cucim_reader(path: str) -> Reader:
 
 
 def boxes_of(shape: tuple[int, int], size: int, shift: int, megapixels: float) -> list[Box]:
-    """Return boxes row by row; a row is read whole, as a map does."""
+    """Return boxes in complete rows, the order in which a map reads."""
     rows = range(shift, shape[0] - size + 1, size)
     columns = range(shift, shape[1] - size + 1, size)
     most = max(1, round(megapixels * 1e6 / size**2 / len(columns)))
@@ -94,7 +94,7 @@ def boxes_of(shape: tuple[int, int], size: int, shift: int, megapixels: float) -
 
 
 def timed(make: Callable[[str], Reader], path: str, boxes: list[Box], threads: int) -> float:
-    """Return megapixels per second; opening is not counted, caches start cold."""
+    """Return megapixels per second with cold caches, without the time to open the slide."""
     reader = make(path)
     shares = [list(itertools.islice(boxes, k, None, threads)) for k in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
@@ -137,7 +137,7 @@ def compare(path: str, threads_wanted: list[int], megapixels: float, repeat: int
         print("cuCIM is not installed")
     print(f"{'':<20}{'threads':>8}" + "".join(f"{name:>12}" for name in readers) + f"{'of raw':>9}{'x OpenSlide':>13}   (MP/s)")
     for (name, boxes), threads in itertools.product(cases(shape, tile, megapixels), threads_wanted):
-        # The raw loop knows tiles only: it decodes the pixels of the same number of aligned boxes.
+        # The raw loop can only read complete tiles, so it reads the same number of aligned boxes.
         aligned = [(y - y % tile, x - x % tile, size) for y, x, size in boxes]
         rates: dict[str, list[float]] = {reader: [] for reader in readers}
         for _ in range(repeat):

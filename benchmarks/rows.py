@@ -1,4 +1,4 @@
-"""Rows of figures in a csv file, kept as they come: a benchmark that was stopped goes on where it was."""
+"""Append results to a csv file row by row, so that a stopped benchmark can continue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Return what was measured before, all as text."""
+    """Return the rows measured so far; all values are text."""
     if not path.exists():
         return []
     with path.open(newline="") as handle:
@@ -18,10 +18,10 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Add a row; the first one says what the columns are."""
+    """Add a row; the first one defines the columns."""
     new = not path.exists()
     if not new and list(read_rows(path)[0]) != list(row):
-        raise SystemExit(f"{path} has other columns than what is measured now; give --out another name")
+        raise SystemExit(f"{path} has other columns than this run; choose another --out")
     with path.open("a", newline="") as handle:
         writer = csv.DictWriter(handle, list(row))
         if new:

@@ -1,4 +1,4 @@
-"""How much of its network's own rate does each detector score at? Tiles are in memory; one run, rates side by side.
+"""Compare the scoring rate of each detector with the rate of its network alone. Tiles are in memory.
 
 python benchmarks/scoring.py [--tile-px 256] [--tiles 48] [--device auto]
 """
@@ -22,7 +22,7 @@ Forward = Callable[[torch.Tensor], object]
 
 
 def forward_of(detector: Detector) -> Forward:
-    """Return what the detector's network alone computes for a batch of tiles."""
+    """Return a function that runs only the detector's network on a batch of tiles."""
     d = detector
     side = d.settings.tile_px
     return {
@@ -74,7 +74,7 @@ def main() -> None:
         with torch.inference_mode(), choice.autocast(detector):
             forward(batches[0])
             detector.score(batches[0])
-            # Alternating, so that what else the machine does strikes both.
+            # In turns, so that other load on the machine affects both.
             rates = [(rate(forward, batches), rate(detector.score, batches)) for _ in range(ROUNDS)]
         alone, scoring = (float(np.median(r)) for r in zip(*rates, strict=True))
         print(f"| {name} | {alone:,.0f} | {scoring:,.0f} | {scoring / alone:.2f} |", flush=True)

@@ -1,12 +1,12 @@
-"""Speed of the parts and of the whole, as ratios in one run.
+"""Measure decoding, network and complete runs, and compare them in one run.
 
     python benchmarks/speed.py [--slide SLIDE] [--reference SCRIPT] [--seconds 5] [--rounds 3]
 
-Three networks: a mean over some pixels, which shows what everything but the network costs, the starter model, and ResNet18
-with random weights. For each, decode-only, network-only and end-to-end rates as `histoad bench` gives them, with and without
-overlapping tiles. Then the whole job, tissue mask to finished map, with a mean over all pixels and with ResNet18, each in a
-process of its own; SCRIPT, a bare pipeline that takes ``--slide``, ``--model trivial|resnet18``, ``--dtype fp32|bf16`` and
-``--out``, and prints a JSON document with ``tiles_s_job``, is run in turn with it. Medians over the rounds.
+Three networks: a mean over some pixels, which shows what everything but the network costs; the starter model; and ResNet18
+with random weights. For each, the rates of decoding, network and complete run that `histoad bench` measures, with and without
+overlapping tiles. Then the complete job, tissue mask to finished map, with a mean over all pixels and with ResNet18, each in its
+own process. SCRIPT is a minimal pipeline to compare with, run in turns with it: it takes ``--slide``, ``--model
+trivial|resnet18``, ``--dtype fp32|bf16`` and ``--out``, and prints a JSON document with ``tiles_s_job``. Medians over the rounds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Mean(Detector):
-    """Next to no network: a mean over a sixteenth of the pixels."""
+    """A mean over a sixteenth of the pixels: costs almost nothing."""
 
     name: ClassVar[str] = "mean"
     title: ClassVar[str] = "Mean over some pixels"
@@ -53,7 +53,7 @@ class Mean(Detector):
 
 
 class Average(Detector):
-    """The bare pipeline's trivial network: all pixels as floats, centred and scaled, and their mean for each colour."""
+    """The trivial network of SCRIPT: all pixels as floats, centred and scaled, and their mean for each colour."""
 
     name: ClassVar[str] = "average"
     title: ClassVar[str] = "Mean over all pixels"
@@ -95,7 +95,7 @@ def made(kind: type[Detector]) -> Detector:
 
 
 def whole_job(slide: Path, kind: type[Detector]) -> None:
-    """Map a slide, tiles side by side, and print the rate: run in a process of its own."""
+    """Map a slide with tiles side by side and print the rate; runs in its own process."""
     with tempfile.TemporaryDirectory() as scratch, open_slide(slide) as opened:
         detector = made(kind)
         started = time.perf_counter()
@@ -143,7 +143,7 @@ def main() -> None:
             theirs = [str(options.reference), "--slide", str(slide), "--model", model, "--dtype", dtype, "--out", scratch]
             rates = [(rate_of(ours), rate_of(theirs) if options.reference else 0.0) for _ in range(options.rounds)]
             mine, bare = (statistics.median(column) for column in zip(*rates, strict=True))
-            beside = f"; the bare pipeline {bare:,.0f}, ours is {mine / bare:.2f} of it" if options.reference else ""
+            beside = f"; SCRIPT {bare:,.0f}, ratio {mine / bare:.2f}" if options.reference else ""
             print(f"whole job, {kind}: {mine:,.0f} tiles/s{beside}")
 
 

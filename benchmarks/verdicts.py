@@ -1,10 +1,10 @@
-"""Does a classifier taught by 30 verdicts find the planted anomalies better than the detector alone?
+"""Measure whether a classifier trained on 30 verdicts finds planted anomalies better than the detector alone.
 
     python benchmarks/verdicts.py [--size-px 4096] [--verdicts 30] [--seeds 2] [--out FOLDER]
 
-The sample slide is mapped by a VQ-VAE trained on its normal outlines; the tiles that the gallery proposes are judged by the
-planted truth; a classifier is trained as *Train classifier on my verdicts* does, and maps the slide. Both maps are
-compared on the tiles that do not touch a judged one.
+The sample slide is mapped by a VQ-VAE trained on its normal outlines. The tiles that the gallery proposes are judged by the
+planted truth. A classifier is trained as by *Train classifier on my verdicts* and maps the slide. Both maps are compared on
+the tiles that do not touch a judged one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace, seed: int) -> str:
-    """Run the loop once and return a row of the table."""
+    """Run the review loop once and return a row of the table."""
     plan = SlidePlan(options.size_px, seed=seed)
     slide = write_sample(folder / "sample.tif", options.size_px, seed=seed)
     model = folder / "detector.safetensors"
@@ -56,7 +56,7 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> str:
     bundle = folder / "classifier.safetensors"
     paths = {"slide": slide, "verdicts": verdicts.path, "model": model, "out": bundle}
     paths |= {"normal": slide.with_name("sample.normal.geojson")} if options.normal else {}
-    told = run(JOBS["classify"]({name: str(path) for name, path in paths.items()}))
+    trained = run(JOBS["classify"]({name: str(path) for name, path in paths.items()}))
     after = map_slide(slide, folder / "after", model=bundle)
     cover = coverage(after.boxes, plan.planted)
     judged = np.zeros(len(after), bool)
@@ -66,9 +66,11 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> str:
         judged |= (b[:, 0] < y1) & (b[:, 2] > y0) & (b[:, 1] < x1) & (b[:, 3] > x0)
     use = ~judged & ((cover == 0) | (cover >= 0.5)) & ~np.isnan(after.scores)
     truth = cover[use] >= 0.5
-    taught = after.probabilities[use, after.info.classes.index("Anomalous")]
-    figures = [f"{average_precision_score(truth, s):.3f} ({roc_auc_score(truth, s):.3f})" for s in (after.scores[use], taught)]
-    return f"| {seed} | {len(rows)} ({int(anomalous.sum())}) | {figures[0]} | {figures[1]} | {told['auroc']} |"
+    probabilities = after.probabilities[use, after.info.classes.index("Anomalous")]
+    figures = [
+        f"{average_precision_score(truth, s):.3f} ({roc_auc_score(truth, s):.3f})" for s in (after.scores[use], probabilities)
+    ]
+    return f"| {seed} | {len(rows)} ({int(anomalous.sum())}) | {figures[0]} | {figures[1]} | {trained['auroc']} |"
 
 
 if __name__ == "__main__":

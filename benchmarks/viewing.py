@@ -1,10 +1,10 @@
-"""How a huge slide feels in napari: time to open it, to the first frame, and the longest stall while panning.
+"""Measure a huge slide in napari: time to open, time to the first frame, and how long panning blocks the window.
 
-A step of a pan is read by us and drawn by napari; the longest wait for reading is told apart. Between two pans is a rest.
+A step of a pan is read by us and drawn by napari; the longest wait for reading is printed separately.
 
     python tools/with_display.py python benchmarks/viewing.py [--side 100000] [--slide SLIDE]
 
-Without a slide, a pyramidal JPEG TIFF of SIDE² pixels is written from crops of the sample slide.
+Without SLIDE, a pyramidal JPEG TIFF of SIDE² pixels is written from crops of the sample slide.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REST_S = 1.0
 
 
 class Timed(LevelArray):
-    """A resolution that notes the longest that somebody waited for it, in milliseconds."""
+    """A level that records the longest wait for its pixels, in milliseconds."""
 
     longest = 0.0
 
@@ -59,7 +59,7 @@ def write_slide(path: Path, side: int) -> Path:
 
 
 def stalls(viewer: napari.Viewer, zoom: float, steps: int, side_um: float) -> list[float]:
-    """Return how long the window did not answer at each step of a pan, in milliseconds."""
+    """Return how long each step of a pan blocked the window, in milliseconds."""
     viewer.scene.camera.zoom = zoom
     viewer.scene.camera.center = (side_um * 0.4, side_um * 0.3)
     rest()  # zooming is not panning
@@ -98,11 +98,11 @@ def main() -> None:
         side_um = slide.shape[0] * (slide.mpp or 1.0)
         fit = viewer.scene.camera.zoom
         full = 1 / (slide.mpp or 1.0)
-        # How far a zoom lies above the next level's decides how much is shown: the worst lie just above.
+        # Zooms just above a level's own show the most pixels and are the slowest.
         for zoom in [*(fit * k for k in ZOOMS if fit * k < full), full]:
             times = np.array(stalls(viewer, zoom, STEPS, side_um))
             print(
-                f"pan at {zoom / fit:>4.0f} times the whole: longest step {times.max():.0f} ms, "
+                f"pan at {zoom / fit:>4.0f} x the overview: longest step {times.max():.0f} ms, "
                 f"median {np.median(times):.0f} ms, longest wait for pixels {Timed.longest:.0f} ms"
             )
         viewer.close()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tifffile
+from disk_failures import SimulatedDisk
 from hypothesis import HealthCheck, settings
-from medium import Medium
 
 from napari_histoad.samples import SlidePlan, write_sample
 
@@ -136,12 +136,12 @@ def add_package(tmp_path_factory, monkeypatch) -> Callable[[str, str, dict[str, 
 
 
 @pytest.fixture
-def medium(tmp_path, monkeypatch):
-    """A folder of which is known what a power failure would leave."""
+def simulated_disk(tmp_path, monkeypatch):
+    """A folder whose content after a power failure can be computed, see `SimulatedDisk`."""
     if os.name == "nt":
-        pytest.skip("there, the system puts names on the medium")
-    folder = tmp_path / "medium"
+        pytest.skip("Windows cannot flush folders")
+    folder = tmp_path / "disk"
     folder.mkdir()
-    followed = Medium(folder, monkeypatch)
-    yield followed
-    followed.close()
+    disk = SimulatedDisk(folder, monkeypatch)
+    yield disk
+    disk.close()

@@ -1,4 +1,4 @@
-"""Who may import whom, what importing costs, and what the manifest promises."""
+"""Which room may import which, what importing the package loads, and what the manifest names."""
 
 from __future__ import annotations
 
@@ -35,6 +35,31 @@ MAY_IMPORT = {
 WORKER_DOORS = {"napari_histoad.worker", "napari_histoad.worker.client", "napari_histoad.worker.protocol"}
 """What the window may import of the worker: the other modules load torch."""
 TORCH_ROOMS = {"networks", "detectors", "classifiers", "engine"}
+PRIVATE_IMPORTS = {
+    ("classifiers._base", "detectors._base"),
+    ("classifiers._bundle", "detectors._bundle"),
+    ("classifiers._bundle", "detectors._registry"),
+    ("classifiers._networks", "detectors._backbone"),
+    ("cli._map", "engine.mapping._cluster"),
+    ("engine.mapping._cluster", "maps._chunks"),
+    ("engine.mapping._map", "detectors._bundle"),
+    ("engine.training._estimate", "detectors._normal_model"),
+    ("gui.layers", "results._figures"),
+    ("results._regions", "regions._region"),
+    ("tiles._loader", "slide._colour"),
+    ("tiles._loader", "slide._file"),
+}
+"""Imports of another room's private modules that still exist. Remove them, and add none."""
+RINGS = {
+    frozenset(
+        f"slide.{name}"
+        for name in (
+            *("_array", "_base", "_channels", "_dicom", "_name", "_open", "_openslide", "_plain", "_tiff", "_tiff_layout"),
+            *("_tiff_levels", "_tiff_pictures", "_tiff_tiles", "_tiled", "_zarr"),
+        )
+    )
+}
+"""Import rings that still exist. Remove them, and add none."""
 
 
 def _imports(path: Path) -> set[str]:
@@ -67,6 +92,58 @@ def test_rooms_import_only_what_they_may(path):
             assert room in TORCH_ROOMS, f"{room} imports {name}"
         if parts[0] in {"qtpy", "napari", "magicgui", "superqt", "PyQt6"}:
             assert room == "gui", f"{room} imports {name}"
+
+
+def _module_imports() -> dict[str, set[str]]:
+    """Return which modules of the package each one imports, also inside functions; imports for type checkers do not count."""
+    files = {
+        path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path for path in _files()
+    }
+    found = {}
+    for module, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = [ast.Pass()]
+        names = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module} has a relative import"
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {name if name.removeprefix("napari_histoad.") in files else node.module for name in inside}
+        found[module] = {name.removeprefix("napari_histoad.") for name in names} & set(files) - {module}
+    return found
+
+
+def _rings(imports: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Return the sets of modules that import each other, directly or through others."""
+    reached = {module: set(names) for module, names in imports.items()}
+    for via in reached:
+        for module, names in reached.items():
+            if via in names:
+                reached[module] = names | reached[via]
+    return {frozenset(b for b in reached if a in reached[b] and b in reached[a]) for a in reached if a in reached[a]}
+
+
+def test_there_are_no_import_rings():
+    assert _rings({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {frozenset("bc")}
+    assert not _rings(_module_imports()) - RINGS
+
+
+def test_private_modules_are_imported_by_their_own_room_only():
+    private = {
+        (module, name)
+        for module, names in _module_imports().items()
+        for name in names
+        if module.split(".")[0] != name.split(".")[0] and "._" in name
+    }
+    assert not private - PRIVATE_IMPORTS
+
+
+def test_rooms_do_not_import_each_other_in_a_ring():
+    assert not _rings(MAY_IMPORT)
 
 
 def test_every_room_is_known():

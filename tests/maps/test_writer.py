@@ -166,7 +166,7 @@ def test_two_runs_cannot_write_one_map(tmp_path):
 
 @pytest.mark.parametrize("names_first", [True, False])
 @pytest.mark.parametrize("seed", range(8))
-def test_after_a_power_failure_a_map_goes_on_and_ends_in_the_same_bytes(tmp_path, medium, seed, names_first, monkeypatch):
+def test_after_a_power_failure_a_map_goes_on_and_ends_in_the_same_bytes(tmp_path, simulated_disk, seed, names_first, monkeypatch):
     monkeypatch.setattr(_writer, "_MOST_BLOCKS", 5)  # several stores, each of which a failure may hit
 
     def work(folder):
@@ -178,10 +178,10 @@ def test_after_a_power_failure_a_map_goes_on_and_ends_in_the_same_bytes(tmp_path
         result.finish()
         return result.path
 
-    undisturbed = bytes_of(work(medium.folder))
-    shutil.rmtree(medium.folder / "a.ome.zarr")
+    undisturbed = bytes_of(work(simulated_disk.folder))
+    shutil.rmtree(simulated_disk.folder / "a.ome.zarr")
     left = tmp_path / "left"
-    medium.fail(Random(seed).randrange(1, medium.events - 5), left, names_first=names_first)
-    assert bytes_of(work(medium.folder)) == undisturbed
+    simulated_disk.fail(Random(seed).randrange(1, simulated_disk.events - 5), left, names_first=names_first)
+    assert bytes_of(work(simulated_disk.folder)) == undisturbed
     assert left.exists()
     assert bytes_of(work(left)) == undisturbed

@@ -1,4 +1,4 @@
-"""A file is whole or as it was, also when the power fails."""
+"""Outputs are written atomically, also when the disk is full or the power fails, and by one run at a time."""
 
 import errno
 import os
@@ -9,51 +9,56 @@ import sys
 import pytest
 
 from napari_histoad.errors import OutputError
-from napari_histoad.system.atomic import hold_output, whole_folder, write_whole
+from napari_histoad.system.atomic import atomic_path, hold_output
 
 
-def test_folders_are_made_and_what_was_there_is_replaced(tmp_path):
+def write(path, data):
+    with atomic_path(path) as partial:
+        partial.write_bytes(data)
+
+
+def test_atomic_path_makes_parent_folders_and_replaces_an_existing_file(tmp_path):
     file = tmp_path / "new" / "a.bin"
-    write_whole(file, b"first")
-    write_whole(file, b"second")
+    write(file, b"first")
+    write(file, b"second")
     assert file.read_bytes() == b"second"
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+def test_atomic_path_keeps_the_old_file_and_no_temporary_one_if_the_disk_is_full(tmp_path, monkeypatch):
     file = tmp_path / "a.bin"
-    write_whole(file, b"first")
+    write(file, b"first")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
-        write_whole(file, b"second")
+        write(file, b"second")
     assert file.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("names_first", [True, False])
-def test_when_the_power_fails_a_file_is_as_it_was_or_as_it_is(tmp_path, medium, names_first):
-    file, seen = medium.folder / "a.bin", []
-    write_whole(file, b"first")
+def test_atomic_path_leaves_the_old_or_the_new_file_after_a_power_failure(tmp_path, simulated_disk, names_first):
+    file, seen = simulated_disk.folder / "a.bin", []
+    write(file, b"first")
     for event in range(1, 7):
         left = tmp_path / f"{event}"
-        medium.fail(event, left, names_first=names_first)
-        write_whole(file, b"first")
-        write_whole(file, b"second")
+        simulated_disk.fail(event, left, names_first=names_first)
+        write(file, b"first")
+        write(file, b"second")
         seen.append((left / "a.bin").read_bytes())
     assert set(seen) == {b"first", b"second"}
 
 
 @pytest.mark.parametrize("names_first", [True, False])
-def test_when_the_power_fails_a_folder_is_all_there_or_not_at_all(tmp_path, medium, names_first):
+def test_atomic_path_leaves_a_complete_folder_or_none_after_a_power_failure(tmp_path, simulated_disk, names_first):
     names, seen = {"a/b/c.bin", "a/d.bin", "e.bin"}, []
     for event in range(1, 9):  # three files, three folders, the name, the folder around it
         left = tmp_path / f"{event}"
-        medium.fail(event, left, names_first=names_first)
-        with whole_folder(medium.folder / f"{event}") as folder:
+        simulated_disk.fail(event, left, names_first=names_first)
+        with atomic_path(simulated_disk.folder / f"{event}") as folder:
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_text(name)
@@ -65,17 +70,30 @@ def test_when_the_power_fails_a_folder_is_all_there_or_not_at_all(tmp_path, medi
     assert all(there in (set(), names) for there in seen)
 
 
-def test_a_folder_that_cannot_be_written_is_as_it_was(tmp_path):
-    with whole_folder(tmp_path / "a") as folder:
+def test_atomic_path_keeps_the_old_folder_if_writing_the_new_one_fails(tmp_path):
+    with atomic_path(tmp_path / "a") as folder:
         folder.mkdir()
         (folder / "old.bin").touch()
-    with pytest.raises(OutputError, match="No space left"), whole_folder(tmp_path / "a") as folder:  # noqa: PT012
+    with pytest.raises(OutputError, match="No space left"), atomic_path(tmp_path / "a") as folder:  # noqa: PT012
         folder.mkdir()
         raise OSError(28, "No space left on device")
     assert [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")] == ["a", "a/old.bin"]
 
 
-def test_a_drive_that_cannot_wait_for_names_is_written_all_the_same(tmp_path, monkeypatch):
+def test_atomic_path_does_not_replace_a_folder_by_a_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OutputError, match="cannot write .*; the name is taken by a folder"):
+        write(tmp_path / "a", b"first")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_atomic_path_overwrites_what_a_killed_run_has_left(tmp_path):
+    (tmp_path / ".a.partial" / "old").mkdir(parents=True)
+    write(tmp_path / "a", b"first")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_atomic_path_writes_to_drives_that_cannot_flush_folders(tmp_path, monkeypatch):
     fsync = os.fsync
 
     def refused(handle):
@@ -84,11 +102,11 @@ def test_a_drive_that_cannot_wait_for_names_is_written_all_the_same(tmp_path, mo
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", refused)
-    write_whole(tmp_path / "a.bin", b"first")
+    write(tmp_path / "a.bin", b"first")
     assert (tmp_path / "a.bin").read_bytes() == b"first"
 
 
-def test_an_output_is_held_by_one_run_and_nothing_is_left_behind(tmp_path):
+def test_hold_output_refuses_a_second_run_and_leaves_no_files(tmp_path):
     target = tmp_path / "new" / "folder" / "d.safetensors"
     with hold_output(target):
         with pytest.raises(OutputError, match="another run is writing .*d.safetensors"), hold_output(target):
@@ -98,7 +116,7 @@ def test_an_output_is_held_by_one_run_and_nothing_is_left_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_lock_of_a_killed_run_does_not_hold(tmp_path):
+def test_hold_output_is_released_when_a_run_is_killed(tmp_path):
     code = f"""
 import os
 from pathlib import Path

@@ -19,7 +19,7 @@ from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydan
 from napari_histoad.detectors._registry import create_detector, first_error
 from napari_histoad.detectors._weights import known_weights
 from napari_histoad.errors import BundleError, HistoadError
-from napari_histoad.system.atomic import write_whole
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -116,7 +116,8 @@ def write_bundle(target: Path, tensors: dict[str, Tensor], metadata: dict[str, s
     OutputError
         If it cannot be written.
     """
-    write_whole(target, safetensors.torch.save(tensors, metadata=metadata))
+    with atomic_path(target) as partial:
+        partial.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
     return target
 
 

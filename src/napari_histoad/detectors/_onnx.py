@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from napari_histoad.errors import SettingsError
-from napari_histoad.system.atomic import write_whole
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,8 @@ def export_onnx(detector: Detector, out: Path) -> int:
         if not far <= _TOLERANCE:
             what = f"ONNX Runtime computes something else of {detector.name} than torch does (off by {far:.1%})"
             raise SettingsError(what, "nothing was written; another version of torch or onnxruntime may do")
-    write_whole(out, data)
+    with atomic_path(out) as partial:
+        partial.write_bytes(data)
     return batch
 
 

@@ -11,7 +11,7 @@ from qtpy.QtCore import QTimer
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.output_paths import free_name
 from napari_histoad.regions import read_regions, shapes_from_regions, write_geojson
-from napari_histoad.system.atomic import write_whole
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,14 +133,12 @@ def write_outlines(file: Path, slide: str, regions: list[Region], kinds: list[st
     OutputError
         If the file cannot be written.
     """
-    partial = file.with_name(f".{file.name}.partial")
-    if not file.parent.exists():
-        write_whole(file, b"{}")  # makes the folder, or says why not
-    write_geojson(regions, partial)
-    document = json.loads(partial.read_text(encoding="utf-8"))
-    for feature, kind in zip(document["features"], kinds, strict=True):
-        feature["properties"][_KIND] = kind
-    write_whole(file, json.dumps({**document, "slide": slide}).encode())
+    with atomic_path(file) as partial:
+        write_geojson(regions, partial)
+        document = json.loads(partial.read_text(encoding="utf-8"))
+        for feature, kind in zip(document["features"], kinds, strict=True):
+            feature["properties"][_KIND] = kind
+        partial.write_text(json.dumps({**document, "slide": slide}), encoding="utf-8")
 
 
 def read_outlines(file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:

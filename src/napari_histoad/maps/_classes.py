@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 
 from napari_histoad.maps._layout import ATTRIBUTE, create_pyramid, halve
-from napari_histoad.system.atomic import whole_folder
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from napari_histoad.maps._store import AnomalyMap
@@ -28,7 +28,7 @@ def write_class_layers(source: AnomalyMap) -> None:
         If it cannot be written.
     """
     geometry = source.geometry
-    with whole_folder(source.path / "classes") as folder:
+    with atomic_path(source.path / "classes") as folder:
         parent = zarr.create_group(folder, zarr_format=3)
         parent.attrs[ATTRIBUTE] = {"classes": list(source.info.classes)}
         for k, name in enumerate(source.info.classes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from napari_histoad.system.atomic import fsync_path, write_whole
+from napari_histoad.system.atomic import atomic_path, fsync_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +46,8 @@ class Journal:
 
     def replace(self, blocks: Iterable[int]) -> None:
         """Make these, and only these, the blocks that are done."""
-        write_whole(self.path, b"".join(b"%d\n" % block for block in sorted(blocks)))
+        with atomic_path(self.path) as partial:
+            partial.write_bytes(b"".join(b"%d\n" % block for block in sorted(blocks)))
 
     def begin(self) -> None:
         """Make sure that there is a journal, and drop a line that was cut short: with the next one it would be another number."""

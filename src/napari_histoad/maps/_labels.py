@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_histoad.maps._layout import ATTRIBUTE, chunks_of, multiscales
-from napari_histoad.system.atomic import whole_folder
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def write_labels(source: AnomalyMap, rate: float | None) -> None:
         If it cannot be written.
     """
     rate = source.default_rate if rate is None else rate
-    with whole_folder(source.path / "labels") as folder:
+    with atomic_path(source.path / "labels") as folder:
         labels = zarr.create_group(folder, zarr_format=3)
         labels.attrs["ome"] = {"version": "0.5", "labels": ["anomalous"]}
         image = labels.create_group("anomalous")

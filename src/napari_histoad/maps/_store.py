@@ -36,7 +36,7 @@ from napari_histoad.maps._chunks import PARTIAL, ChunkFiles
 from napari_histoad.maps._identity import check_slide, find_slide, goes_on_with, place_of, with_slide
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
-from napari_histoad.system.atomic import whole_folder, write_whole
+from napari_histoad.system.atomic import atomic_path
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class AnomalyMap:
                 return there
         if slide is not None:
             info = with_slide(info, folder, slide, origins)
-        with whole_folder(folder) as skeleton:
+        with atomic_path(folder) as skeleton:
             write_skeleton(skeleton, info, origins, tissue, calibration)
         created = cls.open(folder)
         created.origins, created.tissue = np.asarray(origins, np.int64), tissue  # as they would be read
@@ -287,7 +287,8 @@ class AnomalyMap:
         described = self.path / "zarr.json"
         content = json.loads(described.read_bytes())
         content["attributes"][ATTRIBUTE] = info.model_dump(mode="json")
-        write_whole(described, json.dumps(content, indent=2).encode())  # zarr would not flush it to disk
+        with atomic_path(described) as partial:  # zarr would not flush it to disk
+            partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
         self.info = info
         self._known.clear()
         self._whole.clear()

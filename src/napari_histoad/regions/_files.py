@@ -14,7 +14,7 @@ from shapely.geometry import mapping
 from napari_histoad.errors import RegionError, SettingsError, writing
 from napari_histoad.regions._document import read_document
 from napari_histoad.regions._geojson import annotations_of
-from napari_histoad.system.atomic import write_whole
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,7 +101,8 @@ def write_geojson(regions: Iterable[Region], path: str | PathLike[str], about: d
     file = Path(path)
     with writing(file):
         file.parent.stat()  # a misspelt folder is not made
-    write_whole(file, document.encode())
+    with atomic_path(file) as partial:
+        partial.write_text(document, encoding="utf-8")
 
 
 def _properties(region: Region) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from napari_histoad.regions import write_geojson
 from napari_histoad.results._figures import overlay
 from napari_histoad.results._findings import provenance
 from napari_histoad.results._regions import measure_regions
-from napari_histoad.system.atomic import hold_output, write_whole
+from napari_histoad.system.atomic import atomic_path, hold_output
 from napari_histoad.system.extensions import load_extensions
 
 if TYPE_CHECKING:
@@ -223,10 +223,11 @@ def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
             f"tables are written as .csv or .parquet, not {target.suffix or 'without an ending'}", "change the name"
         )
     table = table.replace_schema_metadata({"napari_histoad": json.dumps(provenance(source))})  # Parquet keeps it
-    with writing(target):
-        writers[target.suffix](table, target)
+    with atomic_path(target) as partial:
+        writers[target.suffix](table, partial)
     if target.suffix == ".csv":
-        write_whole(target.with_suffix(".json"), json.dumps(provenance(source), indent=2).encode())
+        with atomic_path(target.with_suffix(".json")) as partial:
+            partial.write_text(json.dumps(provenance(source), indent=2), encoding="utf-8")
     return len(source)
 
 

@@ -12,7 +12,6 @@ from shapely.geometry import box as polygon
 
 from napari_histoad.errors import writing
 from napari_histoad.regions import Region, read_regions, write_geojson
-from napari_histoad.system.atomic import commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,14 +128,11 @@ class Verdicts:
         return spoken
 
     def _save(self, verdicts: list[Verdict]) -> None:
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with writing(self.path):
-            if not verdicts:
+        if verdicts:
+            write_geojson([Region(polygon(*v.box), v.name, {_TIME: v.time}) for v in verdicts], self.path)
+        else:
+            with writing(self.path):
                 self.path.unlink(missing_ok=True)
-                self._all = []
-                return
-            write_geojson([Region(polygon(*v.box), v.name, {_TIME: v.time}) for v in verdicts], partial)
-            commit(partial, self.path)
         self._all = verdicts
 
 

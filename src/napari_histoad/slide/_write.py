@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import tempfile
 import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,9 +13,8 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from napari_histoad.errors import writing
 from napari_histoad.jobs import Progress
-from napari_histoad.system.atomic import hold_output
+from napari_histoad.system.atomic import atomic_path, hold_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,16 +83,8 @@ def pyramid_job(
     lossless : bool
         Deflate instead of JPEG.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".histoad-") as scratch:
-            yield from _write(partial, Path(scratch), bands, shape, mpp, title, lossless=lossless)
-            partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # on a read-only medium; what matters has been raised already
-            partial.unlink()
+    with atomic_path(path) as partial, tempfile.TemporaryDirectory(dir=path.parent, prefix=".histoad-") as scratch:
+        yield from _write(partial, Path(scratch), bands, shape, mpp, title, lossless=lossless)
     return path
 
 
@@ -111,7 +102,7 @@ def _write(
     while max(shapes[-1]) > _SMALLEST_LEVEL_PX:
         shapes.append((-(-shapes[-1][0] // _FACTOR), -(-shapes[-1][1] // _FACTOR)))
     total = -(-shape[0] // BAND_PX)
-    with _TiffBands(path, lossless=lossless) as tiff, contextlib.ExitStack() as files:
+    with _TiffBands(path, lossless=lossless) as tiff, ExitStack() as files:
         # Plain files, not mapped ones: on a full disk a mapped page kills the process instead of raising.
         coarse: list[BinaryIO] = [files.enter_context((scratch / f"{i}").open("w+b")) for i in range(1, len(shapes))]
         tiff.start(shape, mpp, first=True)
@@ -191,7 +182,7 @@ class _TiffBands:
 
     def _put(self, tile: bytes | None) -> None:
         while self._thread is not None and self._thread.is_alive():
-            with contextlib.suppress(queue.Full):
+            with suppress(queue.Full):
                 self._tiles.put(tile, timeout=0.5)
                 return
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, also after the power has failed."""
+"""Outputs written atomically, by one run at a time: a crash, a full disk or a power failure leaves no partial results."""
 
 from __future__ import annotations
 
@@ -18,67 +18,65 @@ from napari_histoad.errors import OutputError, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from os import PathLike
 
 
-__all__ = ["commit", "fsync_path", "hold_output", "holds_output", "whole_folder", "write_whole"]
+__all__ = ["atomic_path", "fsync_path", "hold_output", "holds_output"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
-"""What some network drives say, and folders that may be written but not read."""
-_AT_ONCE = 4
-"""Files wait for the medium, on a network drive for long."""
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is either all on the medium or as it was before; folders are made as needed.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            commit(partial, path)
-            fsync_path(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def commit(partial: Path, path: Path) -> None:
-    """Give a file its final name when it is on the medium: the other way round, a power failure may leave the name alone."""
-    fsync_path(partial)
-    partial.replace(path)
+"""Errors of fsync on a folder that are ignored: from some network drives, and from folders that may be written but not read."""
+_FSYNC_THREADS = 4
+"""fsync waits for the disk; on a network drive that takes long."""
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give where to write what a folder shall hold: it is either all there, and on the medium, or as it was before.
+def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
+    """Return a temporary path for a file or a folder that replaces ``path`` atomically when the block ends.
+
+    What the block has written is flushed to disk (fsync) before it is renamed, so that after a crash or a power failure
+    ``path`` is complete or as it was before. If the block fails, what it has written is removed. Missing parent folders are
+    made.
+
+    Parameters
+    ----------
+    path : path-like
 
     Raises
     ------
     OutputError
         If it cannot be written.
+
+    Examples
+    --------
+    >>> with atomic_path("scores.json") as partial:
+    ...     partial.write_text("[]")
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    with writing(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        _remove(partial)  # a run that was killed may have left it
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
+            with ThreadPoolExecutor(_FSYNC_THREADS) as pool:
                 list(pool.map(fsync_path, (partial, *partial.rglob("*"))))
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
-            fsync_path(folder.parent)
+            if partial.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            partial.replace(path)  # after the flush: otherwise a power failure may leave the new name with no content
+            fsync_path(path.parent)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager
@@ -124,15 +122,15 @@ def holds_output(job: Callable[P, Generator[Any, None, T]]) -> Callable[P, Gener
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the medium and not only in the system's memory.
+    """Flush a file, or the list of names in a folder, from the system's memory to disk.
 
     Raises
     ------
     OSError
-        If it is not there, or the medium fails.
+        If it does not exist, or the disk fails.
     """
     windows, folder = os.name == "nt", path.is_dir()
-    if windows and folder:  # no such thing there
+    if windows and folder:  # Windows cannot flush folders
         return
     try:
         handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)

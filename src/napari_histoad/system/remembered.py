@@ -6,11 +6,12 @@ A convenience only: a table that cannot be read or written is as good as empty, 
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_config_path
+
+from napari_histoad.errors import OutputError
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,14 +27,10 @@ def recall(kind: str, key: str) -> Any:
 def remember(kind: str, key: str, value: Any) -> bool:
     """Keep a JSON value for ``key`` in the table ``kind``, and return whether it was stored."""
     file = _file(kind)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(_read(file) | {key: value}), encoding="utf-8")
-        partial.replace(file)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        with atomic_path(file) as partial:
+            partial.write_text(json.dumps(_read(file) | {key: value}), encoding="utf-8")
+    except OutputError:
         return False
     return True
 

@@ -19,7 +19,7 @@ from napari_histoad.engine.training._together import average_gradients, share_bu
 from napari_histoad.errors import SettingsError, TrainingError
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import stain_jitter
-from napari_histoad.system.atomic import write_whole
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -296,4 +296,5 @@ def _save_checkpoint(path: Path | None, state: dict[str, Any]) -> None:
     # buffer, not lent: Python 3.12.1 crashes when it collects a lent one as garbage.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_whole(path, buffer.getvalue())
+    with atomic_path(path) as partial:
+        partial.write_bytes(buffer.getvalue())

@@ -1,29 +1,29 @@
-"""What a power failure leaves of a folder: only what was put on the medium, if the file system is at its worst."""
+"""A disk that loses power: of a folder, it keeps only what was flushed (fsync), as the least careful file system would."""
 
 import os
 import threading
 from pathlib import Path
 
 
-class Medium:
-    """Follows a folder through `os.fsync`; after each one, and each new name, the power may fail.
+class SimulatedDisk:
+    """Records the content of a folder at each `os.fsync`; the power may fail after each of them and after each rename.
 
     Parameters
     ----------
     folder : Path
-        Exists, and is on the medium.
+        An existing folder; what it holds counts as flushed.
     monkeypatch : pytest.MonkeyPatch
 
     Attributes
     ----------
     events : int
-        After how many of them it might have failed so far.
+        Number of flushes and renames so far.
     """
 
     def __init__(self, folder, monkeypatch):
         self.folder, self.events = folder, 0
-        self._content, self._names = {}, {}  # by inode: bytes of files, names and inodes in folders
-        self._held = {}  # open, so that no other file is given its inode
+        self._content, self._names = {}, {}  # flushed so far, by inode: bytes of files, names and inodes in folders
+        self._held = {}  # kept open, so that their inodes are not reused
         self._lock = threading.Lock()
         self._fail_at, self._left, self._names_first = 0, None, False
         fsync, replace, rename = os.fsync, Path.replace, Path.rename
@@ -53,9 +53,9 @@ class Medium:
             os.close(self._held.popitem()[1])
 
     def fail(self, event, left, *, names_first):
-        """After so many events more, copy into ``left`` what would be left if the power failed.
+        """Let the power fail after ``event`` more events: copy what the disk would hold then to the folder ``left``.
 
-        With ``names_first``, as in some file systems, new names are kept at once, but not what lies behind them.
+        With ``names_first``, new names are on disk at once and before the content of their files, as on some file systems.
         """
         self._fail_at, self._left, self._names_first = self.events + event, left, names_first
 
