@@ -1,16 +1,17 @@
 """Pixels: whole-slide images, opened lazily and read by region.
 
-`open_slide` returns a `Slide`. TIFF of most vendors is decoded directly, OpenSlide reads the rest; `ArraySlide` makes one
-of any array, and `convert_job` a pyramidal TIFF of any slide.
+`open_slide` returns a `Slide`. Each format is one class in a file of its own, listed in ``_formats.py``: TIFF of most vendors
+is decoded directly, OpenSlide reads what no other class supports. `ArraySlide` makes a slide of any array, and `convert_job`
+writes any slide as a pyramidal TIFF.
 """
 
 from napari_histoad.slide._array import ArraySlide
-from napari_histoad.slide._base import Level, Slide, check_mpp
+from napari_histoad.slide._base import Level, Slide, UnsupportedVariantError, check_mpp
 from napari_histoad.slide._colour import ColourTable
 from napari_histoad.slide._fingerprint import SlideFingerprint, take_fingerprint
 from napari_histoad.slide._mpp import GivenMpp, StatedMpp, listed_mpp
-from napari_histoad.slide._name import file_name, is_slide, slide_name
-from napari_histoad.slide._open import can_open, open_slide
+from napari_histoad.slide._name import file_name, slide_name
+from napari_histoad.slide._open import can_open, is_slide, open_slide
 from napari_histoad.slide._pyramid import LevelArray, level_arrays, pyramid
 from napari_histoad.slide._recoloured import RecolouredSlide
 from napari_histoad.slide._remote import address, is_remote, is_url, locate, slide_path
@@ -27,6 +28,7 @@ __all__ = [
     "Slide",
     "SlideFingerprint",
     "StatedMpp",
+    "UnsupportedVariantError",
     "address",
     "can_open",
     "check_mpp",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from napari_histoad.errors import MissingMppError, SettingsError, SlideError
 from napari_histoad.slide._colour import GLASS, ToSrgb
+from napari_histoad.slide._name import file_name, slide_name
 from napari_histoad.slide._remote import address
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CHOOSE_CHANNELS", "MPP_RANGE", "Level", "Slide", "check_mpp", "coarsest"]
+__all__ = ["CHOOSE_CHANNELS", "MPP_RANGE", "Level", "Slide", "UnsupportedVariantError", "check_mpp", "coarsest", "make_levels"]
 
 MPP_RANGE = (0.05, 20.0)
 """µm per pixel that a light microscope can plausibly give; what lies outside is a wrong unit or a wrong tag."""
@@ -31,6 +32,7 @@ MPP_RANGE = (0.05, 20.0)
 CHOOSE_CHANNELS = "choose one channel or three: histoad convert IN --channels 0 makes a slide of them"
 """The remedy where a picture is not 8-bit RGB."""
 
+_CONVERT = "convert it to a tiled 8-bit RGB TIFF, for example: vips tiffsave IN OUT --tile --pyramid"
 _STRIP_PX = 8_000_000
 _LARGE_PX = 8192
 _SQUARE = 1.05
@@ -92,6 +94,26 @@ def coarsest(levels: tuple[Level, ...], downsample: float) -> int:
     return max(fits, default=0, key=lambda i: levels[i].downsample)
 
 
+class UnsupportedVariantError(Exception):
+    """A file has the right format, but uses a part of it that is not supported; another format may be able to read the file.
+
+    Parameters
+    ----------
+    reason : str
+        What is not supported, as a sentence about the file: "it is not RGB".
+    remedy : str
+        What the user can do if no other format reads the file.
+    final : bool
+        No other format needs to be tried.
+    notes : sequence of str
+        For `Slide.notes`, if another format reads the file.
+    """
+
+    def __init__(self, reason: str, *, remedy: str = _CONVERT, final: bool = False, notes: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.remedy, self.final, self.notes = remedy, final, tuple(notes)
+
+
 class Slide(ABC):
     """A whole-slide image: geometry at once, pixels on demand.
 
@@ -123,6 +145,37 @@ class Slide(ABC):
     """
 
     format: ClassVar[str]
+    patterns: ClassVar[tuple[str, ...]] = ()
+    """Names of files of this format, in lower case, such as ``"*.svs"``: only offered to users, `supports` decides."""
+    priority: ClassVar[int] = 50
+    """Formats with a higher number are tried first; OpenSlide, which tries every file, has 0."""
+    reads_urls: ClassVar[bool] = False
+    """Whether files are read over the network."""
+
+    @classmethod
+    def supports(cls, path: Path, head: bytes | None) -> bool:  # noqa: ARG003 - for subclasses
+        """Return whether a file or folder looks like a slide of this format.
+
+        Parameters
+        ----------
+        path : Path
+        head : bytes or None
+            The first 256 bytes of a file; None for a folder.
+        """
+        return False
+
+    @classmethod
+    def from_path(cls, path: Path, mpp: float | None) -> Slide:
+        """Open a file or folder that is supported.
+
+        Raises
+        ------
+        UnsupportedVariantError
+            If another format may be able to read it.
+        SlideError
+            If it cannot be read.
+        """
+        return cls(path, mpp=mpp)  # type: ignore[call-arg]
 
     def __init__(
         self,
@@ -171,15 +224,11 @@ class Slide(ABC):
     @cached_property
     def name(self) -> str:
         """What its results are called by, see `slide_name`."""
-        from napari_histoad.slide._name import slide_name
-
         return slide_name(self.path) if self.on_disk else self.path.stem
 
     @cached_property
     def file_name(self) -> str:
         """What its file is called, see `napari_histoad.slide.file_name`: by this name results speak of it."""
-        from napari_histoad.slide._name import file_name
-
         return file_name(self.path) if self.on_disk else self.path.name
 
     @property
@@ -412,20 +461,18 @@ class Slide(ABC):
 
     on_disk: ClassVar[bool] = True
     """Whether `path` is a file that other processes can open."""
+    _open_again: ClassVar[Callable[..., Slide]]
+    """`open_slide`; set by its module, which imports this one."""
 
     def with_mpp(self, mpp: float) -> Slide:
         """Return the same slide with another resolution in µm per level-0 pixel."""
-        from napari_histoad.slide._open import open_slide
-
-        return open_slide(self.path, mpp, srgb=self.srgb)
+        return self._open_again(self.path, mpp, srgb=self.srgb)
 
     def in_srgb(self, srgb: bool) -> Slide:  # noqa: FBT001 - the name says it
         """Return the slide with its colours converted to sRGB, or as the scanner saw them."""
         if srgb == self.srgb or self._to_srgb is None:
             return self
-        from napari_histoad.slide._open import open_slide
-
-        return open_slide(self.path, self._given_mpp, srgb=srgb)
+        return self._open_again(self.path, self._given_mpp, srgb=srgb)
 
     @abstractmethod
     def close(self) -> None:
@@ -445,9 +492,7 @@ class Slide(ABC):
         return ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from napari_histoad.slide._open import open_slide
-
-        return partial(open_slide, srgb=self.srgb), (address(self.path), self._given_mpp)
+        return partial(self._open_again, srgb=self.srgb), (address(self.path), self._given_mpp)
 
     def __repr__(self) -> str:
         mpp = "mpp unknown" if self.mpp is None else f"{self.mpp:g} µm/px"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,9 +13,11 @@ from PIL import Image
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._base import make_levels
 from napari_histoad.slide._colour import GLASS
-from napari_histoad.slide._dicom_frames import JPEG, defragmented, is_ycbcr, read_images
+from napari_histoad.slide._dicom_folder import choose_series, find_instances, holds_instances, pictures_of, series_of
+from napari_histoad.slide._dicom_frames import JPEG, declares_other_colours, defragmented, is_ycbcr, read_images
 from napari_histoad.slide._file import PositionalFile
 from napari_histoad.slide._jpeg2000 import Codestream
+from napari_histoad.slide._openslide import OpenSlideSlide
 from napari_histoad.slide._tiled import TiledSlide
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
+    from napari_histoad.slide._base import Slide
     from napari_histoad.slide._dicom_frames import FrameImage
 
 __all__ = ["DicomSlide"]
@@ -57,6 +61,29 @@ class DicomSlide(TiledSlide):
     """
 
     format: ClassVar[str] = "DICOM"
+    patterns: ClassVar[tuple[str, ...]] = ("*.dcm",)
+
+    @classmethod
+    def supports(cls, path: Path, head: bytes | None) -> bool:
+        return holds_instances(path) if head is None else head[128:132] == b"DICM"
+
+    @classmethod
+    def from_path(cls, path: Path, mpp: float | None) -> Slide:
+        notes: Sequence[str] = ()
+        if path.is_dir():
+            instances, notes = choose_series(find_instances(path), path)
+        else:
+            instances = series_of(path)
+        files = [instance.path for instance in instances]
+        shapes = {instance.shape for instance in instances}
+        odd_colours = any(declares_other_colours(file) for file in files)
+        if odd_colours:
+            notes = [*notes, "Its header states another colour space than its JPEG frames: that of the frames is used."]
+        joined = any(one.concatenated or one.focal_planes > 1 or one.optical_paths > 1 for one in instances)
+        if not (joined or odd_colours or len(shapes) < len(files)):
+            with suppress(SlideError):
+                return OpenSlideSlide(path, mpp, file=files[0], notes=notes)
+        return cls(path, mpp, files, notes, pictures_of(instances[0]))
 
     def __init__(
         self,

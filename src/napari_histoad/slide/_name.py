@@ -1,4 +1,4 @@
-"""What a slide is called, and whether a path is one, without opening it."""
+"""Names of slides, without opening them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from napari_histoad.slide._remote import is_url, locate, url_name
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["file_name", "is_slide", "slide_name"]
-
-_TABLES = {".csv", ".tsv"}
+__all__ = ["file_name", "slide_name"]
 
 
 def slide_name(path: str | PathLike[str]) -> str:
@@ -46,27 +44,6 @@ def file_name(path: str | PathLike[str]) -> str:
         return url_name(path)
     file = locate(path)
     return file.parent.name if _is_one_of_series(file) else file.name
-
-
-def is_slide(path: str | PathLike[str]) -> bool:
-    """Return whether a path is a slide rather than a folder or table of tiles.
-
-    Files and URLs are, but for tables; of folders OME-Zarr, and DICOM: parts of a slide lie in it, or in its subfolders where
-    no pictures do. Pixels are not looked at.
-
-    Parameters
-    ----------
-    path : path-like
-    """
-    if is_url(path):
-        return Path(url_name(path)).suffix.lower() not in _TABLES
-    file = locate(path)
-    if not file.is_dir():
-        return file.suffix.lower() not in _TABLES
-    from napari_histoad.slide._dicom_folder import holds_instances
-    from napari_histoad.slide._zarr import is_zarr
-
-    return file.suffix.lower() == ".zarr" or is_zarr(file) or holds_instances(file)
 
 
 def _is_one_of_series(file: Path) -> bool:

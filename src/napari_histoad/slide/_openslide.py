@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["OpenSlideSlide"]
+__all__ = ["MiraxSlide", "OpenSlideSlide"]
 
 _NO_PROFILE = b"damaged"
 
@@ -43,6 +43,12 @@ class OpenSlideSlide(Slide):
     """
 
     format: ClassVar[str] = "OpenSlide"
+    patterns: ClassVar[tuple[str, ...]] = ("*.vms", "*.vmu", "*.czi")
+    priority: ClassVar[int] = 0
+
+    @classmethod
+    def supports(cls, path: Path, head: bytes | None) -> bool:  # noqa: ARG003 - OpenSlide looks for itself
+        return bool(head)
 
     def __init__(self, path: Path, mpp: float | None = None, *, file: Path | None = None, notes: Sequence[str] = ()) -> None:
         self._file = path if file is None else file
@@ -122,6 +128,21 @@ class OpenSlideSlide(Slide):
             if self._handle is not None:
                 self._handle.close()
                 self._handle = None
+
+
+class MiraxSlide(OpenSlideSlide):
+    """A MIRAX slide: a folder of data beside a file that is a small picture or empty, so that only its name counts."""
+
+    patterns: ClassVar[tuple[str, ...]] = ("*.mrxs",)
+    priority: ClassVar[int] = 60
+
+    @classmethod
+    def supports(cls, path: Path, head: bytes | None) -> bool:
+        return head is not None and path.suffix.lower() == ".mrxs"
+
+    @classmethod
+    def from_path(cls, path: Path, mpp: float | None) -> Slide:
+        return cls(path if path.with_suffix("").is_dir() else path.resolve(), mpp)
 
 
 def _colour_profile(handle: openslide.OpenSlide) -> bytes | None:

@@ -46,6 +46,14 @@ class PlainSlide(ArraySlide):
     """
 
     format: ClassVar[str] = "picture"
+    # No patterns: napari reads pictures by itself, and they are tiles more often than slides.
+
+    @classmethod
+    def supports(cls, path: Path, head: bytes | None) -> bool:  # noqa: ARG003 - the ending says nothing
+        return head is not None and (
+            head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        )
+
     on_disk: ClassVar[bool] = True
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:

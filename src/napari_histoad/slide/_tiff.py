@@ -48,13 +48,22 @@ class TiffSlide(TiledSlide):
 
     Raises
     ------
-    UnsupportedTiffError
+    UnsupportedVariantError
         If the TIFF is of another kind (grey, 16 bit, fluorescence, several scans on one canvas, …).
     SlideError
         If its structure is broken.
     """
 
     format: ClassVar[str] = "TIFF"
+    patterns: ClassVar[tuple[str, ...]] = (
+        *("*.tif", "*.tiff", "*.btf", "*.tf8", "*.svs", "*.svslide", "*.qptiff"),
+        *("*.ndpi", "*.scn", "*.bif"),
+    )
+    reads_urls: ClassVar[bool] = True
+
+    @classmethod
+    def supports(cls, path: Path, head: bytes | None) -> bool:  # noqa: ARG003 - the ending says nothing
+        return head is not None and head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         try:

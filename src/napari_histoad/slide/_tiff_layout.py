@@ -19,9 +19,8 @@ import numpy as np
 import tifffile
 from defusedxml import DefusedXmlException
 
-from napari_histoad.slide._base import CHOOSE_CHANNELS
+from napari_histoad.slide._base import CHOOSE_CHANNELS, UnsupportedVariantError
 from napari_histoad.slide._focus import focal_plane
-from napari_histoad.slide._tiff_tiles import UnsupportedTiffError
 from napari_histoad.slide._units import length_um, size_um, unit_um
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def read_layout(tif: tifffile.TiffFile) -> TiffLayout:
 
     Raises
     ------
-    UnsupportedTiffError
+    UnsupportedVariantError
         If another backend has to read it, or none can.
     ValueError
         If it is broken.
@@ -132,7 +131,7 @@ def read_layout(tif: tifffile.TiffFile) -> TiffLayout:
     if not tif.pages:
         raise ValueError("it lists no image")
     if _tiles_overlap(tif):
-        raise UnsupportedTiffError("its tiles overlap, as Ventana's and Trestle's scanners write them")
+        raise UnsupportedVariantError("its tiles overlap, as Ventana's and Trestle's scanners write them")
     if tif.is_scn:
         return _scn(tif)
     if not tif.series:
@@ -247,7 +246,7 @@ def _scn(tif: tifffile.TiffFile) -> TiffLayout:
             if element.tag.endswith("}dimension") and int(element.get("c", 0)) == 0:
                 planes.setdefault(int(element.get("z", 0)), []).append((int(element.get("r", 0)), int(element.attrib["ifd"])))
         if not planes:
-            raise UnsupportedTiffError("its collection is not a plain one")
+            raise UnsupportedVariantError("its collection is not a plain one")
         plane, focus = focal_plane(len(planes))
         pages = [
             page for _, ifd in sorted(planes[sorted(planes)[plane]]) if isinstance(page := tif.pages[ifd], tifffile.TiffPage)
@@ -258,7 +257,7 @@ def _scn(tif: tifffile.TiffFile) -> TiffLayout:
             scans.append((image, view, pages, focus))
     if len(scans) != 1:
         several = f"{len(scans)} scans"
-        raise UnsupportedTiffError(
+        raise UnsupportedVariantError(
             f"it holds {several} on one canvas", notes=[f"It holds {several}: they are read as one canvas."]
         )
     ((scan, view, pages, focus),) = scans
@@ -331,14 +330,14 @@ def _ome_in_planes(tif: tifffile.TiffFile) -> TiffLayout:
     if channels == 3 and page.dtype == np.uint8 and page.photometric == _BLACK_IS_ZERO:
         order = _rgb_order([e for e in (_image_of(tif, series) or ()) if e.tag.endswith("}Channel")])
     if order is None:
-        raise UnsupportedTiffError(f"it holds {channels} grey channels, not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
+        raise UnsupportedVariantError(f"it holds {channels} grey channels, not RGB", final=True, remedy=CHOOSE_CHANNELS)
     stack = [axis for axis in series.axes if axis not in "YXS"]
     step = math.prod(sizes[axis] for axis in stack[stack.index("C") + 1 :])
     first, focus = _in_focus(tif, series, _heights(tif, series))
     listed = [[level.pages[first + channel * step] for channel in order] for level in series.levels]
     planes = [[plane for plane in level if plane is not None] for level in listed]
     if any(len(level) < len(order) for level in planes):
-        raise UnsupportedTiffError("it lacks a channel", hopeless=True, remedy=CHOOSE_CHANNELS)
+        raise UnsupportedVariantError("it lacks a channel", final=True, remedy=CHOOSE_CHANNELS)
     notes = ["Its three channels are read as red, green and blue.", *focus, *_first_of(series, but="YXSZC")]
     return TiffLayout(
         "OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(page), _named(tif, series), notes, planes
@@ -425,9 +424,9 @@ def _first_of(series: tifffile.TiffPageSeries, but: str = "YXSZ") -> list[str]:
     ]
 
 
-def _fluorescence(what: str) -> UnsupportedTiffError:
+def _fluorescence(what: str) -> UnsupportedVariantError:
     reason = f"it is a fluorescence scan ({what}), not a stained section in transmitted light"
-    return UnsupportedTiffError(reason, hopeless=True, remedy=f"use the slide's brightfield scan, or {CHOOSE_CHANNELS}")
+    return UnsupportedVariantError(reason, final=True, remedy=f"use the slide's brightfield scan, or {CHOOSE_CHANNELS}")
 
 
 def _largest(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:

@@ -8,9 +8,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from napari_histoad.slide._base import UnsupportedVariantError
 from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._remote import open_binary
-from napari_histoad.slide._tiff_tiles import UnsupportedTiffError, parse_level
+from napari_histoad.slide._tiff_tiles import parse_level
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ def read_picture(path: Path, number: int) -> NDArray[np.uint8]:
             raise TypeError("it is not described")
         try:
             level = parse_level(page)
-        except UnsupportedTiffError:
+        except UnsupportedVariantError:
             return _in_rgb(page)
         return _decode(level, handle)
 

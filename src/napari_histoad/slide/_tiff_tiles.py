@@ -12,7 +12,7 @@ import simplejpeg
 import tifffile
 from PIL import Image
 
-from napari_histoad.slide._base import CHOOSE_CHANNELS
+from napari_histoad.slide._base import CHOOSE_CHANNELS, UnsupportedVariantError
 from napari_histoad.slide._colour import GLASS, on_white
 from napari_histoad.slide._jpeg2000 import Codestream
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TiledLevel", "UnsupportedTiffError", "parse_level"]
+__all__ = ["TiledLevel", "parse_level"]
 
 _INTENSITIES, _RGB, _YCBCR = (0, 1, 32803, 34892), 2, 6
 _PLANAR, _BLACK_IS_ZERO = 2, 1
@@ -49,21 +49,7 @@ _LARGEST_SIDE = 2**22
 """No slide is wider than four million pixels (a metre at 0.25 µm)."""
 
 
-_CONVERT = "convert it to a tiled 8-bit RGB TIFF, for example: vips tiffsave IN OUT --tile --pyramid"
 _IN_RGB = "convert it to RGB, for example: magick IN -colorspace sRGB -type TrueColor OUT.tif"
-
-
-class UnsupportedTiffError(Exception):
-    """The file is a TIFF, but not one that is decoded directly; unless ``hopeless``, another backend may read it.
-
-    ``notes`` say how it does.
-    """
-
-    def __init__(self, reason: str, *, hopeless: bool = False, remedy: str = _CONVERT, notes: Sequence[str] = ()) -> None:
-        super().__init__(reason)
-        self.notes = tuple(notes)
-        self.hopeless = hopeless
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -251,7 +237,7 @@ def parse_level(page: tifffile.TiffPage, planes: Sequence[tifffile.TiffPage | ti
 
     Raises
     ------
-    UnsupportedTiffError
+    UnsupportedVariantError
         If it is not 8-bit RGB(A), or of a compression that is not decoded here.
     ValueError
         If its tags contradict each other.
@@ -260,7 +246,7 @@ def parse_level(page: tifffile.TiffPage, planes: Sequence[tifffile.TiffPage | ti
     planar = page.planarconfig == _PLANAR or bool(planes)
     known = _JPEG | _JPEG2000 | set(_IMAGE_CODECS) | set(_BYTE_CODECS) | {1}
     if page.compression not in known or page.predictor not in (1, 2) or page.fillorder != 1:
-        raise UnsupportedTiffError(f"its compression ({page.compression}, predictor {page.predictor}) is not known")
+        raise UnsupportedVariantError(f"its compression ({page.compression}, predictor {page.predictor}) is not known")
     height, width = page.imagelength, page.imagewidth
     tile = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
     if min(height, width, *tile) < 1 or max(height, width, *tile) > _LARGEST_SIDE:
@@ -268,7 +254,7 @@ def parse_level(page: tifffile.TiffPage, planes: Sequence[tifffile.TiffPage | ti
     if tile[0] * tile[1] * samples > _LARGEST_SEGMENT:
         kind = "tiles" if page.is_tiled else "strips"
         size = f"{tile[0]:,} x {tile[1]:,} px"
-        raise UnsupportedTiffError(f"its {kind} of {size} are too large to be read one by one", hopeless=True)
+        raise UnsupportedVariantError(f"its {kind} of {size} are too large to be read one by one", final=True)
     across = -(-width // tile[1])
     needed = -(-height // tile[0]) * across * (samples if planar and not planes else 1)
     listed = planes or (page,)
@@ -300,18 +286,18 @@ def _check_pixels(page: tifffile.TiffPage, *, grey: bool) -> tuple[int, str | No
     samples = page.samplesperpixel
     if page.photometric not in (_RGB, _YCBCR, *_INTENSITIES):
         name = getattr(page.photometric, "name", str(page.photometric))
-        raise UnsupportedTiffError(f"its colours are stored as {name}, not RGB", hopeless=True, remedy=_IN_RGB)
+        raise UnsupportedVariantError(f"its colours are stored as {name}, not RGB", final=True, remedy=_IN_RGB)
     if page.dtype is None or page.dtype.itemsize != 1 or page.dtype.kind != "u" or page.imagedepth != 1:
         bits = page.bitspersample
-        raise UnsupportedTiffError(f"it has {bits} bits per sample, not 8", hopeless=True, remedy=CHOOSE_CHANNELS)
+        raise UnsupportedVariantError(f"it has {bits} bits per sample, not 8", final=True, remedy=CHOOSE_CHANNELS)
     if grey and page.photometric == _BLACK_IS_ZERO and samples == 1:
         return 1, None
     if page.photometric not in (_RGB, _YCBCR) or samples < 3:
-        raise UnsupportedTiffError("it is not RGB", hopeless=True, remedy=CHOOSE_CHANNELS)
+        raise UnsupportedVariantError("it is not RGB", final=True, remedy=CHOOSE_CHANNELS)
     if samples > 4 or (samples == 4 and page.planarconfig == _PLANAR):
-        raise UnsupportedTiffError(f"it has {samples} samples per pixel", hopeless=True, remedy=CHOOSE_CHANNELS)
+        raise UnsupportedVariantError(f"it has {samples} samples per pixel", final=True, remedy=CHOOSE_CHANNELS)
     jpeg = page.compression in _JPEG | _JPEG2000
     if page.photometric == _YCBCR and (not jpeg or page.planarconfig == _PLANAR):
-        raise UnsupportedTiffError("it is stored as YCbCr, uncompressed or in planes")
+        raise UnsupportedVariantError("it is stored as YCbCr, uncompressed or in planes")
     extra = page.extrasamples or (0,)
     return samples, _ALPHA.get(int(extra[0])) if samples == 4 else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
-import zarr
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
@@ -17,6 +16,8 @@ from napari_histoad.slide._units import unit_um
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import zarr
 
 __all__ = ["OmeZarrSlide", "is_zarr", "read_multiscales"]
 
@@ -36,6 +37,12 @@ class OmeZarrSlide(ArraySlide):
     """
 
     format: ClassVar[str] = "OME-Zarr"
+    patterns: ClassVar[tuple[str, ...]] = ("*.zarr",)
+
+    @classmethod
+    def supports(cls, path: Path, head: bytes | None) -> bool:
+        return head is None and (path.suffix.lower() == ".zarr" or is_zarr(path))
+
     on_disk: ClassVar[bool] = True
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
@@ -56,6 +63,8 @@ def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | No
     SlideError
         If it is no single picture.
     """
+    import zarr  # takes longer to load than a TIFF takes to open
+
     try:
         group = zarr.open_group(path, mode="r")
         attributes: dict[str, Any] = dict(group.attrs)
