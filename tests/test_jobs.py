@@ -21,7 +21,7 @@ def test_run_returns_the_result_and_reports_everything():
     assert log == ["closed"]
 
 
-def test_a_job_is_closed_when_its_listener_raises():
+def test_run_closes_the_job_if_the_callback_raises():
     log = []
     with pytest.raises(KeyError):
         run(_job(log), lambda _: {}["missing"])
@@ -29,7 +29,7 @@ def test_a_job_is_closed_when_its_listener_raises():
 
 
 @given(st.integers(0, 1000), st.integers(1, 1000), st.floats(0.1, 1e4))
-def test_time_left_is_that_of_a_steady_rate(first, advanced, seconds):
+def test_eta_of_a_steady_rate_is_the_remaining_time(first, advanced, seconds):
     eta, total = Eta(), first + 2 * advanced
     assert eta.update(Progress("A", first, total), now=0.0) == (0.0, None)
     rate, left = eta.update(Progress("A", first + advanced, total), now=seconds)
@@ -37,7 +37,7 @@ def test_time_left_is_that_of_a_steady_rate(first, advanced, seconds):
     assert left == pytest.approx(seconds)
 
 
-def test_a_new_stage_starts_a_new_clock():
+def test_eta_starts_again_with_each_stage():
     eta = Eta()
     eta.update(Progress("A", 0, 10), now=0.0)
     eta.update(Progress("A", 10, 10), now=1.0)
@@ -45,7 +45,7 @@ def test_a_new_stage_starts_a_new_clock():
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(8, "8 s"), (200, "3 min 20 s"), (3900, "1 h 05 min"), (59.7, "1 min 00 s")])
-def test_durations_read_as_people_say_them(seconds, words):
+def test_format_seconds_returns_seconds_minutes_or_hours(seconds, words):
     assert format_seconds(seconds) == words
 
 
@@ -62,17 +62,17 @@ def test_durations_read_as_people_say_them(seconds, words):
         (1e-9, "1/h"),
     ],
 )
-def test_a_rate_is_never_zero(rate, words):
+def test_format_rate_is_never_zero(rate, words):
     assert format_rate(rate) == words
 
 
 @given(st.integers(1, 10_000), st.floats(1e-6, 1e5))
-def test_no_rate_reads_as_zero(total, rate):
+def test_speed_words_never_show_a_rate_of_zero(total, rate):
     (words,) = speed_words(Progress("Mapping", 0, total), rate, None)
     assert float(words.split("/")[0].replace(",", "")) > 0
 
 
-def test_a_few_unlike_steps_have_no_time_left():
+def test_speed_words_show_no_remaining_time_for_a_few_steps():
     assert speed_words(Progress("Learning", 1, 3, "steps"), 0.02, 100.0) == ["1/min"]
     assert speed_words(Progress("Saving", 1, 4, "files"), 2.0, 1.5) == ["2.0/s"]
     assert speed_words(Progress("Training", 30, 500, "steps"), 2.0, 235.0) == ["2.0/s", "3 min 55 s left"]

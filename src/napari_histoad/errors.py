@@ -1,7 +1,7 @@
-"""Every error a user can meet: what happened, where, and how to mend it.
+"""All errors that this package raises on purpose: each says what happened, where, and how to fix it.
 
-One tree, none of it derived from ``RuntimeError``: torch raises that for out-of-memory and shape faults, and
-GUI workers are known to swallow it.
+None derives from ``RuntimeError``: torch raises that when memory runs out or shapes do not fit, and superqt's workers swallow
+it silently.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 __all__ = [
+    "BackboneError",
     "BundleError",
     "DeviceError",
     "EmptyTissueError",
@@ -37,14 +38,14 @@ __all__ = [
 
 
 class HistoadError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors that this package raises on purpose.
 
     Parameters
     ----------
     what : str
         What happened and where, in one line.
     remedy : str
-        What the user can do about it, in one line.
+        How to fix it, in one line.
     """
 
     def __init__(self, what: str, remedy: str = "") -> None:
@@ -57,11 +58,11 @@ class HistoadError(Exception):
 
 
 class SlideError(HistoadError):
-    """A file is not a slide that can be read, or a part of it cannot be decoded."""
+    """A file is not a readable slide, or a part of it cannot be decoded."""
 
 
 class MissingMppError(SlideError):
-    """The slide carries no usable resolution and none was given."""
+    """The slide does not state a usable resolution (µm per pixel), and none was given."""
 
 
 class RegionError(HistoadError):
@@ -69,27 +70,27 @@ class RegionError(HistoadError):
 
 
 class EmptyTissueError(HistoadError):
-    """No tissue was found where it was looked for."""
+    """No tissue was found on a slide or in its outlines."""
 
 
 class TooFewTilesError(HistoadError):
-    """Too few normal tiles to train and to calibrate."""
+    """There are too few normal tiles to train and calibrate a detector."""
 
 
 class TrainingError(HistoadError):
-    """Training went wrong: losses or scores are not numbers, and nothing is saved."""
+    """Training failed: losses or scores became NaN or infinite. Nothing is saved."""
 
 
 class SettingsError(HistoadError):
-    """A setting, a name or an argument is not valid."""
+    """A setting, a name or an argument is invalid."""
 
 
 class BundleError(HistoadError):
-    """A saved detector cannot be read or does not fit its use."""
+    """A saved detector cannot be read, or does not fit what it is used for."""
 
 
 class BackboneError(HistoadError):
-    """An encoder's name is unknown, or its weights are missing or do not fit."""
+    """The name of an encoder is unknown, or its weights are missing or do not fit."""
 
 
 class MapError(HistoadError):
@@ -97,15 +98,15 @@ class MapError(HistoadError):
 
 
 class OtherMapError(MapError):
-    """A map of another detector or other settings, or a damaged one, lies where the new one should go."""
+    """The output folder already holds a map made with another detector or other settings, or a damaged map."""
 
 
 class OutputError(HistoadError):
-    """A result could not be written."""
+    """A result cannot be written to disk."""
 
 
 class DeviceError(HistoadError):
-    """The asked-for device is missing or out of memory."""
+    """The requested device is missing or out of memory."""
 
 
 class JobCancelledError(HistoadError):
@@ -113,17 +114,19 @@ class JobCancelledError(HistoadError):
 
 
 class WorkerError(HistoadError):
-    """The background process that runs the jobs has died."""
+    """The background process that runs the jobs has stopped unexpectedly."""
 
 
 def explained(err: Exception, doing: str = "") -> HistoadError:
-    """Return an error of ours as it is, and one for people in place of any other, whose traceback goes to the log.
+    """Return the error to show to users: a `HistoadError` unchanged, any other as a one-line `HistoadError`.
+
+    The traceback of other errors goes to the log.
 
     Parameters
     ----------
     err : Exception
     doing : str
-        What failed, as the beginning of the sentence.
+        What failed; the message begins with it.
     """
     if isinstance(err, HistoadError):
         return err
@@ -136,29 +139,29 @@ def explained(err: Exception, doing: str = "") -> HistoadError:
 
 
 _REMEDIES = {
-    errno.EACCES: "choose a folder that you may write to, or mend its permissions",
-    errno.EPERM: "choose a folder that you may write to, or mend its permissions",
-    errno.EROFS: "the medium is read-only: choose another folder",
+    errno.EACCES: "choose a folder that you may write to, or change its permissions",
+    errno.EPERM: "choose a folder that you may write to, or change its permissions",
+    errno.EROFS: "the disk is read-only: choose another folder",
     errno.ENOSPC: "the disk is full: free some space and run the same command again, it resumes",
     errno.EDQUOT: "your disk quota is used up: free some space and run the same command again, it resumes",
-    errno.ENOTDIR: "a part of the path is a file: choose another path",
-    errno.EEXIST: "the name is taken by a file: choose another path",
-    errno.EISDIR: "the name is taken by a folder: choose another path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
+    errno.EEXIST: "a file of that name exists: choose another path",
+    errno.EISDIR: "a folder of that name exists: choose another path",
 }
 
 
 @contextmanager
 def writing(path: str | PathLike[str]) -> Iterator[None]:
-    """Translate operating-system faults while writing ``path`` into an `OutputError` with a remedy.
+    """Turn any ``OSError`` in the block, which writes ``path``, into an `OutputError` with a remedy.
 
     Raises
     ------
     OutputError
-        For any ``OSError`` inside the block; the cause is kept.
+        For any ``OSError`` in the block, which becomes its cause.
     """
     try:
         yield
     except OSError as err:
         reason = err.strerror or str(err)
-        remedy = _REMEDIES.get(err.errno or 0, "choose another place and run again")
+        remedy = _REMEDIES.get(err.errno or 0, "choose another folder and run the command again")
         raise OutputError(f"cannot write {path}: {reason}", remedy) from err

@@ -1,7 +1,7 @@
-"""Long work is a generator: it yields `Progress` and returns its result.
+"""Long-running work as generators that yield `Progress` and return their result.
 
-Whoever drives a job may stop between two yields; closing the generator runs its ``finally`` blocks, so that
-files and threads are let go. The terminal, the tests and the GUI's worker process drive the same generators.
+A job can be stopped between two yields: closing the generator runs its ``finally`` blocks, which release files and threads. The
+terminal, the tests and the background process of the window all run the same generators.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of a running job.
+    """A progress report of a running job.
 
     Attributes
     ----------
     stage : str
-        What is being done, in the user's words: ``"Training"``, ``"Mapping"``.
+        What is being done, as shown to the user: ``"Training"``, ``"Mapping"``.
     done, total : int
-        Units finished and due; ``total`` is 0 while it is unknown.
+        Finished units and all units; ``total`` is 0 while it is unknown.
     unit : str
         What is counted: ``"tiles"``, ``"steps"``.
     metrics : dict[str, float]
-        Named numbers worth showing, such as the current losses.
+        Numbers to show by name, such as the current losses.
     preview : (H, W, 3) uint8 or None
-        A picture worth showing: tiles above their reconstructions.
+        A picture to show, such as tiles above their reconstructions.
     updated : tuple[int, int, int, int] or None
         The box (y0, x0, y1, x1) of map cells that changed on disk since the last report.
     path : str
-        The file or folder that this report speaks of, if any.
+        The file or folder that the report is about; empty if none.
     note : str
-        A line that should stay readable after this report.
+        A message that stays visible after the next report.
     """
 
     stage: str
@@ -58,7 +58,7 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """Finished share in [0, 1], or None while the total is unknown."""
+        """Finished fraction in [0, 1], or None while the total is unknown."""
         return min(1.0, self.done / self.total) if self.total else None
 
 
@@ -66,14 +66,14 @@ Job = Generator[Progress, None, T]
 
 
 def run(job: Job[T], on_progress: Callable[[Progress], object] | None = None) -> T:
-    """Drive a job to its end and return its result.
+    """Run a job to its end and return its result.
 
     Parameters
     ----------
     job : Job
-        The generator; it is closed whatever happens.
+        The generator; it is closed in any case.
     on_progress : callable, optional
-        Called with every `Progress`; an exception raised there stops the job.
+        Called with every `Progress`; an exception that it raises stops the job.
     """
     try:
         while True:
@@ -89,9 +89,9 @@ def run(job: Job[T], on_progress: Callable[[Progress], object] | None = None) ->
 
 
 class Eta:
-    """Rate and time left of the current stage, from the reports of a job.
+    """Estimates the speed and the remaining time of the current stage from the reports of a job.
 
-    The first report of a stage sets the origin, so that start-up and resumed work do not count as speed.
+    Counting begins with the first report of a stage, so that start-up and resumed work do not count as speed.
     """
 
     def __init__(self) -> None:
@@ -112,9 +112,9 @@ class Eta:
 
 
 def speed_words(progress: Progress, rate: float, left: float | None) -> list[str]:
-    """Return how fast a stage goes and how long it will take, as far as both are known: ``["12/s", "3 min 20 s left"]``.
+    """Return the speed and the remaining time of a stage as texts, as far as known: ``["12/s", "3 min 20 s left"]``.
 
-    The time left of a few steps says nothing: they are not alike.
+    The remaining time is left out for stages of a few steps, which take unequal times.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def speed_words(progress: Progress, rate: float, left: float | None) -> list[str
 
 
 def format_rate(per_second: float) -> str:
-    """Return a rate in the unit in which it is one or more: ``"120/s"``, ``"2.5/s"``, ``"12/min"``, ``"3/h"``."""
+    """Return a rate per second, minute or hour, whichever is at least 1: ``"120/s"``, ``"2.5/s"``, ``"12/min"``, ``"3/h"``."""
     if per_second >= 0.95:
         return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.1f}/s"
     if per_second * 60 >= 0.95:
@@ -140,7 +140,7 @@ def format_rate(per_second: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration as a person says it: ``"8 s"``, ``"3 min 20 s"``, ``"1 h 05 min"``."""
+    """Return a duration as text: ``"8 s"``, ``"3 min 20 s"``, ``"1 h 05 min"``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

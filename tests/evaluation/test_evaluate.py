@@ -33,7 +33,7 @@ def test_the_rate_of_scores_is_one_that_the_calibration_tiles_can_state(count):
     assert found.notes == ()
     below = evaluate_scores(*args, calibration_tiles=count, rate=0.5 / (count + 1))
     assert below.sensitivity == 0
-    assert f"{count:,} calibration tiles state no rate below" in below.notes[0]
+    assert f"{count:,} calibration tiles support no rate below" in below.notes[0]
     unknown = evaluate_scores(*args)
     assert unknown.rate == 0.01
     assert bool(unknown.notes) == (count < 99)

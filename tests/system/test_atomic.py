@@ -82,7 +82,7 @@ def test_atomic_path_keeps_the_old_folder_if_writing_the_new_one_fails(tmp_path)
 
 def test_atomic_path_does_not_replace_a_folder_by_a_file(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(OutputError, match="cannot write .*; the name is taken by a folder"):
+    with pytest.raises(OutputError, match="cannot write .*; a folder of that name exists"):
         write(tmp_path / "a", b"first")
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 

@@ -1,7 +1,7 @@
 from napari_histoad.system.remembered import recall, remember
 
 
-def test_what_is_remembered_is_recalled_and_kinds_do_not_mix():
+def test_recall_returns_what_was_remembered_for_the_same_kind_only():
     remember("kind", "a", 0.25)
     remember("kind", "b", "text")
     assert recall("kind", "a") == 0.25
@@ -10,7 +10,7 @@ def test_what_is_remembered_is_recalled_and_kinds_do_not_mix():
     assert recall("other", "a") is None
 
 
-def test_a_damaged_or_unwritable_table_is_as_good_as_empty(tmp_path, monkeypatch):
+def test_recall_returns_none_if_the_file_is_damaged_or_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     remember("kind", "a", 1)
     (table,) = tmp_path.rglob("kind.json")

@@ -62,25 +62,25 @@ WANTED = [("a/1.png", "0", "p"), ("b/2.png", "1", "q")]
         ("sep=,\r\n" + PLAIN, "utf-8-sig"),
     ],
 )
-def test_table_reads_what_programs_and_people_write(tmp_path, text, encoding):
+def test_read_table_reads_csv_of_any_program_encoding_and_separator(tmp_path, text, encoding):
     table = _read(tmp_path, text, encoding)
     assert _cells(table) == WANTED
     assert set(table.columns) == set(KNOWN)
     assert not table.others
 
 
-def test_table_of_one_column_has_no_separator(tmp_path):
+def test_read_table_reads_a_single_column(tmp_path):
     assert [row["file"] for row in _read(tmp_path, "File\na b.png\n\nc.png\n").rows] == ["a b.png", "c.png"]
 
 
-def test_quoted_cells_keep_separators_and_quotes(tmp_path):
+def test_read_table_keeps_separators_and_quotes_in_quoted_cells(tmp_path):
     name = 'o"brien, (x); y.png'
     with (tmp_path / "q.csv").open("w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([KNOWN, (name, "0", "p, q")])
     assert _cells(read_table(tmp_path / "q.csv", KNOWN, ("file",))) == [(name, "0", "p, q")]
 
 
-def test_short_lines_have_empty_cells_and_lines_are_counted_as_editors_do(tmp_path):
+def test_read_table_fills_short_lines_and_counts_lines_as_editors_do(tmp_path):
     table = _read(tmp_path, "# by hand\nfile,label,group\n\na/1.png\n")
     assert _cells(table) == [("a/1.png", "", "")]
     assert table.rows[0].line == 4
@@ -94,56 +94,56 @@ def test_short_lines_have_empty_cells_and_lines_are_counted_as_editors_do(tmp_pa
         ("name,label\nx,0\n", r"no column named file \(not understood: name\)"),
         ("a/1.png\nb/2.png\n", r"no column named file \(not understood: a/1.png\)"),
         ("label,group\n0,p\n", r"no column named file \(not understood: none\)"),
-        ("file,lable\nx,0\n", "'lable' that is not known; rename it to label"),
-        ("file,Labels\nx,0\n", "'Labels' that is not known; rename it to label"),
-        ("file,target,split\nx,0,a\n", r"'target' that is not known \(of: target, split\); rename it to label"),
-        ("file,split\nx,0\n", "'split' that is not known; leave it out; the columns are file, label, group"),
+        ("file,lable\nx,0\n", "unknown column 'lable'; rename it to label"),
+        ("file,Labels\nx,0\n", "unknown column 'Labels'; rename it to label"),
+        ("file,target,split\nx,0,a\n", r"unknown column 'target' \(unknown are target, split\); rename it to label"),
+        ("file,split\nx,0\n", "unknown column 'split'; leave it out; the columns are file, label, group"),
         ("files,label\nx,0\n", "no column named file .*; rename files to file"),
         ("file,label,Label \nx,0,1\n", "two columns named label"),
         ("file,label\nx,0,1\n", "line 2: 3 cells, the header names 2 columns"),
         ("file,,label\nx,5,1\n", "line 2: 3 cells, the header names 2 columns"),
         ('file,label\n"x,0\ny,1\n', "line 3: unexpected end of data"),
-        ("file,label\nx\0,0\n", "line 2: holds a NUL"),
+        ("file,label\nx\0,0\n", "line 2: contains a NUL"),
         ("file,label\nx,0\nMü,0\n".encode("latin-1"), "line 3: not readable as UTF-8; save it as CSV UTF-8"),
-        (b"PK\x03\x04abc", "is a workbook and no csv"),
+        (b"PK\x03\x04abc", "is a spreadsheet, not a csv file"),
         (b"\xff\xfef", "not readable as UTF-16"),
     ],
 )
-def test_bad_tables_are_refused_in_one_line(tmp_path, text, words):
+def test_read_table_reports_bad_tables_as_a_one_line_error(tmp_path, text, words):
     with pytest.raises(SettingsError, match=words) as caught:
         _read(tmp_path, text, synonyms={"target": "label"})
     assert "\n" not in str(caught.value)
 
 
-def test_further_columns_pass_where_accepted_but_misspelt_ones_do_not(tmp_path):
+def test_read_table_accepts_other_columns_but_not_misspelt_ones(tmp_path):
     table = _read(tmp_path, "file,label,Split\nx,0,train\n", others=True, synonyms={"target": "label"})
     assert table.others == ("Split",)
     assert _read(tmp_path, "file,label,target\nx,0,5\n", others=True, synonyms={"target": "label"}).others == ("target",)
     for header in ("file,target", "file,lable", "file,label,labels", "file,label,grup"):
-        with pytest.raises(SettingsError, match="not known"):
+        with pytest.raises(SettingsError, match="unknown column"):
             _read(tmp_path, header + "\nx" + ",0" * header.count(","), others=True, synonyms={"target": "label"})
 
 
-def test_missing_tables_are_named(tmp_path):
+def test_read_table_names_a_missing_file(tmp_path):
     with pytest.raises(SettingsError, match="there is no table"):
         read_table(tmp_path / "none.csv", KNOWN, ("file",))
     with pytest.raises(SettingsError, match="cannot be read"):
         read_table(tmp_path, KNOWN, ("file",))
 
 
-def test_numbers_have_points_or_commas():
+def test_number_accepts_a_decimal_point_or_comma():
     assert [number(text) for text in ("0.5", "0,5", " 1 ", "2")] == [0.5, 0.5, 1.0, 2.0]
     for text in ("", "1,000.5", "1.000,5", "0.5 um"):
         with pytest.raises(ValueError):
             number(text)
 
 
-def test_missing_values_have_many_spellings():
+def test_is_missing_knows_the_usual_spellings():
     assert all(map(is_missing, ("", "NA", "n/a", "NaN", "NULL", "None", "?")))
     assert not any(map(is_missing, ("0", "normal", "no")))
 
 
-def test_listed_paths_have_slashes_and_accents_of_any_kind(tmp_path):
+def test_listed_path_accepts_any_slashes_and_unicode_accents(tmp_path):
     (tmp_path / "sub").mkdir()
     accented = unicodedata.normalize("NFC", "Ü 37°.png")
     for name in ("a.png", accented):
@@ -157,7 +157,7 @@ def test_listed_paths_have_slashes_and_accents_of_any_kind(tmp_path):
     assert listed_path("sub\\none.png", tmp_path) == tmp_path / "sub" / "none.png"
 
 
-def test_a_backslash_in_a_name_is_read_as_written(tmp_path):
+def test_listed_path_keeps_a_backslash_in_a_file_name(tmp_path):
     try:
         (tmp_path / "odd\\name.png").touch()
     except OSError:

@@ -36,7 +36,7 @@ def test_tile_files_from_folder_and_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("name,label\nx.png,0\n", "'name' that is not known; rename it to file"),
+        ("name,label\nx.png,0\n", "unknown column 'name'; rename it to file"),
         ("picture\nx.png\n", "'picture'|no column named file|not understood: picture"),
         ("label\n0\n", "no column named file"),
         ("file,label\nx.png,-1\n", "line 2: label '-1'"),

@@ -81,12 +81,12 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def hold_output(path: Path) -> Iterator[None]:
-    """Keep other runs from writing the same file; the hold ends with the process, however that ends.
+    """Lock an output against other runs that would write it; the lock also ends if the process is killed.
 
     Raises
     ------
     OutputError
-        If another run holds it, or its folder cannot be written.
+        If another run has locked it, or its folder cannot be written.
     """
     path = path.expanduser().absolute()
     with writing(path):
@@ -101,16 +101,16 @@ def hold_output(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # while it is held, or another run could have it by now; Windows does so by itself
+        with suppress(OSError):  # before the release: later it could be another run's; Windows removes it by itself
             Path(lock.lock_file).unlink()
         lock.release()
         for folder in made:
-            with suppress(OSError):  # it holds the result
+            with suppress(OSError):  # not empty: it holds the result
                 folder.rmdir()
 
 
 def holds_output(job: Callable[P, Generator[Any, None, T]]) -> Callable[P, Generator[Any, None, T]]:
-    """Make a job hold what its argument ``out`` names while it runs, see `hold_output`."""
+    """Decorate a job so that it locks its argument ``out`` while it runs, see `hold_output`."""
     signature = inspect.signature(job)
 
     @functools.wraps(job)

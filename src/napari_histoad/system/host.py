@@ -1,4 +1,4 @@
-"""What of the machine this process may use, and how it keeps its memory."""
+"""The cores that this process may use, and how the C library keeps freed memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["give_back_freed_memory", "keep_freed_memory", "usable_cores"]
 
 
 def usable_cores() -> int:
-    """Return the number of cores that the process may run on: a job of a cluster is often given a part of them."""
+    """Return the number of cores that the process may use: jobs on a cluster often get only some of the machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -20,7 +20,7 @@ def usable_cores() -> int:
 
 @cache
 def _glibc() -> Any:
-    """Return the C library, or None where it is not glibc."""
+    """Return the C library, or None if it is not glibc."""
     try:
         library = ctypes.CDLL("libc.so.6")
     except OSError:
@@ -30,17 +30,17 @@ def _glibc() -> Any:
 
 @cache  # once
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed activations mapped: without it every layer page-faults its output anew.
+    """Make glibc keep freed memory instead of returning it to the system: otherwise every network layer page-faults again.
 
-    In one arena for all threads: what one thread has freed another uses, instead of keeping as much for itself.
+    All threads share one arena, so that one thread can use what another has freed.
     """
     if _glibc() is not None:
-        # Mmap threshold, trim threshold, top pad, most arenas.
+        # Mmap threshold, trim threshold, top pad, maximum number of arenas.
         for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 64 << 20), (-8, 1)):
             _glibc().mallopt(option, value)
 
 
 def give_back_freed_memory() -> None:
-    """Give back once what `keep_freed_memory` keeps: after a step whose arrays have other sizes than what follows."""
+    """Return the memory that `keep_freed_memory` keeps to the system: after a step whose arrays are not needed again."""
     if _glibc() is not None:
         _glibc().malloc_trim(0)

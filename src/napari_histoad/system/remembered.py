@@ -1,6 +1,6 @@
-"""What the user told us once and should not be asked again: one small JSON table per kind, in the user's own folder.
+"""Answers of the user that are remembered between sessions: one small JSON file per kind, in the user's config folder.
 
-A convenience only: a table that cannot be read or written is as good as empty, and the user is asked again.
+A file that cannot be read counts as empty: the user is asked again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["recall", "remember"]
 
 
 def recall(kind: str, key: str) -> Any:
-    """Return what was remembered of ``key`` in the table ``kind``, or None."""
+    """Return the value remembered for ``key`` in the table ``kind``, or None."""
     return _read(_file(kind)).get(key)
 
 
 def remember(kind: str, key: str, value: Any) -> bool:
-    """Keep a JSON value for ``key`` in the table ``kind``, and return whether it was stored."""
+    """Store a JSON value for ``key`` in the table ``kind``; return whether it could be stored."""
     file = _file(kind)
     try:
         with atomic_path(file) as partial:

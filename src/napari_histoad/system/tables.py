@@ -1,4 +1,4 @@
-"""The only reader of tables that users write: csv as Excel, pandas, R and people save it."""
+"""Reading csv tables as Excel, pandas, R and people save them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Table", "TableRow", "is_missing", "listed_path", "number", "read_tab
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is a prefix of it
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -32,7 +32,7 @@ _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r"^\ufeff?sep=(.)\s*$", re.IGNORECASE)
 """The line that Excel writes and reads before the header."""
 _UNNAMED = re.compile(r"^unnamed: ?[\d.]+$")
-"""What pandas calls, in lower case, a column without a name."""
+"""pandas' name, in lower case, for a column without a name."""
 _ROW_NUMBERS = ("index", "rownames")
 _ALIKE = 0.75
 _MISSING = frozenset({"", "na", "n/a", "<na>", "nan", "null", "none", "?", "-"})
@@ -46,9 +46,9 @@ class TableRow:
     Attributes
     ----------
     line : int
-        Where it ends in the file, from 1, as editors count.
+        Number of its last line in the file, from 1, as editors count.
     cells : dict of str to str
-        By column, without blanks at the ends.
+        Text by column, without leading and trailing spaces.
     """
 
     line: int
@@ -60,18 +60,18 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """What a csv file holds.
+    """The content of a csv file.
 
     Attributes
     ----------
     name : str
-        Of the file, for messages.
+        Name of the file, for messages.
     columns : tuple of str
-        The known columns that it has, in lower case.
+        The known columns in the file, in lower case.
     others : tuple of str
-        Further columns, as written in the file.
+        The other columns, as written in the file.
     rows : list of TableRow
-        Without blank lines.
+        Blank lines are left out.
     """
 
     name: str
@@ -90,27 +90,26 @@ def read_table(
 ) -> Table:
     """Read a table with a header line.
 
-    The separator is a comma, a semicolon, a tab or a bar; the encoding UTF-8, UTF-16 or UTF-32. Headers are compared
-    without case and blanks. Row numbers (a first column without a name, as pandas and R write), empty columns at the end,
-    blank lines and comment lines (#) before the header are passed over.
+    The separator may be a comma, a semicolon, a tab or a bar; the encoding UTF-8, UTF-16 or UTF-32. Column names are compared
+    ignoring case and surrounding spaces. Ignored are row numbers (a first column without a name, as pandas and R write), empty
+    columns at the end, blank lines, and comment lines (#) before the header.
 
     Parameters
     ----------
     path : Path
     known : sequence of str
-        Columns that mean something, in lower case.
+        Names of the columns that are used, in lower case.
     required : sequence of str
-        Those of them that must be there.
+        The known columns that the table must have.
     others : bool
-        Whether further columns are accepted; those that look like a misspelt known one are refused even then.
+        Whether other columns are allowed; one that looks like a misspelt known column is an error all the same.
     synonyms : mapping of str to str, optional
-        Other names that people give to known columns. They are refused too where the known one is missing, but the
-        message says what to call them.
+        Other common names of known columns. If the known column is missing, the error says how to rename the other one.
 
     Raises
     ------
     SettingsError
-        If it cannot be read, or a column is missing, unknown or there twice, or a line has more cells than the header.
+        If the file cannot be read, a column is missing, unknown or occurs twice, or a line has more cells than the header.
     """
     lines = _Lines(path, _decoded(path), known)
     header = lines.header
@@ -137,7 +136,7 @@ def read_table(
             continue
         odd = ", ".join(unknown[:_SHOWN])
         raise SettingsError(
-            f"{path.name} has a column {name!r} that is not known" + (f" (of: {odd})" if len(unknown) > 1 else ""),
+            f"{path.name} has an unknown column {name!r}" + (f" (unknown are {odd})" if len(unknown) > 1 else ""),
             f"rename it to {meant}, or leave it out" if meant else f"leave it out; {hint}",
         )
     rows = list(lines.rows(names))
@@ -145,29 +144,37 @@ def read_table(
 
 
 def is_missing(text: str) -> bool:
-    """Return whether a cell says that there is no value: empty, NA, NaN, null, none."""
+    """Return whether a cell states no value: empty, NA, NaN, null, none."""
     return text.casefold() in _MISSING
 
 
 def number(text: str) -> float:
-    """Return the number in a cell, also with a decimal comma.
+    """Return the number in a cell; the decimal sign may be a point or a comma.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If it is not a number.
+
+    Examples
+    --------
+    >>> number("0,25")
+    0.25
     """
     return float(text.replace(",", ".") if "." not in text else text)
 
 
 def listed_path(text: str, folder: Path) -> Path:
-    r"""Return the file that a table means: relative to the table's folder, with / or \, with accents in either encoding."""
+    r"""Return the path of a file listed in a table.
+
+    It may be relative to the table's folder, be separated by / or \, and have accents in composed or decomposed Unicode.
+    """
     if "://" in text:
         return Path(text)
     if PureWindowsPath(text).drive and not Path(text).is_absolute():
-        return Path(text)  # of another machine; joined to the folder it would only confuse the message
+        return Path(text)  # a Windows path on another system: joined to the folder it would only confuse the error message
     if text.isascii() and "\\" not in text and not text.startswith("~"):
-        return folder / text  # not looked for: a table may list very many
+        return folder / text  # without looking at the disk: a table may list very many
     spellings = [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
     places = [folder / spelling.replace(*slash) for slash in (("\\", "\\"), ("\\", "/")) for spelling in spellings]
     if text.startswith("~"):
@@ -183,7 +190,7 @@ def _decoded(path: Path) -> str:
     except OSError as err:
         raise SettingsError(f"{path} cannot be read: {err.strerror or err}", "check its permissions") from err
     if raw.startswith(_WORKBOOKS):
-        raise SettingsError(f"{path.name} is a workbook and no csv", "save it as CSV UTF-8")
+        raise SettingsError(f"{path.name} is a spreadsheet, not a csv file", "save it as CSV UTF-8")
     encoding = next((name for mark, name in _BOMS if raw.startswith(mark)), None)
     if encoding is None:
         head = raw[: min(len(raw), 64) // 2 * 2]
@@ -196,7 +203,7 @@ def _decoded(path: Path) -> str:
         raise SettingsError(f"{path.name}, line {line}: not readable as {encoding.upper()}", "save it as CSV UTF-8") from err
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise SettingsError(f"{path.name}, line {line}: holds a NUL character", "write the table again")
+        raise SettingsError(f"{path.name}, line {line}: contains a NUL character", "save the table again")
     return text
 
 
@@ -219,7 +226,7 @@ class _Lines:
         self.header = [cell.strip(" \t\u00a0\ufeff") for cell in self._next() or []]
 
     def _separator(self, line: str) -> str:
-        """Return the separator by which a header holds most known columns, then most columns."""
+        """Return the separator that gives the header most known columns; among equals, most columns."""
 
         def worth(separator: str) -> tuple[int, int]:
             cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
@@ -248,13 +255,13 @@ class _Lines:
             unnamed = [k for k, name in enumerate(names) if not name and numbering < k < len(cells) and cells[k]]
             if extra or unnamed:
                 msg = f"{self.name}, line {self.line}: {len(cells)} cells, the header names {sum(map(bool, names))} columns"
-                raise SettingsError(msg, "put cells that hold the separator in quotation marks, or name the column")
+                raise SettingsError(msg, "put cells that contain the separator in quotation marks, or name the column")
             found.append(TableRow(self.line, {n: c for n, c in zip(names, cells, strict=False) if n}))
         return found
 
 
 def _meant(name: str, known: Sequence[str], synonyms: Mapping[str, str]) -> str | None:
-    """Return the known column that a name most likely means."""
+    """Return the known column that a name most likely stands for, or None."""
     plain = name.casefold()
     if plain in synonyms:
         return synonyms[plain]

@@ -58,7 +58,7 @@ def test_tables_of_slides_are_read_as_people_write_them(tmp_path, text):
         ("slide,mpp\n,0.5\n", "line 2: no slide"),
         ("slide\n", "lists no slide"),
         ("", "is empty"),
-        ("slide,mp\na.svs,1\n", "'mp' that is not known; rename it to mpp"),
+        ("slide,mp\na.svs,1\n", "unknown column 'mp'; rename it to mpp"),
         ("a.svs\nb.svs\n", "no column named slide"),
         ("slide,mpp\na.svs,0.5\na.svs,0.25\n", "line 3: a.svs is listed before"),
     ],
