@@ -163,5 +163,5 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
         yield
     except OSError as err:
         reason = err.strerror or str(err)
-        remedy = _REMEDIES.get(err.errno or 0, "choose another folder and run the command again")
+        remedy = _REMEDIES.get(err.errno or 0, "choose another folder and run again")
         raise OutputError(f"cannot write {path}: {reason}", remedy) from err

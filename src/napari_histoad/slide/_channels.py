@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from napari_histoad.errors import SettingsError, SlideError
 from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
+from napari_histoad.slide._base import Slide
 from napari_histoad.slide._colour import GLASS
-from napari_histoad.slide._open import open_slide
 from napari_histoad.slide._tiff_layout import check_chain, stated_mpp
 from napari_histoad.slide._zarr import is_zarr, read_multiscales
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_histoad.slide._base import Slide
 
 __all__ = ["ChannelSlide"]
 
@@ -135,7 +134,7 @@ class _Decoded:
 def _read_planes(path: Path) -> tuple[Sequence[Planes | _Decoded], tuple[float, float] | None, int | None, bool]:
     """Return the levels with all their channels, µm per pixel (y, x), the camera's white if the file says, and if 0 is white."""
     try:
-        slide = open_slide(path)
+        slide = Slide._open_again(path)
     except SlideError as err:
         return _read_channels(path, err)
     return [_Decoded(slide, i) for i in range(len(slide.levels))], slide.file_mpp_yx, 255, False
