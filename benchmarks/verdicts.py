@@ -21,7 +21,8 @@ from napari_histoad.jobs import run
 from napari_histoad.regions import coverage
 from napari_histoad.results import Verdicts, propose_tiles, verdict_file
 from napari_histoad.samples import SlidePlan, write_sample
-from napari_histoad.worker.jobs import JOBS
+from napari_histoad.worker.jobs import train_classifier
+from napari_histoad.worker.protocol import TrainClassifier
 
 
 def main() -> None:
@@ -54,9 +55,9 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> str:
     for row, bad in zip(rows, anomalous, strict=True):
         verdicts.give(tuple(before.boxes[row].tolist()), "Anomalous" if bad else "Normal")
     bundle = folder / "classifier.safetensors"
-    paths = {"slide": slide, "verdicts": verdicts.path, "model": model, "out": bundle}
-    paths |= {"normal": slide.with_name("sample.normal.geojson")} if options.normal else {}
-    trained = run(JOBS["classify"]({name: str(path) for name, path in paths.items()}))
+    normal = slide.with_name("sample.normal.geojson") if options.normal else None
+    args = TrainClassifier(slide=str(slide), verdicts=verdicts.path, model=model, out=bundle, normal=normal)
+    trained = run(train_classifier(args))
     after = map_slide(slide, folder / "after", model=bundle)
     cover = coverage(after.boxes, plan.planted)
     judged = np.zeros(len(after), bool)
@@ -70,7 +71,7 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> str:
     figures = [
         f"{average_precision_score(truth, s):.3f} ({roc_auc_score(truth, s):.3f})" for s in (after.scores[use], probabilities)
     ]
-    return f"| {seed} | {len(rows)} ({int(anomalous.sum())}) | {figures[0]} | {figures[1]} | {trained['auroc']} |"
+    return f"| {seed} | {len(rows)} ({int(anomalous.sum())}) | {figures[0]} | {figures[1]} | {trained.auroc} |"
 
 
 if __name__ == "__main__":

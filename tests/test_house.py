@@ -38,7 +38,6 @@ TORCH_ROOMS = {"networks", "detectors", "classifiers", "engine"}
 PRIVATE_IMPORTS = {
     ("classifiers._base", "detectors._base"),
     ("classifiers._bundle", "detectors._bundle"),
-    ("classifiers._bundle", "detectors._registry"),
     ("classifiers._networks", "detectors._backbone"),
     ("cli._map", "engine.mapping._cluster"),
     ("engine.mapping._cluster", "maps._chunks"),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
+    from pydantic import ValidationError
+
 __all__ = [
     "BackboneError",
     "BundleError",
@@ -33,6 +35,7 @@ __all__ = [
     "TrainingError",
     "WorkerError",
     "explained",
+    "first_error",
     "writing",
 ]
 
@@ -136,6 +139,13 @@ def explained(err: Exception, doing: str = "") -> HistoadError:
     found = HistoadError(f"{start} {type(err).__name__}: {reason}", "set HISTOAD_DEBUG=1 for the details, and please report it")
     found.__cause__ = err
     return found
+
+
+def first_error(err: ValidationError) -> str:
+    """Return the first problem that a validation error names, in one line."""
+    problem = err.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
 
 
 _REMEDIES = {

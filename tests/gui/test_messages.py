@@ -6,6 +6,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.messages import Message
+from napari_histoad.worker.protocol import CheckModel
 
 LONG = "cannot write /" + "a_very_long_folder_name/" * 12 + "slide<b>bold</b>&amp;.tif: permission denied; choose another folder"
 
@@ -85,9 +86,9 @@ def test_the_window_gives_its_own_remedy(viewer, panel, words, qtbot, sample, mo
     assert panel["detector"].message.text() == (
         "only 30 normal tiles were found; outline more normal tissue in step 3, in a few more places"
     )
-    panel.controller.runner.submit("no-such-job", {}, section="map", on_result=print)
+    panel.controller.runner.submit(CheckModel(model="none.safetensors"), section="map", on_result=print)
     qtbot.waitUntil(panel["map"].message.isVisible, timeout=60_000)
-    assert "there is no job named" in panel["map"].message.text()
+    assert "none.safetensors" in panel["map"].message.text()
 
 
 def test_errors_of_a_closed_panel_are_notifications(viewer, panel, words, monkeypatch):

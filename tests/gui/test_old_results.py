@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 from napari_histoad import AnomalyMap
+from napari_histoad.jobs import Progress
+from napari_histoad.worker.protocol import Cancelled, Died, Failed, Progressed
 
 
 @pytest.fixture
@@ -19,7 +21,9 @@ def flagged(viewer):
     return [y for y in viewer.layers if y.name.startswith("Flagged regions")]
 
 
-@pytest.mark.parametrize("ending", ["cancelled", "error", "died"])
+@pytest.mark.parametrize(
+    "ending", [Cancelled(id=1), Failed(id=1, kind="HistoadError", what="it broke", remedy=""), Died(id=1, code=-9)]
+)
 def test_a_map_that_fails_or_is_cancelled_gives_the_former_review_back(
     viewer, panel, words, case, qtbot, map_folder, tmp_path, monkeypatch, ending
 ):
@@ -29,15 +33,14 @@ def test_a_map_that_fails_or_is_cancelled_gives_the_former_review_back(
     panel["review"].rate_slider.setValue(900)
     qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text(), timeout=120_000)
     rate = panel["review"].rate()
-    monkeypatch.setattr(controller.runner.client, "submit", lambda *_: None)  # its events are those below
+    monkeypatch.setattr(controller.runner.client, "submit", lambda *_: 1)  # its events are those below
     controller.maps.compute()
     assert panel["review"].isEnabled()  # until there is something new
     aside = former.rename(tmp_path / "case.earlier-1.ome.zarr")  # as the background process does
-    controller.runner._on_event({"event": "progress", "stage": "Mapping", "done": 0, "total": 9, "unit": "tiles", "metrics": {}}
-                         | {"updated": None, "path": str(new), "note": ""})  # fmt: skip
+    controller.runner._on_event(Progressed(id=1, progress=Progress("Mapping", 0, 9, path=str(new))))
     assert controller.maps.map.path == new
     assert (panel["review"].region_list.count(), panel["review"].isEnabled(), len(flagged(viewer))) == (0, False, 0)
-    controller.runner._on_event({"event": ending, "kind": "HistoadError", "what": "it broke", "remedy": "", "code": -9})
+    controller.runner._on_event(ending)
     assert controller.maps.map.path == aside
     assert panel["review"].isEnabled()
     assert panel["review"].rate() == rate

@@ -8,7 +8,8 @@ import pytest
 import napari_histoad
 from napari_histoad import errors
 from napari_histoad.errors import HistoadError, MissingMppError, TooFewTilesError, writing
-from napari_histoad.gui.remedies import error_of, in_window, of_terminal
+from napari_histoad.gui.remedies import in_window, of_terminal
+from napari_histoad.worker.protocol import Failed
 
 SRC = Path(napari_histoad.__file__).parent
 KINDS = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
@@ -61,7 +62,7 @@ def test_no_remedy_in_the_window_names_options_or_commands():
 )
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_remedies_that_nobody_has_thought_of_name_no_option_either(kind, remedy):
-    words = in_window(error_of(kind, "it failed", remedy))
+    words = in_window(Failed(id=1, kind=kind, what="it failed", remedy=remedy).error)
     assert words.startswith("it failed; ")
     assert not of_terminal(words)
     assert len(words) > len("it failed; ") + 10
@@ -80,9 +81,3 @@ def test_a_full_disk_is_resumed_by_a_click():
     with pytest.raises(errors.OutputError) as caught, writing("map"):
         raise OSError(28, "No space left on device")
     assert "click again, it resumes" in in_window(caught.value)
-
-
-def test_an_error_of_an_unknown_kind_is_one_of_ours():
-    assert type(error_of("TypeError", "a", "b")) is HistoadError
-    assert type(error_of("writing", "a", "b")) is HistoadError
-    assert isinstance(error_of("MissingMppError", "a", "b"), MissingMppError)

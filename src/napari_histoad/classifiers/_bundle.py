@@ -20,8 +20,7 @@ from napari_histoad.detectors._bundle import (
     read_metadata,
     write_bundle,
 )
-from napari_histoad.detectors._registry import first_error
-from napari_histoad.errors import BundleError, HistoadError
+from napari_histoad.errors import BundleError, HistoadError, first_error
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -21,7 +21,7 @@ from napari_histoad.cli._options import (
     read_settings,
 )
 from napari_histoad.cli._progress import follow
-from napari_histoad.errors import SettingsError, writing
+from napari_histoad.errors import SettingsError, first_error, writing
 
 if TYPE_CHECKING:
     from napari_histoad.tiles import TileFile
@@ -252,7 +252,6 @@ def _settings(given: dict[str, Any]) -> Any:
     from pydantic import ValidationError
 
     from napari_histoad.classifiers import ClassifierSettings
-    from napari_histoad.detectors import first_error
 
     try:
         return ClassifierSettings(**given)

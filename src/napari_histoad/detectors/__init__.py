@@ -11,7 +11,6 @@ from napari_histoad.detectors._registry import (
     describe_detectors,
     detector_class,
     detector_names,
-    first_error,
 )
 from napari_histoad.detectors._starter import starter_path
 from napari_histoad.detectors._weights import known_weights, register_weights
@@ -32,7 +31,6 @@ __all__ = [
     "export_onnx",
     "features_of",
     "fetch_weights",
-    "first_error",
     "known_weights",
     "load_detector",
     "read_header",

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from napari_histoad import __version__
 from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydantic reads it
-from napari_histoad.detectors._registry import create_detector, first_error
+from napari_histoad.detectors._registry import create_detector
 from napari_histoad.detectors._weights import known_weights
-from napari_histoad.errors import BundleError, HistoadError
+from napari_histoad.errors import BundleError, HistoadError, first_error
 from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_histoad.detectors._base import Detector
-from napari_histoad.errors import HistoadError, SettingsError
+from napari_histoad.errors import HistoadError, SettingsError, first_error
 from napari_histoad.system.extensions import load_extensions
 
-__all__ = ["DetectorDescription", "create_detector", "describe_detectors", "detector_class", "detector_names", "first_error"]
+__all__ = ["DetectorDescription", "create_detector", "describe_detectors", "detector_class", "detector_names"]
 
 GROUP = "napari_histoad.detectors"
 _PACKAGE = __name__.rpartition(".")[0]
@@ -115,10 +115,3 @@ def create_detector(name: str, **settings: Any) -> Detector:
     except ValidationError as err:
         fields = ", ".join(cls.Settings.model_fields)
         raise SettingsError(f"settings of {name}: {first_error(err)}", f"the settings are {fields}") from err
-
-
-def first_error(err: ValidationError) -> str:
-    """Return the first problem that a validation error names, in one line."""
-    problem = err.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])

@@ -7,7 +7,7 @@ import re
 from napari_histoad import errors
 from napari_histoad.errors import HistoadError
 
-__all__ = ["error_of", "in_window", "note_in_window", "of_terminal"]
+__all__ = ["in_window", "note_in_window", "of_terminal"]
 
 _OF_TERMINAL = re.compile(
     r"--[a-z]|\bhistoad [a-z]|\b\w+=[^=\s]|\(Python\b|\bin Python\b|\bvips\b|\bdask worker\b|command again|run again"
@@ -51,12 +51,6 @@ _OF_KIND: dict[type[HistoadError], str] = {
 def of_terminal(words: str) -> bool:
     """Return whether words speak of commands, options or Python."""
     return _OF_TERMINAL.search(words) is not None
-
-
-def error_of(kind: str, what: str, remedy: str) -> HistoadError:
-    """Return the error that the background process reported by the name of its class."""
-    known = getattr(errors, kind, HistoadError)
-    return (known if isinstance(known, type) and issubclass(known, HistoadError) else HistoadError)(what, remedy)
 
 
 def in_window(err: HistoadError) -> str:

@@ -15,6 +15,7 @@ from napari_histoad.gui.layers import NORMAL_NAME, regions_layer
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.samples import SlidePlan
 from napari_histoad.slide import open_slide
+from napari_histoad.worker import protocol
 from napari_histoad.worker.client import WorkerClient
 
 if TYPE_CHECKING:
@@ -50,17 +51,17 @@ def open_sample() -> list[LayerData]:
 def _draw(path: Path) -> None:
     """Draw the slide in a child process. napari wants the layers at once; meanwhile the window goes on to answer."""
     events, loop = _Events(), QEventLoop()
-    ended: list[dict[str, Any]] = []
+    ended: list[protocol.Event] = []
     client = WorkerClient(events.came.emit)
     dialog = QProgressDialog("Drawing the sample slide, once …", "Cancel", 0, 0)
     dialog.setWindowModality(Qt.WindowModality.ApplicationModal)
     dialog.setMinimumDuration(0)
     dialog.setAutoClose(False)
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["event"] == "progress":
-            dialog.setRange(0, event["total"])
-            dialog.setValue(event["done"])
+    def on_event(event: protocol.Event) -> None:
+        if isinstance(event, protocol.Progressed):
+            dialog.setRange(0, event.progress.total)
+            dialog.setValue(event.progress.done)
         else:
             ended.append(event)
             loop.quit()
@@ -68,15 +69,16 @@ def _draw(path: Path) -> None:
     events.came.connect(on_event, Qt.ConnectionType.QueuedConnection)
     dialog.canceled.connect(client.cancel)
     try:
-        client.submit("sample", {"path": str(path), "size_px": SAMPLE_PX})
+        client.submit(protocol.DrawSample(path=path, size_px=SAMPLE_PX))
         dialog.show()
         loop.exec()
     finally:
         client.close()
         dialog.close()
         dialog.deleteLater()
-    kind = ended[0]["event"]
-    if kind == "cancelled":
+    if isinstance(ended[0], protocol.Cancelled):
         raise JobCancelledError("drawing the sample slide was cancelled", "open it again to draw it")
-    if kind != "result":
-        raise HistoadError(ended[0].get("what", "the background process ended unexpectedly"), ended[0].get("remedy", "try again"))
+    if isinstance(ended[0], protocol.Failed):
+        raise ended[0].error
+    if isinstance(ended[0], protocol.Died):
+        raise HistoadError("the background process ended unexpectedly", "try again")

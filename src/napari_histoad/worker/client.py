@@ -1,18 +1,24 @@
-"""The GUI's end of the background process; no Qt, no torch."""
+"""The window's end: starts the background process, sends it requests and passes its events on; no Qt, no torch."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
+import logging
 import os
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from napari_histoad.worker.protocol import Cancel, Cancelled, Died, Progressed, Request, parse_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pydantic import BaseModel
+
+    from napari_histoad.worker.protocol import Arguments, Event
 
 __all__ = ["WorkerClient"]
 
@@ -25,11 +31,11 @@ class WorkerClient:
     Parameters
     ----------
     on_event : callable
-        Called **from a reading thread** with every event, see `napari_histoad.worker.protocol`. A child that dies
-        gives the event ``{"event": "died"}`` for the job at hand.
+        Called **from a reading thread** with every event of the running job, see `napari_histoad.worker.protocol`.
+        When the child dies, the running job's last event is `Died`.
     """
 
-    def __init__(self, on_event: Callable[[dict[str, Any]], object]) -> None:
+    def __init__(self, on_event: Callable[[Event], object]) -> None:
         self._on_event = on_event
         self._process: subprocess.Popen[str] | None = None
         self._numbers = itertools.count(1)
@@ -64,28 +70,23 @@ class WorkerClient:
             )
             threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
-    def submit(self, job: str, args: dict[str, Any]) -> int:
-        """Start a job and return its number; its events follow."""
+    def submit(self, args: Arguments) -> int:
+        """Start the job that takes these arguments and return its number; its events follow."""
         with self._lock:
             self.start()
             assert self._process is not None
-            assert self._process.stdin is not None
             number = next(self._numbers)
             self._current = number
-            with contextlib.suppress(OSError):  # it died just now: the reading thread says so
-                self._process.stdin.write(json.dumps({"id": number, "job": job, "args": args}) + "\n")
-                self._process.stdin.flush()
+            _send(self._process, Request(id=number, args=args))
             return number
 
     def cancel(self) -> None:
-        """Stop the job at hand: ask, and after 0.8 s end the process. What is on disk stays whole either way."""
+        """Stop the running job: ask the process, and kill it after 0.8 s. Files are written atomically: none is left half."""
         with self._lock:
             number, process = self._current, self._process
-            if number is None or process is None or process.stdin is None:
+            if number is None or process is None:
                 return
-            with contextlib.suppress(OSError):
-                process.stdin.write(json.dumps({"cancel": number}) + "\n")
-                process.stdin.flush()
+            _send(process, Cancel(cancel=number))
 
         def insist() -> None:
             with self._lock:
@@ -95,7 +96,7 @@ class WorkerClient:
                 if self._process is process:
                     self._process = None  # a job that is submitted from now on needs another process
             process.kill()
-            self._on_event({"id": number, "event": "cancelled"})
+            self._on_event(Cancelled(id=number))
             process.wait()
             self.start()
 
@@ -117,13 +118,17 @@ class WorkerClient:
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):  # closed under our feet by close()
+        with contextlib.suppress(ValueError, OSError):  # close() has closed the stream
             for line in process.stdout:
-                event = json.loads(line)
+                try:
+                    event = parse_event(line)
+                except ValueError:  # printed by a library before stdout was redirected
+                    logging.getLogger(__name__).warning("background process: %s", line.rstrip())
+                    continue
                 with self._lock:
-                    if event["id"] != self._current:
+                    if event.id != self._current:
                         continue
-                    if event["event"] != "progress":
+                    if not isinstance(event, Progressed):
                         self._current = None
                 self._on_event(event)
         code = process.wait()
@@ -132,4 +137,11 @@ class WorkerClient:
             if number is None:
                 return
             self._current = None
-        self._on_event({"id": number, "event": "died", "code": code})
+        self._on_event(Died(id=number, code=code))
+
+
+def _send(process: subprocess.Popen[str], message: BaseModel) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # it has just died: the reading thread reports it
+        process.stdin.write(message.model_dump_json() + "\n")
+        process.stdin.flush()

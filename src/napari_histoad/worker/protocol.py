@@ -1,43 +1,88 @@
 """Messages between the window and its background process: one JSON document per line, no pickle.
 
-===========================  =============================================================================
-in                           ``{"id": 1, "job": "map", "args": {…}}`` · ``{"cancel": 1}``
-out                          ``{"id": 1, "event": "progress" | "result" | "error" | "cancelled", …}``
-===========================  =============================================================================
+A line to the process is a `Request`, which carries the arguments of one job, or a `Cancel`. A line back is an `Event`: any
+number of `Progressed`, then one of `Finished`, `Failed` and `Cancelled`. Both ends read and write them with these classes.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+from pathlib import Path  # noqa: TC003 - pydantic evaluates the annotations
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    model_validator,
+)
+
+from napari_histoad import errors
+from napari_histoad.errors import HistoadError, SettingsError, first_error
 from napari_histoad.jobs import Progress
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["as_picture", "as_png", "progress_event", "progress_of"]
+__all__ = [
+    "Arguments",
+    "Cancel",
+    "Cancelled",
+    "CheckModel",
+    "ClassifierTrained",
+    "ComputeMap",
+    "DescribeEncoder",
+    "DetectorsListed",
+    "Died",
+    "DrawSample",
+    "EncoderDescribed",
+    "Event",
+    "Explain",
+    "Failed",
+    "FindTissue",
+    "Finished",
+    "ListDetectors",
+    "MapComputed",
+    "ModelChecked",
+    "Progressed",
+    "Ready",
+    "Recalibrate",
+    "Request",
+    "Result",
+    "ResultsSaved",
+    "SampleDrawn",
+    "SaveResults",
+    "SlideArguments",
+    "TileExplained",
+    "TissueFound",
+    "Train",
+    "TrainClassifier",
+    "Trained",
+    "parse_event",
+]
 
 
-def progress_event(progress: Progress) -> dict[str, Any]:
-    """Return the fields of a progress event."""
-    return {
-        "stage": progress.stage,
-        "done": progress.done,
-        "total": progress.total,
-        "unit": progress.unit,
-        "metrics": progress.metrics,
-        "updated": progress.updated,
-        "path": progress.path,
-        "note": progress.note,
-        "preview": None if progress.preview is None else as_png(progress.preview),
-    }
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
-def as_png(picture: NDArray[np.uint8]) -> str:
-    """Return a picture as base64 of a PNG, which the GUI's end reads with `as_picture`."""
+def _decode_picture(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(value))))
+
+
+def _encode_picture(picture: Any) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -45,26 +90,352 @@ def as_png(picture: NDArray[np.uint8]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def as_picture(words: str) -> NDArray[np.uint8]:
-    """Return the picture (H, W, 3) uint8 that an event carries as base64 of a PNG."""
-    import numpy as np
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(words))))
-
-
-def progress_of(event: dict[str, Any]) -> Progress:
-    """Return the `Progress` that a progress event carries."""
-    preview = event.get("preview")
-    updated = event.get("updated")
+def _decode_progress(value: Any) -> Progress:
+    if isinstance(value, Progress):
+        return value
+    preview, updated = value["preview"], value["updated"]
     return Progress(
-        stage=event["stage"],
-        done=event["done"],
-        total=event["total"],
-        unit=event["unit"],
-        metrics=event["metrics"],
-        preview=as_picture(preview) if preview else None,
-        updated=tuple(updated) if updated else None,
-        path=event["path"],
-        note=event["note"],
+        **value | {"preview": preview and _decode_picture(preview), "updated": None if updated is None else tuple(updated)}
     )
+
+
+def _encode_progress(progress: Progress) -> dict[str, Any]:
+    preview = progress.preview
+    return vars(progress) | {"preview": None if preview is None else _encode_picture(preview)}
+
+
+if TYPE_CHECKING:
+    Picture = NDArray[np.uint8]
+    SentProgress = Progress
+else:  # NumPy is imported only when a picture comes: the window imports this module at start
+    Picture = Annotated[Any, PlainValidator(_decode_picture), PlainSerializer(_encode_picture)]
+    SentProgress = Annotated[Any, PlainValidator(_decode_progress), PlainSerializer(_encode_progress)]
+
+
+# -- requests: the arguments of each job
+
+
+class Arguments(_Message):
+    """Arguments of one job.
+
+    Raises
+    ------
+    SettingsError
+        If one is missing, unknown or of the wrong type.
+    """
+
+    job: str
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_in_one_line(cls, values: Any, handler: ValidatorFunctionWrapHandler) -> Self:
+        try:
+            found: Self = handler(values)
+        except ValidationError as err:
+            raise SettingsError(f"{cls.__name__}: {first_error(err)}", f"its fields are {', '.join(cls.model_fields)}") from err
+        return found
+
+
+class SlideArguments(Arguments):
+    """Arguments of a job on a slide: its path or URL, µm per pixel if the file does not say them, and where to compute."""
+
+    slide: str
+    slide_mpp: float | None = None
+    device: str = "auto"
+
+
+class FindTissue(SlideArguments):
+    """Find the tissue of a slide and write its mask to `out` (.npy)."""
+
+    job: Literal["tissue"] = "tissue"
+    out: Path
+
+
+class Train(SlideArguments):
+    """Train a detector on the normal regions of a slide, on all its tissue if there are none."""
+
+    job: Literal["train"] = "train"
+    out: Path
+    regions: Path | None = None
+    detector: str = "vqvae"
+    mpp: float | None = None
+    refine: str | None = None
+    settings: dict[str, Any] | None = None
+
+
+class Recalibrate(SlideArguments):
+    """Set the thresholds of a detector by other normal regions and save it as `out`."""
+
+    job: Literal["recalibrate"] = "recalibrate"
+    model: Path
+    regions: Path
+    out: Path
+
+
+class DescribeEncoder(SlideArguments):
+    """Look for the weights of a timm model on this machine; with `fetch` download them."""
+
+    job: Literal["encoder"] = "encoder"
+    name: str
+    fetch: bool = False
+
+
+class ListDetectors(Arguments):
+    """List the detectors of all installed packages."""
+
+    job: Literal["detectors"] = "detectors"
+
+
+class CheckModel(Arguments):
+    """Open the file of a detector, so that one that cannot be used is refused when it is chosen."""
+
+    job: Literal["check"] = "check"
+    model: Path
+
+
+class TrainClassifier(SlideArguments):
+    """Train a classifier on verdicts; `normal` holds outlines of normal tissue that it learns from as well."""
+
+    job: Literal["classify"] = "classify"
+    model: Path
+    verdicts: Path
+    normal: Path | None = None
+    out: Path
+
+
+class Explain(SlideArguments):
+    """Explain the score of the tile around `centre` (y, x) in level-0 pixels."""
+
+    job: Literal["explain"] = "explain"
+    model: Path
+    centre: tuple[float, float]
+
+
+class ComputeMap(SlideArguments):
+    """Compute the anomaly map of a slide in the folder `out`; without a model, one is learnt from the slide itself."""
+
+    job: Literal["map"] = "map"
+    out: Path
+    model: Path | None = None
+    stride_px: int | None = None
+
+
+class SaveResults(SlideArguments):
+    """Write regions (GeoJSON), overlay (PNG) and report (HTML) of a map at a false-positive rate."""
+
+    job: Literal["save"] = "save"
+    map: Path
+    rate: float
+    files: tuple[Path, Path, Path]
+
+
+class DrawSample(Arguments):
+    """Draw the sample slide."""
+
+    job: Literal["sample"] = "sample"
+    path: Path
+    size_px: int
+
+
+class Request(_Message):
+    """A job to run, and the number that its events carry."""
+
+    id: int
+    args: Annotated[
+        FindTissue
+        | Train
+        | Recalibrate
+        | DescribeEncoder
+        | ListDetectors
+        | CheckModel
+        | TrainClassifier
+        | Explain
+        | ComputeMap
+        | SaveResults
+        | DrawSample,
+        Field(discriminator="job"),
+    ]
+
+
+class Cancel(_Message):
+    """Stop the job of this number."""
+
+    cancel: int
+
+
+# -- results: what each job returns
+
+
+class TissueFound(_Message):
+    """Where the mask was written, level-0 pixels per mask pixel (y, x), and area."""
+
+    job: Literal["tissue"] = "tissue"
+    path: Path
+    scale_yx: tuple[float, float]
+    area_mm2: float
+
+
+class Trained(_Message):
+    """A detector's file, what its thresholds rest on, and the table of tiles that were left out as suspicious."""
+
+    job: Literal["train"] = "train"
+    path: Path
+    calibration: str
+    suspicious: Path | None = None
+
+
+class EncoderDescribed(_Message):
+    """An encoder's licence, where its weights come from, and their file, if it is on this machine."""
+
+    job: Literal["encoder"] = "encoder"
+    name: str
+    licence: str
+    origin: str
+    file: Path | None
+
+
+class DetectorsListed(_Message):
+    """Fields of the `DetectorDescription` of each detector."""
+
+    job: Literal["detectors"] = "detectors"
+    detectors: list[dict[str, Any]]
+
+
+class ModelChecked(_Message):
+    """A file that holds a usable detector."""
+
+    job: Literal["check"] = "check"
+    path: Path
+
+
+class ClassifierTrained(_Message):
+    """A classifier's file, its cross-validated AUROC with interval, and what limits that figure."""
+
+    job: Literal["classify"] = "classify"
+    path: Path
+    auroc: str
+    verdicts: int
+    folds: int
+    note: str
+
+
+class TileExplained(_Message):
+    """Titles and pictures (H, W, 3) uint8, and the explanation in words."""
+
+    job: Literal["explain"] = "explain"
+    panels: list[tuple[str, Picture]]
+    words: str
+
+
+class MapComputed(_Message):
+    """A map's folder, and the number of tiles that could not be read."""
+
+    job: Literal["map"] = "map"
+    path: Path
+    failed: int
+
+
+class ResultsSaved(_Message):
+    """Files written."""
+
+    job: Literal["save"] = "save"
+    files: list[Path]
+
+
+class SampleDrawn(_Message):
+    """Where the sample slide was written."""
+
+    job: Literal["sample"] = "sample"
+    path: Path
+
+
+Result = (
+    TissueFound
+    | Trained
+    | EncoderDescribed
+    | DetectorsListed
+    | ModelChecked
+    | ClassifierTrained
+    | TileExplained
+    | MapComputed
+    | ResultsSaved
+    | SampleDrawn
+)
+
+
+# -- events
+
+
+class Ready(_Message):
+    """The process has loaded its libraries."""
+
+    event: Literal["ready"] = "ready"
+    id: int = 0
+
+
+class Progressed(_Message):
+    """A report of the running job."""
+
+    event: Literal["progress"] = "progress"
+    id: int
+    progress: SentProgress
+
+
+class Finished(_Message):
+    """The job has ended with a result."""
+
+    event: Literal["result"] = "result"
+    id: int
+    result: Annotated[Result, Field(discriminator="job")]
+
+
+class Failed(_Message):
+    """The job has ended with an error: the name of its class, what happened, and the remedy."""
+
+    event: Literal["error"] = "error"
+    id: int
+    kind: str
+    what: str
+    remedy: str
+
+    @classmethod
+    def of(cls, number: int, err: HistoadError) -> Self:
+        """Return the event that reports an error of the job of this number."""
+        return cls(id=number, kind=type(err).__name__, what=err.what, remedy=err.remedy)
+
+    @property
+    def error(self) -> HistoadError:
+        """The error as it was raised."""
+        known = getattr(errors, self.kind, HistoadError)
+        return (known if isinstance(known, type) and issubclass(known, HistoadError) else HistoadError)(self.what, self.remedy)
+
+
+class Cancelled(_Message):
+    """The job was cancelled."""
+
+    event: Literal["cancelled"] = "cancelled"
+    id: int
+
+
+class Died(_Message):
+    """The process ended during the job; the client reports it with the exit code."""
+
+    event: Literal["died"] = "died"
+    id: int
+    code: int
+
+
+Event = Ready | Progressed | Finished | Failed | Cancelled | Died
+
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+def parse_event(line: str) -> Event:
+    """Return the event that a line from the process holds.
+
+    Raises
+    ------
+    ValueError
+        If the line is no event.
+    """
+    return _EVENTS.validate_json(line)

@@ -1,4 +1,4 @@
-"""The process's own end: reads requests from stdin, runs one job at a time, writes events to stdout."""
+"""The process's end: reads requests from stdin, runs one job at a time, writes events to stdout."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import queue
 import sys
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any
 
-from napari_histoad.errors import HistoadError, SettingsError
-from napari_histoad.worker.jobs import JOBS, let_go
-from napari_histoad.worker.protocol import progress_event
+from pydantic import ValidationError
+
+from napari_histoad.errors import HistoadError, SettingsError, first_error
+from napari_histoad.worker.protocol import Cancel, Cancelled, Event, Failed, Finished, Progressed, Ready, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,63 +22,56 @@ __all__ = ["main"]
 
 
 class _Server:
-    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, send: Callable[[Event], None]) -> None:
         self._send = send
         self._cancelled: set[int] = set()
         self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def listen(self) -> None:
-        """Read requests until the parent goes away; then there is nobody to work for."""
+        """Read requests until the window's process has ended, then end this one."""
         for line in sys.stdin:
             message = json.loads(line)
             if "cancel" in message:
-                self._cancelled.add(message["cancel"])
+                self._cancelled.add(Cancel.model_validate(message).cancel)
             else:
                 self._requests.put(message)
         os._exit(0)
 
     def serve(self) -> None:
+        """Run the requested jobs one after the other."""
         while True:
-            request = self._requests.get()
-            self._run(request["id"], request["job"], request.get("args", {}))
+            message = self._requests.get()
+            number = message["id"]
+            try:
+                self._send(self._run(number, message))
+            except HistoadError as err:
+                self._send(Failed.of(number, err))
+            except Exception as err:  # noqa: BLE001 - the last line of defence: the user gets a sentence, the log the trace
+                traceback.print_exc()
+                what = f"{message['args']['job']} failed unexpectedly ({type(err).__name__}: {str(err)[:200]})"
+                remedy = "see the terminal for details, and please report it"
+                self._send(Failed.of(number, HistoadError(what, remedy)))
 
-    def _run(self, number: int, name: str, args: dict[str, Any]) -> None:
-        job = None
+    def _run(self, number: int, message: dict[str, Any]) -> Event:
+        from napari_histoad.worker.jobs import JOBS, close_slides
+
         try:
-            if name not in JOBS:
-                raise SettingsError(f"there is no job named {name!r}", f"known are {', '.join(JOBS)}")
-            if name != "explain":
-                let_go()
-            job = JOBS[name](args)
-            while True:
-                if number in self._cancelled:
-                    self._send({"id": number, "event": "cancelled"})
-                    return
+            args = Request.model_validate(message).args
+        except ValidationError as err:
+            raise SettingsError(f"invalid request: {first_error(err)}", "update napari-histoad, and restart napari") from err
+        if args.job != "explain":
+            close_slides()
+        job = JOBS[type(args)](args)
+        try:
+            while number not in self._cancelled:
                 try:
                     progress = next(job)
                 except StopIteration as stop:
-                    self._send({"id": number, "event": "result", "result": stop.value})
-                    return
-                self._send({"id": number, "event": "progress", **progress_event(progress)})
-        except HistoadError as err:
-            self._send({"id": number, "event": "error", "kind": type(err).__name__, "what": err.what, "remedy": err.remedy})
-        except Exception as err:  # noqa: BLE001 - the last line of defence: the user gets a sentence, the log the trace
-            import traceback
-
-            traceback.print_exc()
-            what = f"{name} failed unexpectedly ({type(err).__name__}: {str(err)[:200]})"
-            self._send(
-                {
-                    "id": number,
-                    "event": "error",
-                    "kind": "HistoadError",
-                    "what": what,
-                    "remedy": "see the terminal for details, and please report it",
-                }
-            )
+                    return Finished(id=number, result=stop.value)
+                self._send(Progressed(id=number, progress=progress))
+            return Cancelled(id=number)
         finally:
-            if job is not None:
-                job.close()
+            job.close()
 
 
 def main() -> None:
@@ -84,19 +79,17 @@ def main() -> None:
     # Libraries that print must not garble the protocol: stdout becomes stderr, events keep the real one.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    lock = threading.Lock()
 
-    def send(event: dict[str, Any]) -> None:
-        with lock:
-            try:
-                out.write(json.dumps(event) + "\n")
-                out.flush()
-            except (BrokenPipeError, OSError):
-                os._exit(0)
+    def send(event: Event) -> None:
+        try:
+            out.write(event.model_dump_json() + "\n")
+            out.flush()
+        except OSError:  # the window's process has ended
+            os._exit(0)
 
     server = _Server(send)
     threading.Thread(target=server.listen, daemon=True).start()
-    import napari_histoad.engine  # noqa: F401 - warm up: the first click should not wait for torch
+    import napari_histoad.worker.jobs  # noqa: F401 - warm up: the first click should not wait for torch
 
-    send({"id": 0, "event": "ready"})
+    send(Ready())
     server.serve()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
@@ -12,8 +11,11 @@ from napari_histoad.errors import MapError
 from napari_histoad.gui.controller.thresholds import Thresholds
 from napari_histoad.gui.output_paths import free_names
 from napari_histoad.maps import AnomalyMap
+from napari_histoad.worker import protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari_histoad.gui.controller.runner import JobRunner
     from napari_histoad.gui.controller.slides import ChosenSlide
     from napari_histoad.gui.controller.training import Training
@@ -76,8 +78,8 @@ class Maps:
         folder, model = self._chosen.folder(), self._training.model
         self._growing = False
         self._chosen.submit(
-            "map",
-            {"out": str(folder), "model": str(model) if model else None},
+            protocol.ComputeMap,
+            {"out": folder, "model": model},
             section="map",
             on_result=self._on_computed,
             on_progress=self._on_progress,
@@ -100,10 +102,10 @@ class Maps:
         self._computing = False
         self.restore()
 
-    def _on_computed(self, result: dict[str, Any]) -> None:
+    def _on_computed(self, result: protocol.MapComputed) -> None:
         self._computing = False
         if self._chosen.is_of_job:
-            self.show(AnomalyMap.open(result["path"]))
+            self.show(AnomalyMap.open(result.path))
         else:
             self._chosen.leave_behind()
 
@@ -146,11 +148,11 @@ class Maps:
         assert self.map is not None
         folder, name = self._chosen.folder(), self._chosen.require().name
         files = free_names([folder / f"{name}.{kind}" for kind in ("anomalies.geojson", "overlay.png", "report.html")])
-        args = {"map": str(self.map.path), "rate": self._rate, "files": [str(f) for f in files]}
-        self._chosen.submit("save", args, section="save", on_result=self._on_saved)
+        args = {"map": self.map.path, "rate": self._rate, "files": files}
+        self._chosen.submit(protocol.SaveResults, args, section="save", on_result=self._on_saved)
 
-    def _on_saved(self, result: dict[str, Any]) -> None:
-        self.saved.emit([Path(f) for f in result["files"]])
+    def _on_saved(self, result: protocol.ResultsSaved) -> None:
+        self.saved.emit(result.files)
 
 
 def _find_moved(source: AnomalyMap) -> AnomalyMap | None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from psygnal import Signal
 
 from napari_histoad.errors import HistoadError
-from napari_histoad.gui.remedies import error_of, in_window
+from napari_histoad.gui.remedies import in_window
 from napari_histoad.jobs import Eta, Job, Progress
 from napari_histoad.worker.client import WorkerClient
-from napari_histoad.worker.protocol import progress_of
+from napari_histoad.worker.protocol import Arguments, Cancelled, Died, Event, Failed, Finished, Progressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class JobRunner:
         self._running: _Running | None = None  # until its end is reported here; the client knows of the end earlier
         self._stop_thread: threading.Event | None = None
         self._eta = Eta()
-        self._queries: list[tuple[str, Callable[[Any], object]]] = []
+        self._queries: list[tuple[Arguments, Callable[[Any], object]]] = []
         self._query_number: int | None = None
 
     @property
@@ -68,11 +68,10 @@ class JobRunner:
 
     def submit(
         self,
-        job: str,
-        args: dict[str, Any],
+        args: Arguments,
         *,
         section: str,
-        on_result: Callable[[dict[str, Any]], object],
+        on_result: Callable[[Any], object],
         on_progress: Callable[[Progress], object] | None = None,
         on_failure: Callable[[], object] | None = None,
     ) -> None:
@@ -80,8 +79,8 @@ class JobRunner:
 
         Parameters
         ----------
-        job, args
-            Name and arguments, see `napari_histoad.worker`.
+        args : Arguments
+            Arguments of the job, see `napari_histoad.worker.protocol`.
         section : str
             The section of the panel that shows its error.
         on_result, on_progress, on_failure : callable
@@ -94,7 +93,7 @@ class JobRunner:
         """
         self._begin(_Running(section, on_result, on_progress, on_failure))
         assert self._running is not None
-        self._running.number = self.client.submit(job, args)
+        self._running.number = self.client.submit(args)
         self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
 
     def run_here(
@@ -117,22 +116,22 @@ class JobRunner:
         threading.Thread(target=self._run, args=(job, self._stop_thread), daemon=True).start()
         self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
 
-    def query(self, job: str, on_result: Callable[[dict[str, Any]], object]) -> None:
+    def query(self, args: Arguments, on_result: Callable[[Any], object]) -> None:
         """Ask the background process for something without being busy: a job that the user starts comes first.
 
         Parameters
         ----------
-        job : str
-            Name of a short job without arguments. If it fails, nothing is called.
+        args : Arguments
+            Arguments of a short job. If it fails, nothing is called.
         on_result : callable
             Called on the GUI's thread with the result.
         """
-        self._queries.append((job, on_result))
+        self._queries.append((args, on_result))
         self._send_query()
 
     def _send_query(self) -> None:
         if self._queries and not self.busy and self._query_number is None:
-            self._query_number = self.client.submit(self._queries[0][0], {})
+            self._query_number = self.client.submit(self._queries[0][0])
 
     def require_idle(self) -> None:
         """Raise an error if a job is running."""
@@ -148,14 +147,14 @@ class JobRunner:
         try:
             while not stop.is_set():
                 self.call_soon(partial(self._on_progress, next(job)))
-            event: dict[str, Any] = {"event": "cancelled"}
+            outcome: Any = Cancelled(id=0)
         except StopIteration as end:
-            event = {"event": "cancelled"} if stop.is_set() else {"event": "result", "result": end.value}
+            outcome = Cancelled(id=0) if stop.is_set() else end.value
         except HistoadError as err:
-            event = {"event": "error", "kind": type(err).__name__, "what": err.what, "remedy": err.remedy}
+            outcome = Failed.of(0, err)
         finally:
             job.close()
-        self.call_soon(partial(self._on_event, event))
+        self.call_soon(partial(self._on_end, outcome))
 
     def cancel(self) -> None:
         """Stop the running job; finished parts stay on disk."""
@@ -171,36 +170,40 @@ class JobRunner:
             self._stop_thread.set()
         self.client.close()
 
-    def _on_event(self, event: dict[str, Any]) -> None:
-        kind, running = event["event"], self._running
-        if running is None or event.get("id") != running.number:
+    def _on_event(self, event: Event) -> None:
+        if self._running is None or event.id != self._running.number:
             self._on_answer(event)
-            return
-        if kind == "progress":
-            self._on_progress(progress_of(event))
-            return
+        elif isinstance(event, Progressed):
+            self._on_progress(event.progress)
+        else:
+            self._on_end(event.result if isinstance(event, Finished) else event)
+
+    def _on_end(self, outcome: Any) -> None:
+        """Report the end of the running job: its result, or the event of another end."""
+        running = self._running
+        assert running is not None
         self._running = self._stop_thread = None
-        if kind != "result" and running.on_failure is not None:
+        if isinstance(outcome, Cancelled | Died | Failed) and running.on_failure is not None:
             running.on_failure()
         self.busy_changed.emit(False)  # noqa: FBT003 - a signal takes positions
-        if kind == "cancelled":
+        if isinstance(outcome, Cancelled):
             self.cancelled.emit()
-        elif kind == "died":
-            words = f"the background process ended unexpectedly (code {event['code']}); click again to continue where it stopped"
+        elif isinstance(outcome, Died):
+            words = f"the background process ended unexpectedly (code {outcome.code}); click again to continue where it stopped"
             self.failed.emit(f"{words}, and close other programs if memory ran out", running.section)
-        elif kind == "error":
-            self.failed.emit(in_window(error_of(event["kind"], event["what"], event["remedy"])), running.section)
+        elif isinstance(outcome, Failed):
+            self.failed.emit(in_window(outcome.error), running.section)
         else:
-            self._on_result(running, event["result"])
+            self._on_result(running, outcome)
         self._send_query()
 
-    def _on_answer(self, event: dict[str, Any]) -> None:
-        if event["event"] == "progress" or self._query_number is None or event.get("id") != self._query_number:
+    def _on_answer(self, event: Event) -> None:
+        if isinstance(event, Progressed) or self._query_number is None or event.id != self._query_number:
             return
         self._query_number = None
         _, on_result = self._queries.pop(0)
-        if event["event"] == "result":
-            on_result(event["result"])
+        if isinstance(event, Finished):
+            on_result(event.result)
         self._send_query()
 
     def _on_result(self, running: _Running, result: Any) -> None:

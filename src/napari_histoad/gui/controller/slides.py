@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +14,16 @@ from napari_histoad.gui.slide_copy import copy_job
 from napari_histoad.slide import address, check_mpp
 from napari_histoad.system.remembered import recall, remember
 from napari_histoad.tiles import TissueMask
+from napari_histoad.worker.protocol import FindTissue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from napari_histoad.gui.controller.runner import JobRunner
     from napari_histoad.jobs import Progress
     from napari_histoad.slide import Slide
+    from napari_histoad.worker.protocol import SlideArguments, TissueFound
 
 __all__ = ["ChosenSlide"]
 
@@ -112,11 +114,11 @@ class ChosenSlide:
 
     def submit(
         self,
-        job: str,
+        job: type[SlideArguments],
         args: dict[str, Any],
         *,
         section: str,
-        on_result: Callable[[dict[str, Any]], object],
+        on_result: Callable[[Any], object],
         on_progress: Callable[[Progress], object] | None = None,
         on_failure: Callable[[], object] | None = None,
     ) -> None:
@@ -133,8 +135,7 @@ class ChosenSlide:
             self._runner.run_here(copying, section=section, on_result=copied, on_failure=on_failure)
             return
         self._runner.submit(
-            job,
-            {"slide": address(slide.path), "slide_mpp": slide.mpp, **args},
+            job(slide=address(slide.path), slide_mpp=slide.mpp, **args),
             section=section,
             on_result=on_result,
             on_progress=on_progress,
@@ -165,13 +166,13 @@ class ChosenSlide:
     def find_tissue(self) -> None:
         """Start to find the tissue of the chosen slide; `tissue_found` follows."""
         out = self.folder() / f"{self.require().name}.tissue.npy"
-        self.submit("tissue", {"out": str(out)}, section="tissue", on_result=self._on_tissue)
+        self.submit(FindTissue, {"out": out}, section="tissue", on_result=self._on_tissue)
 
-    def _on_tissue(self, result: dict[str, Any]) -> None:
-        mask = np.load(result["path"])
-        Path(result["path"]).unlink(missing_ok=True)
+    def _on_tissue(self, result: TissueFound) -> None:
+        mask = np.load(result.path)
+        result.path.unlink(missing_ok=True)
         if self.is_of_job:
-            self.tissue_found.emit(TissueMask(mask, tuple(result["scale_yx"])), result["area_mm2"])
+            self.tissue_found.emit(TissueMask(mask, result.scale_yx), result.area_mm2)
         else:
             self.leave_behind()
 

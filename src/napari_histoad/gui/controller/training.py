@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
@@ -12,9 +11,11 @@ from napari_histoad.errors import RegionError, SettingsError
 from napari_histoad.gui.output_paths import free_name
 from napari_histoad.regions import write_geojson
 from napari_histoad.tiles import read_places
+from napari_histoad.worker import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from napari_histoad.gui.controller.runner import JobRunner
     from napari_histoad.gui.controller.slides import ChosenSlide
@@ -48,8 +49,8 @@ class Training:
     """Path of the detector; places of the outlined tiles that were left out as suspicious."""
     model_checked = Signal(object)
     """Path of a file that holds a detector or a classifier."""
-    encoder_known = Signal(dict)
-    """An encoder's name, licence, from, and file; file is empty if its weights are not on this machine."""
+    encoder_known = Signal(object)
+    """EncoderDescribed: an encoder's name, licence, origin, and file, which is None if its weights are not on this machine."""
 
     detectors_listed = Signal(list)
     """The detectors of all installed packages, each with name, title, summary, learns_by_steps and uses_encoder."""
@@ -60,7 +61,7 @@ class Training:
 
     def list_detectors(self) -> None:
         """Ask for the detectors of all installed packages; `detectors_listed` follows."""
-        self._runner.query("detectors", lambda result: self.detectors_listed.emit(result["detectors"]))
+        self._runner.query(protocol.ListDetectors(), lambda result: self.detectors_listed.emit(result.detectors))
 
     def train(self, regions: Sequence[Region], *, detector: str, settings: dict[str, Any], refine: str | None = None) -> None:
         """Start to train on outlines of the chosen slide; `trained` follows.
@@ -75,8 +76,8 @@ class Training:
         outlines = _write_outlines(regions, target)
         # The detector learns the colours that the window shows: slides with a colour profile are shown in sRGB.
         settings = {**settings, "srgb": slide.icc_profile is not None}
-        args = {"regions": str(outlines), "out": str(target), "detector": detector, "settings": settings, "refine": refine}
-        self._chosen.submit("train", args, section="detector", on_result=self._on_trained)
+        args = {"regions": outlines, "out": target, "detector": detector, "settings": settings, "refine": refine}
+        self._chosen.submit(protocol.Train, args, section="detector", on_result=self._on_trained)
 
     def recalibrate(self, regions: Sequence[Region]) -> None:
         """Start to set the thresholds of the chosen detector by outlines of the chosen slide; `trained` follows.
@@ -90,25 +91,22 @@ class Training:
         """
         model = self.require_model("no trained detector is chosen")
         target = free_name(self._chosen.folder() / f"{_RECALIBRATED.sub('', model.stem)}.recalibrated.safetensors")
-        args = {"regions": str(_write_outlines(regions, target)), "model": str(model), "out": str(target)}
-        self._chosen.submit("recalibrate", args, section="detector", on_result=self._on_trained)
+        args = {"regions": _write_outlines(regions, target), "model": model, "out": target}
+        self._chosen.submit(protocol.Recalibrate, args, section="detector", on_result=self._on_trained)
 
-    def _on_trained(self, result: dict[str, Any]) -> None:
-        self.model = Path(result["path"])
-        listed = result["suspicious"]
-        self.trained.emit(self.model, [] if listed is None else read_places(Path(listed)))
+    def _on_trained(self, result: protocol.Trained) -> None:
+        self.model = result.path
+        self.trained.emit(self.model, [] if result.suspicious is None else read_places(result.suspicious))
 
     def look_for_encoder(self, name: str, *, fetch: bool = False) -> None:
         """Start to look for the weights of an encoder of timm, or to download them; `encoder_known` follows."""
-        self._chosen.submit("encoder", {"name": name, "fetch": fetch}, section="detector", on_result=self.encoder_known.emit)
+        args = {"name": name, "fetch": fetch}
+        self._chosen.submit(protocol.DescribeEncoder, args, section="detector", on_result=self.encoder_known.emit)
 
     def check_model(self, path: Path) -> None:
         """Start to check whether a file holds a detector; `model_checked` follows, or an error with the reason."""
-
-        def checked(result: dict[str, Any]) -> None:
-            self.model_checked.emit(Path(result["path"]))
-
-        self._runner.submit("check", {"model": str(path)}, section="map", on_result=checked)
+        args = protocol.CheckModel(model=path)
+        self._runner.submit(args, section="map", on_result=lambda result: self.model_checked.emit(result.path))
 
     def require_model(self, problem: str) -> Path:
         """Return the file of the chosen detector.

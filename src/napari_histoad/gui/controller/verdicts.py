@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
@@ -11,7 +10,7 @@ from napari_histoad.errors import SettingsError
 from napari_histoad.gui.controller.training import outlines_file
 from napari_histoad.gui.output_paths import free_name
 from napari_histoad.results import UNSURE, VERDICTS
-from napari_histoad.worker.protocol import as_picture
+from napari_histoad.worker import protocol
 
 if TYPE_CHECKING:
     from napari_histoad.gui.controller.slides import ChosenSlide
@@ -59,13 +58,13 @@ class VerdictJobs:
         slide, folder = self._chosen.require(), self._chosen.folder()
         target = free_name(folder / f"{slide.name}.classifier.safetensors")
         outlines = outlines_file(model)
-        normal = str(outlines) if outlines.exists() and model.parent == folder else None
-        args = {"verdicts": str(verdicts.path), "normal": normal, "model": str(model), "out": str(target)}
-        self._chosen.submit("classify", args, section="gallery", on_result=self._on_classified)
+        normal = outlines if outlines.exists() and model.parent == folder else None
+        args = {"verdicts": verdicts.path, "normal": normal, "model": model, "out": target}
+        self._chosen.submit(protocol.TrainClassifier, args, section="gallery", on_result=self._on_classified)
 
-    def _on_classified(self, result: dict[str, Any]) -> None:
-        self._training.model = Path(result["path"])
-        quality = f"Trained on {result['verdicts']} verdicts. Cross-validated AUROC {result['auroc']}. Note: {result['note']}."
+    def _on_classified(self, result: protocol.ClassifierTrained) -> None:
+        self._training.model = result.path
+        quality = f"Trained on {result.verdicts} verdicts. Cross-validated AUROC {result.auroc}. Note: {result.note}."
         self.classified.emit(self._training.model, quality)
 
     def explain(self, centre: tuple[float, float]) -> None:
@@ -77,11 +76,10 @@ class VerdictJobs:
             If no detector is chosen.
         """
         model = self._training.require_model("no trained detector is chosen to explain the tile")
-        args = {"model": str(model), "centre": list(centre)}
-        self._chosen.submit("explain", args, section="gallery", on_result=self._on_explained)
+        args = {"model": model, "centre": centre}
+        self._chosen.submit(protocol.Explain, args, section="gallery", on_result=self._on_explained)
 
-    def _on_explained(self, result: dict[str, Any]) -> None:
+    def _on_explained(self, result: protocol.TileExplained) -> None:
         if self._chosen.is_of_job:
             assert self._training.model is not None
-            panels = [(title, as_picture(picture)) for title, picture in result["panels"]]
-            self.explained.emit(panels, f"{self._training.model.stem}\n{result['words']}")
+            self.explained.emit(result.panels, f"{self._training.model.stem}\n{result.words}")

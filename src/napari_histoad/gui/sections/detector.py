@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_histoad.gui.section import PanelContext
     from napari_histoad.jobs import Progress
     from napari_histoad.tiles import TilePlace
+    from napari_histoad.worker.protocol import EncoderDescribed
 
 __all__ = ["DetectorSection"]
 
@@ -176,17 +177,17 @@ class DetectorSection(Section):
         else:
             self._train()
 
-    def _on_encoder_known(self, known: dict[str, str]) -> None:
-        if known["file"]:
+    def _on_encoder_known(self, known: EncoderDescribed) -> None:
+        if known.file is not None:
             self.guarded(self._train)()
         elif self.agrees(known):
-            self.controller.training.look_for_encoder(known["name"], fetch=True)
+            self.controller.training.look_for_encoder(known.name, fetch=True)
         else:
-            self.info.setText(f"{known['name']} was not downloaded. Choose the file of its weights, or another encoder.")
+            self.info.setText(f"{known.name} was not downloaded. Choose the file of its weights, or another encoder.")
 
-    def agrees(self, known: dict[str, str]) -> bool:
+    def agrees(self, known: EncoderDescribed) -> bool:
         """Ask whether third-party weights shall be downloaded under their licence."""
-        words = f"{known['name']} is not on this machine.\n\nLicence: {known['licence']}\nFrom: {known['from']}\n\nDownload it?"
+        words = f"{known.name} is not on this machine.\n\nLicence: {known.licence}\nFrom: {known.origin}\n\nDownload it?"
         return QMessageBox.question(self, "Download weights", words) == QMessageBox.StandardButton.Yes
 
     def _train(self) -> None:
