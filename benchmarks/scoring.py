@@ -37,7 +37,7 @@ def forward_of(detector: Detector) -> Forward:
             (d._pixels(x) + 1) / 2, shrink((d._autoencoder(d._pixels(x)) + 1) / 2, min(side, d.settings.input_px))
         ),
         "geometric_transforms": lambda x: [d._network(d._shrunk(x)) for _ in d._scored],
-        "colour": lambda x: d.codes(x),
+        "colour": lambda x: d.features(x),
     }[d.name]
 
 

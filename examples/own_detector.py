@@ -31,7 +31,8 @@ class EdgeDetector(Detector):
 
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__(settings)
-        self.mean, self.sd = torch.tensor(0.0), torch.tensor(1.0)
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("sd", torch.tensor(1.0))
 
     def _edges(self, images: torch.Tensor) -> torch.Tensor:
         grey = images.float().mean(3)  # (B, H, W)
@@ -39,17 +40,11 @@ class EdgeDetector(Detector):
 
     def fit(self, images: np.ndarray, *, robust: bool = False) -> None:
         values = self._edges(torch.from_numpy(images)).mean((1, 2))
-        self.mean, self.sd = values.mean(), values.std()
+        self.keep(mean=values.mean(), sd=values.std())
 
     def score(self, images: torch.Tensor) -> TileScores:
         edges = (self._edges(images) - self.mean).abs() / self.sd
         return TileScores(((self._edges(images).mean((1, 2)) - self.mean) / self.sd).abs(), error_map=edges)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return {"mean": self.mean, "sd": self.sd}
-
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        self.mean, self.sd = state["mean"], state["sd"]
 
 
 def main(slide: str, out: str, tile_px: int = 256) -> ha.AnomalyMap:

@@ -12,7 +12,7 @@ from napari_histoad.classifiers import (
     Classifier,
     ClassifierSettings,
     class_weights,
-    holds_classifier,
+    has_classifier,
     load_classifier,
     read_classifier_header,
     relevance,
@@ -94,8 +94,8 @@ def test_with_a_detector_both_are_in_one_file(inputs, tiles, detector, tmp_path)
         scores = again.score(images)
         assert torch.equal(classifier.probabilities(images, scores), classifier.probabilities(images))
     assert np.array_equal(again.calibration.scores, detector.calibration.scores)
-    assert holds_classifier(file)
-    assert not holds_classifier(save_detector(detector, tmp_path / "alone.safetensors"))
+    assert has_classifier(file)
+    assert not has_classifier(save_detector(detector, tmp_path / "alone.safetensors"))
 
 
 def test_the_error_channel_is_on_the_scale_of_the_training_tiles(tiles, detector):
@@ -218,14 +218,14 @@ def test_what_does_not_fit_is_refused(tiles, detector, tmp_path):
     file = save_classifier(alone, tmp_path / "c.safetensors")
     with pytest.raises(BundleError, match="a classifier but no detector"):
         load_detector(file)
-    with pytest.raises(BundleError, match="carries no classifier"):
+    with pytest.raises(BundleError, match="contains no classifier"):
         load_classifier(save_detector(detector, tmp_path / "d.safetensors"))
     tensors, metadata = safetensors.torch.load_file(file), None
     with safetensors.safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata()
     tensors.pop("classifier.shares")
     safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors", metadata=metadata)
-    with pytest.raises(BundleError, match="do not fit its header"):
+    with pytest.raises(BundleError, match="do not match its header"):
         load_classifier(tmp_path / "broken.safetensors")
 
 

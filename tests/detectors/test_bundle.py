@@ -61,7 +61,7 @@ def test_bad_headers_are_explained(bundle, header, word):
 @pytest.mark.parametrize("drop", ["model.mean", "calibration.scores"])
 def test_missing_weights_are_explained(bundle, drop):
     _rewrite(bundle, drop=drop)
-    with pytest.raises(BundleError, match="do not fit"):
+    with pytest.raises(BundleError, match="do not match"):
         load_detector(bundle)
 
 

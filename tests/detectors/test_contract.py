@@ -47,8 +47,8 @@ def _fitted(name):
     images = _tiles(40)
     detector.prepare(images)
     if detector.network is not None:
-        rebuilt = detector.rebuild(torch.from_numpy(images[:2]))  # shown while it learns, before anything is fitted
-        assert rebuilt is None or rebuilt.shape[:2] == (2, 3)
+        reconstruction = detector.reconstruct(torch.from_numpy(images[:2]))  # shown in training, before `fit`
+        assert reconstruction is None or reconstruction.shape[:2] == (2, 3)
         detector.network.train()
         optimizers = detector.optimizers()
         for step in range(STEPS.get(name, 3)):

@@ -9,7 +9,7 @@ from scipy.stats import dirichlet, gaussian_kde
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
-from napari_histoad.detectors._criteria import Criteria
+from napari_histoad.detectors._criteria import criteria_scale, join_criteria
 from napari_histoad.detectors._neighbours import Bank, coreset
 from napari_histoad.detectors._normal_model import NormalModel
 from napari_histoad.detectors.deep_isolation_forest import Forest
@@ -41,7 +41,7 @@ def test_a_coreset_leaves_no_kind_of_normal_out(n, size, seed):
 
 
 def test_a_bank_stays_within_its_bounds():
-    bank = Bank(6, most=32)
+    bank = Bank(6, max_size=32)
     bank.fit(_draw(500))
     assert bank.features.shape == (32, 6)
 
@@ -89,16 +89,16 @@ def test_the_forest_scores_as_scikit_learns():
     assert np.allclose(forest.distance(torch.from_numpy(query)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["children", "feature"])
+@pytest.mark.parametrize("damage", ["branches", "feature"])
 def test_a_damaged_forest_is_refused_rather_than_followed(damage):
     forest = Forest(6, 10)
     forest.fit(_draw(100).numpy())
-    state = {name: value.clone() for name, value in forest.state("f").items()}
-    state[f"f.{damage}"][0, 0] = 0 if damage == "children" else 99
-    if damage == "children":
-        state["f.children"][0, 1] = 0  # back to the root: a loop without end
+    state = {name: value.clone() for name, value in forest.saved_state().items()}
+    state[damage][0, 0] = 0 if damage == "branches" else 99
+    if damage == "branches":
+        state["branches"][0, 1] = 0  # back to the root: a loop without end
     with pytest.raises(ValueError, match="trees"):
-        Forest(6, 10).load_state(state, "f")
+        Forest(6, 10).load_saved_state(state)
 
 
 def test_the_density_is_scipys():
@@ -116,21 +116,20 @@ def test_the_density_is_scipys():
     expected = reference.logpdf(query.numpy().T)
     assert np.corrcoef(found, expected)[0, 1] > 0.9999
     assert np.allclose(found - expected, (found - expected).mean(), atol=0.02)
-    own = density.fit(latents)
+    own, _ = density.fit(latents)
     assert (own > -density.log_density(latents)).all()  # without its own kernel a point is rarer
 
 
 def test_criteria_are_joined_by_or():
     normals = _draw(1000, 2) * torch.tensor([1.0, 100.0]) + 5
-    criteria = Criteria(2)
-    criteria.fit(normals)
+    scale = criteria_scale(normals)
     mean, deviation = normals.mean(0), normals.std(0)
-    limit = criteria.join((mean + 3 * deviation)[None])
+    limit = join_criteria((mean + 3 * deviation)[None], scale)
     query = _draw(500, 2, seed=1) * torch.tensor([2.0, 200.0]) + 5
     beyond = ((query - mean) / deviation > 3).any(1)
-    assert torch.equal(criteria.join(query) > limit, beyond)
-    assert (criteria.join(query) >= 0).all()
-    assert criteria.join(torch.full((1, 2), 1e12)).isfinite().all()
+    assert torch.equal(join_criteria(query, scale) > limit, beyond)
+    assert (join_criteria(query, scale) >= 0).all()
+    assert join_criteria(torch.full((1, 2), 1e12), scale).isfinite().all()
 
 
 @pytest.mark.parametrize("alpha", [[1.0, 2.0, 3.0], [0.4, 0.4, 5.0], [20.0, 30.0, 50.0]])

@@ -39,7 +39,7 @@ def _agree(file, detector, images):
 
 def test_the_starter_model_takes_any_number_of_tiles_and_says_what_it_is(tmp_path):
     detector = load_detector(starter_path())
-    before = {name: value.clone() for name, value in detector.state().items()}
+    before = {name: value.clone() for name, value in detector.saved_state().items()}
     assert export_onnx(detector, tmp_path / "new" / "starter.onnx") == 0
     for count in (1, 5):
         session, outputs = _agree(tmp_path / "new" / "starter.onnx", detector, _tiles(count, 256, seed=count))
@@ -48,7 +48,7 @@ def test_the_starter_model_takes_any_number_of_tiles_and_says_what_it_is(tmp_pat
     assert (said["detector"], said["tile_px"], float(said["mpp"])) == ("vqvae", "256", detector.settings.mpp)
     rate = float(said["false_positive_rate"])
     assert float(said["threshold"]) == pytest.approx(detector.calibration.threshold(rate))
-    assert all(torch.equal(value, before[name]) for name, value in detector.state().items())
+    assert all(torch.equal(value, before[name]) for name, value in detector.saved_state().items())
     assert next(detector.network.parameters()).requires_grad
 
 

@@ -1,10 +1,9 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from napari_histoad.detectors import _perception
 from napari_histoad.detectors.perceptual_autoencoder import PerceptualAutoencoderSettings
+from napari_histoad.networks.encoder import TimmEncoder
 
 
 @pytest.mark.parametrize(("growing", "depths"), [(False, [23]), (True, [14, 23])])
@@ -15,10 +14,10 @@ def test_a_growing_network_judges_small_tiles_by_the_layer_before(growing, depth
         def forward(self, x):
             return x + 1
 
-    vgg = SimpleNamespace(features=torch.nn.Sequential(*[Plus() for _ in range(37)]))
-    encoder = SimpleNamespace(model=vgg, mean=torch.zeros(3, 1, 1), std=torch.ones(3, 1, 1))
+    vgg = torch.nn.ModuleDict({"features": torch.nn.Sequential(*[Plus() for _ in range(37)])})
+    encoder = TimmEncoder(vgg, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 64)
     monkeypatch.setattr(_perception, "open_backbone", lambda *_: (encoder, None))
     settings = PerceptualAutoencoderSettings(features="vgg19.tv_in1k", growing=growing)
     distance, _ = _perception.open_distance(settings, growing=growing)
-    found = distance._layers[0](torch.zeros(1, 3, 2, 2))
+    found = distance.layers(torch.zeros(1, 3, 2, 2))
     assert [int(part[0, 0, 0, 0]) for part in found] == depths

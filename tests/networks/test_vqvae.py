@@ -26,14 +26,14 @@ def test_reconstructions_keep_shape_and_range_and_gradients_reach_the_encoder(pr
     out = network(pixels)
     assert out.reconstruction.shape == pixels.shape
     assert 0 <= out.reconstruction.min() <= out.reconstruction.max() <= 1
-    assert out.codes.max() < network.codes
+    assert out.indices.max() < network.codebook_size
     ((out.reconstruction - pixels).square().mean() + out.loss).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.encoder.parameters())
 
 
 def test_codes_are_the_nearest_by_squared_distance():
     torch.manual_seed(0)
-    network = VqVae(tile_px=32, patch=8, width=16, codes=32, quantizer="vq").eval()
+    network = VqVae(tile_px=32, patch=8, width=16, codebook_size=32, quantizer="vq").eval()
     latent = torch.randn(2, 64, 4, 4) * 0.2
     with torch.no_grad():
         _, code, index, loss = network.quantize(latent)
@@ -46,7 +46,7 @@ def test_codes_are_the_nearest_by_squared_distance():
 
 
 def test_plain_codebook_starts_uniform_within_its_bound():
-    book = VqVae(tile_px=32, patch=8, width=16, codes=48, quantizer="vq").quantizer.codebook
+    book = VqVae(tile_px=32, patch=8, width=16, codebook_size=48, quantizer="vq").quantizer.codebook
     assert book.shape == (48, 64)
     assert 0.9 * math.sqrt(3 / 48) < book.abs().max() <= math.sqrt(3 / 48)
 

@@ -3,7 +3,7 @@
 from napari_histoad.classifiers._base import CHANNELS, Classifier, ClassifierSettings, Input, class_weights, gives_error
 from napari_histoad.classifiers._bundle import (
     ClassifierHeader,
-    holds_classifier,
+    has_classifier,
     load_classifier,
     read_classifier_header,
     save_classifier,
@@ -24,7 +24,7 @@ __all__ = [
     "class_weights",
     "classes_of",
     "gives_error",
-    "holds_classifier",
+    "has_classifier",
     "load_classifier",
     "load_model",
     "read_classifier_header",

@@ -1,4 +1,4 @@
-"""A classifier of tiles: one or several networks on image, reconstruction and error map."""
+"""Classifiers of tiles: one or several networks on image, reconstruction and error map."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from napari_histoad.classifiers._networks import build_network
-from napari_histoad.detectors._base import load_module, module_state
 from napari_histoad.errors import SettingsError
 from napari_histoad.networks.classifier import MEAN, STD
-from napari_histoad.networks.constants import on_device
+from napari_histoad.networks.fitted import FittedModule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,31 +34,32 @@ class ClassifierSettings(BaseModel):
     Attributes
     ----------
     networks : tuple of str
-        One, or an ensemble of several: `NETWORKS`, or names of timm's.
+        One network, or an ensemble of several: names in `NETWORKS`, or timm models.
     seeds : int
-        Networks of each kind.
+        Number of networks of each kind.
     inputs : tuple of {"image", "reconstruction", "error"}
-        What is looked at; the last two need a detector that rebuilds tiles or maps errors.
+        Inputs of the networks; the last two need a detector that computes them.
     classes : tuple of str
-        Two or more.
-    tile_px, mpp
-        The tiles: side in pixels, µm per pixel.
+        Names of two or more classes.
+    tile_px, mpp : int, float
+        Side of the tiles in pixels, and µm per pixel.
     input_px : int or None
-        Side to which tiles are shrunk for the networks; None leaves them.
+        Side that tiles are resized to; None does not resize them.
     centre : {"all", "crop", "attention"}
-        For labels that speak of the centre: cut it out, or weigh it by a learnt measure.
+        For labels that describe only the centre of a tile: crop it, or weigh it by a Gaussian of learnt width.
     centre_px : int
-        With ``crop``: its side, after shrinking.
+        Side of the crop, after resizing.
     weighting : {"mean", "validation"}
-        How an ensemble's probabilities are joined; by validation, each counts by the inverse of its loss.
+        Weights of an ensemble's networks: equal, or proportional to the inverse of the validation loss.
     pretrained : bool
-        Start from timm's weights; the body is frozen for ``frozen_epochs`` first.
+        Start from timm's weights; the body is frozen for the first ``frozen_epochs``.
     augment : bool
-        Turn, mirror, shift, shear, zoom and tint tiles while learning.
+        Rotate, flip, shift, shear, zoom and tint tiles at random in training.
     dropout : float
-        Of `base_cnn`.
+        Dropout of `base_cnn`.
     epochs, frozen_epochs, patience : int
-        At most; with frozen body; without progress on the validation tiles before it stops.
+        Maximum number of epochs; epochs with frozen body; epochs without progress on the validation tiles before training
+        stops.
     batch : int
     learning_rate, weight_decay : float
     """
@@ -90,71 +90,77 @@ class ClassifierSettings(BaseModel):
     @classmethod
     def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(values)) < len(values):
-            raise ValueError("each may be given once")
+            raise ValueError("give each name once")
         return values
 
     @model_validator(mode="after")
-    def _texture_sees_the_image(self) -> Self:
+    def _check_texture(self) -> Self:
         if "texture" in self.networks and (self.inputs[0] != "image" or self.centre == "attention"):
-            raise ValueError("texture looks at the image first, and has no map to weigh")
+            raise ValueError("texture needs image as the first input, and centre other than attention")
         return self
 
     @property
     def channels(self) -> int:
-        """Channels of the stack of inputs."""
+        """Number of channels of the stacked inputs."""
         return sum(CHANNELS[name] for name in self.inputs)
 
     @property
     def side_px(self) -> int:
-        """Side of what the networks see."""
+        """Side of the networks' input."""
         side = self.input_px or self.tile_px
         return min(side, self.centre_px) if self.centre == "crop" else side
 
     @property
     def needs_detector(self) -> bool:
-        """Whether a detector gives some of the inputs."""
+        """Whether some input comes from a detector."""
         return self.inputs != ("image",)
 
 
-class Classifier:
-    """Gives each tile a probability per class.
+class Classifier(FittedModule):
+    """Computes the probability of each class for a tile.
 
     Parameters
     ----------
     settings : ClassifierSettings
     detector : Detector, optional
-        Gives reconstruction and error map; kept with the classifier, and what a map of both is made with.
+        A trained detector that computes reconstruction and error map; it is saved with the classifier.
     weights : dict of str to Path, optional
-        Files of pretrained weights by the network's name.
+        Files of pretrained weights by name of the network.
 
     Attributes
     ----------
     members : list of TileNetwork
-        ``seeds`` of each kind.
-    shares : (M,) tensor
-        How much each counts; they sum to 1.
-    temperatures : (M,) tensor
-        By which each one's logits are divided, so that its probabilities are neither too sure nor too unsure (Guo et al. 2017,
-        arXiv:1706.04599). Classes weigh alike in training, however rare: a rare one's probability exceeds its frequency.
-    error_scale : (2,) tensor
-        Mean and deviation of the error maps of training tiles: what is subtracted, and what divided by.
-    trained_on : tuple[str, ...]
+        The networks, ``seeds`` of each kind.
+    shares : (M,) float32
+        Weights of the networks; they sum to 1.
+    temperatures : (M,) float32
+        Divide each network's logits, which calibrates its probabilities (Guo et al. 2017, arXiv:1706.04599). Classes have
+        equal weight in training, so the probability of a rare class exceeds its frequency.
+    error_scale : (2,) float32
+        Mean and deviation of the error maps of training tiles, by which error maps are standardised.
+    trained_on : tuple of str
+        Names of slides or tile sets.
 
     Raises
     ------
     SettingsError
-        If the inputs need a detector that is not given or cannot give them.
+        If an input needs a detector and none is given, or the detector does not compute it.
     """
+
+    shares: Tensor
+    temperatures: Tensor
+    error_scale: Tensor
 
     def __init__(
         self, settings: ClassifierSettings, detector: Detector | None = None, weights: dict[str, Path] | None = None
     ) -> None:
+        super().__init__()
         if settings.needs_detector:
             _check_detector(settings, detector)
         self.settings, self.detector = settings, detector
-        self.device = torch.device("cpu")
+        self.unsaved = ("detector.",)
         self.trained_on: tuple[str, ...] = ()
-        self.members: list[TileNetwork] = [
+        members = [
             build_network(
                 name,
                 settings.channels,
@@ -168,16 +174,26 @@ class Classifier:
             for name in settings.networks
             for _ in range(settings.seeds)
         ]
-        self.shares = torch.full((len(self.members),), 1 / len(self.members))
-        self.temperatures = torch.ones(len(self.members))
-        self.error_scale = torch.tensor([0.0, 1.0])
+        for k, member in enumerate(members):
+            self.add_module(f"member{k}", member)
+        self.hold("shares", torch.full((len(members),), 1 / len(members)))
+        self.hold("temperatures", torch.ones(len(members)))
+        self.hold("error_scale", torch.tensor([0.0, 1.0]))
 
-    # -- what the networks see
+    @property
+    def members(self) -> list[TileNetwork]:
+        """The networks."""
+        return [getattr(self, f"member{k}") for k in range(len(self.shares))]
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it is on."""
+        return self.shares.device
 
     def prepare(self, errors: Tensor) -> None:
-        """Take mean and deviation of error maps (N, h, w) of training tiles as the scale of that input."""
+        """Estimate the scale of error maps from those of training tiles (N, h, w)."""
         deviation, mean = torch.std_mean(errors.float())
-        self.error_scale = torch.stack([mean, deviation.clamp_min(1e-12)]).cpu()
+        self.keep(error_scale=torch.stack([mean, deviation.clamp_min(1e-12)]))
 
     def stack(self, images: Tensor, scores: TileScores | None = None) -> Tensor:
         """Return the inputs as one tensor (B, C, S, S) float32.
@@ -186,7 +202,7 @@ class Classifier:
         ----------
         images : (B, H, W, 3) uint8 tensor on ``self.device``
         scores : TileScores, optional
-            What the detector said of them; default: it is asked.
+            The detector's scores of the batch; computed by default.
         """
         if scores is None and self.settings.needs_detector:
             assert self.detector is not None
@@ -203,7 +219,7 @@ class Classifier:
             else:
                 assert scores is not None
                 assert scores.error_map is not None
-                mean, deviation = on_device(self.error_scale, images.device)
+                mean, deviation = self.error_scale.unbind()
                 parts.append((_resized(scores.error_map.float()[:, None], pixels.shape[2]) - mean) / deviation)
         return self._framed(torch.cat(parts, 1))
 
@@ -212,8 +228,6 @@ class Classifier:
             stack = _resized(stack, self.settings.input_px)
         edge = (stack.shape[2] - self.settings.side_px) // 2
         return stack[:, :, edge : edge + self.settings.side_px, edge : edge + self.settings.side_px]
-
-    # -- what they say
 
     def probabilities(self, images: Tensor, scores: TileScores | None = None) -> Tensor:
         """Return the probability of each class (B, K) float32 of images (B, H, W, 3) uint8; see `stack`."""
@@ -225,51 +239,17 @@ class Classifier:
 
     def joined(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the probability of each class (B, K) float32 from the logits (B, K) of each network."""
-        shares, temperatures = self.shares.tolist(), self.temperatures.tolist()
-        parts = [s * F.softmax(found.float() / t, dim=1) for found, s, t in zip(logits, shares, temperatures, strict=True)]
+        weights = zip(logits, self.shares, self.temperatures, strict=True)
+        parts = [share * F.softmax(found.float() / temperature, dim=1) for found, share, temperature in weights]
         return torch.stack(parts).sum(0)
 
-    # -- life
-
-    def to(self, device: torch.device) -> None:
-        """Move to a device, its detector too."""
-        self.device = device
-        for member in self.members:
-            member.to(device)
-        if self.detector is not None:
-            self.detector.to(device)
-
-    def eval(self) -> None:
-        """Switch dropout and batch statistics off."""
-        for member in self.members:
-            member.eval()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return all that training found, as named tensors on the CPU."""
-        state = {"shares": self.shares, "temperatures": self.temperatures, "error_scale": self.error_scale}
-        for k, member in enumerate(self.members):
-            state |= module_state(f"member{k}", member)
-        return state
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` returned.
-
-        Raises
-        ------
-        KeyError, ValueError, RuntimeError
-            If names or shapes do not fit.
-        """
-        m = len(self.members)
-        shares, temperatures, scale = (state[name].float() for name in ("shares", "temperatures", "error_scale"))
-        if shares.shape != (m,) or temperatures.shape != (m,) or scale.shape != (2,):
-            raise ValueError(f"state of {tuple(shares.shape)} networks given, {m} due")
-        self.shares, self.temperatures, self.error_scale = shares, temperatures, scale
-        for k, member in enumerate(self.members):
-            load_module(state, f"member{k}", member)
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the probability of each class, see `probabilities`."""
+        return self.probabilities(images)
 
 
 def gives_error(detector: Detector) -> bool:
-    """Return whether a detector maps errors inside a tile."""
+    """Return whether a detector computes error maps."""
     return _probe(detector).error_map is not None
 
 
@@ -282,7 +262,7 @@ def _probe(detector: Detector) -> TileScores:
 def _check_detector(settings: ClassifierSettings, detector: Detector | None) -> None:
     wanted = " and ".join(name for name in settings.inputs if name != "image")
     if detector is None:
-        raise SettingsError(f"the classifier looks at {wanted}, which a detector gives", "name a trained detector with --model")
+        raise SettingsError(f"the classifier needs {wanted} from a detector", "name a trained detector with --model")
     side = detector.settings.tile_px
     if side != settings.tile_px:
         msg = f"the detector takes tiles of {side} px, the classifier of {settings.tile_px}"
@@ -291,7 +271,7 @@ def _check_detector(settings: ClassifierSettings, detector: Detector | None) -> 
     given = {"reconstruction": scores.reconstruction, "error": scores.error_map}
     for name in settings.inputs:
         if name != "image" and given[name] is None:
-            raise SettingsError(f"the detector {detector.name} gives no {name}", "train one that does, such as vqvae")
+            raise SettingsError(f"the detector {detector.name} computes no {name}", "use one that does, such as vqvae")
 
 
 def _normalised(pixels: Tensor) -> Tensor:

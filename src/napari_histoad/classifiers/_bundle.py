@@ -1,4 +1,4 @@
-"""A saved classifier: in the file of its detector where it has one, else alone. Never pickle."""
+"""Classifier files: together with a detector if the classifier has one, otherwise alone. Never pickle."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_histoad import __version__
 from napari_histoad.classifiers._base import Classifier, ClassifierSettings
-from napari_histoad.detectors._bundle import (
+from napari_histoad.detectors import (
     CLASSIFIER_PREFIX,
     detector_parts,
-    holds_detector,
+    has_detector,
     load_detector,
     read_metadata,
     write_bundle,
@@ -25,13 +25,13 @@ from napari_histoad.errors import BundleError, HistoadError, first_error
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["ClassifierHeader", "holds_classifier", "load_classifier", "read_classifier_header", "save_classifier"]
+__all__ = ["ClassifierHeader", "has_classifier", "load_classifier", "read_classifier_header", "save_classifier"]
 
 _KEY = "napari_histoad_classifier"
 
 
 class ClassifierHeader(BaseModel):
-    """What a classifier's file says of it.
+    """Metadata of a classifier in a file.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class ClassifierHeader(BaseModel):
     trained_on : list of str
         Names of slides or tile sets.
     report : dict
-        How good it was when it was made: figures by name, as cross-validated.
+        Cross-validated metrics by name.
     version : str
-        Of the package that wrote it.
+        Version of the package that wrote the file.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -65,36 +65,36 @@ def save_classifier(classifier: Classifier, path: str | PathLike[str], report: d
         If the file cannot be written.
     """
     tensors, metadata = detector_parts(classifier.detector) if classifier.detector is not None else ({}, {})
-    tensors |= {f"{CLASSIFIER_PREFIX}{name}": value.contiguous() for name, value in classifier.state().items()}
+    tensors |= {f"{CLASSIFIER_PREFIX}{name}": value.contiguous() for name, value in classifier.saved_state().items()}
     header = ClassifierHeader(
         settings=classifier.settings, trained_on=list(classifier.trained_on), report=report or {}, version=__version__
     )
     return write_bundle(Path(path), tensors, {**metadata, _KEY: json.dumps(header.model_dump(mode="json"))})
 
 
-def holds_classifier(path: str | PathLike[str]) -> bool:
-    """Return whether a file of ours carries a classifier.
+def has_classifier(path: str | PathLike[str]) -> bool:
+    """Return whether a file contains a classifier.
 
     Raises
     ------
     BundleError
-        If it is no file of ours.
+        If the file is not a safetensors file.
     """
     return _KEY in read_metadata(Path(path))
 
 
 def read_classifier_header(path: str | PathLike[str]) -> ClassifierHeader:
-    """Return what a classifier's file says of it; its tensors are not read.
+    """Return the metadata of a classifier in a file without reading its tensors.
 
     Raises
     ------
     BundleError
-        If it carries no classifier.
+        If the file contains no classifier.
     """
     file = Path(path)
     metadata = read_metadata(file)
     if _KEY not in metadata:
-        raise BundleError(f"{file.name} carries no classifier", "give a file written by histoad classify train")
+        raise BundleError(f"{file.name} contains no classifier", "give a file written by histoad classify train")
     try:
         return ClassifierHeader.model_validate_json(metadata[_KEY])
     except ValidationError as err:
@@ -108,21 +108,20 @@ def load_classifier(path: str | PathLike[str]) -> Classifier:
     Raises
     ------
     BundleError
-        If the file carries none, is damaged, or does not fit this version.
+        If the file contains none, is damaged, or does not match this version.
     """
     file = Path(path)
     header = read_classifier_header(file)
-    detector = load_detector(file) if holds_detector(file) else None
+    detector = load_detector(file) if has_detector(file) else None
     try:
         classifier = Classifier(header.settings, detector)
         tensors = safetensors.torch.load_file(file)
-        start = len(CLASSIFIER_PREFIX)
-        classifier.load_state({name[start:]: value for name, value in tensors.items() if name.startswith(CLASSIFIER_PREFIX)})
+        own = {name: value for name, value in tensors.items() if name.startswith(CLASSIFIER_PREFIX)}
+        classifier.load_saved_state({name.removeprefix(CLASSIFIER_PREFIX): value for name, value in own.items()})
     except HistoadError as err:
         raise BundleError(f"{file.name}: {err.what}", err.remedy) from err
     except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as err:
         reason = str(err).splitlines()[0][:160]
-        raise BundleError(f"{file.name}: its weights do not fit its header ({reason})", "train it again") from err
+        raise BundleError(f"{file.name}: its weights do not match its header ({reason})", "train it again") from err
     classifier.trained_on = tuple(header.trained_on)
-    classifier.eval()
-    return classifier
+    return classifier.eval()

@@ -1,11 +1,11 @@
-"""Detector and classifier as one: what a file holds, ready to map with."""
+"""A detector and a classifier as one, ready to map with."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from napari_histoad.classifiers._bundle import holds_classifier, load_classifier, save_classifier
+from napari_histoad.classifiers._bundle import has_classifier, load_classifier, save_classifier
 from napari_histoad.detectors import Detector, load_detector, save_detector
 from napari_histoad.errors import BundleError
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
     from napari_histoad.classifiers._base import Classifier
@@ -23,12 +22,12 @@ __all__ = ["ClassifyingDetector", "classes_of", "load_model", "save_model"]
 
 
 class ClassifyingDetector(Detector):
-    """A trained detector that also says which class a tile is of, in one pass over its pixels.
+    """A trained detector with a classifier: scores and class probabilities in one pass over the pixels.
 
     Parameters
     ----------
     classifier : Classifier
-        With its detector.
+        A trained classifier with a detector.
 
     Raises
     ------
@@ -37,15 +36,17 @@ class ClassifyingDetector(Detector):
     """
 
     def __init__(self, classifier: Classifier) -> None:
-        if classifier.detector is None:
-            raise BundleError(
-                "this classifier has no detector, so it has no anomaly score to map", "train it with --model DETECTOR"
-            )
-        self.classifier, self.detector = classifier, classifier.detector
-        super().__init__(self.detector.settings)
-        self.name, self.title = self.detector.name, self.detector.title  # type: ignore[misc]
-        self.calibration, self.trained_on = self.detector.calibration, self.detector.trained_on
-        self.backbone, self.stain_target = self.detector.backbone, self.detector.stain_target
+        detector = classifier.detector
+        if detector is None:
+            what = "this classifier has no detector, so it has no anomaly score to map"
+            raise BundleError(what, "train it with --model DETECTOR")
+        super().__init__(detector.settings)
+        self.classifier, self.detector = classifier, detector
+        self.name, self.title, self.summary = detector.name, detector.title, detector.summary  # type: ignore[misc]
+        self.exports_onnx = detector.exports_onnx  # type: ignore[misc]
+        self.calibration, self.trained_on = detector.calibration, detector.trained_on
+        self.backbone, self.stain_target = detector.backbone, detector.stain_target
+        self.eval()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -53,8 +54,8 @@ class ClassifyingDetector(Detector):
         return self.classifier.settings.classes
 
     @property
-    def reduced_precision(self) -> bool:
-        return self.detector.reduced_precision
+    def allows_bfloat16(self) -> bool:
+        return self.detector.allows_bfloat16
 
     @property
     def compiles(self) -> bool:
@@ -64,28 +65,24 @@ class ClassifyingDetector(Detector):
         scores = self.detector.score(images)
         return replace(scores, probabilities=self.classifier.probabilities(images, scores))
 
-    def state(self) -> dict[str, Tensor]:
-        return {**self.detector.state(), **self.classifier.state()}
-
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        self.classifier.to(device)
+    def saved_state(self) -> dict[str, Tensor]:
+        return {**self.detector.saved_state(), **self.classifier.saved_state()}
 
 
 def classes_of(detector: Detector) -> tuple[str, ...]:
-    """Return the classes that a detector gives probabilities of; none for most."""
+    """Return the names of the classes that a detector computes probabilities of; empty without a classifier."""
     return detector.classes if isinstance(detector, ClassifyingDetector) else ()
 
 
 def load_model(path: str | PathLike[str]) -> Detector:
-    """Return the detector of a file, with the classifier that the file carries, if it does.
+    """Return the detector in a file, with the classifier if the file contains one.
 
     Raises
     ------
     BundleError
         As `load_detector` and `load_classifier`.
     """
-    return ClassifyingDetector(load_classifier(path)) if holds_classifier(path) else load_detector(path)
+    return ClassifyingDetector(load_classifier(path)) if has_classifier(path) else load_detector(path)
 
 
 def save_model(detector: Detector, path: str | PathLike[str]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_histoad.detectors._backbone import create_timm
+from napari_histoad.detectors import create_timm
 from napari_histoad.errors import SettingsError
 from napari_histoad.networks.classifier import (
     TileNetwork,

@@ -1,9 +1,20 @@
-"""How abnormal: one file per method, one registry, one bundle format, calibration."""
+"""Anomaly detectors: one file per method, a registry of their names, and the format of detector files."""
 
-from napari_histoad.detectors._backbone import describe_backbone, fetch_weights
+from napari_histoad.detectors._backbone import create_timm, describe_backbone, fetch_weights, import_timm
 from napari_histoad.detectors._base import BackboneRecord, Detector, DetectorSettings, TileScores
-from napari_histoad.detectors._bundle import BundleHeader, load_detector, read_header, save_detector
-from napari_histoad.detectors._features import FeatureDetector, features_of
+from napari_histoad.detectors._bundle import (
+    CLASSIFIER_PREFIX,
+    BundleHeader,
+    detector_parts,
+    fingerprint,
+    has_detector,
+    load_detector,
+    read_header,
+    read_metadata,
+    save_detector,
+    write_bundle,
+)
+from napari_histoad.detectors._features import FeatureDetector, FeatureModel, features_of, to_pixels
 from napari_histoad.detectors._onnx import export_onnx
 from napari_histoad.detectors._registry import (
     DetectorDescription,
@@ -16,25 +27,35 @@ from napari_histoad.detectors._starter import starter_path
 from napari_histoad.detectors._weights import known_weights, register_weights
 
 __all__ = [
+    "CLASSIFIER_PREFIX",
     "BackboneRecord",
     "BundleHeader",
     "Detector",
     "DetectorDescription",
     "DetectorSettings",
     "FeatureDetector",
+    "FeatureModel",
     "TileScores",
     "create_detector",
+    "create_timm",
     "describe_backbone",
     "describe_detectors",
     "detector_class",
     "detector_names",
+    "detector_parts",
     "export_onnx",
     "features_of",
     "fetch_weights",
+    "fingerprint",
+    "has_detector",
+    "import_timm",
     "known_weights",
     "load_detector",
     "read_header",
+    "read_metadata",
     "register_weights",
     "save_detector",
     "starter_path",
+    "to_pixels",
+    "write_bundle",
 ]

@@ -1,4 +1,4 @@
-"""anomalib's image models (PatchCore, PaDiM, Reverse Distillation, …) behind the contract of every other detector.
+"""The image models of the anomalib package (PatchCore, PaDiM, Reverse Distillation, …) as detectors.
 
 Needs the extra: ``pip install "napari-histoad[anomalib]"``. Akcay et al. 2022 (arXiv:2202.08341).
 """
@@ -25,7 +25,7 @@ from napari_histoad.errors import BackboneError, SettingsError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
 __all__ = ["PREFIX", "AnomalibDetector", "AnomalibSettings", "anomalib_class"]
 
@@ -41,7 +41,7 @@ class AnomalibSettings(DetectorSettings):
     options : dict
         Arguments of the model's class, such as ``backbone``, ``layers`` or ``pre_trained``.
     epochs : int or None
-        Default: what the model asks for, one for those that only collect features.
+        Default: the model's own, one for models that only collect features.
     batch : int
     """
 
@@ -51,27 +51,24 @@ class AnomalibSettings(DetectorSettings):
 
 
 class AnomalibDetector(Detector):
-    """A model of anomalib's; made by `anomalib_class`."""
+    """A model of anomalib; `anomalib_class` makes a subclass for each."""
 
     Settings = AnomalibSettings
+    exports_onnx: ClassVar[bool] = True
     settings: AnomalibSettings
     model_name: ClassVar[str]
 
     def __init__(self, settings: AnomalibSettings) -> None:
         super().__init__(settings)
-        self._model: Any = None
+        self.lightning: Any = None  # not the network: anomalib's own loop trains it
 
     @property
-    def network(self) -> nn.Module | None:
-        return None  # anomalib's own loop trains it
-
-    @property
-    def reduced_precision(self) -> bool:
+    def allows_bfloat16(self) -> bool:
         return False
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:  # noqa: ARG002
-        """Train by anomalib's own loop; what ``robust`` should mean is each model's business, so it is left out."""
-        self._model = self._build(pre_trained=True)
+        """Train with anomalib's own loop. ``robust`` has no effect."""
+        self.lightning = self._build(pre_trained=True)
         data: Any = importlib.import_module("anomalib.data")
         lightning: Any = importlib.import_module("lightning")
         tiles = torch.utils.data.TensorDataset(torch.from_numpy(images))
@@ -90,7 +87,7 @@ class AnomalibDetector(Detector):
             "enable_model_summary": False,
             "limit_val_batches": 0,
             "max_epochs": 1,
-            **self._model.trainer_arguments,
+            **self.lightning.trainer_arguments,
         }
         if self.settings.epochs is not None:
             arguments["max_epochs"] = self.settings.epochs
@@ -99,7 +96,7 @@ class AnomalibDetector(Detector):
         try:
             with warnings.catch_warnings(), only_weights():
                 warnings.simplefilter("ignore")
-                lightning.Trainer(**arguments).fit(self._model, loader)
+                lightning.Trainer(**arguments).fit(self.lightning, loader)
         except (
             AttributeError,
             KeyError,
@@ -114,43 +111,35 @@ class AnomalibDetector(Detector):
             raise SettingsError(
                 f"{self.name} cannot be trained on normal tiles alone ({reason})", "choose another model"
             ) from err
-        self._model.eval().to(self.device)
+        self.lightning.eval().to(self.device)
 
     def score(self, images: Tensor) -> TileScores:
-        found = self._model(to_pixels(images).contiguous())
+        found = self.lightning(to_pixels(images).contiguous())
         where = found.anomaly_map
         score = found.pred_score if found.pred_score is not None else where.flatten(1).amax(1)
         error_map = None if where is None else where.float().reshape(len(images), *where.shape[-2:])
         return TileScores(score.reshape(-1).float(), error_map)
 
-    def state(self) -> dict[str, Tensor]:
-        if self._model is None:
-            return {}
-        return {name: value.detach().cpu() for name, value in self._model.state_dict().items() if isinstance(value, torch.Tensor)}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        # The file holds all weights, the encoder's too.
-        self._model = self._build(pre_trained=False)
-        self._model.load_state_dict(state)
-        self._model.eval().to(self.device)
-
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        if self._model is not None:
-            self._model.to(device)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: object) -> None:
+        """Build the model; the file has all weights, the encoder's too."""
+        if self.lightning is None:
+            self.lightning = self._build(pre_trained=False)
+        for name in [name for name in state_dict if not name.startswith("lightning.")]:  # files of earlier versions
+            state_dict[f"lightning.{name}"] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _build(self, *, pre_trained: bool) -> Any:
         models = _import_anomalib()
         cls = _class_of(models, self.model_name)
         known = inspect.signature(cls).parameters
         options = dict(self.settings.options) | {name: False for name in _OFF if name in known}
-        # Some models have no such switch and always fetch weights.
+        # Some models lack this argument and always load weights.
         wanted = options.get("pre_trained", True) and (pre_trained or "pre_trained" not in known)
         backbone = options.get("backbone", known["backbone"].default if "backbone" in known else None)
         if wanted and isinstance(backbone, str) and weights_file(backbone) is None:
             raise BackboneError(
-                f"the weights of {backbone}, on which {self.name} stands, are not on this machine",
-                f"download them with histoad models --fetch {backbone}, or set options: {{pre_trained: false}} where it can",
+                f"the weights of {backbone}, which {self.name} uses, are not on this machine",
+                f"download them with histoad models --fetch {backbone}, or set options: {{pre_trained: false}}",
             )
         if "pre_trained" in known:
             options["pre_trained"] = wanted

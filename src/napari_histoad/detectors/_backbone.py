@@ -1,6 +1,6 @@
-"""Encoders by name: one trained on the user's own tiles, the starter model's, or any of timm's.
+"""Encoders by name: an untrained one, that of the starter model, or any of timm.
 
-A saved detector names weights of others by hash and licence and does not contain them.
+A detector file records the hash and licence of third-party weights and does not contain them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The contract that every detector keeps."""
+"""The base class of all detectors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from napari_histoad.networks.fitted import FittedModule
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,22 +20,13 @@ if TYPE_CHECKING:
 
     from napari_histoad.calibration import Calibration
 
-__all__ = [
-    "BackboneRecord",
-    "Detector",
-    "DetectorSettings",
-    "TileScores",
-    "descend",
-    "load_module",
-    "module_state",
-    "weighted_mean",
-]
+__all__ = ["BackboneRecord", "Detector", "DetectorSettings", "TileScores", "descend", "weighted_mean"]
 
-_STEEPEST = 1.0
+_MAX_GRADIENT_NORM = 1.0
 
 
 class DetectorSettings(BaseModel):
-    """What every method lets the user set; methods add their own.
+    """Settings that every method has; methods add their own.
 
     Attributes
     ----------
@@ -42,11 +35,11 @@ class DetectorSettings(BaseModel):
     mpp : float
         µm per tile pixel.
     srgb : bool
-        Whether slides that embed a colour profile are converted to sRGB, in training and in mapping alike.
+        Convert slides that embed a colour profile to sRGB, in training and in mapping.
     stain : {"none", "macenko", "vahadane", "reinhard"}
-        Give every slide the stains that the slides of training have in the median, in training and in mapping alike.
+        Method of stain normalisation, in training and in mapping. Its target is the median over the training slides.
     stain_jitter : float
-        While a network learns, each tile's stains are made this much stronger or weaker at random, see
+        While a network is trained, the density of each stain is scaled by 1 ± this at random, see
         `napari_histoad.networks.augment.stain_jitter`.
     """
 
@@ -60,15 +53,16 @@ class DetectorSettings(BaseModel):
 
 
 class BackboneRecord(BaseModel):
-    """Which frozen weights of others a detector was fitted on.
+    """Third-party weights of the encoder that a detector was fitted on.
 
     Attributes
     ----------
     name : str
+        timm's name of the encoder.
     licence : str
         As its authors state it.
     sha256 : str
-        Of the file.
+        SHA-256 of the file of weights.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,17 +74,17 @@ class BackboneRecord(BaseModel):
 
 @dataclass(frozen=True)
 class TileScores:
-    """What a detector says of B tiles; higher is more anomalous.
+    """Scores of a batch of B tiles; higher is more anomalous.
 
     Attributes
     ----------
     score : (B,) float32 tensor
     error_map : (B, h, w) float32 tensor or None
-        Where in the tile; any resolution.
+        Anomaly inside the tiles, at any resolution.
     reconstruction : (B, 3, h, w) float32 tensor in [0, 1] or None
-        What the detector expected to see; any resolution: few ask for it, so it is not resized here.
+        The network's reconstruction, at any resolution.
     probabilities : (B, K) float32 tensor or None
-        Of classes, if a classifier goes with the detector.
+        Probability of each class, if the detector has a classifier.
     """
 
     score: Tensor
@@ -99,11 +93,11 @@ class TileScores:
     probabilities: Tensor | None = None
 
 
-class Detector(ABC):
-    """Learns what normal tiles look like and says how far a tile is from that.
+class Detector(FittedModule, ABC):
+    """A module that learns what normal tiles look like and scores how far a tile is from that.
 
     Training has two stages, either of which may be empty: gradient descent on `losses` over the parameters of
-    `network`, driven by the engine, then the closed-form `fit`. The state is all tensors, see `state`.
+    `network`, run by the engine, then the closed-form `fit`. Everything that training finds is in parameters and buffers.
 
     Parameters
     ----------
@@ -112,16 +106,22 @@ class Detector(ABC):
 
     Attributes
     ----------
+    network : Module or None
+        The module that gradient descent trains; None for closed-form methods.
     calibration : Calibration or None
-        Scores of normal tiles; None until it is trained.
-    trained_on : tuple[str, ...]
+        Scores of normal tiles; None until the detector is trained.
+    trained_on : tuple of str
         Names of slides or tile sets.
     backbone : BackboneRecord or None
-        Frozen weights of others that it rests on.
+        Third-party weights of its encoder, if any.
     stain_target : tuple of float
-        With stain normalisation: the stains that every slide is given; empty without.
+        Target of the stain normalisation; empty without it.
     left_out : (K,) int64
-        After training with refinement: which of the tiles were left out. Not saved.
+        After training with refinement: rows of the tiles that were left out. Not saved.
+
+    Examples
+    --------
+    ``examples/own_detector.py`` is a complete detector in one file.
     """
 
     name: ClassVar[str]
@@ -139,54 +139,56 @@ class Detector(ABC):
     Settings: ClassVar[type[DetectorSettings]]
 
     def __init__(self, settings: DetectorSettings) -> None:
+        super().__init__()
         self.settings = settings
+        self.network: nn.Module | None = None
         self.calibration: Calibration | None = None
         self.trained_on: tuple[str, ...] = ()
         self.stain_target: tuple[float, ...] = ()
         self.left_out: NDArray[np.int64] = np.empty(0, np.int64)
         self.backbone: BackboneRecord | None = None
-        self.device = torch.device("cpu")
+        self.hold("_located", torch.empty(0), persistent=False)
 
     @property
-    def network(self) -> nn.Module | None:
-        """What gradient descent trains, or None for closed-form methods."""
-        return None
+    def device(self) -> torch.device:
+        """The device that its parameters and buffers are on."""
+        return self._located.device  # type: ignore[return-value]
 
     @property
-    def reduced_precision(self) -> bool:
-        """Whether scores computed in bfloat16 rank tiles as those in float32 do (Spearman's correlation 0.999 or more)."""
+    def allows_bfloat16(self) -> bool:
+        """Whether scores computed in bfloat16 rank tiles as those in float32 do (Spearman's correlation at least 0.999)."""
         return True
 
     @property
     def compiles(self) -> bool:
-        """Whether `torch.compile` makes the scoring faster."""
+        """Whether `torch.compile` makes scoring faster."""
         return True
 
     @property
     def steps(self) -> int:
-        """Largest number of gradient steps; 0 for closed-form methods."""
+        """Maximum number of gradient steps; 0 for closed-form methods."""
         return 0
 
     @property
-    def settled(self) -> bool:
-        """Whether the network as it is now may be kept; False while it still grows."""
+    def fully_grown(self) -> bool:
+        """Whether all parts of the network are in use; until then its weights are not kept as the best ones."""
         return True
 
     def check_trainable(self) -> None:
-        """Raise a SettingsError if the settings are valid, as files of earlier versions may have them, but lead nowhere."""
+        """Raise a SettingsError if it cannot be trained with these settings, which files of earlier versions may have."""
 
     def prepare(self, images: NDArray[np.uint8]) -> None:
-        """Estimate constants from training tiles (N, H, W, 3) before gradient descent."""
+        """Estimate constants from training tiles (N, H, W, 3) uint8 before gradient descent."""
 
     def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """Return named losses of a batch (B, H, W, 3) uint8; ``"loss"`` is descended, the others are shown.
+        """Return named losses of a batch (B, H, W, 3) uint8; ``"loss"`` is minimised, the others are only shown.
 
-        ``weights`` (B,) says how much each tile counts, by default 1; below 0 is what the network is to do worse on.
+        ``weights`` (B,) is the weight of each tile, by default 1. A negative one makes the network worse on the tile.
         """
         raise NotImplementedError(f"{self.name} is not trained by gradient descent")
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Return the optimisers over the network's parameters; adversaries have one each."""
+        """Return the optimisers of the network's parameters; each adversary has its own."""
         raise NotImplementedError(f"{self.name} is not trained by gradient descent")
 
     def learn(
@@ -196,15 +198,15 @@ class Detector(ABC):
         backward: Callable[[Tensor], None],
         weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Take one step of gradient descent on a batch (B, H, W, 3) uint8 and return what to show.
+        """Take one step of gradient descent on a batch (B, H, W, 3) uint8 and return its losses by name.
 
         Parameters
         ----------
         images : (B, H, W, 3) uint8 tensor on ``self.device``
         optimizers : list of Optimizer
-            What `optimizers` returned.
+            Those that `optimizers` returned.
         backward : callable
-            Computes gradients of a loss, in place of ``loss.backward()``.
+            Computes the gradients of a loss, instead of ``loss.backward()``.
         weights : (B,) float32 tensor, optional
             See `losses`.
         """
@@ -212,12 +214,12 @@ class Detector(ABC):
         descend(losses["loss"], optimizers[0], backward)
         return losses
 
-    def rebuild(self, images: Tensor) -> Tensor | None:  # noqa: ARG002 - for those who can
-        """Return what the network makes of a batch, (B, 3, h, w) in [0, 1], to be shown while it learns; before `fit`."""
+    def reconstruct(self, images: Tensor) -> Tensor | None:  # noqa: ARG002 - most have no reconstruction
+        """Return the network's reconstruction of a batch, (B, 3, h, w) in [0, 1], or None. Does not need `fit`."""
         return None
 
-    def codes(self, images: Tensor) -> Tensor | None:  # noqa: ARG002 - for those who have some
-        """Return features (B, D) in which unusual tiles lie apart, for refinement; None if the score is all there is."""
+    def features(self, images: Tensor) -> Tensor | None:  # noqa: ARG002 - some have no features
+        """Return features (B, D) of a batch by which unusual tiles can be found before training, or None."""
         return None
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
@@ -226,7 +228,7 @@ class Detector(ABC):
         Parameters
         ----------
         robust : bool
-            The tiles may hold some anomalies: find and leave out the ones that stick out.
+            The tiles may contain a few anomalies: leave out the most unusual tiles.
         """
 
     @abstractmethod
@@ -239,47 +241,21 @@ class Detector(ABC):
             Tiles of ``settings.tile_px`` at ``settings.mpp``.
         """
 
-    def state(self) -> dict[str, Tensor]:
-        """Return all that training found, as named tensors on the CPU."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` returned.
-
-        Raises
-        ------
-        KeyError, ValueError, RuntimeError
-            If names or shapes do not fit.
-        """
-
-    def to(self, device: torch.device) -> None:
-        """Move to a device."""
-        self.device = device
-        if self.network is not None:
-            self.network.to(device)
-
-
-def module_state(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a module, on the CPU, under ``prefix``."""
-    return {f"{prefix}.{name}": value.detach().cpu() for name, value in module.state_dict().items()}
-
-
-def load_module(state: dict[str, Tensor], prefix: str, module: nn.Module) -> None:
-    """Take over what `module_state` returned; raises RuntimeError if names or shapes do not fit."""
-    start = f"{prefix}."
-    module.load_state_dict({name[len(start) :]: value for name, value in state.items() if name.startswith(start)})
+    def forward(self, images: Tensor) -> TileScores:
+        """Score a batch, see `score`."""
+        return self.score(images)
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean over a batch of values (B, ...), each tile's times its weight (B,) if there are any."""
+    """Return the mean of values (B, ...), those of each tile multiplied by its weight (B,) if given."""
     values = values.flatten(1).mean(1) if values.ndim > 1 else values
     return values.mean() if weights is None else (values * weights).mean()
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer, backward: Callable[[Tensor], None]) -> None:
-    """Take one step of an optimiser down a loss, with the gradient clipped to norm 1."""
+    """Take one step of an optimiser on a loss, with the gradient clipped to norm 1."""
     optimizer.zero_grad(set_to_none=True)
     backward(loss)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, _STEEPEST)
+    torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
     optimizer.step()

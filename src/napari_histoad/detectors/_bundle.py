@@ -1,4 +1,4 @@
-"""A saved detector: one ``.safetensors`` file whose header holds a validated JSON document. Never pickle."""
+"""Detector files: one ``.safetensors`` file whose header contains a validated JSON document. Never pickle."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ __all__ = ["BundleHeader", "load_detector", "read_header", "save_detector"]
 _KEY = "napari_histoad"
 _CALIBRATION = "calibration.scores"
 CLASSIFIER_PREFIX = "classifier."
-"""Of the tensors of a classifier in the same file."""
+"""How the names of a classifier's tensors in the same file begin."""
 
 
 class BundleHeader(BaseModel):
-    """What a detector file says of itself.
+    """Metadata of a detector file.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class BundleHeader(BaseModel):
     trained_on : list of str
         Names of slides or tile sets.
     backbone : BackboneRecord or None
-        Frozen weights of others that it was fitted on and does not contain.
+        Third-party weights that it was fitted on, which the file does not contain.
     stain_target : tuple of float
-        With stain normalisation: the stains that every slide is given.
+        Target of the stain normalisation; empty without it.
     calibration_basis : CalibrationBasis or None
-        What its error rates rest on; None in files that earlier versions wrote.
+        What its error rates are based on; None in files of earlier versions.
     version : str
-        Of the package that wrote it.
+        Version of the package that wrote the file.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -103,7 +103,7 @@ def detector_parts(detector: Detector) -> tuple[dict[str, Tensor], dict[str, str
         calibration_basis=detector.calibration.basis,
         version=__version__,
     )
-    tensors = {name: value.contiguous() for name, value in detector.state().items()}
+    tensors = {name: value.contiguous() for name, value in detector.saved_state().items()}
     tensors[_CALIBRATION] = torch.from_numpy(detector.calibration.scores.copy())
     return tensors, {_KEY: header.model_dump_json(exclude_none=True)}
 
@@ -122,19 +122,19 @@ def write_bundle(target: Path, tensors: dict[str, Tensor], metadata: dict[str, s
 
 
 def read_header(path: str | PathLike[str]) -> BundleHeader:
-    """Return what a detector file says of itself; its tensors are not read.
+    """Return the metadata of a detector file without reading its tensors.
 
     Raises
     ------
     BundleError
-        If it is no detector file.
+        If the file is not a detector file.
     """
     file = Path(path)
     metadata = read_metadata(file)
     if _KEY not in metadata and any(key.startswith(_KEY) for key in metadata):
-        raise BundleError(f"{file.name} holds a classifier but no detector", "train it with a detector: --model DETECTOR")
+        raise BundleError(f"{file.name} contains a classifier but no detector", "train it with a detector: --model DETECTOR")
     if _KEY not in metadata:
-        raise BundleError(f"{file.name} holds tensors but no detector", "give a .safetensors file written by histoad train")
+        raise BundleError(f"{file.name} contains tensors but no detector", "give a .safetensors file written by histoad train")
     try:
         return BundleHeader.model_validate_json(metadata[_KEY])
     except ValidationError as err:
@@ -149,7 +149,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     Raises
     ------
     BundleError
-        If it is no such file.
+        If the file is not a safetensors file.
     """
     try:
         with safetensors.safe_open(file, framework="numpy") as bundle:
@@ -162,8 +162,8 @@ def read_metadata(file: Path) -> dict[str, str]:
         ) from err
 
 
-def holds_detector(path: str | PathLike[str]) -> bool:
-    """Return whether a file of ours holds a detector; one of a classifier alone does not."""
+def has_detector(path: str | PathLike[str]) -> bool:
+    """Return whether a file contains a detector; a classifier may be saved without one."""
     return _KEY in read_metadata(Path(path))
 
 
@@ -175,14 +175,20 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
     path : path-like
         A file written by `save_detector`.
     **overrides
-        Settings to change that do not touch the weights, such as ``error="top_k"``; the calibration is then dropped. With
-        ``backbone_weights`` alone, the file of the encoder's weights, it is kept. Without it the file is found by its
-        hash where training, or `register_weights`, saw it.
+        Settings to change that do not affect the weights, such as ``error="top_k"``; the calibration is then dropped. It is
+        kept if only ``backbone_weights`` is given, the file of the encoder's weights. By default that file is found by its
+        hash where it was at training or when `register_weights` was called.
 
     Raises
     ------
     BundleError
-        If the file is not a detector, is damaged, or does not fit this version.
+        If the file is not a detector file, is damaged, or does not match this version.
+
+    Examples
+    --------
+    >>> from napari_histoad.detectors import load_detector, starter_path
+    >>> load_detector(starter_path()).settings.tile_px
+    256
     """
     file = Path(path)
     header = read_header(file)
@@ -196,36 +202,34 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         stored = safetensors.torch.load_file(file)
         tensors = {name: value for name, value in stored.items() if not name.startswith(CLASSIFIER_PREFIX)}
         scores = tensors.pop(_CALIBRATION).numpy()
-        detector.load_state(tensors)
+        detector.load_saved_state(tensors)
     except HistoadError as err:
         raise BundleError(f"{file.name}: {err.what}", err.remedy) from err
     except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as err:
         reason = str(err).splitlines()[0][:160]
-        raise BundleError(f"{file.name}: its weights do not fit its header ({reason})", "train it again") from err
+        raise BundleError(f"{file.name}: its weights do not match its header ({reason})", "train it again") from err
     detector.trained_on, detector.stain_target = tuple(header.trained_on), header.stain_target
     if overrides.keys() <= {"backbone_weights"}:
         detector.calibration = Calibration(np.sort(scores.astype(np.float32)), header.calibration_basis)
-    if detector.network is not None:
-        detector.network.eval()
-    return detector
+    return detector.eval()
 
 
 def _check_backbone(detector: Detector, header: BundleHeader) -> None:
-    """Raise a BundleError if the weights of the encoder at hand are not those that the detector was fitted on."""
+    """Raise a BundleError if the encoder on this machine has other weights than at training."""
     if detector.backbone != header.backbone:
         name = header.backbone.name if header.backbone is not None else "its encoder"
         raise BundleError(
-            f"it was fitted on other weights of {name} than those on this machine",
-            "show the file that it was trained with to histoad models --weights FILE",
+            f"it was trained with other weights of {name} than those on this machine",
+            "register the file of weights that it was trained with: histoad models --weights FILE",
         )
 
 
 def fingerprint(detector: Detector) -> str:
-    """Return a hash of method, settings, weights and calibration: equal hash, equal scores."""
+    """Return a hash of method, settings, weights and calibration: detectors with equal hashes give equal scores."""
     digest = hashlib.sha256()
-    said = [detector.name, detector.settings.model_dump(), detector.stain_target]
-    digest.update(json.dumps(said, sort_keys=True).encode())
-    for name, value in sorted(detector.state().items()):
+    described = [detector.name, detector.settings.model_dump(), detector.stain_target]
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    for name, value in sorted(detector.saved_state().items()):
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
     if detector.calibration is not None:

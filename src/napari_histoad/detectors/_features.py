@@ -1,13 +1,14 @@
-"""Detectors that turn a tile into features and measure how far these lie from those of normal tiles."""
+"""Detectors that turn a tile into features and measure their distance from those of normal tiles."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 
 from napari_histoad.detectors._base import Detector, TileScores
+from napari_histoad.networks.fitted import FittedModule
 from napari_histoad.networks.threads import map_in_threads
 
 if TYPE_CHECKING:
@@ -23,56 +24,56 @@ __all__ = ["FeatureDetector", "FeatureModel", "features_of", "in_full_precision"
 _BATCH = 8
 
 
-class FeatureModel(Protocol):
-    """What is normal in a space of features."""
+class FeatureModel(FittedModule, ABC):
+    """A model of the features of normal tiles."""
 
+    @abstractmethod
     def fit(self, features: NDArray[np.float32], *, robust: bool = False) -> object:
-        """Fit to features (N, D) of normals; robust, a few may be anomalies."""
+        """Fit to features (N, D) of normal tiles, on the CPU; ``robust`` leaves out the most unusual ones."""
 
+    @abstractmethod
     def distance(self, features: Tensor) -> Tensor:
-        """Return how abnormal features (B, D) are, (B,) float32."""
+        """Return the distances (B,) float32 of features (B, D) from the normal ones."""
 
-    def state(self, prefix: str) -> dict[str, Tensor]:
-        """Return all that was fitted under ``prefix``."""
-
-    def load_state(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Take over what `state` returned."""
+    def fitted_bytes(self, tiles: int) -> int:  # noqa: ARG002 - most keep no tiles
+        """Return the memory in bytes of what is kept of the features of ``tiles`` normal tiles; 0 where it is little."""
+        return 0
 
 
 class FeatureDetector(Detector):
     """A detector whose score is a distance in a space of features.
 
-    Features are computed once and the model is fitted in no time, so that the engine can calibrate it on all tiles by
+    Features are computed once and fitting the model is fast, so the engine can calibrate it on all tiles by
     cross-fitting instead of holding a quarter of them out.
+
+    Attributes
+    ----------
+    model : FeatureModel
     """
 
     model: FeatureModel
 
     @abstractmethod
-    def codes(self, images: Tensor) -> Tensor:
-        """Return the features (B, D) float32 of a batch."""
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features (B, D) float32 of a batch (B, H, W, 3) uint8."""
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
-        self.fit_codes(features_of(self.codes, images, self.device), robust=robust)
-        self.fit_details(images)
+        self.fit_features(features_of(self.features, images, self.device), robust=robust)
+        self.fit_error_map(images)
 
-    def fit_codes(self, codes: Tensor, *, robust: bool = False) -> None:
-        """Fit the model to the features (N, D) of normal tiles."""
-        self.model.fit(codes.numpy(), robust=robust)
+    def fit_features(self, features: Tensor, *, robust: bool = False) -> None:
+        """Fit the model to the features (N, D) of normal tiles, on the CPU."""
+        device = self.device
+        self.model.cpu().fit(features.numpy(), robust=robust)
+        self.model.to(device)
 
-    def fit_details(self, images: NDArray[np.uint8]) -> None:
-        """Fit what draws the error map and does not touch the score."""
+    def fit_error_map(self, images: NDArray[np.uint8]) -> None:
+        """Fit what only the error map needs on normal tiles (N, H, W, 3) uint8."""
 
     def score(self, images: Tensor) -> TileScores:
-        codes = self.codes(images).float()
-        with in_full_precision(codes):
-            return TileScores(self.model.distance(codes))
-
-    def state(self) -> dict[str, Tensor]:
-        return self.model.state("model")
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.model.load_state(state, "model")
+        features = self.features(images).float()
+        with in_full_precision(features):
+            return TileScores(self.model.distance(features))
 
 
 def in_full_precision(tensor: Tensor) -> AbstractContextManager[None]:
@@ -81,7 +82,7 @@ def in_full_precision(tensor: Tensor) -> AbstractContextManager[None]:
 
 
 def features_of(function: Callable[[Tensor], Tensor], images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return what a function of batches gives for tiles (N, H, W, 3) uint8, joined, float32 on the CPU."""
+    """Return the results of a function of batches for tiles (N, H, W, 3) uint8, concatenated, float32 on the CPU."""
 
     def compute(first: int) -> Tensor:
         return function(torch.from_numpy(images[first : first + _BATCH]).to(device)).float().cpu()
@@ -92,5 +93,5 @@ def features_of(function: Callable[[Tensor], Tensor], images: NDArray[np.uint8],
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 → (B, 3, H, W) in [0, 1]: NHWC bytes seen as channels_last, no transposition."""
+    """Return images (B, H, W, 3) uint8 as pixels (B, 3, H, W) float32 in [0, 1]; the memory stays in channels_last order."""
     return images.permute(0, 3, 1, 2).float() / 255

@@ -1,4 +1,4 @@
-"""What is normal in a space of tile features: a Gaussian of all normals, and the nearest of them."""
+"""A model of normal tile features that joins a Gaussian and the nearest neighbours."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from napari_histoad.detectors._features import FeatureModel
 from napari_histoad.detectors._gaussian import Gaussian
 from napari_histoad.detectors._neighbours import Bank
-from napari_histoad.networks.constants import on_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,101 +21,87 @@ Measure = Literal["fused", "mahalanobis", "neighbours"]
 _FLOOR = 1e-6
 
 
-class NormalModel:
+class NormalModel(FeatureModel):
     """Distance of features from those of normal tiles, by one of three measures.
 
-    The Gaussian knows which features vary together but only one kind of normal; the nearest neighbour knows all kinds
-    but weighs every feature alike. Fused, their logarithms are averaged, each in units of its deviation among the
-    normals. That weighs them as a mean of ranks does, and unlike ranks it does not saturate beyond the normals.
+    The Gaussian takes correlations of features into account but assumes a single kind of normal tissue; the nearest
+    neighbour handles many kinds but weighs every feature alike. ``fused`` averages the logarithms of both, each divided by
+    its deviation over the normal tiles. That weighs them as a mean of ranks does, but does not saturate beyond the normals.
 
     Parameters
     ----------
     dimensions : int
+        Number of features D.
     measure : {"fused", "mahalanobis", "neighbours"}
     subspace : float
-        Share of the normals' variance that is let pass: the Gaussian sees the residual to the principal components that
-        explain it. 0 sees all.
-    most : int
-        Normals kept at most for the nearest neighbour.
+        Share of the variance of normal tiles that the leading principal components explain; the Gaussian is fitted to the
+        residual of these. 0 fits it to the features themselves.
+    max_size : int
+        Maximum number of normal tiles in the bank of neighbours.
     """
 
-    def __init__(self, dimensions: int, measure: Measure = "fused", *, subspace: float = 0.0, most: int = 20_000) -> None:
+    mean: Tensor
+    scale: Tensor
+    references: Tensor
+    residual: Tensor
+
+    def __init__(self, dimensions: int, measure: Measure = "fused", *, subspace: float = 0.0, max_size: int = 20_000) -> None:
+        super().__init__()
         self._measure, self._subspace = measure, subspace
-        self._gaussian = Gaussian(dimensions)
-        self._residual = torch.eye(dimensions)
-        self._bank = Bank(dimensions, most=most)
-        self._mean, self._scale = torch.zeros(dimensions), torch.ones(dimensions)
-        self._references = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+        self.gaussian = Gaussian(None if subspace else dimensions, scaled=not subspace)
+        self.bank = Bank(dimensions, max_size=max_size)
+        self.hold("mean", torch.zeros(dimensions))
+        self.hold("scale", torch.ones(dimensions))
+        self.hold("references", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        axes = torch.eye(dimensions)[:, :1] if subspace else torch.eye(dimensions)
+        self.hold("residual", axes, free=(1,), persistent=bool(subspace))
 
     def fit(self, features: NDArray[np.float32], *, robust: bool = False) -> None:
-        """Fit to features (N, D) of normals, see `Gaussian.fit`; robust, the same tiles are kept as neighbours."""
+        """Fit to features (N, D) of normal tiles, see `Gaussian.fit`; the bank takes the rows that the Gaussian used."""
         if self._subspace:
-            self._residual = _residual_axes(features, self._subspace)
-            self._gaussian = Gaussian(self._residual.shape[1], scaled=False)
-        kept = self._gaussian.fit(features @ self._residual.numpy(), robust=robust)
+            self.keep(residual=_residual_axes(features, self._subspace))
+        kept = self.gaussian.fit(features @ self.residual.numpy(), robust=robust)
         x = torch.from_numpy(features[kept]).float()
-        deviation, self._mean = torch.std_mean(x, dim=0)
-        self._scale = 1 / (deviation + _FLOOR * (1 + x.abs().amax(0)))
-        self._bank.fit((x - self._mean) * self._scale)
-        logs = [torch.log(d + _FLOOR) for d in (self._gaussian.distance(x @ self._residual).sqrt(), self._bank.own_distances())]
-        self._references = torch.stack([torch.stack([log.mean(), log.std().clamp_min(_FLOOR)]) for log in logs])
+        deviation, mean = torch.std_mean(x, dim=0)
+        self.keep(mean=mean, scale=1 / (deviation + _FLOOR * (1 + x.abs().amax(0))))
+        self.bank.fit((x - self.mean) * self.scale)
+        logs = [torch.log(d + _FLOOR) for d in (self.gaussian.distance(x @ self.residual).sqrt(), self.bank.own_distances())]
+        self.keep(references=torch.stack([torch.stack([log.mean(), log.std().clamp_min(_FLOOR)]) for log in logs]))
 
     def distance(self, features: Tensor) -> Tensor:
-        """Return the distances (B,) float32 of features (B, D); about 1 for normals, never negative."""
+        """Return the distances (B,) float32 of features (B, D); about 1 for normal tiles, never negative."""
         features = features.float()
         if self._measure == "mahalanobis":
             return self._to_gaussian(features)
         if self._measure == "neighbours":
             return self._to_neighbours(features)
-        mean, deviation = on_device(self._references, features.device).unbind(1)
+        mean, deviation = self.references.unbind(1)
         distances = torch.stack([self._to_gaussian(features), self._to_neighbours(features)], 1)
         weights = deviation.mean() / (2 * deviation)
-        fused: Tensor = ((torch.log(distances + _FLOOR) - mean) * weights).sum(1).exp()
-        return fused
+        return ((torch.log(distances + _FLOOR) - mean) * weights).sum(1).exp()
 
     def _to_gaussian(self, features: Tensor) -> Tensor:
-        squared: Tensor = self._gaussian.distance(features @ on_device(self._residual, features.device))
-        return squared.sqrt()
+        return self.gaussian.distance(features @ self.residual).sqrt()
 
     def _to_neighbours(self, features: Tensor) -> Tensor:
-        mean, scale = on_device(self._mean, features.device), on_device(self._scale, features.device)
-        return self._bank.distance((features - mean) * scale)
+        return self.bank.distance((features - self.mean) * self.scale)
 
-    def bank_bytes(self, normals: int) -> int:
-        """Return how much memory the bank takes when it is fitted to so many normals."""
-        return self._bank.bytes_for(normals)
+    def fitted_bytes(self, tiles: int) -> int:
+        return self.bank.fitted_bytes(tiles)
 
-    def state(self, prefix: str) -> dict[str, Tensor]:
-        """Return all that was fitted under ``prefix``."""
-        parts = {"mean": self._mean, "scale": self._scale, "references": self._references}
-        if self._subspace:
-            parts["residual"] = self._residual
-        own = {f"{prefix}.{name}": value for name, value in parts.items()}
-        return {**own, **self._gaussian.state(f"{prefix}.gaussian"), **self._bank.state(f"{prefix}.bank")}
-
-    def load_state(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Take over what `state` returned."""
-        if self._subspace:
-            residual = state[f"{prefix}.residual"].float()
-            if residual.ndim != 2 or residual.shape[0] != len(self._mean):
-                raise ValueError(f"residual axes of {tuple(residual.shape)} given, {len(self._mean)} rows due")
-            self._residual, self._gaussian = residual, Gaussian(residual.shape[1], scaled=False)
-        self._gaussian.load_state(state, f"{prefix}.gaussian")
-        self._bank.load_state(state, f"{prefix}.bank")
-        mean, scale, references = (state[f"{prefix}.{name}"].float() for name in ("mean", "scale", "references"))
-        if mean.shape != self._mean.shape or scale.shape != self._scale.shape or references.shape != (2, 2):
-            raise ValueError(f"model of {tuple(mean.shape)} features given, {tuple(self._mean.shape)} due")
-        self._mean, self._scale, self._references = mean, scale, references
+    def check_fit(self) -> None:
+        if self.residual.shape[1] != len(self.gaussian.mean):
+            raise ValueError(f"its Gaussian has {len(self.gaussian.mean)} features instead of {self.residual.shape[1]}")
 
 
 def _residual_axes(features: NDArray[np.float32], share: float) -> Tensor:
-    """Return axes (D, D - k) across the k principal components of the z-scored features that explain a share of them."""
+    """Return axes (D, D - k) orthogonal to the k principal components that explain a share of the z-scored features' variance."""
     deviation, mean = torch.std_mean(torch.from_numpy(features).double(), dim=0)
     scale = 1 / (deviation + _FLOOR * (1 + mean.abs()))
     centred = (torch.from_numpy(features).double() - mean) * scale
     values, vectors = torch.linalg.eigh(centred.T @ centred)
     values = values.clamp_min(0)
-    # From the largest; at least one axis is left.
+    # From the largest on; at least one axis remains.
     explained = values.flip(0).cumsum(0) / values.sum().clamp_min(_FLOOR)
     k = min(int((explained < share).sum()) + 1, len(values) - 1)
     axes: Tensor = (scale[:, None] * vectors[:, : len(values) - k]).float().contiguous()

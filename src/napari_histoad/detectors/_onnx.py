@@ -1,4 +1,4 @@
-"""A detector as an ONNX file, for programs that know nothing of this package."""
+"""Detectors as ONNX files, for programs without this package."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from napari_histoad.detectors._registry import describe_detectors
 from napari_histoad.errors import SettingsError
 from napari_histoad.system.atomic import atomic_path
 
@@ -29,95 +30,83 @@ __all__ = ["export_onnx"]
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCE = 1e-3
-_CAN = "vqvae, embedding, adversarial_autoencoder, perceptual_autoencoder, perceptual_gan, geometric_transforms and colour"
 
 
 def export_onnx(detector: Detector, out: Path) -> int:
-    """Write what a detector computes of a batch of tiles as an ONNX file.
+    """Write the scoring of a detector as an ONNX file.
 
     Input ``images`` (B, H, W, 3) uint8; outputs ``score`` (B,), and where the method has them ``error_map`` (B, h, w) and
-    ``probabilities`` (B, K), all float32. The file's metadata say how large tiles are and what calibrates the scores. It is
-    kept only if ONNX Runtime computes from it what torch does.
+    ``probabilities`` (B, K), all float32. The metadata of the file name the size and mpp of tiles and the threshold of the
+    scores. The file is only written if ONNX Runtime computes the same from it as torch.
 
     Parameters
     ----------
     detector : Detector
-        Trained; stays as it is.
+        A trained detector; it does not change.
     out : Path
         The ``.onnx`` file to write.
 
     Returns
     -------
     int
-        How many tiles a batch must have; 0 if as many as one likes.
+        Number of tiles that each batch must have; 0 if any number will do.
 
     Raises
     ------
     SettingsError
-        If the extra ``onnx`` is not installed, or the method does something that ONNX cannot say.
+        If the extra ``onnx`` is not installed, or the method cannot be written as ONNX.
     OutputError
         If the file cannot be written.
     """
+    if not detector.exports_onnx:
+        known = ", ".join(found.name for found in describe_detectors() if found.exports_onnx)
+        raise SettingsError(f"{detector.name} cannot be written as ONNX", f"these methods can: {known}")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         msg = f"{missing[0]} is not installed"
-        raise SettingsError(msg, 'install what writes and checks ONNX: pip install "napari-histoad[onnx]"')
+        raise SettingsError(msg, 'install the extra that writes and checks ONNX: pip install "napari-histoad[onnx]"')
     graph = _Graph(detector)
-    data, batch = _written(graph, 2), 0
-    if not _farthest(data, graph, 3) <= _TOLERANCE:  # NaN neither; it holds for two tiles alone
-        data, batch = _written(graph, 1), 1
-        far = _farthest(data, graph, 1)
-        if not far <= _TOLERANCE:
-            what = f"ONNX Runtime computes something else of {detector.name} than torch does (off by {far:.1%})"
-            raise SettingsError(what, "nothing was written; another version of torch or onnxruntime may do")
+    data, batch = _to_onnx(graph, 2), 0
+    if not _largest_error(data, graph, 3) <= _TOLERANCE:  # or NaN: what was exported is right for two tiles only
+        data, batch = _to_onnx(graph, 1), 1
+        error = _largest_error(data, graph, 1)
+        if not error <= _TOLERANCE:
+            what = f"ONNX Runtime and torch compute different scores with {detector.name} (off by {error:.1%})"
+            raise SettingsError(what, "nothing was written; try another version of torch or onnxruntime")
     with atomic_path(out) as partial:
         partial.write_bytes(data)
     return batch
 
 
 class _Graph(nn.Module):
-    """A copy of a detector as a module: tiles in, what it says of them out."""
+    """A copy of a detector whose outputs are a tuple of tensors."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.detector = copy.deepcopy(detector)
-        self.detector.to(torch.device("cpu"))
+        self.detector = copy.deepcopy(detector).cpu().eval().requires_grad_(requires_grad=False)
         self.side = detector.settings.tile_px
-        for module in _modules(self.detector):
-            module.eval().requires_grad_(requires_grad=False)
-            for part in module.modules():
-                if part._buffers.pop("initted", None) is not None:
-                    vars(part)["initted"] = True  # a codebook's: a graph has no branches, and after training it is
+        for part in self.detector.modules():
+            if part._buffers.pop("initted", None) is not None:
+                vars(part)["initted"] = True  # of a codebook: a graph has no branches, and after training it is always true
         with torch.inference_mode():
-            self.names = tuple(self._said(torch.zeros((1, self.side, self.side, 3), dtype=torch.uint8)))
+            self.names = tuple(self._outputs(torch.zeros((1, self.side, self.side, 3), dtype=torch.uint8)))
 
-    def _said(self, images: Tensor) -> dict[str, Tensor]:
-        result = self.detector.score(images)
-        found = {"score": result.score, "error_map": result.error_map, "probabilities": result.probabilities}
+    def _outputs(self, images: Tensor) -> dict[str, Tensor]:
+        scores = self.detector(images)
+        found = {"score": scores.score, "error_map": scores.error_map, "probabilities": scores.probabilities}
         return {name: value.float() for name, value in found.items() if value is not None}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self._said(images).values())
+        return tuple(self._outputs(images).values())
 
     def tiles(self, count: int) -> Tensor:
-        """Return tiles to try."""
+        """Return random tiles (count, S, S, 3) uint8."""
         values = np.random.default_rng(0).integers(0, 256, (count, self.side, self.side, 3), np.uint8)
         return torch.from_numpy(values)
 
 
-def _modules(owner: object) -> list[nn.Module]:
-    """Return the networks that a detector holds, and what it is made of: detectors themselves are no modules."""
-    found = []
-    for value in [*vars(owner).values()]:
-        if isinstance(value, nn.Module):
-            found.append(value)
-        elif type(value).__module__.startswith("napari_histoad."):
-            found += _modules(value)
-    return found
-
-
-def _written(graph: _Graph, batch: int) -> bytes:
-    """Return the ONNX file as written after what happens to a batch of so many tiles; more than one stand for any number."""
+def _to_onnx(graph: _Graph, batch: int) -> bytes:
+    """Return an ONNX file traced with a batch of this size; one traced with several tiles takes any number of them."""
     shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if batch > 1 else None
     try:
         with torch.no_grad(), _quiet():
@@ -132,7 +121,7 @@ def _written(graph: _Graph, batch: int) -> bytes:
             )
     except Exception as err:
         what = f"{graph.detector.name} cannot be written as ONNX ({_first_line(err)})"
-        raise SettingsError(what, f"ONNX does not know all that this method computes; it does of {_CAN}") from err
+        raise SettingsError(what, "ONNX lacks an operation of this method; choose another method") from err
     program.model.metadata_props.update(_metadata(graph.detector))
     data: bytes = program.model_proto.SerializeToString()
     return data
@@ -158,7 +147,7 @@ def _metadata(detector: Detector) -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the user what torch reports to its developers."""
+    """Silence torch's reports to its developers."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -169,8 +158,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _farthest(data: bytes, graph: _Graph, batch: int) -> float:
-    """Return how far ONNX Runtime's values are off at most, relative to torch's largest; infinite if it takes no such batch."""
+def _largest_error(data: bytes, graph: _Graph, batch: int) -> float:
+    """Return the largest error of ONNX Runtime relative to torch's largest value; infinite if it cannot run such a batch."""
     import onnxruntime
 
     images = graph.tiles(batch)
@@ -181,7 +170,7 @@ def _farthest(data: bytes, graph: _Graph, batch: int) -> float:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         found = session.run(None, {"images": images.numpy()})
-    except Exception:  # noqa: BLE001 - it has many kinds
+    except Exception:  # noqa: BLE001 - of many types
         return float("inf")
     pairs = [(one.numpy(), other) for one, other in zip(wanted, found, strict=True)]
     if any(one.shape != other.shape for one, other in pairs):

@@ -1,7 +1,7 @@
-"""Adversarial autoencoder: an anomaly is rebuilt badly, or its code is unlikely under the prior.
+"""Adversarial autoencoder: an anomaly has a large reconstruction error or a latent that is unlikely under the prior.
 
-Paper: Beggel, Pfeiffer & Bischl 2019 (arXiv:1901.06355). The refinement of its training set is an option of every
-detector's training, see `napari_histoad.engine.fit_job`.
+Paper: Beggel, Pfeiffer & Bischl 2019 (arXiv:1901.06355). Its refinement of the training set is an option for every
+detector, see `napari_histoad.engine.fit_job`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from napari_histoad.detectors._base import (
-    Detector,
-    DetectorSettings,
-    TileScores,
-    descend,
-    load_module,
-    module_state,
-    weighted_mean,
-)
-from napari_histoad.detectors._criteria import Criteria
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, descend, weighted_mean
+from napari_histoad.detectors._criteria import criteria_scale, join_criteria
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.augment import colour_jitter, turn
 from napari_histoad.networks.autoencoder import DenseAutoencoder, critic, shrink
@@ -43,12 +35,13 @@ class AdversarialAutoencoderSettings(DetectorSettings):
     Attributes
     ----------
     encoder : {"conv", "dense"}
-        Three strided convolutions before the paper's two layers of 1000 units, or these alone.
+        ``conv`` puts three strided convolutions before the paper's two layers of 1000 units, ``dense`` has only these.
     code : int
-        Length of the code; 2 in the paper.
+        Length of the latent vector; 2 in the paper.
     input_px : int
-        Tiles are resized to this side.
+        Side that tiles are resized to.
     criterion : {"both", "prior", "error"}
+        Which of the two criteria the score uses.
     max_steps, batch, learning_rate : int, int, float
     """
 
@@ -62,7 +55,7 @@ class AdversarialAutoencoderSettings(DetectorSettings):
 
 
 class AdversarialAutoencoderDetector(Detector):
-    """Reconstruction error, and how unlikely the code is under N(0, I)."""
+    """Reconstruction error, and how unlikely the latent is under N(0, I)."""
 
     name: ClassVar[str] = "adversarial_autoencoder"
     title: ClassVar[str] = "Adversarial autoencoder"
@@ -71,17 +64,18 @@ class AdversarialAutoencoderDetector(Detector):
     exports_onnx: ClassVar[bool] = True
     Settings = AdversarialAutoencoderSettings
     settings: AdversarialAutoencoderSettings
+    network: nn.ModuleDict
+    criteria: Tensor
 
     def __init__(self, settings: AdversarialAutoencoderSettings) -> None:
         super().__init__(settings)
-        self._autoencoder = DenseAutoencoder(settings.input_px, settings.code, convolutional=settings.encoder == "conv")
-        self._critic = critic(settings.code)
-        self._network = nn.ModuleDict({"autoencoder": self._autoencoder, "critic": self._critic})
-        self._criteria = Criteria(2)
+        autoencoder = DenseAutoencoder(settings.input_px, settings.code, convolutional=settings.encoder == "conv")
+        self.network = nn.ModuleDict({"autoencoder": autoencoder, "critic": critic(settings.code)})
+        self.hold("criteria", torch.tensor([[0.0, 1.0]] * 2))
 
     @property
-    def network(self) -> nn.Module:
-        return self._network
+    def _autoencoder(self) -> DenseAutoencoder:
+        return self.network["autoencoder"]  # type: ignore[return-value]
 
     @property
     def steps(self) -> int:
@@ -91,7 +85,7 @@ class AdversarialAutoencoderDetector(Detector):
         rate = self.settings.learning_rate
         return [
             torch.optim.Adam(self._autoencoder.parameters(), lr=rate),
-            torch.optim.Adam(self._critic.parameters(), lr=rate / 2),
+            torch.optim.Adam(self.network["critic"].parameters(), lr=rate / 2),
             torch.optim.Adam(self._autoencoder.encoder.parameters(), lr=rate / 2),
         ]
 
@@ -100,7 +94,7 @@ class AdversarialAutoencoderDetector(Detector):
 
     def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = self._pixels(images)
-        if self._network.training:
+        if self.network.training:
             pixels = colour_jitter(turn(pixels))
         return {"loss": weighted_mean((self._autoencoder(pixels)[0] - pixels).square(), weights)}
 
@@ -111,30 +105,28 @@ class AdversarialAutoencoderDetector(Detector):
         backward: Callable[[Tensor], None],
         weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        rebuild, judge, deceive = optimizers
-        losses = super().learn(images, [rebuild], backward, weights)
+        reconstruct, judge, deceive = optimizers
+        losses = super().learn(images, [reconstruct], backward, weights)
         pixels = self._pixels(images)
         code = self._autoencoder.encoder(pixels).float()
         prior = torch.randn_like(code)
-        logits = self._critic(torch.cat([prior, code.detach()])).float()[:, 0]
+        logits = self.network["critic"](torch.cat([prior, code.detach()])).float()[:, 0]
         of_prior = torch.ones(len(prior), device=logits.device)
         of_code = torch.ones_like(of_prior) if weights is None else weights
         real = torch.cat([of_prior, torch.zeros_like(of_prior)])
         both = torch.cat([of_prior, of_code])
         judged = weighted_mean(F.binary_cross_entropy_with_logits(logits, real, reduction="none"), both)
         descend(judged, judge, backward)
-        passed = self._critic(code).float()[:, 0]
+        passed = self.network["critic"](code).float()[:, 0]
         deceived = weighted_mean(F.binary_cross_entropy_with_logits(passed, torch.ones_like(passed), reduction="none"), of_code)
         descend(deceived, deceive, backward)
         return {**losses, "critic": judged, "deception": deceived}
 
-    def rebuild(self, images: Tensor) -> Tensor:
-        rebuilt: Tensor = self._autoencoder(self._pixels(images))[0]
-        return rebuilt
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self._autoencoder(self._pixels(images))[0]  # type: ignore[no-any-return]
 
-    def codes(self, images: Tensor) -> Tensor:
-        code: Tensor = self._autoencoder.encoder(self._pixels(images))
-        return code.float()
+    def features(self, images: Tensor) -> Tensor:
+        return self._autoencoder.encoder(self._pixels(images)).float()  # type: ignore[no-any-return]
 
     def _compare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return criteria (B, 2), error maps and reconstructions."""
@@ -149,16 +141,9 @@ class AdversarialAutoencoderDetector(Detector):
         values = features_of(lambda part: self._compare(part)[0], images, self.device)
         if robust:
             values = values[values[:, 1] <= values[:, 1].quantile(0.9)]
-        self._criteria.fit(values)
+        self.keep(criteria=criteria_scale(values))
 
     def score(self, images: Tensor) -> TileScores:
         values, error, reconstruction = self._compare(images)
         which = {"both": None, "prior": 0, "error": 1}[self.settings.criterion]
-        return TileScores(self._criteria.join(values, which), error, reconstruction)
-
-    def state(self) -> dict[str, Tensor]:
-        return {**module_state("network", self._network), **self._criteria.state()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        load_module(state, "network", self._network)
-        self._criteria.load_state(state)
+        return TileScores(join_criteria(values, self.criteria, which), error, reconstruction)

@@ -1,4 +1,4 @@
-"""The colour baseline: what a detector has to beat before its morphology counts for anything."""
+"""The colour baseline: a detector that does not beat it has learnt nothing about morphology."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ColourDetector(FeatureDetector):
         super().__init__(settings)
         self.model = Gaussian(7)
 
-    def codes(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         pixels = images.flatten(1, 2)
         values = pixels.float() / 255
         white = (pixels.amin(2) > _WHITE).float().mean(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""Embeddings of an encoder, with a model of the normal subspace; the strongest published approach on H&E.
+"""Features of an encoder with a model of the normal subspace; the strongest published approach on H&E.
 
-Feature residuals of frozen self-supervised transformers: Pocevičiūtė et al. 2025. Nearest neighbours of tiles and of their
-parts: Roth et al. 2021 (arXiv:2106.08265, PatchCore).
+Residuals of features of frozen self-supervised transformers: Pocevičiūtė et al. 2025. Nearest neighbours of tiles and of
+their parts: Roth et al. 2021 (arXiv:2106.08265, PatchCore).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from napari_histoad.detectors._backbone import OWN, STARTER, open_backbone
-from napari_histoad.detectors._base import DetectorSettings, TileScores, load_module, module_state
+from napari_histoad.detectors._base import DetectorSettings, TileScores
 from napari_histoad.detectors._features import FeatureDetector, features_of, in_full_precision, to_pixels
 from napari_histoad.detectors._neighbours import Bank
 from napari_histoad.detectors._normal_model import Measure, NormalModel
@@ -35,15 +35,15 @@ _CELL_PX = 16
 
 
 class EncoderSettings(DetectorSettings):
-    """What detectors on an encoder share.
+    """Settings that detectors with an encoder share.
 
     Attributes
     ----------
     backbone : str
-        ``starter``: the bundled model's; ``own``: a small one, trained on the normal tiles themselves by
-        self-supervision; or a name of timm's, say ``vit_small_patch14_reg4_dinov2.lvd142m``.
+        The encoder: ``starter``, that of the starter model; ``own``, a small one that is trained on the normal tiles by
+        self-supervision; or a timm model such as ``vit_small_patch14_reg4_dinov2.lvd142m``.
     backbone_weights : Path or None
-        File of timm's weights, where they were not downloaded. Not part of what is saved.
+        File of timm's weights, if they were not downloaded. Not saved.
     max_steps, batch, learning_rate : int, int, float
         Training of ``own``.
     """
@@ -56,9 +56,10 @@ class EncoderSettings(DetectorSettings):
 
 
 class EncoderDetector(FeatureDetector):
-    """A detector on the features of an encoder, which is frozen or trained here."""
+    """A detector on the features of an encoder, which is frozen or trained on the normal tiles."""
 
     settings: EncoderSettings
+    network: nn.ModuleDict | None
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(settings)
@@ -66,54 +67,36 @@ class EncoderDetector(FeatureDetector):
         with torch.inference_mode():
             probe = self.encoder(torch.zeros(1, 3, settings.tile_px, settings.tile_px))
         self.dimensions, self.cell_dimensions = probe.tile.shape[1], probe.cells.shape[1]
-        own = settings.backbone == OWN
-        self._network = nn.ModuleDict({"encoder": self.encoder, "projector": Projector(self.dimensions)}) if own else None
+        self.unsaved = ("encoder.",)  # frozen weights
+        if settings.backbone == OWN:
+            self.unsaved = ("network.",)  # the same encoder, and a projector for training
+            self.network = nn.ModuleDict({"encoder": self.encoder, "projector": Projector(self.dimensions)})
 
     @property
-    def network(self) -> nn.Module | None:
-        return self._network
-
-    @property
-    def reduced_precision(self) -> bool:
+    def allows_bfloat16(self) -> bool:
         # Measured on 50 tiles of oral mucosa: 0.998 (embedding) and 0.996 (forest) with the starter's encoder.
         return self.backbone is not None
 
     @property
     def steps(self) -> int:
-        return self.settings.max_steps if self._network is not None else 0
+        return self.settings.max_steps if self.network is not None else 0
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        assert self._network is not None
-        return [torch.optim.AdamW(self._network.parameters(), lr=self.settings.learning_rate, weight_decay=1e-4)]
+        assert self.network is not None
+        return [torch.optim.AdamW(self.network.parameters(), lr=self.settings.learning_rate, weight_decay=1e-4)]
 
     def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        assert self._network is not None
+        assert self.network is not None
         pixels = to_pixels(images)
         side = min(_VIEW_PX, self.settings.tile_px)
-        # Two views of a tile: other place, size, way up, stain; what they share is the tissue.
+        # Two views of a tile with different position, size, orientation and stain: what they share is the tissue.
         views = [colour_jitter(stain_jitter(resized_crop(pixels, side, 0.3), 0.15), 0.2, 0.1) for _ in range(2)]
         features = self.encoder(torch.cat(views)).tile
-        one, other = self._network["projector"](features).chunk(2)
+        one, other = self.network["projector"](features).chunk(2)
         return contrast(one, other, weights)
 
-    def codes(self, images: Tensor) -> Tensor:
-        features: Tensor = self.encoder(to_pixels(images)).tile
-        return features.float()
-
-    def state(self) -> dict[str, Tensor]:
-        parts = super().state()
-        if self._network is not None:
-            parts |= module_state("encoder", self.encoder)
-        return parts
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        super().load_state(state)
-        if self._network is not None:
-            load_module(state, "encoder", self.encoder)
-
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        self.encoder.to(device)
+    def features(self, images: Tensor) -> Tensor:
+        return self.encoder(to_pixels(images)).tile.float()  # type: ignore[no-any-return]
 
 
 class EmbeddingSettings(EncoderSettings):
@@ -122,13 +105,13 @@ class EmbeddingSettings(EncoderSettings):
     Attributes
     ----------
     measure : {"fused", "mahalanobis", "neighbours"}
-        Distance from the normals: shrinkage Mahalanobis of the residual to their subspace, to the nearest normal tile,
-        or both.
+        Distance from normal tiles: Mahalanobis of the residual to their subspace, with a shrunk covariance; to the nearest
+        normal tile; or both.
     subspace : float
-        Share of the variance that the subspace of normals explains.
+        Share of the variance that the subspace of normal tiles explains.
     cells : int
-        Parts of normal tiles kept to draw the error map by; 0 draws none. Drawn at random: a coreset of so few holds little
-        but what is rare among the normals.
+        Number of parts of normal tiles that the error map compares with; 0 gives no error map. They are chosen at random:
+        a coreset of a few hundred would contain mostly rare tissue.
     """
 
     measure: Measure = "fused"
@@ -137,7 +120,7 @@ class EmbeddingSettings(EncoderSettings):
 
 
 class EmbeddingDetector(EncoderDetector):
-    """Residual to the subspace of normals, fused with the distance to the nearest of them."""
+    """Residual to the subspace of normal features, fused with the distance to the nearest of them."""
 
     name: ClassVar[str] = "embedding"
     title: ClassVar[str] = "Embedding"
@@ -150,13 +133,13 @@ class EmbeddingDetector(EncoderDetector):
     def __init__(self, settings: EmbeddingSettings) -> None:
         super().__init__(settings)
         self.model = NormalModel(self.dimensions, settings.measure, subspace=settings.subspace)
-        self._cells = Bank(self.cell_dimensions, most=max(1, settings.cells))
+        self.cells = Bank(self.cell_dimensions, max_size=max(1, settings.cells))
 
-    def fit_details(self, images: NDArray[np.uint8]) -> None:
+    def fit_error_map(self, images: NDArray[np.uint8]) -> None:
         if self.settings.cells:
             cells = features_of(self._some_cells, images, self.device).reshape(-1, self.cell_dimensions)
             drawn = torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))
-            self._cells.fit(cells[drawn[: self.settings.cells]])
+            self.cells.fit(cells[drawn[: self.settings.cells]])
 
     def _some_cells(self, images: Tensor) -> Tensor:
         cells = self._coarse(self.encoder(to_pixels(images)).cells).flatten(2)
@@ -170,16 +153,9 @@ class EmbeddingDetector(EncoderDetector):
             if not self.settings.cells:
                 return TileScores(distance)
             cells = self._coarse(features.cells).movedim(1, 3)
-            return TileScores(distance, self._cells.distance(cells.flatten(0, 2)).reshape(cells.shape[:3]))
+            return TileScores(distance, self.cells.distance(cells.flatten(0, 2)).reshape(cells.shape[:3]))
 
     def _coarse(self, cells: Tensor) -> Tensor:
-        """Return the cells (B, C, h, w) float32 at 16 px or what the encoder has: finer ones cost more than they show."""
+        """Return the cells (B, C, h, w) float32 averaged to at least 16 px: smaller ones are slow and show no more."""
         side = cells.shape[2]
         return F.adaptive_avg_pool2d(cells.float(), min(side, -(-self.settings.tile_px // _CELL_PX)))
-
-    def state(self) -> dict[str, Tensor]:
-        return {**super().state(), **self._cells.state("cells")}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        super().load_state(state)
-        self._cells.load_state(state, "cells")

@@ -1,4 +1,4 @@
-"""Which of 72 transforms was applied? On tissue unlike what it learnt from, the network is unsure.
+"""A network recognises which of 72 transforms was applied to a tile; it is less sure on unfamiliar tissue.
 
 Paper: Golan & El-Yaniv 2018 (arXiv:1805.10917), equations as in its section 4; the Dirichlet fit after Minka 2000.
 """
@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state, weighted_mean
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, weighted_mean
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.networks.autoencoder import shrink
-from napari_histoad.networks.constants import on_device
 from napari_histoad.networks.wide_resnet import WideResNet
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
 __all__ = ["GeometricTransformsDetector", "GeometricTransformsSettings", "fit_dirichlet", "transformed"]
 
@@ -36,13 +35,13 @@ class GeometricTransformsSettings(DetectorSettings):
     Attributes
     ----------
     input_px : int
-        The tile is shrunk to this side; shifts are a quarter of it.
+        Side that tiles are resized to; shifts are a quarter of it.
     depth, widen : int
-        Of the wide residual network; the paper's is 16, 8 on 32 px. The default is for CPUs.
+        Size of the wide residual network; 16 and 8 in the paper, on 32 px. The default is for CPUs.
     max_steps, batch, learning_rate : int, int, float
-        Each tile of a batch comes in one transform drawn at random.
+        Each tile of a batch gets one random transform.
     score_transforms : int
-        How many of the 72 transforms a tile is scored by: all in the paper, each costs one forward pass.
+        Number of the 72 transforms that a tile is scored with, one forward pass each; the paper uses all.
     """
 
     input_px: int = Field(32, ge=16, le=256, multiple_of=8)
@@ -70,20 +69,18 @@ class GeometricTransformsDetector(Detector):
     exports_onnx: ClassVar[bool] = True
     Settings = GeometricTransformsSettings
     settings: GeometricTransformsSettings
+    network: WideResNet
+    alpha: Tensor
 
     def __init__(self, settings: GeometricTransformsSettings) -> None:
         super().__init__(settings)
-        self._network = WideResNet(TRANSFORMS, settings.depth, settings.widen)
-        self._alpha = torch.ones(TRANSFORMS, TRANSFORMS)
+        self.network = WideResNet(TRANSFORMS, settings.depth, settings.widen)
+        self.hold("alpha", torch.ones(TRANSFORMS, TRANSFORMS))
         # Spread over flips, shifts and turns alike.
         self._scored = torch.linspace(0, TRANSFORMS - 1, settings.score_transforms).round().int().tolist()
 
     @property
-    def network(self) -> nn.Module:
-        return self._network
-
-    @property
-    def reduced_precision(self) -> bool:
+    def allows_bfloat16(self) -> bool:
         return False  # logarithms of small probabilities
 
     @property
@@ -91,19 +88,18 @@ class GeometricTransformsDetector(Detector):
         return self.settings.max_steps
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [torch.optim.Adam(self._network.parameters(), lr=self.settings.learning_rate)]
+        return [torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)]
 
     def _shrunk(self, images: Tensor) -> Tensor:
         return 2 * shrink(to_pixels(images), self.settings.input_px) - 1
 
     def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = self._shrunk(images)
-        if self._network.training:
+        which = torch.arange(len(pixels)) * 7 % TRANSFORMS  # the same ones at every evaluation
+        if self.network.training:
             which = torch.randint(TRANSFORMS, (len(pixels),))
-        else:
-            which = torch.arange(len(pixels)) * 7 % TRANSFORMS  # the same ones at every check
         changed = torch.cat([transformed(pixels[k : k + 1], int(t)) for k, t in enumerate(which)])
-        logits = self._network(changed)
+        logits = self.network(changed)
         target = which.to(pixels.device)
         return {
             "loss": weighted_mean(F.cross_entropy(logits, target, reduction="none"), weights),
@@ -113,34 +109,26 @@ class GeometricTransformsDetector(Detector):
     def _predictions(self, images: Tensor) -> Tensor:
         """Return the class probabilities (B, T, 72) of a batch in each scored transform."""
         pixels = self._shrunk(images)
-        parts = [self._network(transformed(pixels, t)).softmax(1) for t in self._scored]
+        parts = [self.network(transformed(pixels, t)).softmax(1) for t in self._scored]
         return torch.stack(parts, 1)
 
-    def codes(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         logs = (self._predictions(images) + _EPSILON).log()
         return logs[:, torch.arange(len(self._scored)), self._scored]
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:  # noqa: ARG002
-        """Fit one Dirichlet distribution a transform; a few anomalies hardly move its mean logarithms, ``robust`` or not."""
+        """Fit a Dirichlet distribution per transform. ``robust`` has no effect: a few anomalies hardly change mean logarithms."""
         probabilities = features_of(lambda part: self._predictions(part).flatten(1), images, self.device)
         probabilities = probabilities.reshape(len(images), len(self._scored), TRANSFORMS).double()
-        self._alpha = self._alpha.clone()
+        alpha = self.alpha.cpu().clone()
         for k, t in enumerate(self._scored):
-            self._alpha[t] = fit_dirichlet(probabilities[:, k]).float()
+            alpha[t] = fit_dirichlet(probabilities[:, k]).float()
+        self.keep(alpha=alpha)
 
     def score(self, images: Tensor) -> TileScores:
-        alpha = on_device(self._alpha, images.device)[self._scored]
+        alpha = self.alpha[self._scored]
         normality = ((alpha - 1) * (self._predictions(images) + _EPSILON).log()).sum(2).mean(1)
         return TileScores(-normality)
-
-    def state(self) -> dict[str, Tensor]:
-        return {**module_state("network", self._network), "alpha": self._alpha}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        load_module(state, "network", self._network)
-        if state["alpha"].shape != self._alpha.shape:
-            raise ValueError(f"alpha of {tuple(state['alpha'].shape)} given, {tuple(self._alpha.shape)} due")
-        self._alpha = state["alpha"].float()
 
 
 def transformed(pixels: Tensor, number: int) -> Tensor:

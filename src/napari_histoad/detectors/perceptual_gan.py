@@ -35,16 +35,17 @@ class PerceptualGanSettings(PerceptualSettings):
     Attributes
     ----------
     input_px : int
-        Tiles are resized to this side.
+        Side that tiles are resized to.
     widths : tuple of int
-        Channels at each resolution inwards; the paper's default is 32, 64, 128, 256, 256.
+        Channels at each resolution, from the pixels inwards; the paper's default is 32, 64, 128, 256, 256.
     latent : int
         Length of the latent vector.
     max_steps, batch : int
         The paper trains for 100,000 steps.
     learning_rate, critic_rate : float
-        Of encoder and decoder, and of the critics, of which each makes ``critic_steps`` to one of theirs.
+        Of encoder and decoder, and of the critics.
     critic_steps : int
+        Steps of each critic per step of encoder and decoder.
     """
 
     input_px: int = Field(64, ge=32, le=256, multiple_of=32)
@@ -64,7 +65,7 @@ class PerceptualGanSettings(PerceptualSettings):
 
 
 class PerceptualGanDetector(PerceptualDetector):
-    """Relative perceptual distance of a tile from what two generators between critics make of it."""
+    """Relative perceptual distance of a tile from its reconstruction by encoder and decoder, each trained against a critic."""
 
     name: ClassVar[str] = "perceptual_gan"
     title: ClassVar[str] = "Perceptual GAN (PIAD)"
@@ -73,17 +74,18 @@ class PerceptualGanDetector(PerceptualDetector):
     exports_onnx: ClassVar[bool] = True
     Settings = PerceptualGanSettings
     settings: PerceptualGanSettings
+    network: VectorAutoencoder
 
     def __init__(self, settings: PerceptualGanSettings) -> None:
         super().__init__(settings)
         side = settings.input_px
-        self._autoencoder = VectorAutoencoder(settings.widths, settings.latent, side)
-        self._of_images, self._of_latents = image_critic(settings.widths, side), critic(settings.latent)
-        self._distance, self.backbone = open_distance(settings)
-        self._network = nn.ModuleDict({"autoencoder": self._autoencoder, "images": self._of_images, "latents": self._of_latents})
-        # Of the reconstruction against the critic, for encoder and decoder; kept with the network so that a run resumes.
-        self._network.register_buffer("weights", torch.ones(2))
-        self._network.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.network = VectorAutoencoder(settings.widths, settings.latent, side)
+        self.network.images, self.network.latents = image_critic(settings.widths, side), critic(settings.latent)
+        self.distance, self.backbone = open_distance(settings)
+        # Weights of the reconstruction against each critic, for encoder and decoder; in the network so that a run resumes.
+        self.network.register_buffer("weights", torch.ones(2))
+        self.network.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.unsaved += tuple(f"network.{name}" for name in ("images.", "latents.", "weights", "step"))
 
     @property
     def steps(self) -> int:
@@ -92,17 +94,18 @@ class PerceptualGanDetector(PerceptualDetector):
     def _pixels(self, images: Tensor) -> Tensor:
         return 2 * shrink(to_pixels(images), self.settings.input_px) - 1
 
-    def checked(self, images: Tensor) -> Tensor:
+    def distance_pixels(self, images: Tensor) -> Tensor:
         return (self._pixels(images) + 1) / 2
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        ways = [(self._autoencoder, self.settings.learning_rate)]
-        ways += [(part, self.settings.critic_rate) for part in (self._of_images, self._of_latents)]
-        return [torch.optim.Adam(part.parameters(), lr=rate, betas=_BETAS) for part, rate in ways]
+        network, rate = self.network, self.settings.critic_rate
+        own = [*network.encoder.parameters(), *network.decoder.parameters()]
+        adversaries = [torch.optim.Adam(part.parameters(), lr=rate, betas=_BETAS) for part in (network.images, network.latents)]
+        return [torch.optim.Adam(own, lr=self.settings.learning_rate, betas=_BETAS), *adversaries]
 
     def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = self._pixels(images)
-        return {"loss": weighted_mean(self._distance((pixels + 1) / 2, (self._autoencoder(pixels) + 1) / 2)[0], weights)}
+        return {"loss": weighted_mean(self.distance((pixels + 1) / 2, (self.network(pixels) + 1) / 2)[0], weights)}
 
     def learn(
         self,
@@ -117,45 +120,45 @@ class PerceptualGanDetector(PerceptualDetector):
         for _ in range(self.settings.critic_steps):
             noise = torch.randn(len(pixels), self.settings.latent, device=pixels.device)
             with torch.no_grad():
-                drawn, coded = self._autoencoder.decoder(noise).tanh(), self._autoencoder.encoder(pixels)
+                drawn, coded = self.network.decoder(noise).tanh(), self.network.encoder(pixels)
             with torch.autocast(pixels.device.type, enabled=False):
-                loss, found["wasserstein of images"] = gradient_penalty(self._of_images, pixels, drawn.float())
+                loss, found["wasserstein of images"] = gradient_penalty(self.network.images, pixels, drawn.float())
                 descend(loss, judge_images, backward)
-                loss, found["wasserstein of latents"] = gradient_penalty(self._of_latents, noise, coded.float())
+                loss, found["wasserstein of latents"] = gradient_penalty(self.network.latents, noise, coded.float())
                 descend(loss, judge_latents, backward)
         noise = torch.randn(len(pixels), self.settings.latent, device=pixels.device)
-        against_images = -self._of_images(self._autoencoder.decoder(noise).tanh()).mean()
-        against_latents = -weighted_mean(self._of_latents(self._autoencoder.encoder(pixels)), weights)
-        rebuilt = weighted_mean(self._distance((pixels + 1) / 2, (self._autoencoder(pixels) + 1) / 2)[0], weights)
-        balance: Tensor = self._network.weights  # type: ignore[assignment]
-        if int(self._network.step) % _WEIGH_EVERY == 0:  # type: ignore[arg-type]
-            parts = (self._autoencoder.encoder, self._autoencoder.decoder)
-            now = [_balance(part, rebuilt, adv) for part, adv in zip(parts, (against_latents, against_images), strict=True)]
-            share = 1.0 if not int(self._network.step) else _SMOOTHING  # type: ignore[arg-type]
+        against_images = -self.network.images(self.network.decoder(noise).tanh()).mean()
+        against_latents = -weighted_mean(self.network.latents(self.network.encoder(pixels)), weights)
+        reconstruction = weighted_mean(self.distance((pixels + 1) / 2, (self.network(pixels) + 1) / 2)[0], weights)
+        balance: Tensor = self.network.weights  # type: ignore[assignment]
+        if int(self.network.step) % _WEIGH_EVERY == 0:  # type: ignore[arg-type]
+            parts = (self.network.encoder, self.network.decoder)
+            now = [
+                _balance(part, reconstruction, adv) for part, adv in zip(parts, (against_latents, against_images), strict=True)
+            ]
+            share = 1.0 if not int(self.network.step) else _SMOOTHING  # type: ignore[arg-type]
             balance.lerp_(torch.stack(now), share)
-        self._network.step += 1  # type: ignore[operator, assignment]
-        # One loss for both generators: each adversary's is divided by the weight of the reconstruction instead.
-        loss = rebuilt + against_latents / balance[0] + against_images / balance[1]
+        self.network.step += 1  # type: ignore[operator, assignment]
+        # One loss for encoder and decoder: the weight of the reconstruction divides each adversary's loss instead.
+        loss = reconstruction + against_latents / balance[0] + against_images / balance[1]
         descend(loss, generate, backward)
-        return {"loss": rebuilt, **found}
+        return {"loss": reconstruction, **found}
 
-    def rebuild(self, images: Tensor) -> Tensor:
-        rebuilt: Tensor = (self._autoencoder(self._pixels(images)) + 1) / 2
-        return rebuilt
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return (self.network(self._pixels(images)) + 1) / 2  # type: ignore[no-any-return]
 
-    def codes(self, images: Tensor) -> Tensor:
-        latent: Tensor = self._autoencoder.encoder(self._pixels(images))
-        return latent.float()
+    def features(self, images: Tensor) -> Tensor:
+        return self.network.encoder(self._pixels(images)).float()  # type: ignore[no-any-return]
 
     def score(self, images: Tensor) -> TileScores:
-        rebuilt = self.rebuild(images)
-        score, where = self._distance((self._pixels(images) + 1) / 2, rebuilt)
-        return TileScores(score.float(), where, rebuilt)
+        reconstruction = self.reconstruct(images)
+        score, where = self.distance((self._pixels(images) + 1) / 2, reconstruction)
+        return TileScores(score.float(), where, reconstruction)
 
 
-def _balance(part: nn.Module, rebuilt: Tensor, against: Tensor) -> Tensor:
-    """Return the weight that gives the reconstruction as steep a gradient as the adversary: the median over the layers."""
+def _balance(part: nn.Module, reconstruction: Tensor, against: Tensor) -> Tensor:
+    """Return the weight that makes the gradients of reconstruction and adversary equal, the median over the layers."""
     layers = [p for p in part.parameters() if p.ndim > 1]
-    of_critic, of_rebuilt = (torch.autograd.grad(loss, layers, retain_graph=True) for loss in (against, rebuilt))
-    ratios = [a.norm() / r.norm().clamp_min(1e-12) for a, r in zip(of_critic, of_rebuilt, strict=True)]
+    of_critic, of_reconstruction = (torch.autograd.grad(loss, layers, retain_graph=True) for loss in (against, reconstruction))
+    ratios = [a.norm() / r.norm().clamp_min(1e-12) for a, r in zip(of_critic, of_reconstruction, strict=True)]
     return torch.stack(ratios).median().clamp(1e-3, 1e6)

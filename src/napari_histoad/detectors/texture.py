@@ -1,10 +1,8 @@
-"""Classical texture: no training loop, no GPU, each number can be named. The bar that a deep detector has to clear."""
+"""Classical texture statistics: no training loop, no GPU, every feature has a name. A deep detector should beat it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
-
-import torch
 
 from napari_histoad.detectors._base import DetectorSettings
 from napari_histoad.detectors._features import FeatureDetector
@@ -23,14 +21,14 @@ class TextureSettings(DetectorSettings):
     Attributes
     ----------
     measure : {"fused", "mahalanobis", "neighbours"}
-        Distance from the normals: shrinkage Mahalanobis, to the nearest normal tile, or both.
+        Distance from normal tiles: Mahalanobis with a shrunk covariance, to the nearest normal tile, or both.
     """
 
     measure: Measure = "fused"
 
 
 class TextureDetector(FeatureDetector):
-    """Distance of texture statistics, see `napari_histoad.networks.texture`, from those of normals."""
+    """Distance of texture statistics, see `napari_histoad.networks.texture`, from those of normal tiles."""
 
     name: ClassVar[str] = "texture"
     title: ClassVar[str] = "Texture"
@@ -40,21 +38,16 @@ class TextureDetector(FeatureDetector):
 
     def __init__(self, settings: TextureSettings) -> None:
         super().__init__(settings)
-        self._statistics = TextureStatistics(settings.tile_px)
+        self.statistics = TextureStatistics(settings.tile_px)
         self.model = NormalModel(TextureStatistics.dimensions, settings.measure)
 
     @property
-    def reduced_precision(self) -> bool:
+    def allows_bfloat16(self) -> bool:
         return False  # fourth powers
 
     @property
     def compiles(self) -> bool:
-        return False  # counting codes takes three times as long
+        return False  # counting binary patterns takes three times as long
 
-    def codes(self, images: Tensor) -> Tensor:
-        statistics: Tensor = self._statistics(images)
-        return statistics
-
-    def to(self, device: torch.device) -> None:
-        super().to(device)
-        self._statistics.to(device)
+    def features(self, images: Tensor) -> Tensor:
+        return self.statistics(images)  # type: ignore[no-any-return]

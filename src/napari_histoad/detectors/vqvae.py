@@ -1,4 +1,4 @@
-"""VQ-VAE: tissue that the network, trained on normals, cannot rebuild is unlike normal.
+"""VQ-VAE: a network trained on normal tissue reconstructs other tissue badly.
 
 The error map is the channel mean of (x − x̂)². Papers: see `napari_histoad.networks.vqvae`.
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, load_module, module_state, weighted_mean
+from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, weighted_mean
 from napari_histoad.detectors._features import features_of, to_pixels
 from napari_histoad.detectors._gaussian import Gaussian
 from napari_histoad.errors import SettingsError
@@ -21,18 +21,18 @@ from napari_histoad.networks.vqvae import CODE_DIM, VqVae, perplexity
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from napari_histoad.networks.vqvae import VqVaeOutput
 
 __all__ = ["VqVaeDetector", "VqVaeSettings"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "vit-32": {"patch": 8, "width": 256, "depth": 5, "heads": 4, "codes": 512, "encoder": "vit", "decoder": "vit"},
-    "vit-64": {"patch": 4, "width": 128, "depth": 5, "heads": 4, "codes": 64, "encoder": "vit", "decoder": "conv"},
-    "conv-32": {"patch": 8, "width": 64, "codes": 256, "encoder": "conv", "decoder": "conv"},
+    "vit-32": {"patch": 8, "width": 256, "depth": 5, "heads": 4, "codebook_size": 512, "encoder": "vit", "decoder": "vit"},
+    "vit-64": {"patch": 4, "width": 128, "depth": 5, "heads": 4, "codebook_size": 64, "encoder": "vit", "decoder": "conv"},
+    "conv-32": {"patch": 8, "width": 64, "codebook_size": 256, "encoder": "conv", "decoder": "conv"},
 }
-"""Sizes by preset; the number is the side of the latent grid of a 256 px tile."""
+"""Arguments of the network; the number in the name is the side of the latent grid of a 256 px tile."""
 
 
 class VqVaeSettings(DetectorSettings):
@@ -41,16 +41,16 @@ class VqVaeSettings(DetectorSettings):
     Attributes
     ----------
     preset : {"conv-32", "vit-32", "vit-64"}
-        Network; ``conv-32`` is the one for CPUs.
+        Network; ``conv-32`` suits CPUs.
     quantizer : {"ema", "vq", "fsq"}
     error : {"mean", "top_k", "p99", "ssim", "latent", "mahalanobis"}
-        What the tile score is: mean of the error map, mean of its highest 10%, its 99th percentile, 1 − SSIM,
-        distance of latent to code (not with FSQ), or Mahalanobis distance of the tile's latent statistics.
+        The tile score: mean of the error map, mean of its highest 10%, its 99th percentile, 1 − SSIM, distance of the
+        latent from its code (not with FSQ), or Mahalanobis distance of the tile's latent statistics.
     max_steps, batch, learning_rate : int, int, float
         Gradient descent with Adam.
     crop_px : int or None
-        Side of the random crops that ``conv-32`` learns from, much cheaper than whole tiles; the networks with position
-        embeddings need whole tiles. None takes half a tile for ``conv-32``, but no less than 64 px.
+        Side of the random crops that ``conv-32`` is trained on, which is much faster than whole tiles; the networks with
+        position embeddings need whole tiles. None takes half a tile for ``conv-32``, at least 64 px.
     reconstruction_scale : float or None
         Divides the squared error; None takes the variance of the training pixels.
     """
@@ -72,7 +72,7 @@ class VqVaeSettings(DetectorSettings):
         if self.crop_px is not None and (self.crop_px % patch or self.crop_px > self.tile_px):
             raise ValueError(f"crop_px must be a multiple of {patch}, at most tile_px")
         if self.crop_px is not None and self.preset != "conv-32" and self.crop_px != self.tile_px:
-            raise ValueError(f"{self.preset} learns from whole tiles; leave crop_px out")
+            raise ValueError(f"{self.preset} is trained on whole tiles; leave crop_px out")
         return self
 
 
@@ -86,19 +86,17 @@ class VqVaeDetector(Detector):
     exports_onnx: ClassVar[bool] = True
     Settings = VqVaeSettings
     settings: VqVaeSettings
+    network: VqVae
+    scale: Tensor
 
     def __init__(self, settings: VqVaeSettings) -> None:
         super().__init__(settings)
-        self._network = VqVae(tile_px=settings.tile_px, quantizer=settings.quantizer, **PRESETS[settings.preset])
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = VqVae(tile_px=settings.tile_px, quantizer=settings.quantizer, **PRESETS[settings.preset])
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         half = max(64, settings.tile_px // 2 // 8 * 8) if settings.preset == "conv-32" else settings.tile_px
         self._crop_px = settings.crop_px or min(half, settings.tile_px)
-        self._scale = settings.reconstruction_scale or 1.0
-        self._gaussian = Gaussian(2 * (CODE_DIM + 2))
-
-    @property
-    def network(self) -> nn.Module:
-        return self._network
+        self.hold("scale", torch.tensor(settings.reconstruction_scale or 1.0))
+        self.gaussian = Gaussian(2 * (CODE_DIM + 2))
 
     @property
     def steps(self) -> int:
@@ -106,54 +104,53 @@ class VqVaeDetector(Detector):
 
     def check_trainable(self) -> None:
         if self.settings.quantizer == "fsq" and self.settings.error == "latent":
-            # FSQ projects the latent to three numbers, rounds these and projects back: no loss ties the ends.
-            what = "error: latent compares the latent with its code, which quantizer: fsq does not bring together"
+            # FSQ projects the latent to three numbers, rounds these and projects back: no loss makes both ends equal.
+            what = "error: latent compares the latent with its code, but quantizer: fsq does not train them to be equal"
             raise SettingsError(what, "choose another error, or quantizer: ema or vq")
 
     def prepare(self, images: NDArray[np.uint8]) -> None:
         if self.settings.reconstruction_scale is None:
-            self._scale = max(float((images[:: max(1, len(images) // 64)] / 255.0).var()), 1e-4)
+            self.scale.fill_(max(float((images[:: max(1, len(images) // 64)] / 255.0).var()), 1e-4))
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        return [torch.optim.Adam(self._network.parameters(), lr=self.settings.learning_rate)]
+        return [torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)]
 
     def losses(self, images: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         pixels = to_pixels(images)
-        if self._network.training:
+        if self.network.training:
             pixels = colour_jitter(turn(crop(pixels, self._crop_px)))
-        out = self._network(pixels)
-        reconstruction = weighted_mean((out.reconstruction - pixels).square(), weights) / self._scale
+        out = self.network(pixels)
+        reconstruction = weighted_mean((out.reconstruction - pixels).square(), weights) / self.scale
         return {
             "loss": reconstruction + out.loss,
             "reconstruction": reconstruction,
             "quantisation": out.loss,
-            "perplexity": perplexity(out.codes, self._network.codes),
+            "perplexity": perplexity(out.indices, self.network.codebook_size),
         }
 
     def fit(self, images: NDArray[np.uint8], *, robust: bool = False) -> None:
-        self.fit_codes(features_of(self.codes, images, self.device), robust=robust)
+        self.fit_features(features_of(self.features, images, self.device), robust=robust)
 
-    def fit_codes(self, codes: Tensor, *, robust: bool = False) -> None:
-        """Fit the Gaussian to the features (N, D) of normal tiles."""
-        self._gaussian.fit(codes.numpy(), robust=robust)
+    def fit_features(self, features: Tensor, *, robust: bool = False) -> None:
+        """Fit the Gaussian to the features (N, D) of normal tiles, on the CPU."""
+        self.gaussian.fit(features.numpy(), robust=robust)
 
     @property
-    def reduced_precision(self) -> bool:
+    def allows_bfloat16(self) -> bool:
         # Measured on 128 to 192 tiles of the sample slide with two networks: 0.998 for these, 0.9992 or more for the others.
         return self.settings.error not in ("mahalanobis", "p99")
 
-    def rebuild(self, images: Tensor) -> Tensor:
-        rebuilt: Tensor = self._network(to_pixels(images)).reconstruction
-        return rebuilt
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return self.network(to_pixels(images)).reconstruction  # type: ignore[no-any-return]
 
-    def codes(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         pixels = to_pixels(images)
-        out = self._network(pixels)
+        out = self.network(pixels)
         return self._statistics(out, _squared_error(out, pixels))
 
     def score(self, images: Tensor) -> TileScores:
         pixels = to_pixels(images)
-        out = self._network(pixels)
+        out = self.network(pixels)
         error = _squared_error(out, pixels)
         kind = self.settings.error
         error_map: Tensor | None = error
@@ -171,7 +168,7 @@ class VqVaeDetector(Detector):
             score = error_map.mean((1, 2))
         else:
             error_map = None
-            score = self._gaussian.distance(self._statistics(out, error))
+            score = self.gaussian.distance(self._statistics(out, error))
         return TileScores(score.float(), error_map, out.reconstruction)
 
     @staticmethod
@@ -180,14 +177,6 @@ class VqVaeDetector(Detector):
         cells = F.adaptive_avg_pool2d(error[:, None], (out.latent.shape[-2], out.latent.shape[-1])).sqrt()
         parts = torch.cat([out.latent, cells, _code_distance(out)[:, None].sqrt()], 1).float()
         return torch.cat([parts.mean((2, 3)), parts.std((2, 3))], 1)
-
-    def state(self) -> dict[str, Tensor]:
-        return {**module_state("network", self._network), **self._gaussian.state("gaussian"), "scale": torch.tensor(self._scale)}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        load_module(state, "network", self._network)
-        self._gaussian.load_state(state, "gaussian")
-        self._scale = float(state["scale"])
 
 
 def _squared_error(out: VqVaeOutput, pixels: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class DeviceChoice:
 
     def autocast(self, detector: Detector) -> AbstractContextManager[None]:
         """Return a context in which a detector runs in the device's fast precision, if its scores bear that."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and detector.reduced_precision)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and detector.allows_bfloat16)
 
 
 @cache

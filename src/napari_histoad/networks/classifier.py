@@ -6,11 +6,10 @@ Papers: Veeling et al. 2018 (arXiv:1806.03962, PatchCamelyon, whose label speaks
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from napari_histoad.networks.fitted import FittedModule
 from napari_histoad.networks.texture import TextureStatistics, window_means, window_moments
 
 __all__ = [
@@ -213,13 +212,13 @@ _FARTHEST = 8.0
 """In deviations; a statistic farther out says no more."""
 
 
-class KernelHead(nn.Module):
+class KernelHead(FittedModule):
     """A support vector machine, one class against the rest; fitted in closed form.
 
     The kernel is ``exp(-|x - y|² / D) + 0.3 x·y / D``: the first term tells apart what lies close together, the second goes on
     where nothing of the training is near. Without it, tissue unlike all of training would all get the same probability.
 
-    Knows nothing until `adopt` has been called or a state with support vectors has been loaded.
+    It has no support vectors until `adopt` is called or a state is loaded.
 
     Parameters
     ----------
@@ -239,13 +238,13 @@ class KernelHead(nn.Module):
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.register_buffer("support", torch.zeros(0, width))
-        self.register_buffer("weights", torch.zeros(0, classes))
-        self.register_buffer("bias", torch.zeros(classes))
+        self.hold("support", torch.zeros(0, width), free=(0,))
+        self.hold("weights", torch.zeros(0, classes), free=(0,))
+        self.hold("bias", torch.zeros(classes))
 
     def adopt(self, support: Tensor, weights: Tensor, bias: Tensor) -> None:
-        """Take over support vectors (N, D), their weights (N, K) and biases (K,), float32."""
-        self.support, self.weights, self.bias = support, weights, bias
+        """Set support vectors (N, D), their weights (N, K) and biases (K,), float32."""
+        self.keep(support=support, weights=weights, bias=bias)
 
     @staticmethod
     def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -263,11 +262,9 @@ class KernelHead(nn.Module):
             distance = self.kernel(x.flatten(0, 2), self.support) @ self.weights + self.bias
             return distance.reshape(*x.shape[:3], self.classes).movedim(3, 1)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Make room for as many support vectors as there are in the state."""
-        n = len(state_dict.get(f"{prefix}support", self.support))
-        self.support, self.weights = self.support.new_zeros(n, self.support.shape[1]), self.weights.new_zeros(n, self.classes)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def check_fit(self) -> None:
+        if len(self.support) != len(self.weights):
+            raise ValueError(f"{len(self.support)} support vectors have {len(self.weights)} weights")
 
 
 def texture_network(channels: int, classes: int, side: int) -> TileNetwork:

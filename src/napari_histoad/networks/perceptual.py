@@ -13,9 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-__all__ = ["GrowingAutoencoder", "PerceptualDistance", "VectorAutoencoder", "gradient_penalty", "image_critic"]
+__all__ = [
+    "GrowingAutoencoder",
+    "LayerOutputs",
+    "PerceptualDistance",
+    "PixelOutputs",
+    "VectorAutoencoder",
+    "gradient_penalty",
+    "image_critic",
+]
 
 _SLOPE = 0.2
 _PENALTY, _DRIFT = 10.0, 1e-3
@@ -51,6 +59,9 @@ class GrowingAutoencoder(nn.Module):
     stages : int
         Halvings: 3 makes an 8 × 8 latent of 64 px.
     """
+
+    critic: nn.Module
+    """Set by training with an adversary."""
 
     def __init__(self, width: int, latent: int, stages: int) -> None:
         super().__init__()
@@ -121,6 +132,10 @@ class VectorAutoencoder(nn.Module):
         Of the images, divisible by 2 to the number of widths.
     """
 
+    images: nn.Module
+    latents: nn.Module
+    """The critics, set by training."""
+
     def __init__(self, widths: Sequence[int], latent: int, side: int) -> None:
         super().__init__()
         inner = side // 2 ** len(widths)
@@ -159,7 +174,7 @@ def image_critic(widths: Sequence[int], side: int) -> nn.Module:
 
 
 def gradient_penalty(judge: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Return WGAN-GP's loss of a critic and, for the eye, its estimate of Wasserstein's distance."""
+    """Return the WGAN-GP loss of a critic and its estimate of the Wasserstein distance, to be shown."""
     share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
     between = (share * real + (1 - share) * fake).requires_grad_()
     slope = torch.autograd.grad(judge(between).sum(), between, create_graph=True)[0].flatten(1).norm(dim=1)
@@ -169,25 +184,25 @@ def gradient_penalty(judge: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tens
 
 
 class PerceptualDistance(nn.Module):
-    """How different two images look to a frozen network, relative to the first one.
+    """Difference of two images in the features of a frozen encoder, relative to the features of the first one.
 
     f̂ = (f − μ)/σ per channel, with μ and σ constants of a layer; mean|f̂(x) − f̂(x̂)| / mean|f̂(x)|, averaged over the layers
     (arXiv:2006.13265, eq. 2 and 3).
 
     Parameters
     ----------
-    layers : callable
-        Takes pixels (B, 3, S, S) in [0, 1] and returns features (B, C, h, w), one tensor a layer.
+    layers : Module
+        Takes pixels (B, 3, S, S) in [0, 1] and returns a list of features (B, C, h, w), one tensor per layer.
     widths : sequence of int
         Channels of each layer.
     outer, inner : sequence of int, optional
-        Which layers are averaged for whole tiles, default all; and which for smaller ones, default the same, because deep
-        layers see little in them.
+        Which layers are averaged for tiles of full size, default all; and for smaller ones, default the same. Deep
+        layers are of little use for small tiles.
     """
 
     def __init__(
         self,
-        layers: Callable[[Tensor], list[Tensor]],
+        layers: nn.Module,
         widths: Sequence[int],
         *,
         outer: Sequence[int] = (),
@@ -196,28 +211,27 @@ class PerceptualDistance(nn.Module):
         super().__init__()
         self._outer = outer or range(len(widths))
         self._inner = inner or self._outer
-        # Not a submodule: its weights are somebody else's and are not saved with the constants.
-        self._layers = [layers]
+        self.layers = layers
         for k, width in enumerate(widths):
             self.register_buffer(f"mean{k}", torch.zeros(width, 1, 1))
             self.register_buffer(f"deviation{k}", torch.ones(width, 1, 1))
 
     def estimate(self, pixels: Tensor) -> None:
         """Set the constants from tiles (N, 3, S, S) in [0, 1]."""
-        for k, features in enumerate(self._layers[0](pixels)):
+        for k, features in enumerate(self.layers(pixels)):
             deviation, mean = torch.std_mean(features, dim=(0, 2, 3))
             getattr(self, f"mean{k}").copy_(mean[:, None, None])
             getattr(self, f"deviation{k}").copy_(deviation[:, None, None] + 1e-6)
 
-    def forward(self, pixels: Tensor, rebuilt: Tensor, inner: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Return distances (B,) and where they arise, (B, h, w) of the last layer, of images in [0, 1].
+    def forward(self, pixels: Tensor, reconstruction: Tensor, inner: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return the distances (B,) of images (B, 3, S, S) in [0, 1] and their maps (B, h, w), of the last layer.
 
         Parameters
         ----------
         inner : float
-            Share of the distance by the inner layers, the rest is by the outer ones.
+            Share of the inner layers in the distance; the outer layers have the rest.
         """
-        both = self._layers[0](torch.cat([pixels, rebuilt]))
+        both: list[Tensor] = self.layers(torch.cat([pixels, reconstruction]))
         total, where = pixels.new_zeros(len(pixels)), pixels
         for k, features in enumerate(both):
             seen, expected = ((features - getattr(self, f"mean{k}")) / getattr(self, f"deviation{k}")).chunk(2)
@@ -225,3 +239,46 @@ class PerceptualDistance(nn.Module):
             share = (1 - inner) * (k in self._outer) / len(self._outer) + inner * (k in self._inner) / len(self._inner)
             total = total + share * where.mean((1, 2)) / seen.detach().abs().mean((1, 2, 3)).clamp_min(1e-6)
         return total, where
+
+
+class PixelOutputs(nn.Module):
+    """Pixels as the only features."""
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Return the pixels in a list."""
+        return [pixels]
+
+
+class LayerOutputs(nn.Module):
+    """Outputs of some modules of a frozen sequence; the modules after the last of them are left out.
+
+    Parameters
+    ----------
+    body : Sequential
+    positions : tuple of int
+        Positions of the modules, in ascending order.
+    mean, std : (3, 1, 1) tensor, optional
+        Subtracted from the pixels, and what they are divided by.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self, body: nn.Module, positions: tuple[int, ...], mean: Tensor | None = None, std: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        modules = list(body.children())[: positions[-1] + 1]
+        self.body, self._positions = nn.Sequential(*modules).requires_grad_(requires_grad=False), positions
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Return features (B, C, h, w), one tensor per position, of pixels (B, 3, S, S) in [0, 1]."""
+        x = pixels if self.mean is None or self.std is None else (pixels - self.mean) / self.std
+        outputs = []
+        for k, module in enumerate(self.body):
+            x = module(x)
+            if k in self._positions:
+                outputs.append(x)
+        return outputs

@@ -14,8 +14,6 @@ import torch
 from skimage.color import hed_from_rgb
 from torch import Tensor, nn
 
-from napari_histoad.networks.constants import on_device
-
 __all__ = ["TextureStatistics", "window_means", "window_moments"]
 
 _SIGMAS_PX = (1, 2, 4, 8)
@@ -151,19 +149,20 @@ def _edges(side: int, windows: int) -> list[int]:
 
 
 @cache
-def _averages(side: int, windows: int) -> Tensor:
+def _averages(side: int, windows: int, device: torch.device) -> Tensor:
     """Return the matrix (n, side) that averages a line over windows; a product is faster than pooling on a CPU."""
     edges = _edges(side, windows)
-    matrix = torch.zeros(windows, side)
-    for k in range(windows):
-        begin, end = edges[k], edges[min(k + 2, len(edges) - 1)]
-        matrix[k, begin:end] = 1 / (end - begin)
-    return matrix
+    with torch.inference_mode(mode=False):  # it may be used in training later
+        matrix = torch.zeros(windows, side)
+        for k in range(windows):
+            begin, end = edges[k], edges[min(k + 2, len(edges) - 1)]
+            matrix[k, begin:end] = 1 / (end - begin)
+        return matrix.to(device)
 
 
 def window_means(values: Tensor, windows: int) -> Tensor:
     """Return the means (N, n, n) of planes (N, H, W) over n x n windows that overlap by half."""
-    over = [on_device(_averages(side, windows), values.device) for side in values.shape[1:]]
+    over = [_averages(side, windows, values.device) for side in values.shape[1:]]
     return over[0].expand(len(values), -1, -1) @ values @ over[1].T
 
 

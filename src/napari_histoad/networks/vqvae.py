@@ -22,7 +22,7 @@ FSQ_LEVELS = (8, 8, 8)
 
 
 class VqVaeOutput(NamedTuple):
-    """What one pass gives, for images (B, 3, S, S) and a patch size p.
+    """Outputs for images (B, 3, S, S) and a patch size p.
 
     Attributes
     ----------
@@ -31,8 +31,8 @@ class VqVaeOutput(NamedTuple):
         Before quantisation.
     code : (B, 64, S/p, S/p)
         The nearest code, without the straight-through gradient.
-    codes : (B, S/p, S/p) int64
-        Which code.
+    indices : (B, S/p, S/p) int64
+        Rows of the codes in the codebook.
     loss : ()
         Codebook and commitment terms; 0 in evaluation.
     """
@@ -40,7 +40,7 @@ class VqVaeOutput(NamedTuple):
     reconstruction: Tensor
     latent: Tensor
     code: Tensor
-    codes: Tensor
+    indices: Tensor
     loss: Tensor
 
 
@@ -161,8 +161,8 @@ class VqVae(nn.Module):
     quantizer : {"vq", "ema", "fsq"}
         Plain VQ (codebook MSE + 0.25 commitment MSE, uniform init ±√(3/K)), EMA updates with k-means start and
         revival of dead codes, or finite scalar quantisation with 8 × 8 × 8 levels.
-    codes : int
-        Codebook size K; not used by FSQ.
+    codebook_size : int
+        Number of codes K; not used by FSQ.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class VqVae(nn.Module):
         encoder: str = "conv",
         decoder: str = "conv",
         quantizer: str = "ema",
-        codes: int = 256,
+        codebook_size: int = 256,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -188,12 +188,12 @@ class VqVae(nn.Module):
         self.kind = quantizer
         if quantizer == "fsq":
             self.quantizer = FSQ(list(FSQ_LEVELS), dim=CODE_DIM)
-            self.codes = math.prod(FSQ_LEVELS)
+            self.codebook_size = math.prod(FSQ_LEVELS)
         else:
             plain = quantizer == "vq"
             self.quantizer = VectorQuantize(
                 CODE_DIM,
-                codes,
+                codebook_size,
                 learnable_codebook=plain,
                 ema_update=not plain,
                 kmeans_init=not plain,
@@ -202,11 +202,11 @@ class VqVae(nn.Module):
                 commitment_weight=0.0,
                 rotation_trick=False,
             )
-            self.codes = codes
+            self.codebook_size = codebook_size
             if plain:
-                bound = math.sqrt(3 / codes)
+                bound = math.sqrt(3 / codebook_size)
                 with torch.no_grad():
-                    self.quantizer.codebook = torch.empty(codes, CODE_DIM).uniform_(-bound, bound)
+                    self.quantizer.codebook = torch.empty(codebook_size, CODE_DIM).uniform_(-bound, bound)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the latent (B, 64, S/p, S/p) of pixels (B, 3, S, S) in [0, 1]."""
@@ -245,8 +245,8 @@ class VqVae(nn.Module):
         return VqVaeOutput(reconstruction, latent.float(), code, index, loss)
 
 
-def perplexity(index: Tensor, codes: int) -> Tensor:
-    """Return exp(entropy) of code use, between 1 (one code) and ``codes`` (all alike): the health of a codebook."""
-    share = torch.bincount(index.reshape(-1), minlength=codes).float()
+def perplexity(indices: Tensor, codebook_size: int) -> Tensor:
+    """Return exp(entropy) of the use of codes: 1 if one code is used alone, ``codebook_size`` if all are used equally."""
+    share = torch.bincount(indices.reshape(-1), minlength=codebook_size).float()
     share = share / share.sum()
     return torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum())

@@ -248,7 +248,7 @@ def test_scores_that_do_not_bear_bfloat16_are_computed_in_float32(detector_file)
     choice, rng = choose_device("cpu"), np.random.default_rng(0)
     for error, bears in (("mean", True), ("mahalanobis", False)):
         detector = load_detector(detector_file, error=error)
-        assert detector.reduced_precision is bears
+        assert detector.allows_bfloat16 is bears
         images = rng.integers(0, 256, (4, detector.settings.tile_px, detector.settings.tile_px, 3), np.uint8)
         batch = next(batches_of(images, 4))
         fast, exact = (score_batch(detector, batch, replace(choice, bf16=bf16)).scores for bf16 in (True, False))

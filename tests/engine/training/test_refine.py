@@ -100,7 +100,7 @@ def test_unknown_refinements_and_methods_without_features_are_refused():
         run(fit_job(create_detector("colour", tile_px=64), _tiles(100, 0), refine="x"))
 
     class Plain(type(create_detector("vqvae", tile_px=64))):
-        def codes(self, images):
+        def features(self, images):
             return None
 
     detector = Plain(create_detector("vqvae", tile_px=64, max_steps=2, batch=4).settings)

@@ -32,5 +32,5 @@ def test_features_computed_in_parts_fit_the_same_model():
     images = np.random.default_rng(0).integers(0, 256, (128, 64, 64, 3), np.uint8)
     at_once, in_parts = (load_detector(starter_path(), error="mahalanobis", tile_px=64) for _ in range(2))
     at_once.fit(images)
-    in_parts.fit_codes(features_of(in_parts.codes, images, in_parts.device))
-    assert all(np.array_equal(value, in_parts.state()[name]) for name, value in at_once.state().items())
+    in_parts.fit_features(features_of(in_parts.features, images, in_parts.device))
+    assert all(np.array_equal(value, in_parts.saved_state()[name]) for name, value in at_once.saved_state().items())

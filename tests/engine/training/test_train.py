@@ -200,7 +200,7 @@ def test_a_growing_network_is_kept_only_when_it_has_grown(tiles):
     events = []
     run(fit_job(detector, tiles, device="cpu"), events.append)
     assert max(e.done for e in events if e.stage == "Training") == 40
-    assert detector.settled
+    assert detector.fully_grown
     assert int(detector.network.step) >= 32  # the last fifth
 
 
@@ -264,9 +264,9 @@ def test_of_tissue_that_is_normal_everything_counts_in_fit_and_calibration(with_
 def test_what_all_tissue_means_is_chosen_by_word_and_reaches_fit_and_file(sample, tmp_path, normal, mixed, monkeypatch):
     fitted = []
     cls = type(create_detector("colour"))
-    real = cls.fit_codes
+    real = cls.fit_features
     monkeypatch.setattr(
-        cls, "fit_codes", lambda self, codes, *, robust=False: fitted.append(robust) or real(self, codes, robust=robust)
+        cls, "fit_features", lambda self, codes, *, robust=False: fitted.append(robust) or real(self, codes, robust=robust)
     )
     train(sample.path, tmp_path / "d.safetensors", normal=normal, detector="colour", tile_px=64, device="cpu")
     assert set(fitted) == {mixed}

@@ -175,7 +175,7 @@ def fit_classifier_job(
     where = rows
     if prepared is None:
         prepared, where = (yield from prepare_job(classifier, data.tiles.images[rows], device)), np.arange(len(rows))
-    classifier.error_scale = prepared.error_scale
+    classifier.keep(error_scale=prepared.error_scale)
     labels = data.labels[rows]
     kept, checked = next(grouped_folds(labels, data.tiles.groups[rows], _VALIDATION_FOLDS, seed))
     classifier.to(choice.device)
@@ -195,7 +195,7 @@ def fit_classifier_job(
         losses.append(loss)
     if settings.weighting == "validation":
         worth = 1 / torch.tensor(losses).clamp_min(1e-3)
-        classifier.shares = worth / worth.sum()
+        classifier.keep(shares=worth / worth.sum())
     classifier.trained_on = data.tiles.sources
     classifier.eval()
     return classifier

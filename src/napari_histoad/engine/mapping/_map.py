@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_histoad import __version__
 from napari_histoad.classifiers import classes_of, load_model
-from napari_histoad.detectors._bundle import fingerprint
+from napari_histoad.detectors import fingerprint
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine.mapping._blocks import BlockJoiner, block_rows, score_blocks, tiles_in

@@ -178,7 +178,7 @@ def _steps_job(
         metrics["held-out loss"] = current
         _check_finite([current], step + 1)
         _check_finite((float(value.sum()) for value in _floats(network)), step + 1)
-        if detector.settled:
+        if detector.fully_grown:
             stale = 0 if current < best * (1 - _LEAST_GAIN) else stale + 1
             if current < best:
                 best, best_state = current, _copy(network)
@@ -258,7 +258,7 @@ def _preview(detector: Detector, images: torch.Tensor, choice: DeviceChoice) -> 
     assert detector.network is not None
     detector.network.eval()
     with torch.inference_mode(), choice.autocast(detector):
-        rebuilt = detector.rebuild(images.to(choice.device))
+        rebuilt = detector.reconstruct(images.to(choice.device))
     if rebuilt is None:
         return None
     if rebuilt.shape[2:] != images.shape[1:3]:
@@ -273,7 +273,7 @@ def _copy(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _data_key(detector: Detector, tiles: TileSet, seed: int, counts: NDArray[np.float32] | None, steps: int) -> str:
-    digest = hashlib.sha256(f"{detector.name} {detector.settings.model_dump_json()} {seed} {steps}".encode())
+    digest = hashlib.sha256(f"2 {detector.name} {detector.settings.model_dump_json()} {seed} {steps}".encode())
     digest.update(tiles.images[:: max(1, len(tiles) // 16)].tobytes())
     digest.update(b"" if counts is None else counts.tobytes())
     return digest.hexdigest()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_histoad.detectors import FeatureDetector
-from napari_histoad.detectors._normal_model import NormalModel
 from napari_histoad.engine.training._descend import batch_size, diverging
 from napari_histoad.jobs import format_seconds
 
@@ -73,12 +72,12 @@ def estimate_training(detector: Detector, images: Tensor, choice: DeviceChoice, 
 def _of_features(detector: FeatureDetector, images: Tensor, choice: DeviceChoice) -> TrainingEstimate:
     batch = images[:_BATCH].to(choice.device)
     with torch.inference_mode(), choice.autocast(detector):
-        detector.codes(batch)  # the first call pays for what later ones do not
+        detector.features(batch)  # the first call pays for what later ones do not
         started = time.perf_counter()
-        codes = detector.codes(batch)
+        codes = detector.features(batch)
         numbers = codes.shape[1] * 4
     seconds = (time.perf_counter() - started) / len(batch) * len(images)
-    bank = detector.model.bank_bytes(len(images)) if isinstance(detector.model, NormalModel) else 0
+    bank = detector.model.fitted_bytes(len(images))
     return TrainingEstimate(seconds, images.nbytes + len(images) * numbers + bank, bank)
 
 

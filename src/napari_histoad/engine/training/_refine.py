@@ -165,7 +165,7 @@ def _codes(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice) 
     """
 
     def codes(batch: torch.Tensor) -> torch.Tensor:
-        found = detector.codes(batch)
+        found = detector.features(batch)
         if found is None:
             raise SettingsError(f"{detector.name} offers no features to find suspicious tiles by", "train it without refinement")
         return found

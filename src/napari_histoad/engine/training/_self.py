@@ -85,6 +85,6 @@ def _fit_job(detector: VqVaeDetector, choice: DeviceChoice, images: NDArray[np.u
     yield Progress(_STAGE, 0, total)
     for first in range(0, len(images), part):
         with choice.autocast(detector):
-            features.append(features_of(detector.codes, images[first : first + part], choice.device))
+            features.append(features_of(detector.features, images[first : first + part], choice.device))
         yield Progress(_STAGE, min(first + part, len(images)), total)
-    detector.fit_codes(torch.cat(features), robust=True)
+    detector.fit_features(torch.cat(features), robust=True)

@@ -144,7 +144,7 @@ def _cross_fit_job(
     for i in range(0, len(tiles), _CHUNK):
         yield Progress("Looking at tiles", i, len(tiles))
         with choice.autocast(detector):  # not around a yield: whoever drives the job computes too
-            parts.append(features_of(detector.codes, tiles.images[i : i + _CHUNK], choice.device))
+            parts.append(features_of(detector.features, tiles.images[i : i + _CHUNK], choice.device))
     codes, scores = torch.cat(parts), np.empty(len(tiles), np.float32)
     left_out = np.zeros(len(tiles), bool) if refine is None else suspicious(codes.numpy(), refine, rng)
     detector.left_out = np.flatnonzero(left_out)
@@ -153,13 +153,13 @@ def _cross_fit_job(
         yield Progress("Calibrating", k, len(folds) + 1, "steps")
         # Of a few groups, one that is large is scored by what the others teach, were they all left out of the final fit.
         rows = kept[~left_out[kept]]
-        detector.fit_codes(codes[rows if len(rows) >= _LEAST_FITTED else kept], robust=robust)
+        detector.fit_features(codes[rows if len(rows) >= _LEAST_FITTED else kept], robust=robust)
         with torch.inference_mode():
-            scores[held_out] = detector.model.distance(codes[held_out]).numpy()
+            scores[held_out] = detector.model.distance(codes[held_out].to(choice.device)).cpu().numpy()
     yield Progress("Calibrating", len(folds), len(folds) + 1, "steps")
-    detector.fit_codes(codes[~left_out], robust=robust)
+    detector.fit_features(codes[~left_out], robust=robust)
     with choice.autocast(detector):
-        detector.fit_details(tiles.images[~left_out])
+        detector.fit_error_map(tiles.images[~left_out])
     yield Progress("Calibrating", len(folds) + 1, len(folds) + 1, "steps")
     return scores
 
