@@ -36,13 +36,8 @@ WORKER_DOORS = {"napari_histoad.worker", "napari_histoad.worker.client", "napari
 """What the window may import of the worker: the other modules load torch."""
 TORCH_ROOMS = {"networks", "detectors", "classifiers", "engine"}
 PRIVATE_IMPORTS = {
-    ("classifiers._base", "detectors._base"),
-    ("classifiers._bundle", "detectors._bundle"),
-    ("classifiers._networks", "detectors._backbone"),
     ("cli._map", "engine.mapping._cluster"),
     ("engine.mapping._cluster", "maps._chunks"),
-    ("engine.mapping._map", "detectors._bundle"),
-    ("engine.training._estimate", "detectors._normal_model"),
     ("gui.layers", "results._figures"),
     ("results._regions", "regions._region"),
     ("tiles._loader", "slide._colour"),

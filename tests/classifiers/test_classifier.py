@@ -208,11 +208,11 @@ def test_same_seed_same_classifier(tiles):
 
 def test_what_does_not_fit_is_refused(tiles, detector, tmp_path):
     both = ClassifierSettings(inputs=("image", "error"), tile_px=64)
-    with pytest.raises(SettingsError, match="error, which a detector gives.*--model"):
+    with pytest.raises(SettingsError, match="needs error from a detector.*--model"):
         Classifier(both)
     with pytest.raises(SettingsError, match="tiles of 64 px, the classifier of 128"):
         Classifier(both.model_copy(update={"tile_px": 128}), detector)
-    with pytest.raises(SettingsError, match="colour gives no error"):
+    with pytest.raises(SettingsError, match="colour computes no error"):
         Classifier(both, create_detector("colour", tile_px=64))
     alone = run(fit_classifier_job(ClassifierSettings(networks=("base_cnn",), **QUICK), tiles, device="cpu"))
     file = save_classifier(alone, tmp_path / "c.safetensors")

@@ -28,7 +28,7 @@ def test_the_bank_of_normal_tiles_is_bounded_and_said():
     estimate = _estimate("texture")
     assert estimate.bank_bytes == 64 * 310 * 4
     model = create_detector("texture", tile_px=64).model
-    assert model.bank_bytes(10**6) == model.bank_bytes(10**7) == 20_000 * 310 * 4
+    assert model.fitted_bytes(10**6) == model.fitted_bytes(10**7) == 20_000 * 310 * 4
     assert "bank of normal tiles" in str(estimate)
 
 
