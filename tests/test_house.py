@@ -36,10 +36,7 @@ WORKER_DOORS = {"napari_histoad.worker", "napari_histoad.worker.client", "napari
 """What the window may import of the worker: the other modules load torch."""
 TORCH_ROOMS = {"networks", "detectors", "classifiers", "engine"}
 PRIVATE_IMPORTS = {
-    ("cli._map", "engine.mapping._cluster"),
     ("engine.mapping._cluster", "maps._chunks"),
-    ("gui.layers", "results._figures"),
-    ("results._regions", "regions._region"),
     ("tiles._loader", "slide._colour"),
     ("tiles._loader", "slide._file"),
 }

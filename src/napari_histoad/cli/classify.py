@@ -21,7 +21,8 @@ from napari_histoad.cli._options import (
     read_settings,
 )
 from napari_histoad.cli._progress import follow
-from napari_histoad.errors import SettingsError, first_error, writing
+from napari_histoad.errors import SettingsError, first_error
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from napari_histoad.tiles import TileFile
@@ -187,14 +188,12 @@ def predict(
         stain_of_files(files, stain.method, side).to(stain)(read.images)
     good = [file for k, file in enumerate(files) if k not in errors]
     probabilities = follow(predict_job(classifier, read.images, device), quiet=as_json)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
-            table = csv.writer(handle)
-            table.writerow(["file", "class", *(f"p_{name}" for name in classes), *(["problem"] if errors else [])])
-            for file, row in zip(good, probabilities, strict=True):
-                table.writerow([file.name, classes[int(row.argmax())], *(f"{p:.6g}" for p in row)])
-            table.writerows([files[k].name, *[""] * (1 + len(classes)), err.what] for k, err in errors.items())
+    with atomic_path(out) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
+        table = csv.writer(handle)
+        table.writerow(["file", "class", *(f"p_{name}" for name in classes), *(["problem"] if errors else [])])
+        for file, row in zip(good, probabilities, strict=True):
+            table.writerow([file.name, classes[int(row.argmax())], *(f"{p:.6g}" for p in row)])
+        table.writerows([files[k].name, *[""] * (1 + len(classes)), err.what] for k, err in errors.items())
     truth = np.array([classes.index(file.class_name) for file in good if labelled], np.int64)
     report = report_classes(truth, probabilities, read.groups) if labelled else None
     rows: list[tuple[str, object]] = [("Classified", f"{len(good):,} tiles -> {out}")]

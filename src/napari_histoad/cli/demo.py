@@ -14,7 +14,8 @@ import typer
 from napari_histoad.cli._console import command, emit, say
 from napari_histoad.cli._options import DeviceOption, JsonOption
 from napari_histoad.cli._progress import follow
-from napari_histoad.errors import OutputError, writing
+from napari_histoad.errors import OutputError
+from napari_histoad.system.atomic import atomic_path
 
 __all__ = ["demo"]
 
@@ -73,9 +74,8 @@ def demo(
         "overlay": str(overlay),
         "report": str(report),
     }
-    target = out / "evaluation.json"
-    with writing(target):
-        target.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    with atomic_path(out / "evaluation.json") as partial:
+        partial.write_text(json.dumps(document, indent=2), encoding="utf-8")
     files = [("Slide", path), ("Detector", model), ("Map", result.path), ("Picture", overlay), ("Report", report)]
     emit(document, [*rows, *files, ("Took", f"{document['seconds']:.0f} s")], as_json=as_json)
     if view:

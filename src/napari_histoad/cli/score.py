@@ -11,7 +11,7 @@ import typer
 from napari_histoad.cli._console import command, finish_tiles
 from napari_histoad.cli._options import DeviceOption, JsonOption
 from napari_histoad.cli._progress import follow
-from napari_histoad.errors import writing
+from napari_histoad.system.atomic import atomic_path
 
 __all__ = ["score"]
 
@@ -45,14 +45,12 @@ def score(
     good = [k for k in range(len(files)) if k not in errors]
     count = len(detector.calibration.scores)
     p_values = dict(zip(good, detector.calibration.p_value(scores[good]), strict=True))
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
-            table = csv.writer(handle)
-            table.writerow(["file", "score", "p_value", "calibration_tiles", *(["problem"] if errors else [])])
-            for k, file in enumerate(files):
-                if k in errors:
-                    table.writerow([file.name, "", "", "", errors[k].what])
-                else:
-                    table.writerow([file.name, f"{scores[k]:.6g}", f"{p_values[k]:.6g}", count, *([""] if errors else [])])
+    with atomic_path(out) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
+        table = csv.writer(handle)
+        table.writerow(["file", "score", "p_value", "calibration_tiles", *(["problem"] if errors else [])])
+        for k, file in enumerate(files):
+            if k in errors:
+                table.writerow([file.name, "", "", "", errors[k].what])
+            else:
+                table.writerow([file.name, f"{scores[k]:.6g}", f"{p_values[k]:.6g}", count, *([""] if errors else [])])
     finish_tiles({"scores": str(out), "tiles": len(good)}, [("Scored", f"{len(good):,} tiles -> {out}")], files, errors, as_json)

@@ -16,7 +16,7 @@ from napari.utils import Colormap, DirectLabelColormap
 
 from napari_histoad.gui.slide_layers import pixel_size
 from napari_histoad.regions import shapes_from_regions
-from napari_histoad.results._figures import COLORMAP, display_range
+from napari_histoad.results import COLORMAP, display_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

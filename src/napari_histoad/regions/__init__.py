@@ -4,7 +4,7 @@ from napari_histoad.regions._annotations import Annotations, count_classes, norm
 from napari_histoad.regions._classes import NORMAL_NAMES, UNREADABLE, class_meaning
 from napari_histoad.regions._coverage import coverage
 from napari_histoad.regions._files import read_annotations, read_regions, write_geojson
-from napari_histoad.regions._region import Region
+from napari_histoad.regions._region import Region, as_area
 from napari_histoad.regions._shapes import regions_from_shapes, shapes_from_regions
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "UNREADABLE",
     "Annotations",
     "Region",
+    "as_area",
     "class_meaning",
     "count_classes",
     "coverage",

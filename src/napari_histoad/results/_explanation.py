@@ -1,4 +1,4 @@
-"""One tile explained, as a picture."""
+"""Pictures that explain the score or the class of one tile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from napari_histoad.errors import writing
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,17 +29,24 @@ def explanation_panels(
     relevance: NDArray[np.float32] | None,
     method: str = "Grad-CAM",
 ) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Return titles and pictures (H, W, 3): the tile, and what there is of reconstruction, error map and relevance.
+    """Return the panels that explain a tile: the tile, its reconstruction, its error map and the relevance map.
 
     Parameters
     ----------
-    tile, reconstruction : (H, W, 3) uint8
-    error : (H, W) float32
-        Brightest at its 99.5th percentile.
-    relevance : (H, W) float32 in [0, 1]
-        Laid over the tile: the warmer, the more it speaks for the class.
+    tile : (H, W, 3) uint8
+    reconstruction : (H, W, 3) uint8 or None
+        What the detector reconstructed; None leaves out the panel, here and below.
+    error : (H, W) float32 or None
+        Error map; its 99.5th percentile is shown brightest.
+    relevance : (H, W) float32 in [0, 1] or None
+        Evidence for the class, drawn over the tile in colours from cold to warm.
     method : str
-        How that was found.
+        How the relevance was computed: the title of its panel.
+
+    Returns
+    -------
+    list of tuple[str, (H, W, 3) uint8]
+        Titles and pictures.
     """
     panels = [("Tile", tile)]
     if reconstruction is not None:
@@ -55,12 +62,20 @@ def explanation_panels(
 
 
 def draw_explanation(path: Path, panels: list[tuple[str, NDArray[np.uint8]]], headline: str) -> None:
-    """Write panels side by side as a PNG.
+    """Write panels side by side as a PNG file.
+
+    Parameters
+    ----------
+    path : Path
+    panels : list of tuple[str, (H, W, 3) uint8]
+        Titles and pictures, see `explanation_panels`.
+    headline : str
+        Text above the panels.
 
     Raises
     ------
     OutputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     width = _GAP + len(panels) * (_SIDE + _GAP)
     picture = Image.new("RGB", (width, _SIDE + 2 * _LINE + 2 * _GAP), "white")
@@ -70,9 +85,8 @@ def draw_explanation(path: Path, panels: list[tuple[str, NDArray[np.uint8]]], he
         x = _GAP + k * (_SIDE + _GAP)
         draw.text((x, _LINE + _GAP // 2), title, fill="#555555", font=font)
         picture.paste(Image.fromarray(panel).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (x, 2 * _LINE + _GAP // 2))
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+    with atomic_path(path) as partial:
+        picture.save(partial, format="PNG")
 
 
 def _coloured(values: NDArray[np.float32], colormap: str) -> NDArray[np.uint8]:

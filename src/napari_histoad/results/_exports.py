@@ -1,4 +1,4 @@
-"""The files that other programs read a map from, one `Export` class each."""
+"""Exports: files that other programs can read, one `Export` class per kind of file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from napari_histoad.errors import SettingsError, writing
+from napari_histoad.errors import SettingsError
 from napari_histoad.regions import write_geojson
 from napari_histoad.results._figures import overlay
 from napari_histoad.results._findings import provenance
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
-    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
@@ -186,25 +186,49 @@ def write_exports(
 
 
 def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float | None = None) -> int:
-    """Write the flagged regions as QuPath annotations and return how many there are."""
+    """Write the flagged regions as QuPath annotations and return their number.
+
+    Parameters
+    ----------
+    source : AnomalyMap
+    path : path-like
+        The GeoJSON file.
+    rate : float, optional
+        False-positive rate of the threshold; default: `AnomalyMap.default_rate`.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
     regions = measure_regions(source, rate)
     write_geojson(regions, path, provenance(source, source.default_rate if rate is None else rate))
     return len(regions)
 
 
 def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
-    """Write one row per tile, as .csv or .parquet by the name's ending, and return the number of rows.
+    """Write a table with one row per tile, as .csv or .parquet, and return the number of rows.
 
-    What is to be known of the map, such as its notes and which tiles could not be read, is in the metadata of a .parquet, and
-    in a .json of the same name beside a .csv, where lines that are no rows would trouble other programs.
+    The provenance of the map, such as its detector, notes and unreadable tiles, is in the metadata of a .parquet file, and
+    in a .json file of the same name beside a .csv file.
 
-    Columns: y, x (level-0 pixels of the tile's top left corner), size (level-0 pixels), score, p_value, and p_<class> for
-    each class that the map holds.
+    Parameters
+    ----------
+    source : AnomalyMap
+    path : path-like
+        Ends in .csv or .parquet. Columns: y, x (top left corner of the tile, level-0 pixels), size (width of the tile,
+        level-0 pixels), score, p_value, and p_<class> for each class of a classifier.
 
     Raises
     ------
     SettingsError
-        If the ending is another.
+        If the path has another ending.
+    OutputError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> export_table(AnomalyMap.open("maps/case.ome.zarr"), "case.tiles.csv")  # doctest: +SKIP
     """
     target = Path(path)
     table = pa.table(
@@ -219,10 +243,8 @@ def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
     )
     writers = {".csv": pa.csv.write_csv, ".parquet": pa.parquet.write_table}
     if target.suffix not in writers:
-        raise SettingsError(
-            f"tables are written as .csv or .parquet, not {target.suffix or 'without an ending'}", "change the name"
-        )
-    table = table.replace_schema_metadata({"napari_histoad": json.dumps(provenance(source))})  # Parquet keeps it
+        raise SettingsError(f"{target.name}: tables are written as .csv or .parquet files", "change the ending of the name")
+    table = table.replace_schema_metadata({"napari_histoad": json.dumps(provenance(source))})  # CSV drops it
     with atomic_path(target) as partial:
         writers[target.suffix](table, partial)
     if target.suffix == ".csv":
@@ -240,27 +262,35 @@ def export_png(
     truth: Sequence[Region] = (),
     max_px: int = 2000,
 ) -> None:
-    """Write the overlay picture, see `overlay`."""
+    """Write the picture that `overlay` returns as a PNG file.
+
+    Raises
+    ------
+    MapError
+        If the map is of another slide.
+    OutputError
+        If the file cannot be written.
+    """
     picture = Image.fromarray(overlay(source, slide, rate=rate, truth=truth, max_px=max_px))
     about = PngInfo()
     about.add_itxt("Description", json.dumps(provenance(source, source.default_rate if rate is None else rate)))
-    with writing(path):
-        picture.save(path, format="PNG", pnginfo=about)
+    with atomic_path(path) as partial:
+        picture.save(partial, format="PNG", pnginfo=about)
 
 
 def export_ome_tiff(source: AnomalyMap, path: str | PathLike[str]) -> None:
-    """Write the map as a pyramidal float32 OME-TIFF with its pixel size."""
+    """Write the anomaly map as a pyramidal float32 OME-TIFF with its pixel size in µm; NaN where no tile was scored.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
     levels = source.levels
     um = source.geometry.cell_l0 * source.info.slide_mpp
-    metadata: dict[str, Any] = {
-        "axes": "YX",
-        "PhysicalSizeX": um,
-        "PhysicalSizeY": um,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeYUnit": "µm",
-    }
-    metadata["Description"] = json.dumps(provenance(source))
-    with writing(path), tifffile.TiffWriter(path, bigtiff=True, ome=True) as tif:
+    size = {f"PhysicalSize{axis}": um for axis in "XY"} | {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
+    metadata: dict[str, Any] = {"axes": "YX", "Description": json.dumps(provenance(source)), **size}
+    with atomic_path(path) as partial, tifffile.TiffWriter(partial, bigtiff=True, ome=True) as tif:
         tif.write(np.asarray(levels[0]), subifds=len(levels) - 1, tile=(256, 256), compression="zlib", metadata=metadata)
         for level in levels[1:]:
             tif.write(np.asarray(level), subfiletype=1, tile=(256, 256), compression="zlib")

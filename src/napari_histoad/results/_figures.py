@@ -1,4 +1,4 @@
-"""Pictures of a map on its slide."""
+"""Figures: the anomaly map over its slide, and the histogram of tile scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
@@ -28,7 +28,7 @@ _OPACITY = 0.75
 
 
 def display_range(source: AnomalyMap) -> tuple[float, float]:
-    """Return the scores shown as darkest and brightest: the normal median, and well above the highest normal."""
+    """Return the scores to show as darkest and brightest: the median of normal tiles, and well above the highest of them."""
     low, high = np.quantile(source.calibration.scores, (0.5, 0.99))
     seen = source.scores[~np.isnan(source.scores)]
     top = float(np.quantile(seen, 0.995)) if len(seen) else float(high)
@@ -43,7 +43,7 @@ def overlay(
     rate: float | None = None,
     truth: Sequence[Region] = (),
 ) -> NDArray[np.uint8]:
-    """Return the slide with the heatmap on its tissue, flagged regions outlined, truth dashed in green.
+    """Return a picture of the slide with the anomaly map in colour, flagged regions in blue and known anomalies in green.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def overlay(
     max_px : int
         Longer side of the picture.
     rate : float, optional
-        False-positive rate of the outlines; default: see `AnomalyMap.default_rate`.
+        False-positive rate that flags regions; default: `AnomalyMap.default_rate`.
     truth : sequence of Region
         Known anomalies, drawn for comparison.
 
@@ -64,7 +64,7 @@ def overlay(
     Raises
     ------
     MapError
-        If it is another slide.
+        If the map is of another slide.
     """
     source.check_slide(slide)
     base = slide.thumbnail(max_px).astype(np.float32)
@@ -73,7 +73,7 @@ def overlay(
     low, high = display_range(source)
     level = np.clip((heat - low) / (high - low), 0, 1)
     colour = mpl.colormaps[COLORMAP](np.nan_to_num(level))[..., :3].astype(np.float32) * 255
-    # Normal tissue stays as it is: the colour comes in with the score.
+    # Opacity rises with the score, so that normal tissue keeps its own colours.
     alpha = np.where(np.isnan(level), 0, _OPACITY * np.clip(2 * level, 0, 1))[..., None]
     picture = Image.fromarray((base * (1 - alpha) + colour * alpha).astype(np.uint8))
     pen = ImageDraw.Draw(picture)
@@ -89,7 +89,7 @@ def overlay(
 
 
 def _sample(source: AnomalyMap, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the blended scores at the pixels of a picture of the whole slide."""
+    """Return the anomaly map resampled to the pixels of a picture of the whole slide."""
     values = source.score_field()
     axes = [
         (np.arange(n) + 0.5) * full / n / source.geometry.cell_l0 for n, full in zip(shape, source.info.slide_shape, strict=True)
@@ -99,15 +99,17 @@ def _sample(source: AnomalyMap, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def score_histogram(source: AnomalyMap, rate: float) -> Figure:
-    """Return a figure of the tile scores of the slide and of the held-out normals, with the threshold."""
+    """Return a histogram of the tile scores of the slide and of held-out normal tiles, with the threshold."""
     figure = Figure(figsize=(6.4, 2.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     scores = source.scores[~np.isnan(source.scores)]
     normals = source.calibration.scores
     edges = np.linspace(min(scores.min(), normals.min()), np.quantile(np.r_[scores, normals], 0.998), 60).tolist()
-    axes.hist(normals, edges, density=True, color="#0072B2", alpha=0.55, label=f"held-out normals ({len(normals):,})")
-    axes.hist(scores, edges, density=True, histtype="step", color="#D55E00", lw=1.6, label=f"this slide ({len(scores):,})")
+    axes.hist(normals, edges, density=True, color="#0072B2", alpha=0.55, label=f"held-out normal tiles ({len(normals):,})")
+    axes.hist(
+        scores, edges, density=True, histtype="step", color="#D55E00", lw=1.6, label=f"tiles of this slide ({len(scores):,})"
+    )
     threshold = source.calibration.threshold(rate)
     if np.isfinite(threshold):
         axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold at {rate:.1%} false positives")

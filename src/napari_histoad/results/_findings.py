@@ -1,4 +1,4 @@
-"""What a map found at a threshold, in one sentence that terminal, panel and report share."""
+"""The findings of a map in one sentence, and its provenance, for terminal, panel, report and exports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
 
 __all__ = ["describe_findings", "describe_saved", "provenance"]
@@ -18,28 +18,28 @@ _BAND_CELLS = 512
 
 
 def describe_findings(source: AnomalyMap, rate: float, regions: Sequence[Region]) -> str:
-    """Return how many regions and tiles are flagged, and why the two may differ.
+    """Return a sentence with the number of flagged regions and tiles, and why the two may differ.
 
-    Tiles are counted by their own p-values. Regions are outlined where the blended map, a mean over the tiles that overlap,
-    lies above the threshold of the same rate, if they are large enough.
+    Tiles are flagged by their own p-values. Regions are outlined where the anomaly map, a mean over overlapping tiles, is
+    above the threshold of the same rate, if they are large enough.
 
     Parameters
     ----------
     source : AnomalyMap
     rate : float
-        False-positive rate.
+        False-positive rate of the threshold.
     regions : sequence of Region
-        ``source.regions(rate)``.
+        ``measure_regions(source, rate)``.
     """
     area = sum(float(region.measurements.get("Area mm²", 0)) for region in regions)
     return _findings(source, rate, len(regions), area)
 
 
 def describe_saved(source: AnomalyMap) -> str:
-    """Return the same of the stored regions, without outlining them."""
+    """Return the sentence of `describe_findings` for the saved regions, without outlining them again."""
     labels = source.saved_labels
     cells = np.zeros(1, np.int64)
-    for y in range(0, labels.shape[0], _BAND_CELLS):  # as integers of eight bytes a whole slide's would be large
+    for y in range(0, labels.shape[0], _BAND_CELLS):  # in bands, since bincount converts to int64
         counts = np.bincount(np.asarray(labels[y : y + _BAND_CELLS]).ravel(), minlength=len(cells))
         cells = counts + np.pad(cells, (0, len(counts) - len(cells)))
     area = float(cells[1:].sum()) * (source.geometry.cell_l0 * source.info.slide_mpp) ** 2 / 1e6
@@ -56,23 +56,23 @@ def _findings(source: AnomalyMap, rate: float, regions: int, area: float) -> str
         return f"{found}; {share}"
     if flagged and not regions:
         return (
-            f"no region; {share} score above the threshold by themselves, but among neighbours that do not: "
-            "the map, a mean over overlapping tiles, stays below it, or the area is too small to be outlined"
+            f"no region; {share} are above the threshold, but the map, a mean over overlapping tiles, is not, "
+            "or the area is too small to be outlined"
         )
-    return f"{found}, outlined where the mean of overlapping tiles is above the threshold; {share} are by themselves"
+    return f"{found}, outlined where the mean over overlapping tiles is above the threshold; {share} are above it"
 
 
 def provenance(source: AnomalyMap, rate: float | None = None) -> dict[str, Any]:
-    """Return what to say of a map in files made of it, ready for JSON.
+    """Return where a map comes from, as a JSON document to store in exported files.
 
     Parameters
     ----------
     source : AnomalyMap
     rate : float, optional
-        False-positive rate of the threshold, where one was applied.
+        False-positive rate of the threshold, if one was applied.
     """
     info = source.info
-    said: dict[str, Any] = {
+    document: dict[str, Any] = {
         "slide": info.slide,
         "detector": info.detector,
         "detector_id": info.detector_id,
@@ -83,4 +83,4 @@ def provenance(source: AnomalyMap, rate: float | None = None) -> dict[str, Any]:
         "notes": source.notes,
         "unread_tiles": source.origins[source.unread_tiles].tolist(),
     }
-    return said if rate is None else {**said, "false_positive_rate": rate}
+    return document if rate is None else {**document, "false_positive_rate": rate}

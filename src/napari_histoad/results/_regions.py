@@ -1,4 +1,4 @@
-"""From numbered regions to measured outlines."""
+"""Outlines and measurements of the flagged regions of a map."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from shapely.affinity import affine_transform
 from shapely.geometry import Polygon
 from skimage.measure import find_contours
 
-from napari_histoad.regions import Region
-from napari_histoad.regions._region import as_area
+from napari_histoad.regions import Region, as_area
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.maps import AnomalyMap
 
 __all__ = ["measure_regions"]
 
@@ -28,25 +27,31 @@ def measure_regions(
     *,
     labels: NDArray[np.uint32] | None = None,
 ) -> list[Region]:
-    """Return the anomalous regions of a map as outlines with area, mean and highest tile score and lowest p-value.
+    """Return the flagged regions of a map with their outlines and measurements.
 
     Parameters
     ----------
     source : AnomalyMap
     rate, min_area_um2 : float, optional
-        False-positive rate and smallest area, see `AnomalyMap.flag`.
+        False-positive rate of the threshold and smallest area in µm², see `AnomalyMap.flag`.
     labels : (H, W) uint32, optional
-        What `AnomalyMap.flag` returned, if it is at hand.
+        Result of `AnomalyMap.flag`, if it is already known.
 
     Returns
     -------
     list of Region
-        Highest mean score first.
+        Highest mean score first. Outlines are in level-0 pixels; ``measurements`` holds ``"Area mm²"``, ``"Mean score"``,
+        ``"Max score"``, ``"Min p-value"`` and ``"Tiles"``.
 
     Notes
     -----
-    The tiles of a region are those whose centres lie in it. A sliver may lie between centres, or at the rim of the tissue
-    before them: what counts there is the highest tile that reaches over it.
+    The tiles of a region are those whose centres lie inside it. A narrow region may contain no centre; then the
+    highest-scoring tile that overlaps it is measured.
+
+    Examples
+    --------
+    >>> for region in measure_regions(AnomalyMap.open("maps/case.ome.zarr"), rate=0.01):  # doctest: +SKIP
+    ...     print(region.measurements["Area mm²"])
     """
     if labels is None:
         labels = source.flag(rate, min_area_um2)
@@ -84,7 +89,7 @@ def _outline(mask: NDArray[np.bool_], y0: int, x0: int, cell_l0: float) -> Polyg
     rings = [Polygon(c) for c in find_contours(np.pad(mask, 1).astype(np.float32), 0.5) if len(c) >= 4]
     area = Polygon()
     for ring in sorted(rings, key=lambda r: -r.area):
-        area = area.symmetric_difference(ring.buffer(0))  # rings inside rings are holes, islands in holes areas
+        area = area.symmetric_difference(ring.buffer(0))  # a ring inside a ring is a hole, a ring inside a hole an island
     # Index i of the padded mask is cell i − 1, whose centre lies at (i − 1 + ½) cells.
     placed = affine_transform(area.simplify(0.5), [cell_l0, 0, 0, cell_l0, (y0 - 0.5) * cell_l0, (x0 - 0.5) * cell_l0])
     return as_area(placed, "a flagged region")

@@ -1,10 +1,9 @@
-"""One HTML page that stands alone: pictures inside, nothing loaded from elsewhere."""
+"""The report: one HTML file with all pictures inside, which loads nothing from the internet."""
 
 from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +11,16 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from napari_histoad import __version__
-from napari_histoad.errors import writing
 from napari_histoad.results._figures import overlay, score_histogram
 from napari_histoad.results._findings import describe_findings
 from napari_histoad.results._regions import measure_regions
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
 
-    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
@@ -37,27 +36,32 @@ def write_report(
     evaluations: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     on_error: Callable[[AnomalyMap, Exception], object] | None = None,
 ) -> None:
-    """Write a report on one or more maps.
+    """Write an HTML report on one or more maps.
 
     Parameters
     ----------
     entries : sequence of (AnomalyMap, Slide or None)
-        Without its slide a map has no overlay picture.
+        The maps in the order of the report. A map without its slide gets no overlay picture.
     path : path-like
         The .html file.
     rate : float, optional
-        False-positive rate of the threshold; default: each map's own, see `AnomalyMap.default_rate`.
+        False-positive rate of the threshold; default: that of each map, see `AnomalyMap.default_rate`.
     truth : mapping of slide name to regions, optional
-        Drawn on the overlay.
-    evaluations : mapping of slide name to rows (what, value), optional
-        Shown as a table.
+        Known anomalies, drawn on the overlay.
+    evaluations : mapping of slide name to rows (name, value), optional
+        Metrics, shown as a table.
     on_error : callable, optional
-        Called with a map and what is wrong with it; the others are written. Without it, the error is raised.
+        Called with a map that cannot be reported and its error, while the others are. Without it, the error is raised.
 
     Raises
     ------
     OutputError
-        If it cannot be written.
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> result = AnomalyMap.open("maps/case.ome.zarr")  # doctest: +SKIP
+    >>> write_report([(result, open_slide("case.svs"))], "report.html")  # doctest: +SKIP
     """
     slides = []
     for source, slide in entries:
@@ -70,8 +74,8 @@ def write_report(
             on_error(source, err)
     environment = Environment(loader=PackageLoader("napari_histoad.maps", "."), autoescape=select_autoescape(["html"]))
     page = environment.get_template("report.html").render(slides=slides, version=__version__)
-    with writing(path):
-        Path(path).write_text(page, encoding="utf-8")
+    with atomic_path(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def _describe(

@@ -1,4 +1,4 @@
-"""What people said of tiles of a map, and which tiles to ask them about next."""
+"""Verdicts: judgements of people on tiles of a map, and proposals which tiles to judge next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.maps import AnomalyMap
 
     Box = tuple[float, float, float, float]
 
@@ -27,7 +27,7 @@ __all__ = ["UNSURE", "VERDICTS", "Verdict", "Verdicts", "propose_tiles", "verdic
 
 UNSURE = "Unsure"
 VERDICTS = ("Normal", "Anomalous", "Artefact", UNSURE)
-"""What can be said; of the last nothing is learnt."""
+"""The possible judgements; tiles judged `UNSURE` are not used for training."""
 
 _TIME = "Judged at (Unix time, s)"
 _APART = 1.5
@@ -36,9 +36,9 @@ _EVEN = 1e-12
 
 
 def verdict_file(source: AnomalyMap) -> Path:
-    """Return where the verdicts on a slide lie: beside its maps, so that they outlive each of them.
+    """Return the path of the verdicts on a slide: beside its maps, so that they are kept when a map is replaced.
 
-    A map that was set aside for another detector's shares them: they are on the slide.
+    A map that was renamed to make room for a newer one has the same file: verdicts belong to the slide.
     """
     stem = _SET_ASIDE.sub("", source.path.name.removesuffix(".ome.zarr"))
     return source.path.with_name(f"{stem}.verdicts.geojson")
@@ -46,7 +46,7 @@ def verdict_file(source: AnomalyMap) -> Path:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was said of one tile.
+    """A judgement of one tile.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Verdict:
     name : str
         One of `VERDICTS`.
     time : float
-        When, in seconds since 1970; not by whom.
+        When it was judged, in seconds since 1970.
     """
 
     box: Box
@@ -64,12 +64,12 @@ class Verdict:
 
 
 class Verdicts:
-    """Verdicts on a slide, in a GeoJSON file of regions; each change is saved at once and can be undone.
+    """The verdicts on a slide, in a GeoJSON file; each change is saved at once and can be undone.
 
     Parameters
     ----------
     path : Path
-        Read if it is there.
+        The file; it is read if it exists.
 
     Raises
     ------
@@ -93,39 +93,39 @@ class Verdicts:
         return iter(self._all)
 
     def of(self, box: Box) -> str | None:
-        """Return what was said of a tile, or None."""
+        """Return the verdict on a tile, or None."""
         return next((v.name for v in self._all if np.allclose(v.box, box)), None)
 
     def counts(self) -> dict[str, int]:
-        """Return how often each was said."""
+        """Return the number of tiles per verdict; those without tiles are left out."""
         return {name: n for name in VERDICTS if (n := sum(v.name == name for v in self._all))}
 
     def give(self, box: Box, name: str) -> None:
-        """Say something of a tile, instead of what was said before, and save.
+        """Set the verdict on a tile, replace an earlier one, and save.
 
         Raises
         ------
         OutputError
-            If it cannot be saved; then nothing has changed.
+            If the file cannot be saved; the verdicts are then unchanged.
         """
         before = self._all
         self._save([*(v for v in before if not np.allclose(v.box, box)), Verdict(box, name, round(time.time(), 3))])
         self._history.append(before)
 
     def undo(self) -> Box | None:
-        """Take the last change back, save, and return the tile that it spoke of; None if there is nothing to undo.
+        """Undo the last change, save, and return the box of its tile; None if there is nothing to undo.
 
         Raises
         ------
         OutputError
-            If it cannot be saved; then nothing has changed.
+            If the file cannot be saved; the verdicts are then unchanged.
         """
         if not self._history:
             return None
-        spoken = self._all[-1].box
+        box = self._all[-1].box
         self._save(self._history[-1])
         self._history.pop()
-        return spoken
+        return box
 
     def _save(self, verdicts: list[Verdict]) -> None:
         if verdicts:
@@ -137,17 +137,23 @@ class Verdicts:
 
 
 def propose_tiles(source: AnomalyMap, verdicts: Verdicts | None = None, count: int = 24) -> NDArray[np.int64]:
-    """Return which tiles to look at next, (N,) rows of the tile table, the most telling first.
+    """Return the tiles to judge next: those with the highest scores, or whose class is least certain.
 
-    Without class probabilities, those are the highest scores; with them, the tiles whose class is least certain. No two are
-    neighbours, and none lies on a tile that was judged: 24 pictures of one spot say no more than one.
+    The proposed tiles do not overlap each other, nor tiles that were already judged.
 
     Parameters
     ----------
     source : AnomalyMap
+        With class probabilities, the entropy over the classes is used instead of the score.
     verdicts : Verdicts, optional
+        Verdicts so far.
     count : int
-        At most.
+        Maximum number of tiles.
+
+    Returns
+    -------
+    (N,) int64
+        Rows of the tile table, most informative first.
     """
     worth = _uncertainty(source.probabilities) if source.info.classes else source.scores.astype(np.float64)
     centres = source.origins + source.info.tile_l0 / 2
@@ -167,7 +173,7 @@ def propose_tiles(source: AnomalyMap, verdicts: Verdicts | None = None, count: i
 
 
 def _uncertainty(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the entropy of the class probabilities of each tile."""
+    """Return the entropy of the class probabilities per tile."""
     p = probabilities.astype(np.float64)
     entropy: NDArray[np.float64] = -(p * np.log(np.maximum(p, _EVEN))).sum(axis=1)
     return entropy
