@@ -1,4 +1,4 @@
-"""Garbage is collected at rest."""
+"""Garbage is collected while the viewer rests."""
 
 import gc
 
@@ -12,7 +12,7 @@ A_DAY_MS = 86_400_000
 
 
 @pytest.fixture
-def full_collections(monkeypatch):
+def full_collections():
     """Return the full collections that began; Python itself starts none, and rest comes only when a test says so."""
     seen = []
 
@@ -20,46 +20,46 @@ def full_collections(monkeypatch):
         if phase == "start" and info["generation"] == 2:
             seen.append(phase)
 
-    monkeypatch.setattr(idle, "_REST_MS", A_DAY_MS)
-    idle._timer.cache_clear()
+    rest_ms = idle._collect.timeout()
+    idle._collect.setTimeout(A_DAY_MS)
     threshold = gc.get_threshold()
     gc.set_threshold(threshold[0], threshold[1], 10**9)
     gc.callbacks.append(watch)
     yield seen
     gc.callbacks.remove(watch)
     gc.set_threshold(*threshold)
-    idle._timer().stop()
-    idle._timer.cache_clear()
+    idle._collect.cancel()
+    idle._collect.setTimeout(rest_ms)
 
 
-def make_due():
+def collect_younger():
     for _ in range(10):
         gc.collect(1)
 
 
-def test_a_full_collection_waits_until_the_viewer_rests(viewer, write_tiff, full_collections):
+def rest():
+    idle._collect.flush(restart_timer=False)
+
+
+def test_collection_waits_until_the_viewer_rests(viewer, write_tiff, full_collections):
     viewer.open(str(write_tiff(picture(300, 420), mpp=0.5)), plugin="napari-histoad")
-    timer = idle._timer()
-    make_due()
+    collect_younger()
     for step in range(20):
-        timer.stop()
         viewer.scene.camera.center = (10.0 * step, 0.0)
-        assert timer.isActive()  # each movement starts the wait anew
         QApplication.processEvents()
     assert full_collections == []
-    timer.timeout.emit()
+    rest()
     assert len(full_collections) == 1
-    timer.stop()
+    collect_younger()
+    rest()  # nothing has moved
+    assert len(full_collections) == 1
     viewer.scene.camera.zoom *= 1.1
-    assert timer.isActive()
-    timer.timeout.emit()  # little is new since
-    assert len(full_collections) == 1
-    make_due()
-    timer.timeout.emit()
+    rest()
+    assert len(full_collections) == 2
+    viewer.scene.camera.zoom *= 1.1
+    rest()  # few objects are new
     assert len(full_collections) == 2
 
 
-def test_rest_is_less_than_a_second():
-    timer = idle._timer()
-    assert timer.isSingleShot()
-    assert 0 < timer.interval() < 1000
+def test_collection_starts_within_a_second_of_rest():
+    assert 0 < idle._collect.timeout() < 1000

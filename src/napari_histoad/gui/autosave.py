@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
+from superqt.utils import qthrottled
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.output_paths import free_name
@@ -41,9 +41,7 @@ class Autosave:
 
     def __init__(self, parent: QObject, said: Callable[[str], None]) -> None:
         self._said = said
-        self._timer = QTimer(parent)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self.flush)
+        self._flush_soon = qthrottled(self.flush, timeout=_AFTER_MS, leading=False, parent=parent)
         self._read: Callable[[], tuple[list[Region], list[str]]] | None = None
         self._file: Path | None = None
         self._slide = ""
@@ -93,7 +91,7 @@ class Autosave:
         """Save soon; while a user draws on, still within a second."""
         if self._file is not None and not self._pending:
             self._pending = True
-            self._timer.start(_AFTER_MS)
+            self._flush_soon()
 
     def close(self) -> None:
         """Save what is not saved yet, and nothing more."""

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QDockWidget,
     QHBoxLayout,
     QLabel,
-    QListView,
-    QListWidget,
-    QListWidgetItem,
     QMainWindow,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
 from superqt import QFlowLayout
+from superqt.utils import qdebounced
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.explanation import ExplanationRow
 from napari_histoad.gui.messages import Message, WrappedText
-from napari_histoad.gui.pictures import pixmap
 from napari_histoad.gui.remedies import in_window
+from napari_histoad.gui.tile_strip import TileStrip
 from napari_histoad.gui.wheel import WheelGuard
 from napari_histoad.results import VERDICTS, Verdicts, propose_tiles, verdict_file
 
@@ -46,9 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["TileGallery"]
 
 _COUNT = 24
-_PICTURE_PX = 112
-_FRAME_PX = 6
-_SETTLED_MS = 250
+_REST_MS = 250
 _KEYS = {Qt.Key.Key_N: "Normal", Qt.Key.Key_A: "Anomalous", Qt.Key.Key_R: "Artefact", Qt.Key.Key_U: "Unsure"}
 _COLOURS = {"Normal": "#1e90ff", "Anomalous": "#e8380d", "Artefact": "#8a8a8a", "Unsure": "#f0c000"}
 _HELP = "Arrow keys: next and back · Z: undo · E: explain · M: more tiles · O: outline normal · T: train"
@@ -79,22 +72,14 @@ class TileGallery(QWidget):
     outline_asked = QtSignal()
     explain_asked = QtSignal(float, float)
     """(y, x) of the middle of a tile in level-0 pixels."""
-    _read = QtSignal(object, int, object)
-    """Of which rows, which one, and its picture or the error in place of it."""
 
     def __init__(self, viewer: Viewer, source: AnomalyMap, slide: Slide) -> None:
         super().__init__()
         self._viewer, self.source, self._slide = viewer, source, slide
         self.verdicts = Verdicts(verdict_file(source))
         self.rows = np.empty(0, np.int64)
-        self.pictures = QListWidget()
-        self.pictures.setViewMode(QListView.ViewMode.IconMode)
-        self.pictures.setFlow(QListView.Flow.LeftToRight)
-        self.pictures.setWrapping(False)
-        self.pictures.setMovement(QListView.Movement.Static)
-        self.pictures.setIconSize(QSize(_PICTURE_PX, _PICTURE_PX))
-        self.pictures.setFixedHeight(_PICTURE_PX + 46)
-        self.pictures.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are the gallery's
+        self.pictures = TileStrip(slide, _COLOURS)
+        self.pictures.failed.connect(lambda err: self.message.say(in_window(err)))
         self.pictures.currentRowChanged.connect(self._on_current)
         self.message = Message()
         self.words, self.counts = WrappedText(), QLabel()
@@ -125,14 +110,6 @@ class TileGallery(QWidget):
         layout.addLayout(buttons)
         layout.addStretch(0)  # what an explanation took stays free below, instead of around the words above
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pictures")
-        self._read.connect(self._on_read)
-        self._pixels: dict[int, NDArray[np.uint8]] = {}
-        self._reading: NDArray[np.int64] | None = None
-        # Whoever leafs through tiles does not wait for each to be explained.
-        self._settled = QTimer(self)
-        self._settled.setSingleShot(True)
-        self._settled.timeout.connect(self._ask_explanation)
         self._explained, self._waiting = -1, False
         WheelGuard(self)
         self.propose()
@@ -150,69 +127,18 @@ class TileGallery(QWidget):
         # The whole table is read here, once, and not at every key.
         self._scores, self._p_values = self.source.scores[rows], self.source.p_values[rows]
         self._probabilities = self.source.probabilities[rows]
-        self.pictures.clear()
-        blank = QPixmap(_PICTURE_PX, _PICTURE_PX)
-        blank.fill(QColor("#dddddd"))
-        for number in range(len(rows)):
-            self.pictures.addItem(QListWidgetItem(QIcon(blank), f"{number + 1}"))
-        self._pixels, self._reading = {}, rows
-        self._pool.submit(self._read_pictures, rows, [self._box(number) for number in range(len(rows))])
+        self.pictures.show_tiles([self._box(number) for number in range(len(rows))])
         self._show_counts()
         self.pictures.setCurrentRow(0)
 
     @property
     def reading(self) -> bool:
-        """Whether some pictures are still to come."""
-        return self._reading is not None
+        """Whether some pictures are not shown yet."""
+        return self.pictures.reading
 
     def stop(self) -> None:
         """Read no more pictures."""
-        self._reading = None
-
-    def _read_pictures(self, rows: NDArray[np.int64], boxes: list[tuple[float, float, float, float]]) -> None:
-        """Read pictures on the pool's thread, as long as they are wanted."""
-        with suppress(RuntimeError):  # the window was closed meanwhile
-            for number, (y0, x0, y1, x1) in enumerate(boxes):
-                if self._reading is not rows:
-                    return
-                try:
-                    pixels = self._slide.read_scaled(y0, x0, y1 - y0, x1 - x0, (_PICTURE_PX, _PICTURE_PX))
-                except HistoadError as err:
-                    self._read.emit(rows, number, err)
-                    return  # the other tiles would fail as well; once is enough
-                self._read.emit(rows, number, pixels)
-
-    def _on_read(self, rows: NDArray[np.int64], number: int, read: NDArray[np.uint8] | HistoadError) -> None:
-        if self._reading is not rows:
-            return
-        if isinstance(read, HistoadError):
-            self._reading = None
-            self.message.say(in_window(read))
-            return
-        self._pixels[number] = read
-        if len(self._pixels) == len(rows):
-            self._reading = None
-        self._paint(number)
-
-    def _paint(self, number: int) -> None:
-        item = self.pictures.item(number)
-        assert item is not None
-        said = self.verdicts.of(self._box(number))
-        item.setText(f"{number + 1}" if said is None else said)
-        if number not in self._pixels:
-            return
-        picture = pixmap(self._pixels[number])
-        if said is not None:
-            with_frame = QPainter(picture)
-            pen = with_frame.pen()
-            pen.setColor(QColor(_COLOURS[said]))
-            pen.setWidth(2 * _FRAME_PX)
-            with_frame.setPen(pen)
-            with_frame.drawRect(0, 0, _PICTURE_PX, _PICTURE_PX)
-            with_frame.end()
-        icon = QIcon(picture)
-        icon.addPixmap(picture, QIcon.Mode.Selected)  # not tinted when it is the current one
-        item.setIcon(icon)
+        self.pictures.stop()
 
     def _box(self, number: int) -> tuple[float, float, float, float]:
         (y, x), side = self.source.origins[self.rows[number]].tolist(), self.source.info.tile_l0
@@ -231,7 +157,7 @@ class TileGallery(QWidget):
             self.message.say(in_window(err))
             return
         self.message.clear()
-        self._paint(number)
+        self.pictures.mark(number, self.verdicts.of(self._box(number)))
         self._show_counts()
         if number + 1 < len(self.rows):
             self.pictures.setCurrentRow(number + 1)
@@ -252,7 +178,7 @@ class TileGallery(QWidget):
         self._show_counts()
         for number in range(len(self.rows)):
             if np.allclose(self._box(number), spoken):
-                self._paint(number)
+                self.pictures.mark(number, self.verdicts.of(self._box(number)))
                 self.pictures.setCurrentRow(number)
 
     # -- why
@@ -276,6 +202,10 @@ class TileGallery(QWidget):
             dock.setMinimumHeight(0)  # which only grows by itself
             height = dock.height() - self.explanation.minimumHeight() + explanation_px if explanation_px else 1
             window.resizeDocks([dock], [height], Qt.Orientation.Vertical)
+
+    @qdebounced(timeout=_REST_MS)  # tiles that are only passed by are not explained
+    def _explain_soon(self) -> None:
+        self._ask_explanation()
 
     def _ask_explanation(self) -> None:
         number = self.pictures.currentRow()
@@ -325,7 +255,7 @@ class TileGallery(QWidget):
         self._viewer.scene.camera.center = ((y0 + y1) / 2 * mpp, (x0 + x1) / 2 * mpp)
         self._viewer.scene.camera.zoom = 1 / mpp  # a pixel of the screen per pixel of the slide
         if not self.explanation.isHidden():
-            self._settled.start(_SETTLED_MS)
+            self._explain_soon()
 
     def keyPressEvent(self, event: QKeyEvent | Any) -> None:  # noqa: N802 - Qt's name
         """Judge, move, undo, train."""

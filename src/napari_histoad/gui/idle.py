@@ -1,12 +1,11 @@
-"""Python's garbage is collected while the viewer rests, not in the middle of a pan."""
+"""Collects Python's garbage while the viewer rests, not while a slide is moved."""
 
 from __future__ import annotations
 
 import gc
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QTimer
+from superqt.utils import qdebounced
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -14,36 +13,27 @@ if TYPE_CHECKING:
 __all__ = ["collect_while_idle"]
 
 _REST_MS = 700
-_DUE = 5
-"""Collections of the younger generations since the last full one; Python thinks of a full one after ten."""
+_MIN_YOUNGER = 5
+"""Collections of the younger generations since the last full one; Python itself starts a full one after ten."""
 
 
 def collect_while_idle(viewer: Viewer) -> None:
-    """From now on, collect all garbage whenever this viewer has not been moved for a moment.
+    """Collect all garbage from now on whenever this viewer has not been moved for a moment.
 
-    A full collection looks at every object of napari and of the libraries that slides need, a quarter of a million, and holds
-    the window for 100 to 200 ms. Python does one whenever enough objects are new, which is while a slide is panned over.
-    Done at rest nobody sees it, and the next pan of some hundred steps does without.
+    A full collection visits a quarter of a million objects of napari and of the libraries that read slides, and blocks the
+    window for 100 to 200 ms. Python starts one when enough objects are new, which is while a slide is moved. One that is done
+    at rest is not noticed, and the next some hundred movements need none.
     """
-    timer = _timer()
     for moved in (viewer.scene.camera.events.center, viewer.scene.camera.events.zoom):
         moved.connect(_moved)
-    timer.start()
-
-
-@lru_cache(1)
-def _timer() -> QTimer:
-    timer = QTimer()
-    timer.setSingleShot(True)
-    timer.setInterval(_REST_MS)
-    timer.timeout.connect(_collect)
-    return timer
+    _collect()
 
 
 def _moved() -> None:
-    _timer().start()
+    _collect()
 
 
+@qdebounced(timeout=_REST_MS)
 def _collect() -> None:
-    if gc.get_count()[2] >= _DUE:
+    if gc.get_count()[2] >= _MIN_YOUNGER:
         gc.collect()
