@@ -1,4 +1,4 @@
-"""Annotation files as layers of shapes, and layers of shapes as annotation files: what *File > Open* and *File > Save* call."""
+"""Converts annotation files to shapes layers and back, for *File > Open* and *File > Save*."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 __all__ = ["other_layer", "read_annotation_layers", "read_by_class", "slide_under", "write_shapes"]
 
 CLASS = "class"
-"""The feature of a shape that holds its class."""
+"""Name of the feature that holds the class of a shape."""
 
 _NORMAL_COLOUR = "#1e90ff"
 _COLOURS = ("#d55e00", "#cc79a7", "#f0e442", "#009e73", "#e69f00", "#8c564b", "#9467bd", "#39ff14")
 
 
 def slide_under(viewer: Viewer | None) -> Layer | None:
-    """Return the layer of the slide that is looked at: the active one if it is a slide, else the topmost one in view."""
+    """Return the layer of the slide in view: the active layer if it is a slide, else the topmost visible slide."""
     if viewer is None:
         return None
     active = viewer.layers.selection.active
@@ -52,15 +52,15 @@ def slide_under(viewer: Viewer | None) -> Layer | None:
 
 
 def read_annotation_layers(path: Path, under: Layer | None) -> list[LayerData]:
-    """Return the outlines of a file as layers of shapes over a slide: normal tissue in one, the other classes in another.
+    """Return the outlines of a file as shapes layers over a slide: one for normal tissue, one for all other classes.
 
-    Each shape has the feature ``class`` and its colour. What was left out or assumed is shown as a notification.
+    Each shape has the feature ``class`` and the colour of its class. Notifications say what was left out or assumed.
 
     Parameters
     ----------
     path : Path
     under : Layer or None
-        The slide's; its scale and units are taken, for outlines are in level-0 pixels.
+        Layer of the slide; the shapes get its scale and units, since outlines are in level-0 pixels.
 
     Raises
     ------
@@ -75,13 +75,13 @@ def read_annotation_layers(path: Path, under: Layer | None) -> list[LayerData]:
 
 
 def read_by_class(path: Path, under: Layer | None) -> tuple[list[Region], list[Region], list[str]]:
-    """Return the outlines of normal tissue in a file, those of other classes, and what was left out or assumed.
+    """Read outlines; return those of normal tissue, those of other classes, and notes on what was left out or assumed.
 
     Parameters
     ----------
     path : Path
     under : Layer or None
-        The slide's; outlines beyond it are noted.
+        Layer of the slide; a note says if outlines lie beyond it.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def read_by_class(path: Path, under: Layer | None) -> tuple[list[Region], list[R
 
 
 def other_layer(path: Path, others: Sequence[Region], under: Layer | None) -> LayerData:
-    """Return outlines of other classes than normal tissue as a layer of shapes over a slide."""
+    """Return outlines of classes other than normal tissue as a shapes layer over a slide."""
     return _layer(others, f"Annotations of {path.name.split('.')[0]}", under)
 
 
@@ -129,16 +129,16 @@ def _layer(regions: Sequence[Region], name: str, under: Layer | None) -> LayerDa
 
 
 def write_shapes(path: str, layers: Sequence[LayerData]) -> list[str]:
-    """Write layers of shapes as GeoJSON in level-0 pixels of the slide in view, each shape with its class.
+    """Write shapes layers as GeoJSON in level-0 pixels of the slide in view, each shape with its class.
 
-    Polygons, rectangles and ellipses are areas; lines, paths and shapes without an area are left out, and that is said.
+    Lines, paths and other shapes without an area are left out; a notification says how many.
 
     Raises
     ------
     RegionError
         If no shape has an area.
     OutputError
-        If the file cannot be written; then it is as it was before.
+        If the file cannot be written; an existing file stays as it was.
     """
     under, regions, left_out = slide_under(current_viewer()), [], 0
     for data, looks, _ in layers:
@@ -161,12 +161,12 @@ def write_shapes(path: str, layers: Sequence[LayerData]) -> list[str]:
 
 
 def _in_pixels(shape: Any, layer: Shapes, under: Layer) -> Any:
-    """Return vertices in level-0 pixels: shapes may have been drawn in a layer with another scale than the slide's."""
+    """Return vertices in level-0 pixels of a slide; the scale of their layer may differ from that of the slide."""
     return np.array([under.world_to_data(layer.data_to_world(vertex))[-2:] for vertex in shape[:, -2:]])
 
 
 def _classes(layer: Shapes) -> list[str]:
-    """Return the class of each shape; in the layer of normal tissue what was drawn without one is normal."""
+    """Return the class of each shape; shapes without a class are normal in the layer of normal tissue."""
     default = "Normal" if layer.name.startswith(NORMAL_NAME) else ""
     column = next((c for c in layer.features.columns if str(c).casefold() in (CLASS, "classification", "label")), None)
     if column is None:

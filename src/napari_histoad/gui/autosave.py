@@ -1,4 +1,4 @@
-"""Outlines of normal tissue on disk: saved within seconds after a change, and there again when the slide is opened."""
+"""Saves outlines of normal tissue a second after a change, and restores them when the slide is opened again."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _KIND = "napari_shape"
 
 
 class Autosave:
-    """Writes the outlines of the chosen slide.
+    """Saves the outlines of the chosen slide.
 
     Parameters
     ----------
     parent : QObject
-        Its timer ends with it.
-    said : callable
-        Takes what the user has to know, once per slide: that outlines cannot be saved, or are saved elsewhere.
+        Owns the timer.
+    warn : callable
+        Called once per slide with a message if outlines cannot be saved, or are saved in another folder.
     """
 
-    def __init__(self, parent: QObject, said: Callable[[str], None]) -> None:
-        self._said = said
+    def __init__(self, parent: QObject, warn: Callable[[str], object]) -> None:
+        self._warn = warn
         self._flush_soon = qthrottled(self.flush, timeout=_AFTER_MS, leading=False, parent=parent)
         self._read: Callable[[], tuple[list[Region], list[str]]] | None = None
         self._file: Path | None = None
@@ -52,20 +52,20 @@ class Autosave:
     def open(
         self, folder: Path, name: str, slide: str, read: Callable[[], tuple[list[Region], list[str]]], *, elsewhere: bool
     ) -> Path | None:
-        """Save the outlines of another slide from now on; return the file to restore them from, if there is one.
+        """Save the outlines of another slide from now on; return the file of its saved outlines, or None.
 
         Parameters
         ----------
         folder : Path
-            Of the slide's results.
+            Folder of the results of the slide.
         name : str
-            Of the slide, for the file.
+            Name of the slide; the file is named after it.
         slide : str
-            What tells the slide from others of the same name.
+            Identifies the slide among slides of the same name.
         read : callable
-            Returns the outlines, and napari's shape type of each.
+            Returns the outlines, and the napari shape type of each.
         elsewhere : bool
-            The folder is not beside the slide, because nothing can be written there.
+            Whether the folder is not beside the slide, because it is not writable.
         """
         self.close()
         self._read, self._slide, self._elsewhere, self._quiet = read, slide, elsewhere, False
@@ -78,28 +78,28 @@ class Autosave:
         return file if file.exists() else None
 
     def restored(self) -> None:
-        """Go on from what the file holds: it may be overwritten."""
+        """Allow the file to be overwritten: the layer holds its outlines now."""
         if self._file is not None and _slide_of(self._file) == self._slide:
             self._stamps[self._file] = _stamp(self._file)
 
     def removed(self) -> None:
-        """Keep what the file holds: what is outlined next does not follow from it."""
+        """Keep the file: the next outlines are not an edited version of it, and go to a new file."""
         if self._file is not None:
             self._stamps.pop(self._file, None)
 
     def changed(self) -> None:
-        """Save soon; while a user draws on, still within a second."""
+        """Save within a second, also while the user continues to draw."""
         if self._file is not None and not self._pending:
             self._pending = True
             self._flush_soon()
 
     def close(self) -> None:
-        """Save what is not saved yet, and nothing more."""
+        """Save pending changes, then stop saving."""
         self.flush()
         self._read = self._file = None
 
     def flush(self) -> None:
-        """Save now, if anything has changed."""
+        """Save pending changes now."""
         if not self._pending or self._file is None or self._read is None:
             return
         self._pending = False
@@ -107,24 +107,24 @@ class Autosave:
             regions, kinds = self._read()
             if self._file.exists() and _stamp(self._file) != self._stamps.get(
                 self._file
-            ):  # another program's, or of a former session
+            ):  # written by another program, or in an earlier session
                 self._file.rename(free_name(self._file))
             write_outlines(self._file, self._slide, regions, kinds)
             self._stamps[self._file] = _stamp(self._file)
         except (HistoadError, OSError) as err:
-            self._say(f"the outlines cannot be saved: {err}")
+            self._warn_once(f"the outlines cannot be saved: {err}")
         else:
             if self._elsewhere:
-                self._say(f"Nothing can be written beside the slide: its outlines are saved in {self._file.parent}.")
+                self._warn_once(f"The folder of the slide is not writable: its outlines are saved in {self._file.parent}.")
 
-    def _say(self, words: str) -> None:
+    def _warn_once(self, words: str) -> None:
         if not self._quiet:
             self._quiet = True
-            self._said(words)
+            self._warn(words)
 
 
 def write_outlines(file: Path, slide: str, regions: list[Region], kinds: list[str]) -> None:
-    """Write outlines as GeoJSON, atomically, with the slide that they are of and napari's shape types.
+    """Write outlines as GeoJSON, atomically, with the identity of their slide and the napari shape types.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def write_outlines(file: Path, slide: str, regions: list[Region], kinds: list[st
 
 
 def read_outlines(file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
-    """Return vertices in level-0 pixels, napari's convention, and shape types; ellipses and rectangles are such again.
+    """Read outlines; return their vertices in level-0 pixels (napari order) and shape types, ellipses and rectangles included.
 
     Raises
     ------
@@ -149,11 +149,11 @@ def read_outlines(file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
     """
     document = _document(file)
     features = document.get("features", [])
-    if _slide_of(file) is not None and not features:  # all were deleted
+    if _slide_of(file) is not None and not features:  # the user has deleted all outlines
         return [], []
     regions = read_regions(file)
     kinds = [feature.get("properties", {}).get(_KIND, "polygon") for feature in features]
-    if len(kinds) != len(regions):  # another program has written it
+    if len(kinds) != len(regions):  # another program has edited the file
         kinds = ["polygon"] * len(regions)
     data: list[NDArray[np.float64]] = []
     types: list[str] = []

@@ -1,4 +1,4 @@
-"""Tile, reconstruction, error map and evidence side by side."""
+"""Shows a tile, its reconstruction, its error map and its class activation side by side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PICTURE_PX, _LEAST_PX = 190, 60
 
 
 class ExplanationRow(QScrollArea):
-    """A row of titled pictures; empty until it is given some. Where the window is too small for it, it scrolls."""
+    """A row of titled pictures with text beside them; it scrolls where the window is too small."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,20 +39,20 @@ class ExplanationRow(QScrollArea):
         self._pictures: list[QLabel] = []
 
     def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Ask for the height of the pictures at once: nothing jumps while the next tile is being explained."""
+        """Return the size with pictures, so that the layout does not jump while the next tile is explained."""
         return QSize(4 * _PICTURE_PX, _PICTURE_PX + 44)
 
     @property
     def titles(self) -> list[str]:
-        """What the pictures are."""
+        """Titles of the pictures."""
         return [str(picture.property("title")) for picture in self._pictures]
 
-    def tell(self, words: str) -> None:
-        """Show words alone, while there are no pictures yet or in place of them."""
+    def show_text(self, words: str) -> None:
+        """Show text without pictures."""
         self.show_panels([], words)
 
     def show_panels(self, panels: list[tuple[str, NDArray[np.uint8]]], words: str) -> None:
-        """Show titled pictures (H, W, 3) uint8, and words beside them."""
+        """Show titled pictures (H, W, 3) uint8 with text beside them."""
         while (item := self._grid.takeAt(0)) is not None:
             if (widget := item.widget()) is not None and widget is not self.words:
                 widget.setParent(None)

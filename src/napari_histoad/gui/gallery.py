@@ -1,4 +1,4 @@
-"""Tiles as pictures, judged one by one with the keyboard."""
+"""The gallery in which tiles are judged one by one with the keyboard."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _HELP = "Arrow keys: next and back · Z: undo · E: explain · M: more tiles · 
 
 
 class TileGallery(QWidget):
-    """The most telling tiles of a map, spread over the slide; each verdict is saved at once.
+    """Shows the most informative tiles of a map, spread over the slide; each verdict is saved at once.
 
-    Keys: A anomalous, N normal, R artefact, U unsure; arrows, Z undo, E explain, M more, O outline normal, T train. A click,
-    or moving to a tile, goes to its place in the viewer; while tiles are explained, the next one is explained too.
+    Keys: A anomalous, N normal, R artefact, U unsure; arrows, Z undo, E explain, M more, O outline normal, T train. The viewer
+    moves to the current tile. While the explanation is shown, it follows the current tile.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class TileGallery(QWidget):
     rows : (N,) int64
         The tiles shown.
     explanation : ExplanationRow
-        Of the current tile, if it was asked for.
+        Explanation of the current tile; hidden until the user asks for it.
     """
 
     train_asked = QtSignal()
@@ -78,10 +78,10 @@ class TileGallery(QWidget):
         self._viewer, self.source, self._slide = viewer, source, slide
         self.verdicts = Verdicts(verdict_file(source))
         self.rows = np.empty(0, np.int64)
+        self.message = Message()
         self.pictures = TileStrip(slide, _COLOURS)
         self.pictures.failed.connect(lambda err: self.message.say(in_window(err)))
         self.pictures.currentRowChanged.connect(self._on_current)
-        self.message = Message()
         self.words, self.counts = WrappedText(), QLabel()
         buttons = QFlowLayout()
         buttons.setHorizontalSpacing(4)
@@ -93,7 +93,7 @@ class TileGallery(QWidget):
         buttons.addWidget(_button("Explain (E)", self.explain))
         buttons.addWidget(_button("More (M)", self.propose))
         outline = _button("Outline the normal ones (O)", self.outline_asked.emit)
-        outline.setToolTip("Add the tiles judged normal to the outlines of normal tissue, for the detector's next training")
+        outline.setToolTip("Add the tiles judged normal to the outlines of normal tissue; the next training uses them")
         buttons.addWidget(outline)
         buttons.addWidget(_button("Train classifier on my verdicts (T)", self.train_asked.emit))
         self.explanation = ExplanationRow()
@@ -108,7 +108,7 @@ class TileGallery(QWidget):
         layout.addWidget(self.pictures)
         layout.addWidget(self.explanation, 1)
         layout.addLayout(buttons)
-        layout.addStretch(0)  # what an explanation took stays free below, instead of around the words above
+        layout.addStretch(0)  # spare height goes below the buttons
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._explained, self._waiting = -1, False
         WheelGuard(self)
@@ -117,14 +117,14 @@ class TileGallery(QWidget):
     # -- which tiles
 
     def propose(self) -> None:
-        """Show the most telling tiles that are not judged yet."""
+        """Show the most informative tiles that are not judged yet."""
         rows = propose_tiles(self.source, self.verdicts, _COUNT)
         if not len(rows):
             self.say("Every part of this map has been judged.")
             return
         self.rows = rows
         self.message.clear()
-        # The whole table is read here, once, and not at every key.
+        # The columns of the table are read once here, and not at every key.
         self._scores, self._p_values = self.source.scores[rows], self.source.p_values[rows]
         self._probabilities = self.source.probabilities[rows]
         self.pictures.show_tiles([self._box(number) for number in range(len(rows))])
@@ -144,7 +144,7 @@ class TileGallery(QWidget):
         (y, x), side = self.source.origins[self.rows[number]].tolist(), self.source.info.tile_l0
         return y, x, y + side, x + side
 
-    # -- what is said of them
+    # -- verdicts
 
     def give(self, name: str) -> None:
         """Give a verdict on the current tile and move on."""
@@ -162,29 +162,29 @@ class TileGallery(QWidget):
         if number + 1 < len(self.rows):
             self.pictures.setCurrentRow(number + 1)
         else:
-            self.say("The last of these. M shows more tiles, T trains a classifier on your verdicts.")
+            self.say("This was the last tile. M shows more tiles, T trains a classifier on your verdicts.")
 
     def undo(self) -> None:
-        """Take the last verdict back and go to its tile."""
+        """Remove the last verdict and go to its tile."""
         try:
-            spoken = self.verdicts.undo()
+            box = self.verdicts.undo()
         except HistoadError as err:
             self.message.say(in_window(err))
             return
         self.message.clear()
-        if spoken is None:
+        if box is None:
             self.say("There is nothing to undo.")
             return
         self._show_counts()
         for number in range(len(self.rows)):
-            if np.allclose(self._box(number), spoken):
+            if np.allclose(self._box(number), box):
                 self.pictures.mark(number, self.verdicts.of(self._box(number)))
                 self.pictures.setCurrentRow(number)
 
-    # -- why
+    # -- explanation
 
     def explain(self) -> None:
-        """Show what detector and classifier make of the current tile, or hide that again."""
+        """Show or hide the explanation of the current tile by the detector or classifier."""
         if self.explanation.isHidden():
             self.explanation.show()
             QTimer.singleShot(0, partial(self._take_height, self.explanation.sizeHint().height()))
@@ -194,12 +194,12 @@ class TileGallery(QWidget):
             QTimer.singleShot(0, partial(self._take_height, 0))  # once the layout knows
 
     def _take_height(self, explanation_px: int) -> None:
-        """Be no higher than an explanation needs, if the window has as much; 0 gives back to the slide what one took."""
+        """Set the height of the dock to what the explanation needs; 0 returns the room to the viewer."""
         dock, window = self.parentWidget(), self.window()
         while dock is not None and not isinstance(dock, QDockWidget):
             dock = dock.parentWidget()
         if dock is not None and isinstance(window, QMainWindow):
-            dock.setMinimumHeight(0)  # which only grows by itself
+            dock.setMinimumHeight(0)  # Qt only increases it
             height = dock.height() - self.explanation.minimumHeight() + explanation_px if explanation_px else 1
             window.resizeDocks([dock], [height], Qt.Orientation.Vertical)
 
@@ -212,12 +212,12 @@ class TileGallery(QWidget):
         if self.explanation.isHidden() or not 0 <= number < len(self.rows):
             return
         self._explained, self._waiting = number, True
-        self.explanation.tell("Explaining …")
+        self.explanation.show_text("Explaining …")
         y0, x0, y1, x1 = self._box(number)
         self.explain_asked.emit((y0 + y1) / 2, (x0 + x1) / 2)
 
     def show_explanation(self, panels: list[tuple[str, NDArray[np.uint8]]], words: str) -> None:
-        """Show an explanation; if the user has gone on meanwhile, ask for that of the current tile."""
+        """Show an explanation; if the user has moved on meanwhile, ask for that of the current tile instead."""
         self._waiting = False
         if self._explained != self.pictures.currentRow():
             self._ask_explanation()
@@ -225,10 +225,10 @@ class TileGallery(QWidget):
             self.explanation.show_panels(panels, words)
 
     def explanation_failed(self, words: str) -> bool:
-        """Say beside the tile why it is not explained, if it is waited for; return whether it was."""
+        """Show an error in place of the awaited explanation; return False if none is awaited."""
         waited, self._waiting = self._waiting, False
         if waited:
-            self.explanation.tell(words)
+            self.explanation.show_text(words)
         return waited
 
     def say(self, words: str) -> None:
@@ -237,11 +237,11 @@ class TileGallery(QWidget):
 
     def _show_counts(self) -> None:
         counts = self.verdicts.counts()
-        told = ", ".join(f"{counts[name]} {name.lower()}" for name in VERDICTS if name in counts)
-        self.counts.setText(f"{len(self.verdicts)} verdicts: {told}" if told else _HELP)
+        counted = ", ".join(f"{counts[name]} {name.lower()}" for name in VERDICTS if name in counts)
+        self.counts.setText(f"{len(self.verdicts)} verdicts: {counted}" if counted else _HELP)
         self.counts.setToolTip(_HELP)
 
-    # -- where they are
+    # -- the current tile
 
     def _on_current(self, number: int) -> None:
         if not 0 <= number < len(self.rows):
@@ -258,7 +258,7 @@ class TileGallery(QWidget):
             self._explain_soon()
 
     def keyPressEvent(self, event: QKeyEvent | Any) -> None:  # noqa: N802 - Qt's name
-        """Judge, move, undo, train."""
+        """Do what the key stands for."""
         key = Qt.Key(event.key())
         actions = {
             Qt.Key.Key_Z: self.undo,
@@ -279,7 +279,7 @@ class TileGallery(QWidget):
 
 
 def _button(words: str, action: Callable[[], object], looks: str = "") -> QPushButton:
-    """Return a button that leaves the keyboard to the gallery."""
+    """Return a button that does not take the keyboard focus from the gallery."""
     button = QPushButton(words)
     button.setStyleSheet(looks)
     button.setFocusPolicy(Qt.FocusPolicy.NoFocus)

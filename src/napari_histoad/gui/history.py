@@ -1,4 +1,4 @@
-"""Undo and redo for a layer of shapes, which napari has for labels only."""
+"""Undo and redo for shapes layers; napari has them for labels layers only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEPT = ("edge_width", "edge_color", "face_color", "z_index")
 
 
 class ShapesHistory:
-    """Remembers what a layer held after each change; Ctrl+Z and Ctrl+Shift+Z go back and forth while the layer is selected.
+    """Records the shapes after each change; Ctrl+Z and Ctrl+Shift+Z undo and redo while the layer is selected.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ class ShapesHistory:
         layer.bind_key(KeyMod.CtrlCmd | KeyMod.Shift | KeyCode.KeyZ, lambda _: self.redo(), overwrite=True)
 
     def undo(self) -> None:
-        """Take the last change back."""
-        self._layer._finish_drawing()  # a shape that is being drawn becomes the last change
+        """Undo the last change."""
+        self._layer._finish_drawing()  # a shape in progress is completed, and undone as the last change
         self._go_to(self._at - 1)
 
     def redo(self) -> None:
-        """Make a change again that was taken back."""
+        """Redo the last undone change."""
         self._go_to(self._at + 1)
 
     def _on_data(self, event: Any) -> None:

@@ -1,4 +1,4 @@
-"""Outlines and maps as napari layers: geometry and looks, no window.
+"""Layer data of outlines and maps: geometry and looks. Needs no window.
 
 Layers of a slide with known resolution are in µm. napari puts the centre of pixel 0 at 0, so a layer of coarser
 pixels is shifted by half a coarse pixel less half a fine one.
@@ -46,14 +46,14 @@ NORMAL_NAME = "Normal tissue"
 """The layer that outlines of normal tissue are drawn in."""
 
 MAP_KEY = "histoad_map"
-"""Where the metadata of a layer say of which map it is."""
+"""Key of the layer metadata that holds the path of the layer's map."""
 
 _MAX_HEATMAP_PX = 4096
 _FLAG_COLOUR = "#00e5ff"
 
 
 def suspicious_layer(boxes: Sequence[tuple[float, float, float, float]], mpp: float | None) -> Shapes:
-    """Return a layer of squares (y0, x0, y1, x1) in level-0 pixels: tiles that do not look normal."""
+    """Return a layer of squares (y0, x0, y1, x1) in level-0 pixels: outlined tiles that may not be normal."""
     corners = [np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]]) for y0, x0, y1, x1 in boxes]
     colour = "#ff8c00"
     return Shapes(
@@ -84,19 +84,19 @@ def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colou
 
 
 def anomaly_colormap() -> Colormap:
-    """Return inferno that fades in from transparent: normal tissue stays visible under the map."""
+    """Return the inferno colormap with transparent low values, so that normal tissue stays visible under the map."""
     colours = mpl.colormaps[COLORMAP](np.linspace(0.15, 1, 256))
     colours[:, 3] = np.clip(np.linspace(0, 2, 256), 0, 1)
     return Colormap(colours, name="anomaly")
 
 
 class Heatmap:
-    """The blended scores of a map in one texture; filled in while the run goes on.
+    """The blended tile scores of a map in one texture, filled in while the map is computed.
 
     Attributes
     ----------
     values : (H, W) float32
-        Score; what is not scored has the lowest shown score, which is transparent.
+        Scores; cells without a score have the lowest shown value, which is transparent.
     """
 
     def __init__(self, source: AnomalyMap) -> None:
@@ -108,7 +108,7 @@ class Heatmap:
         self.update((0, 0, *source.geometry.shape))
 
     def update(self, box: tuple[int, int, int, int]) -> None:
-        """Read again what changed on disk: a box (y0, x0, y1, x1) of finest cells."""
+        """Read a box (y0, x0, y1, x1) of finest cells from disk again."""
         f, (height, width) = 2**self.level, self.source.geometry.shape
         y0, x0, y1, x1 = box[0] // f, box[1] // f, -(-box[2] // f), -(-box[3] // f)
         part = self.source.score_field((y0 * f, x0 * f, min(y1 * f, height), min(x1 * f, width)))[::f, ::f]
@@ -129,7 +129,7 @@ class Heatmap:
 
 
 def _placed(source: AnomalyMap, level: int = 0) -> dict[str, Any]:
-    """Return where a layer of a map's cells lies, and of which map it is."""
+    """Return scale, position and metadata of a layer of a map's cells."""
     geometry, mpp = source.geometry, source.info.slide_mpp
     return {
         "scale": (geometry.scale(level) * mpp,) * 2,
@@ -158,7 +158,7 @@ def error_layer(source: AnomalyMap) -> tuple[Any, dict[str, Any], str]:
 
 
 def class_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
-    """Return the probability of each class as hidden image layer data; none where the map holds no classes."""
+    """Return the probability of each class as hidden image layer data; an empty list for a map without classes."""
     layers = []
     for k, name in enumerate(source.info.classes if source.info.complete else ()):
         levels = [da.from_zarr(level) for level in source.class_levels(k)]
@@ -188,7 +188,7 @@ def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, d
 
 
 def heatmap_layers(source: AnomalyMap, rate: float | None = None) -> list[tuple[Any, dict[str, Any], str]]:
-    """Return heatmap and flagged regions of a map; of an unfinished one what there is of the heatmap."""
+    """Return heatmap and flagged regions of a map; for an unfinished map only the heatmap."""
     if not source.info.complete:
         return [Heatmap(source).layer()]
     layers = [error_layer(source), *class_layers(source), Heatmap(source).layer()]
@@ -196,7 +196,7 @@ def heatmap_layers(source: AnomalyMap, rate: float | None = None) -> list[tuple[
 
 
 def outline_labels(event: Any) -> None:
-    """Draw flagged regions that were added to a viewer as outlines: napari takes no such thing from a reader."""
+    """Draw flagged regions as outlines when they are added to a viewer; a reader cannot set that."""
     if isinstance(event.value, Labels) and MAP_KEY in event.value.metadata:
         event.value.contour = 1
 

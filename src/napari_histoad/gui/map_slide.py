@@ -1,4 +1,4 @@
-"""The slide that a map in the window is of: among those that are open, else from where it lies."""
+"""Finds the slide of a map: among the open slides, else at the path that the map states."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ __all__ = ["is_of_slide", "open_slide_of", "slide_layer_of"]
 
 
 def slide_layer_of(source: AnomalyMap, viewer: Viewer) -> Layer | None:
-    """Return the layer of a map's slide, opened if it is where it was; None if it is not found.
+    """Return the layer of a map's slide, which is opened if needed; None if it is not found.
 
     Raises
     ------
     MapError
-        If another slide lies there.
+        If the file at that path is another slide.
     HistoadError
-        If what lies there cannot be opened.
+        If the file cannot be opened.
     """
     place = source.find_slide()
     slides = [layer for layer in viewer.layers if can_be_slide(layer)]
     for layer in reversed(slides):
         try:
             slide = slide_of_layer(layer)
-        except HistoadError:  # no slide after all
+        except HistoadError:  # the layer is not a slide
             continue
         if is_of_slide(source, slide):
             return layer
@@ -45,7 +45,7 @@ def slide_layer_of(source: AnomalyMap, viewer: Viewer) -> Layer | None:
 
 
 def is_of_slide(source: AnomalyMap, slide: Slide) -> bool:
-    """Return whether a map is of a slide; of one that an earlier version made only size and name are known."""
+    """Return whether a map was computed from a slide; maps of earlier versions are compared by size and name only."""
     if source.info.fingerprint is None and slide.file_name != source.info.slide:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Errors and warnings in full, beside what they are about, until they no longer hold."""
+"""Text in the panel: wrapped labels, and errors and warnings that stay until they are resolved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOKS = {"error": ("âœ–", "#e8380d", "rgba(232, 56, 13, 0.14)"), "warning": ("â
 
 
 class WrappedText(QTextEdit):
-    """Plain text as high as it needs to be: wrapped anywhere, for paths are long, and to be selected and copied."""
+    """Plain text that can be selected and copied, as high as needed; long paths are wrapped at any character."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,16 +38,16 @@ class WrappedText(QTextEdit):
         self._document.setDocumentMargin(1)
 
     def text(self) -> str:
-        """Return the words."""
+        """Return the text."""
         return self.toPlainText()
 
     def setPlainText(self, text: str | None) -> None:  # noqa: N802 - Qt's name
-        """Show other words."""
+        """Show another text."""
         super().setPlainText(text)
         self._fit()
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 - Qt's name
-        """Wrap anew."""
+        """Fit the height to the new width."""
         super().resizeEvent(event)
         self._fit()
 
@@ -80,13 +80,13 @@ class InfoLabel(QLabel):
         self.setHidden(not text)
 
     def setText(self, text: str | None) -> None:  # noqa: N802 - Qt's name
-        """Show other words, or nothing."""
+        """Show another text, or hide the label."""
         super().setText(text)
         self.setVisible(bool(text))
 
 
 class Message(QFrame):
-    """A line with a sign and a coloured edge, which is there only while it says something.
+    """A message with a sign and a coloured edge; hidden while it is empty.
 
     Parameters
     ----------
@@ -109,21 +109,21 @@ class Message(QFrame):
         self.hide()
 
     def text(self) -> str:
-        """Return what it says, empty if nothing."""
+        """Return the message, or an empty string."""
         return self.words.toPlainText()
 
     def say(self, *sentences: str) -> None:
-        """Show sentences, each in a paragraph of its own; without any, nothing is shown."""
+        """Show sentences, each in its own paragraph; hide the message if there are none."""
         self.words.setPlainText("\n".join(filter(None, sentences)))
         self.setVisible(bool(self.text()))
 
     def clear(self, *_: object) -> None:
-        """Say nothing any more; a slot of any signal."""
+        """Hide the message; can be connected to any signal."""
         self.say()
 
 
 def scroll_to(widget: QWidget) -> None:
-    """Scroll what holds a widget so that it is seen."""
+    """Scroll the scroll area that contains a widget until the widget is visible."""
     parent = widget.parentWidget()
     while parent is not None and not isinstance(parent, QScrollArea):
         parent = parent.parentWidget()

@@ -1,4 +1,4 @@
-"""The outlines of normal tissue: one layer of shapes per slide."""
+"""The outlines of normal tissue: shapes layers, at least one per slide, that are saved and can be undone."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = ["NormalOutlines"]
 
 _SAME_PX = 0.5
 _NORMAL = "histoad_normal"
-"""Where the metadata of a layer of shapes say whether they outline normal tissue, also after it was renamed."""
+"""Key of the layer metadata that says whether the shapes outline normal tissue, also after the layer was renamed."""
 
 
 class NormalOutlines:
-    """The layers of outlines of all slides that are open, and which of them belongs to the chosen slide.
+    """Manages the outlines of all open slides; those of the chosen slide are drawn, saved and used for training.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class NormalOutlines:
         viewer.layers.events.removed.connect(self._on_removed)
 
     def close(self) -> None:
-        """Save what is not saved yet, and listen no longer."""
+        """Save pending changes, and disconnect from the viewer."""
         self._autosave.close()
         self._viewer.layers.events.removing.disconnect(self._on_removing)
         self._viewer.layers.events.removed.disconnect(self._on_removed)
@@ -66,18 +66,18 @@ class NormalOutlines:
             layer.events.data.disconnect(self._on_data)
 
     def added(self, layer: Layer) -> None:
-        """Follow a new layer, if it holds outlines: changes are saved, and can be undone."""
+        """Save changes of a new layer and make them undoable, if it holds outlines of normal tissue."""
         if _is_normal(layer) and layer not in self._histories:
             self._follow(layer)
             if layer.nshapes and owner_of(layer) is not None and owner_of(layer) == owner_of(self._chosen()):
-                self._autosave.changed()  # it was dropped or duplicated
+                self._autosave.changed()  # it was opened from a file, or duplicated
 
     def _follow(self, layer: Shapes) -> None:
         self._histories[layer] = ShapesHistory(layer)
         layer.events.data.connect(self._on_data)
 
     def open(self, slide_layer: Layer, folder: Path, name: str, *, elsewhere: bool) -> int:
-        """Save outlines of another slide from now on; return how many were restored from a former session.
+        """Save the outlines of another slide from now on; return the number restored from an earlier session.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class NormalOutlines:
         """
         owner = owner_of(slide_layer) or ""
         path = slide_layer.source.path
-        # A folder of slides may be moved with its results; elsewhere only the whole path tells slides apart.
+        # Results beside a slide may be moved with it; in another folder only the full path identifies the slide.
         slide = owner if elsewhere or path is None else f"{Path(path).name} {size_of(slide_layer)}"
         file = self._autosave.open(folder, name, slide, lambda: self._shapes(slide_layer), elsewhere=elsewhere)
         if file is None or any(layer.nshapes for layer in self._layers_of(slide_layer)):
@@ -113,7 +113,7 @@ class NormalOutlines:
                 self._autosave.removed()
 
     def layers(self) -> list[Shapes]:
-        """Return the layers of outlines of the chosen slide: a user may have copied one, or added another."""
+        """Return the layers of outlines of the chosen slide; the user may have copied one or added another."""
         slide_layer = self._chosen()
         return [] if slide_layer is None else self._layers_of(slide_layer)
 
@@ -122,13 +122,13 @@ class NormalOutlines:
         return [y for y in self._viewer.layers if _is_normal(y) and owner is not None and owner_of(y) == owner]
 
     def draw(self) -> None:
-        """Let the user draw on the chosen slide."""
+        """Select the layer of outlines and its drawing tool."""
         layer = self._need_layer()
         self._viewer.layers.selection.active = layer
         layer.mode = "add_polygon_lasso"
 
     def add(self, regions: Sequence[Region]) -> int:
-        """Add regions to the outlines of the chosen slide; return how many were not there before."""
+        """Add regions to the outlines of the chosen slide; return the number of new ones."""
         there = [region.geometry for region in self.regions()]
         new = [region for region in regions if not any(_same_place(region.geometry, known) for known in there)]
         slide_layer = self._chosen()
@@ -139,12 +139,12 @@ class NormalOutlines:
         return len(new)
 
     def regions(self) -> list[Region]:
-        """Return the outlines of the chosen slide in its level-0 pixels; of equal ones, in a copied layer, one."""
+        """Return the outlines of the chosen slide in level-0 pixels; equal outlines of copied layers are returned once."""
         slide_layer = self._chosen()
         regions: list[Region] = []
         for layer in self.layers():
             assert slide_layer is not None
-            # Through world coordinates: the outlines may have been drawn in a layer with another scale.
+            # By world coordinates: the scale of the outlines may differ from that of the slide.
             data = [np.array([slide_layer.world_to_data(layer.data_to_world(v)) for v in shape]) for shape in layer.data]
             for region in regions_from_shapes(data, list(layer.shape_type), "Normal"):
                 if not any(region.geometry.equals(known.geometry) for known in regions):
@@ -166,12 +166,12 @@ class NormalOutlines:
         colours = {"edge_color": "#1e90ff", "face_color": "#1e90ff22"}
         layer = Shapes(**shapes, name=NORMAL_NAME, ndim=2, edge_width=6, **colours, **looks)
         own(layer, owner_of(slide_layer))
-        self._follow(layer)  # before it is added: what was restored need not be saved
+        self._follow(layer)  # before it is added: restored outlines need not be saved
         self._viewer.add_layer(layer)
         return layer
 
     def _shapes(self, slide_layer: Layer) -> tuple[list[Region], list[str]]:
-        """Return all areas of a slide and their shape types; a shape without an area is left out, and the others are saved."""
+        """Return all areas of a slide and their shape types, without shapes that have no area."""
         regions: list[Region] = []
         kinds: list[str] = []
         for layer in self._layers_of(slide_layer):

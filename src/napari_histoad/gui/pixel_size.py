@@ -1,4 +1,4 @@
-"""The row in which the size of a pixel is given where the slide does not say it."""
+"""A row to set the µm per pixel of a slide whose file does not state it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ _USUAL = {"×20": 0.5, "×40": 0.25}
 
 
 class PixelSize(QWidget):
-    """A field that is empty at first, a button to set what it says, and a button for each usual magnification.
+    """A field for the µm per pixel, a button that sets it, and a button for each usual magnification.
 
     Attributes
     ----------
     box : FloatSpinBox
-        µm per level-0 pixel; 0 is shown as nothing.
+        µm per level-0 pixel; empty at first, which is 0.
     button : PushButton
-        Its ``changed`` signal says that the value is to be used.
+        Emits ``changed`` when the value shall be used.
     usual : dict of str to PushButton
         By magnification.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.box = FloatSpinBox(value=0, min=0, max=20, step=0.01, tooltip="µm per level-0 pixel, as the scanner's report says")
+        self.box = FloatSpinBox(
+            value=0, min=0, max=20, step=0.01, tooltip="µm per pixel of the full resolution, as stated by the scanner"
+        )
         self.box.native.setDecimals(4)
         self.box.native.setLocale(QLocale.c())  # a point in every country, as in the files
         self.box.native.setSpecialValueText(" ")
@@ -50,7 +52,7 @@ class PixelSize(QWidget):
         layout.setColumnStretch(2, 1)
 
     def show_value(self, mpp: float | None) -> None:
-        """Show what is in use, or nothing."""
+        """Show the µm per pixel in use, or an empty field."""
         self.box.value = mpp or 0
 
     def _on_value(self, value: float) -> None:

@@ -1,4 +1,4 @@
-"""What a threshold promises for the map at hand, in words."""
+"""Describes a threshold in words: which tiles it flags, and with what error rate."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["rate_words"]
 
 
 def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
-    """Return, in rich text, what is flagged, what share of that may be normal, and what this rests on.
+    """Return, as rich text, the error rate of the threshold, the flagged regions, and the basis of the calibration.
 
     Parameters
     ----------
     review : Review
     chosen : float
-        The rate on the slider.
+        The rate that the slider shows, 0 to 1.
     by_discoveries : bool
-        Whether that is a false discovery rate.
+        Whether it is a false discovery rate.
     """
     source = review.map
     basis = source.calibration.basis

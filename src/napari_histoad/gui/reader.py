@@ -1,4 +1,4 @@
-"""What napari calls to open slides, maps and annotations."""
+"""The napari reader for slides, anomaly maps and annotations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARKS = (b"FeatureCollection", b'"Feature"', b'"positive"', b'"negative"', b'"P
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[Any]] | None:
-    """Return a reader if the paths look like slides, anomaly maps or annotations, else None."""
+    """Return a reader if all paths are slides, anomaly maps or annotations, else None."""
     paths = [path] if isinstance(path, str) else list(path)
     return _read if paths and all(_is_ours(Path(p)) for p in paths) else None
 
@@ -38,7 +38,7 @@ def _is_map(path: Path) -> bool:
 
 
 def _is_annotation_file(path: Path) -> bool:
-    """Return whether a file is named as GeoJSON, or is JSON that begins like annotations."""
+    """Return whether a file is GeoJSON by its name, or JSON whose beginning looks like annotations."""
     name = path.name.lower()
     if name.endswith((".geojson", ".geojson.gz")):
         return path.is_file()
@@ -57,7 +57,7 @@ def _is_slide(path: Path) -> bool:
         return can_open(path) and path.exists()
     if not is_slide(path):
         return False
-    try:  # many an OME-Zarr is no RGB picture: those are left to other readers
+    try:  # an OME-Zarr that is not an RGB picture is left to other readers
         open_slide(path).close()
     except HistoadError:
         return False
@@ -65,7 +65,7 @@ def _is_slide(path: Path) -> bool:
 
 
 def _read_map(path: str) -> list[Any]:
-    """Return the layers of a map, once its slide lies below them."""
+    """Open the slide of a map, if it is found, and return the layers of the map."""
     from napari_histoad.gui.layers import heatmap_layers, outline_labels
     from napari_histoad.gui.map_slide import slide_layer_of
     from napari_histoad.maps import AnomalyMap
@@ -74,7 +74,7 @@ def _read_map(path: str) -> list[Any]:
     if viewer is not None:
         viewer.layers.events.inserted.connect(outline_labels)
         words = ""
-        with suppress(HistoadError):  # the panel says why, and asks for it
+        with suppress(HistoadError):  # the panel shows the reason and asks for the slide
             words = "" if slide_layer_of(source, viewer) is not None else f"The slide {source.info.slide} was not found. "
         if not any(name.startswith("Anomaly mapping") for name in viewer.window.dock_widgets):
             show_info(f"{words}Open Plugins > Anomaly mapping to review the map of {source.info.slide}.")

@@ -1,4 +1,4 @@
-"""Errors in the words of the window: remedies name what the panel has, never an option of the terminal."""
+"""Rewrites errors for the window: a remedy names a button or step of the panel instead of an option of the terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _INSTEAD = (
     (r"--device|--compile", "close other programs that use the memory or the GPU, and click again"),
     (r"histoad train", "choose a .safetensors file that a training has written, or train a detector in step 4"),
 )
-"""What stands in a remedy of the terminal, and the remedy in its place."""
+"""Patterns in remedies for the terminal, and the remedies for the panel that replace them."""
 
 _OF_KIND: dict[type[HistoadError], str] = {
     errors.MissingMppError: "choose ×20 or ×40 in step 1, or type its µm per pixel there",
@@ -45,16 +45,16 @@ _OF_KIND: dict[type[HistoadError], str] = {
     errors.SlideError: "open another file",
     HistoadError: "choose other settings, and click again",
 }
-"""What to do where nothing of the terminal's remedy can be done in the window; the first kind that fits."""
+"""Remedies by kind of error, for those without a part that fits the window; the first match is used."""
 
 
 def of_terminal(words: str) -> bool:
-    """Return whether words speak of commands, options or Python."""
+    """Return whether a text mentions commands, options or Python."""
     return _OF_TERMINAL.search(words) is not None
 
 
 def in_window(err: HistoadError) -> str:
-    """Return one line that says what happened and what can be done about it in the window."""
+    """Return an error and its remedy in the window as one line."""
     remedy = _remedy(err)
     return f"{err.what}; {remedy}" if remedy else err.what
 

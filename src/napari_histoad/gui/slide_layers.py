@@ -1,6 +1,6 @@
-"""Slides as napari layers, and any RGB layer, whoever opened it, as a slide.
+"""Converts slides to napari layers, and any RGB layer to a slide.
 
-Only what opening a slide needs is imported here: the first frame waits for it.
+This module imports only what opening a slide needs, so that the slide appears quickly.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["SLIDE_KEY", "associated_layers", "can_be_slide", "layer_shape", "pixel_size", "slide_layer", "slide_of_layer"]
 
 SLIDE_KEY = "histoad_slide"
-"""Where a layer's metadata hold its slide."""
+"""Key of the layer metadata that holds the slide."""
 
 BESIDE_KEY = "histoad_beside"
-"""Marks the layers that are shown beside a slide and are none themselves."""
+"""Key of the layer metadata that marks pictures beside a slide, such as its label."""
 
 
 def pixel_size(mpp: float | None) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def slide_layer(slide: Slide) -> tuple[Any, dict[str, Any], str]:
 
 
 def associated_layers(slide: Slide) -> list[tuple[Any, dict[str, Any], str]]:
-    """Return label, macro and the like as image layers in a column left of the slide, each a third of its height at most."""
+    """Return label, macro and similar pictures as image layers left of the slide, each at most a third of its height."""
     side = slide.mpp or 1.0
     height, layers, top = slide.shape[0] * side, [], 0.0
     for name, read in slide.associated.items():
@@ -67,7 +67,7 @@ def associated_layers(slide: Slide) -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def can_be_slide(layer: Layer) -> bool:
-    """Return whether a layer may be worked on: one that we opened, or any RGB image."""
+    """Return whether a layer can be analysed: any RGB image that is not a label or macro picture."""
     return isinstance(layer, Image) and bool(layer.rgb) and BESIDE_KEY not in layer.metadata
 
 
@@ -78,17 +78,15 @@ def layer_shape(layer: Layer) -> tuple[int, int]:
 
 
 def slide_of_layer(layer: Layer) -> Slide:
-    """Return the slide behind a layer; built at first, kept with the layer.
-
-    The file it came from is opened where that is possible, else the layer's arrays are the slide.
+    """Return the slide of a layer: its file opened as a slide, else a slide of the layer's arrays. It is kept with the layer.
 
     Raises
     ------
     SlideError
-        If the layer is no plain 8-bit RGB picture, or lies askew.
+        If the layer is not an 8-bit RGB picture, or is shifted or turned.
     """
     known = layer.metadata.get(SLIDE_KEY)
-    if known is None or known.shape != layer_shape(layer):  # a copy of a slide's layer may be a part of it
+    if known is None or known.shape != layer_shape(layer):  # a copied layer may show a part of the slide
         known = layer.metadata[SLIDE_KEY] = _from_file(layer) or _from_arrays(layer)
     slide: Slide = known
     return slide
@@ -125,7 +123,7 @@ def _levels(layer: Layer) -> list[Any]:
 
 
 def _plane(array: Any, name: str) -> Any:
-    """Return the (H, W, C) of an array whose leading axes are empty."""
+    """Return the plane (H, W, C) of an array whose leading axes have length 1."""
     extra = array.ndim - 3
     if any(n != 1 for n in array.shape[:extra]):
         raise SlideError(f"the layer {name} is a stack of {array.shape[:extra]} pictures", "choose a single plane of it")
@@ -133,7 +131,7 @@ def _plane(array: Any, name: str) -> Any:
 
 
 def _mpp_yx(layer: Layer) -> tuple[float, float] | None:
-    """Return µm per pixel (y, x), or None if the layer's units are no lengths."""
+    """Return µm per pixel (y, x), or None if the units of the layer are not lengths."""
     sizes = []
     for factor, unit in zip(layer.scale[-2:], layer.units[-2:], strict=True):
         quantity = float(factor) * unit

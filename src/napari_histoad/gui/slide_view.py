@@ -1,4 +1,4 @@
-"""The slide in view is the slide that is worked on: layers of other slides hide, and come back with their slide."""
+"""Shows the layers of the chosen slide and hides those of other slides; selecting a layer chooses its slide."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["SlideView", "has_role", "own", "owner_of"]
 
 _OWNER = "histoad_slide_of"
-"""Where the metadata of a layer say to which slide it belongs."""
+"""Key of the layer metadata that identifies the slide of the layer."""
 _ROLE = "histoad_role"
-"""Where the metadata of a layer keep the name that it was added with: napari numbers equal names, and users rename layers."""
+"""Key of the layer metadata with the original name: napari adds numbers to equal names, and users rename layers."""
 
 
 def owner_of(layer: Layer | None) -> str | None:
-    """Return which slide a layer belongs to, the same when its file is opened again; None if it belongs to none."""
+    """Return the identity of the slide that a layer belongs to, which depends on file and size only, or None."""
     if layer is None:
         return None
     known: str | None = layer.metadata.get(_OWNER)
@@ -39,13 +39,13 @@ def owner_of(layer: Layer | None) -> str | None:
 
 
 def own(layer: Layer, owner: str | None) -> None:
-    """Say which slide a layer belongs to."""
+    """Set the slide that a layer belongs to."""
     if owner is not None:
         layer.metadata[_OWNER] = owner
 
 
 def has_role(layer: Layer) -> bool:
-    """Return whether a layer was drawn by the panel, or adopted as if it were."""
+    """Return whether a layer was added or adopted by the panel."""
     return _ROLE in layer.metadata
 
 
@@ -58,7 +58,7 @@ def _file(layer: Layer) -> str | None:
 
 
 def size_of(layer: Layer) -> str:
-    """Return height and width of a slide's layer in words."""
+    """Return height and width of a slide's layer as text."""
     height, width = layer_shape(layer)
     return f"{height} x {width}"
 
@@ -70,9 +70,9 @@ class SlideView:
     ----------
     viewer : Viewer
     choose : callable
-        Chooses the slide of a layer that can be one; `show` follows.
+        Called with the layer of a slide that shall be chosen; must call `show`.
     renamed : callable
-        Called when a layer has another name.
+        Called when a layer was renamed.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class SlideView:
         self._viewer, self._choose, self._renamed = viewer, choose, renamed
         self.owner: str | None = None
         self.layer: Layer | None = None
-        self._visible: WeakKeyDictionary[Layer, bool] = WeakKeyDictionary()  # what the user wants to see of hidden slides
+        self._visible: WeakKeyDictionary[Layer, bool] = WeakKeyDictionary()  # as set by the user, of layers of hidden slides
         self._cameras: dict[str, tuple[Any, Any]] = {}
         self._watched: WeakKeyDictionary[Layer, bool] = WeakKeyDictionary()
         self._switching = False
@@ -95,15 +95,15 @@ class SlideView:
             self.added(layer)
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Disconnect from the viewer."""
         self._viewer.layers.selection.events.active.disconnect(self._on_active)
         for layer in list(self._watched):
             layer.events.visible.disconnect(self._on_visible)
             layer.events.name.disconnect(self._on_name)
 
     def added(self, layer: Layer) -> None:
-        """Follow a new layer; what is drawn or opened over the chosen slide belongs to it."""
-        dropped = MAP_KEY in layer.metadata  # is adopted once its slide is known
+        """Watch a new layer; layers that are drawn or opened over the chosen slide belong to it."""
+        dropped = MAP_KEY in layer.metadata  # it is adopted when its slide is known
         if owner_of(layer) is None and not isinstance(layer, Image) and not dropped:
             own(layer, self.owner)
         if layer not in self._watched:
@@ -112,7 +112,7 @@ class SlideView:
             layer.events.name.connect(self._on_name)
 
     def show(self, chosen: Layer | None) -> None:
-        """Show the layers of a slide as they were when it was left, and hide those of others."""
+        """Show the layers of a slide as the user left them, and hide those of other slides."""
         owner, self.layer = owner_of(chosen), chosen
         if chosen is None or owner == self.owner:
             self.owner = owner
@@ -124,17 +124,17 @@ class SlideView:
         self.owner, self._switching = owner, True
         try:
             for layer in self._viewer.layers:
-                self.added(layer)  # outlines that were there before any slide are the first one's
+                self.added(layer)  # outlines drawn before any slide was opened belong to the first slide
                 self._set_visible(layer)
             if not any(y.visible for y in self._viewer.layers if can_be_slide(y) and owner_of(y) == owner):
                 chosen.visible = True
             if owner_of(self._viewer.layers.selection.active) not in (None, owner):
-                self._viewer.layers.selection.active = chosen  # or the next outline would be drawn in another slide's layer
+                self._viewer.layers.selection.active = chosen  # else the next outline would be drawn in a layer of another slide
         finally:
             self._switching = False
         if owner in self._cameras:
             camera.center, camera.zoom = self._cameras[owner]
-        elif not first:  # napari itself fits the first one
+        elif not first:  # napari fits the view to the first slide itself
             self._viewer.reset_view(layers=[chosen])
 
     def _set_visible(self, layer: Layer) -> None:
@@ -147,7 +147,7 @@ class SlideView:
             layer.visible = False
 
     def rescale(self, chosen: Layer, scale: Any, units: Any) -> None:
-        """Change the size of a slide's pixels; what was drawn on it stays on the same pixels."""
+        """Change the size of a slide's pixels; layers drawn on it stay on the same pixels."""
         former = np.array(chosen.scale[-2:])
         for layer in self._viewer.layers:
             same = layer is chosen or (owner_of(layer) == owner_of(chosen) and np.allclose(layer.scale[-2:], former))
@@ -158,7 +158,7 @@ class SlideView:
                 layer.units = (*layer.units[:leading], *units)
 
     def replace(self, layer: Layer) -> Layer:
-        """Add a layer of the chosen slide in the place of its layer of the same name."""
+        """Add a layer to the chosen slide, and remove its layer of the same name."""
         own(layer, self.owner)
         layer.metadata[_ROLE] = layer.name
         for old in list(self._viewer.layers):
@@ -168,7 +168,7 @@ class SlideView:
         return self._viewer.add_layer(layer)
 
     def adopt(self, layer: Layer) -> None:
-        """Take a layer that was opened for one that `replace` added for the chosen slide."""
+        """Treat an opened layer as if `replace` had added it to the chosen slide."""
         own(layer, self.owner)
         layer.metadata.setdefault(_ROLE, re.sub(r" \[\d+\]$", "", layer.name))
 
@@ -183,7 +183,7 @@ class SlideView:
         self._renamed()
 
     def _choose_slide_of(self, layer: Layer | None) -> None:
-        """Choose the slide that a layer belongs to: who works with its heatmap or outlines means that slide."""
+        """Choose the slide that a selected or shown layer belongs to."""
         owner = owner_of(layer)
         if self._switching or layer is None or owner in (None, self.owner):
             return

@@ -1,4 +1,4 @@
-"""The mouse wheel scrolls the panel; it changes a setting only where that was chosen on purpose, by focus."""
+"""Makes the mouse wheel scroll the panel; it changes a setting only if that has the focus."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from qtpy.QtWidgets import QAbstractScrollArea, QAbstractSlider, QAbstractSpinBo
 
 __all__ = ["WheelGuard"]
 
-_TURNED = (QAbstractSlider, QAbstractSpinBox, QComboBox, QTabBar)
-"""Widgets whose value follows the wheel."""
+_USES_WHEEL = (QAbstractSlider, QAbstractSpinBox, QComboBox, QTabBar)
+"""Widgets whose value the wheel changes."""
 _SCROLL_MS = 500
-"""Turns of the wheel that follow each other this closely are one scroll."""
+"""Wheel events within this time belong to one scroll."""
 
 
 class WheelGuard(QObject):
-    """Keeps the wheel from the settings inside a widget, also from those that are added later.
+    """Prevents accidental changes of settings by the wheel, in all children of a widget, also those added later.
 
-    A combo box, a spin box or a slider takes the wheel only while it has the focus, and a scroll that began elsewhere goes on
-    over it. Everything else scrolls.
+    A combo box, spin box or slider uses the wheel only while it has the focus; a scroll that began elsewhere continues over it.
 
     Parameters
     ----------
@@ -29,21 +28,21 @@ class WheelGuard(QObject):
         super().__init__(root)
         self._root = root
         self._scrolled_at = 0
-        # A child that was just added may still be under construction, and so may its own children.
-        self._again = QTimer(self)
-        self._again.setSingleShot(True)
-        self._again.timeout.connect(lambda: self._watch(self._root))
+        # A new child may not have all of its own children yet.
+        self._watch_again = QTimer(self)
+        self._watch_again.setSingleShot(True)
+        self._watch_again.timeout.connect(lambda: self._watch(self._root))
         self._watch(root)
 
     def _watch(self, widget: QWidget) -> None:
         for each in (widget, *widget.findChildren(QWidget)):
-            each.removeEventFilter(self)  # installing one twice moves it to the front; this keeps it single
+            each.removeEventFilter(self)  # installing it twice would move it to the front
             each.installEventFilter(self)
-            if _is_turned(each) and each.focusPolicy() == Qt.FocusPolicy.WheelFocus:
+            if _uses_wheel(each) and each.focusPolicy() == Qt.FocusPolicy.WheelFocus:
                 each.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802 - Qt's name
-        """Pass the wheel on to what scrolls."""
+        """Pass the wheel on to the scroll area."""
         if event is None:
             return False
         kind = event.type()
@@ -51,13 +50,13 @@ class WheelGuard(QObject):
             return self._on_wheel(watched, event)
         if kind == QEvent.Type.FocusIn:
             self._scrolled_at = 0
-        elif kind in (QEvent.Type.ChildAdded, QEvent.Type.ChildPolished) and not self._again.isActive():
-            self._again.start(0)
+        elif kind in (QEvent.Type.ChildAdded, QEvent.Type.ChildPolished) and not self._watch_again.isActive():
+            self._watch_again.start(0)
         return False
 
     def _on_wheel(self, widget: QWidget, event: QWheelEvent) -> bool:
         now = event.timestamp()
-        if not _is_turned(widget):
+        if not _uses_wheel(widget):
             if isinstance(widget.parent(), QAbstractScrollArea):
                 self._scrolled_at = now
             return False
@@ -69,5 +68,5 @@ class WheelGuard(QObject):
         return True
 
 
-def _is_turned(widget: QWidget) -> bool:
-    return isinstance(widget, _TURNED) and not isinstance(widget, QScrollBar)
+def _uses_wheel(widget: QWidget) -> bool:
+    return isinstance(widget, _USES_WHEEL) and not isinstance(widget, QScrollBar)
