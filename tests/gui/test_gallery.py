@@ -6,6 +6,7 @@ from qtpy.QtCore import Qt
 from screenshots import shot
 
 from napari_histoad import AnomalyMap
+from napari_histoad.errors import OutputError
 from napari_histoad.gui.gallery import TileGallery
 from napari_histoad.results import Verdicts, verdict_file
 from napari_histoad.slide import open_slide
@@ -14,7 +15,7 @@ A, E, N, R, U, Z, M, T = (getattr(Qt.Key, f"Key_{k}") for k in "AENRUZMT")
 OUTLINE = Qt.Key.Key_O
 
 
-def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qtbot, choose_method):
+def test_gallery_trains_a_classifier_whose_map_is_judged_again(viewer, panel, words, qtbot, choose_method):
     viewer.open_sample("napari-histoad", "planted")
     assert not panel["review"].gallery_button.native.isEnabled()
     choose_method("colour")
@@ -55,7 +56,7 @@ def test_judge_train_map_again_and_judge_what_is_unsure(viewer, panel, words, qt
     shot(viewer, "judging")
 
     qtbot.keyClick(gallery, T)
-    qtbot.waitUntil(lambda: "cross-validated" in gallery.words.text() or bool(words), timeout=240_000)
+    qtbot.waitUntil(lambda: "Cross-validated" in gallery.words.text() or bool(words), timeout=240_000)
     assert words == []
     assert panel["map"].model_box.value == "sample.classifier.safetensors"
     panel["map"].map_button.native.click()
@@ -111,7 +112,7 @@ def gallery(viewer, sample, map_folder, qtbot):
         name.unlink()
 
 
-def test_verdicts_are_there_when_the_gallery_opens_again(gallery, viewer, sample, map_folder, qtbot):
+def test_gallery_restores_saved_verdicts(gallery, viewer, sample, map_folder, qtbot):
     qtbot.keyClick(gallery, N)
     with open_slide(sample.path) as slide:
         other = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
@@ -121,16 +122,18 @@ def test_verdicts_are_there_when_the_gallery_opens_again(gallery, viewer, sample
         assert gallery._box(0) not in {other._box(k) for k in range(len(other.rows))}
 
 
-def test_a_verdict_that_cannot_be_saved_is_told_and_not_shown(gallery, words, qtbot, monkeypatch):
-    failing = lambda *_: (_ for _ in ()).throw(OSError(28, "disk full"))  # noqa: E731
-    monkeypatch.setattr("napari_histoad.results._verdicts.write_geojson", failing)
+def test_gallery_reports_a_verdict_that_cannot_be_saved_and_does_not_show_it(gallery, words, qtbot, monkeypatch):
+    def fail(*_):
+        raise OutputError("cannot write the verdicts: disk full", "free some space")
+
+    monkeypatch.setattr("napari_histoad.results._verdicts.write_geojson", fail)
     qtbot.keyClick(gallery, A)
-    assert "disk full" in words[0] or "space" in words[0]
+    assert words == ["cannot write the verdicts: disk full; free some space"]
     assert gallery.pictures.currentRow() == 0
     assert len(gallery.verdicts) == 0
 
 
-def test_what_cannot_be_explained_says_so_beside_the_tile(viewer, panel, words, qtbot, sample, map_folder):
+def test_gallery_says_beside_the_tile_why_it_cannot_be_explained(viewer, panel, words, qtbot, sample, map_folder):
     viewer.open(sample.path, plugin="napari-histoad")
     panel.controller.maps.show(AnomalyMap.open(map_folder))
     panel["review"].gallery_button.native.click()
@@ -143,7 +146,7 @@ def test_what_cannot_be_explained_says_so_beside_the_tile(viewer, panel, words, 
     gallery.stop()
 
 
-def test_more_and_other_keys(gallery, qtbot):
+def test_gallery_shows_more_tiles_until_all_are_judged(gallery, qtbot):
     qtbot.keyClick(gallery, Z)
     assert "nothing to undo" in gallery.words.text()
     for _ in range(200):
