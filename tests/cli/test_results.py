@@ -13,7 +13,7 @@ NUMBERS = ("0", "-1", "nan", "inf")
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        *(((*TRUTH, "--truth-downsample", number), "cannot be divided") for number in NUMBERS),
+        *(((*TRUTH, "--truth-downsample", number), "downsample of annotations cannot be") for number in NUMBERS),
         *(((*TRUTH, "--rate", number), "not between 0 and 1") for number in (*NUMBERS, "1")),
         *(((*TRUTH, "--fdr", number), "between 0 and 1") for number in NUMBERS),
         *((("export", "MAP", "--csv", "--out", "OUT", "--rate", number), "not between 0 and 1") for number in NUMBERS),

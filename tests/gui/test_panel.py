@@ -157,7 +157,7 @@ def test_first_click_without_training_and_cancel(viewer, panel, words, qtbot):
     assert "Cancelled" in words[-1]
     panel["map"].map_button.native.click()
     qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
-    assert "from the mapped slide itself" in panel.controller.maps.map.info.calibration_note
+    assert "on the mapped slide itself" in panel.controller.maps.map.info.calibration_note
 
 
 def test_a_map_that_is_deleted_while_it_grows_is_told_and_can_be_made_again(viewer, panel, words, qtbot):

@@ -76,7 +76,7 @@ def test_damage_is_said_in_one_line(tmp_path):
     path = write_dicom(tmp_path / "one", LEVELS, "jpeg-ls")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SlideError, match=r"level0\.dcm|frames are there"), open_slide(path) as slide:
+    with pytest.raises(SlideError, match=r"level0\.dcm|it has \d+ of"), open_slide(path) as slide:
         slide.read(0, 0, 0, 150, 200)
 
 

@@ -20,7 +20,7 @@ def test_one_number_fills_gaps_and_an_override_does_not_ask():
 def test_a_slide_that_states_its_resolution_keeps_it_and_notes_the_other(write_tiff):
     with open_slide(write_tiff(TISSUE, mpp=0.5), **GivenMpp("0.25").of(Path("slide.tif"))) as slide:
         assert slide.mpp == pytest.approx(0.5)
-        assert "states 0.5 µm per pixel: that is used and not 0.25" in slide.notes[-1]
+        assert "states 0.5 µm per pixel, which is used; 0.25 is for slides that state no resolution" in slide.notes[-1]
         assert "--override-mpp 0.25" in slide.notes[-1]
         assert pickle.loads(pickle.dumps(slide)).mpp == pytest.approx(0.5)
     with open_slide(write_tiff(TISSUE, mpp=0.5), slide_mpp=0.5004) as slide:
@@ -40,7 +40,7 @@ def test_a_slide_that_states_nothing_gets_the_number(write_tiff):
 def test_an_override_counts_and_is_noted(write_tiff):
     with open_slide(write_tiff(TISSUE, mpp=0.5), **GivenMpp(None, 0.25).of(Path("slide.tif"))) as slide:
         assert slide.mpp == 0.25
-        assert slide.notes[-1].endswith("states 0.5 µm per pixel: 0.25 is used instead, as asked for.")
+        assert slide.notes[-1].endswith("states 0.5 µm per pixel; 0.25 is used instead, as given.")
     with open_slide(write_tiff(TISSUE, mpp=0.5), 0.25, slide_mpp=1.0) as slide:
         assert (slide.mpp, len(slide.notes)) == (0.25, 1)
 

@@ -130,5 +130,5 @@ def test_is_slide_is_true_for_files_that_are_not_there(tmp_path):
 
 def test_a_folder_of_slides_is_refused_as_tiles_with_the_way_out(tmp_path):
     (tmp_path / "case.svs").write_bytes(b"II*\0")
-    with pytest.raises(SettingsError, match=r"folder of slides, not of tiles; name the slides themselves: .*case\.svs"):
+    with pytest.raises(SettingsError, match=r"folder of slides, not of tiles; give the slides themselves: .*case\.svs"):
         list_tile_files(tmp_path)

@@ -175,10 +175,10 @@ def odd_server(tmp_path):
 ODD = {
     "ignores ranges": (lambda r, s, h, b: (200, {}, b), "sends no byte ranges.*download"),
     "web page": (lambda r, s, h, b: (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>"), "is a web page"),
-    "shifted": (lambda r, s, h, b: (206, {"Content-Range": "bytes 7-262150/9999999"}, b), "other bytes than were asked for"),
-    "shorter": (lambda r, s, h, b: (206, {"Content-Range": "bytes 0-99/9999999"}, b[:100]), "other bytes than were asked for"),
-    "fewer than announced": (lambda r, s, h, b: (206, h, b[:-1]), "another number of bytes"),
-    "no range stated": (lambda r, s, h, b: (206, {}, b), "does not say which bytes"),
+    "shifted": (lambda r, s, h, b: (206, {"Content-Range": "bytes 7-262150/9999999"}, b), "other bytes than requested"),
+    "shorter": (lambda r, s, h, b: (206, {"Content-Range": "bytes 0-99/9999999"}, b[:100]), "other bytes than requested"),
+    "fewer than announced": (lambda r, s, h, b: (206, h, b[:-1]), "a different number of bytes"),
+    "no range stated": (lambda r, s, h, b: (206, {}, b), "does not state which bytes"),
     "several ranges": (lambda r, s, h, b: (206, {"Content-Type": "multipart/byteranges; boundary=x"}, b), "which bytes"),
     "no length stated": (lambda r, s, h, b: (206, {"Content-Range": f"bytes 0-{len(b) - 1}/*"}, b), "how long the file is"),
     "compressed": (lambda r, s, h, b: (206, {**h, "Content-Encoding": "gzip"}, gzip.compress(b)), "compresses what it sends"),
@@ -189,7 +189,7 @@ ODD = {
     "broken": (lambda r, s, h, b: (500, {}, b""), "answers with an error .*500"),
     "busy": (lambda r, s, h, b: (429, {}, b""), "answers with an error .*429"),
     "empty": (lambda r, s, h, b: (416, {"Content-Range": "bytes */0"}, b""), "is empty"),
-    "redirects without end": (lambda r, s, h, b: (302, {"Location": r.path}, b""), "redirects without end"),
+    "redirects without end": (lambda r, s, h, b: (302, {"Location": r.path}, b""), "redirects endlessly"),
 }
 
 

@@ -29,7 +29,7 @@ def test_tile_files_from_folder_and_manifest(tmp_path):
     files = list_tile_files(manifest)
     assert [f.label for f in files] == [0, 1]
     assert read_tile_files(files, 32).images[0, 0, 0].tolist() == [9, 8, 7]
-    with pytest.raises(SettingsError, match="32 x 32 px, the detector takes 64 x 64"):
+    with pytest.raises(SettingsError, match="32 x 32 px, but the detector needs 64 x 64"):
         read_tile_files(files, 64, resize=False)
 
 
@@ -43,12 +43,12 @@ def test_tile_files_from_folder_and_manifest(tmp_path):
         ("file,label\nx.png,0.5\n", "line 2: label '0.5'"),
         ("file,label\nx.png,0\n", "x.png cannot be read"),
         ("file,label\nhttps://example.org/x.png,0\n", "cannot be read"),
-        ("file,label\n,0\n", "line 2: no file is named"),
-        ("file,label\nx.png,0\nx.png,1\n", "line 3: x.png is listed before with another label"),
-        ("file,label\nx.png,0\nx.png,\n", "line 3: x.png is listed before with another label"),
+        ("file,label\n,0\n", "line 2: the column file is empty"),
+        ("file,label\nx.png,0\nx.png,1\n", "line 3: x.png was listed above with another label"),
+        ("file,label\nx.png,0\nx.png,\n", "line 3: x.png was listed above with another label"),
         ("file,label,class\nx.png,0,tumour\n", "line 2: the label is 0 but the class is tumour"),
         ("file,label,class\nx.png,1,Normal\n", "line 2: the label is 1 but the class is Normal"),
-        ("file,label\n", "holds no tiles"),
+        ("file,label\n", "contains no tiles"),
     ],
 )
 def test_bad_manifests_are_explained(tmp_path, text, word):
@@ -109,7 +109,7 @@ def test_a_class_column_decides_where_there_is_no_label(tmp_path):
     (tmp_path / "m.csv").write_text("file,class,split\na.png,stroma,x\nb.png,Normal,y\nc.png,tumour,y\n")
     files, notes, _ = list_normal_files(tmp_path / "m.csv")
     assert _names(files) == ["b.png"]
-    assert "not used: column split" in notes[0]
+    assert "unused columns: split" in notes[0]
     assert _names(list_normal_files(tmp_path / "m.csv", ("Stroma",)).files) == ["a.png"]
     assert len(list_normal_files(tmp_path / "m.csv", ("all-tiles",)).files) == 3
     (tmp_path / "m.csv").write_text("file,class\na.png,stroma\nc.png,adenoma\n")
@@ -121,8 +121,8 @@ def test_a_table_without_labels_is_normal_and_says_so(tmp_path):
     (tmp_path / "m.csv").write_text("file,group\na.png,p\nb.png,q\nb.png,q\n")
     files, notes, grouped = list_normal_files(tmp_path / "m.csv")
     assert (len(files), grouped) == (2, True)
-    assert "list a file again" in notes[0]
-    assert "all of its 2 tiles are taken as normal" in notes[1]
+    assert "repeat a file" in notes[0]
+    assert "all of its 2 tiles are used as normal" in notes[1]
 
 
 def test_windows_paths_in_a_table_are_found(tmp_path):
@@ -242,7 +242,7 @@ def test_classes_of_which_none_is_known_as_normal_are_refused(tmp_path, names):
 
 def test_an_empty_folder_and_a_missing_one_are_explained(tmp_path):
     for read in (list_tile_files, list_normal_files):
-        with pytest.raises(SettingsError, match=r"holds no tiles; accepted are .*\.png"):
+        with pytest.raises(SettingsError, match=r"contains no tiles; tiles are files that end in .*\.png"):
             read(tmp_path)
         with pytest.raises(SettingsError, match="there is no"):
             read(tmp_path / "none")

@@ -127,7 +127,7 @@ def test_other_depths_are_refused_unless_their_range_is_stated(tmp_path, depth, 
     kind = "rgb" if colour else "minisblack"
     tifffile.imwrite(tmp_path / "d.tif", pixels, photometric=kind)
     for reading in (read_picture, picture_size):
-        with pytest.raises(SettingsError, match="nothing says which value is white.*8 bits"):
+        with pytest.raises(SettingsError, match="which value is white is unknown.*8 bits"):
             reading(tmp_path / "d.tif")
 
 

@@ -80,7 +80,7 @@ def test_runs_of_a_divided_group_are_neighbours():
 
 
 def test_too_few_tiles_to_hold_some_out_are_refused():
-    with pytest.raises(TooFewTilesError, match="only 25 normal tiles, at least 26 are needed"):
+    with pytest.raises(TooFewTilesError, match="only 25 normal tiles; at least 26 are needed"):
         _grouped([10, 15], 0).divided(LEAST_HELD_OUT)
     with pytest.raises(TooFewTilesError, match="one place"):
         _grouped([80], 0).divided(LEAST_HELD_OUT)

@@ -79,5 +79,5 @@ def test_outlines_stand_in_for_tissue():
     fraction, cover = tissue.fraction(grid.boxes), coverage(grid.boxes, regions)
     assert fraction[cover >= 0.5].min() > 0.1
     assert fraction[coverage(grid.boxes + np.array([-64, -64, 64, 64]), regions) == 0].max() < 1e-9
-    with pytest.raises(RegionError, match="no outline lies on"):
+    with pytest.raises(RegionError, match="no outline is on"):
         tissue_mask(slide, "regions", [Region(rectangle(5000, 5000, 6000, 6000))])

@@ -1,4 +1,4 @@
-"""Polygons: drawn or computed regions, in and out of files and napari Shapes, and rasterised to tiles."""
+"""Regions (polygons with a class): reading and writing annotation files and napari Shapes, and their coverage of tiles."""
 
 from napari_histoad.regions._annotations import Annotations, count_classes, normal_regions, outside_note
 from napari_histoad.regions._classes import NORMAL_NAMES, UNREADABLE, class_meaning

@@ -1,4 +1,4 @@
-"""The outlines of an annotation file, what is to be known of them, and which of them are normal tissue."""
+"""The outlines of an annotation file, notes on them, and the choice of normal tissue among them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["Annotations", "count_classes", "normal_regions", "outside_note"]
 
 @dataclass(frozen=True)
 class Annotations:
-    """What an annotation file holds.
+    """The content of an annotation file.
 
     Attributes
     ----------
     regions : list of Region
         Outlines of tissue, in the file's order.
     notes : tuple of str
-        One line for each kind of thing that was left out, and for each assumption.
+        Sentences about what was left out and what was assumed.
     ignored : tuple of Region
-        Areas classed as to be ignored (``Ignore*``).
+        Areas of the class ``Ignore*``.
     classed : bool
-        Whether any outline states a class, also one that was left out: then those without one are not all of one kind.
+        Whether any outline in the file, used or left out, has a class: if so, those without a class are not assumed normal.
     """
 
     regions: list[Region]
@@ -44,16 +44,17 @@ class Annotations:
 
     @classmethod
     def of(cls, regions: Sequence[Region], *, with_areas: bool = False) -> Annotations:
-        """Return regions that did not come from a file as annotations; ``with_areas``: see `read_annotations`."""
+        """Return annotations made of regions that are not from a file; for ``with_areas`` see `read_annotations`."""
         kept = [r for r in regions if r.meaning != "ignored" or (with_areas and is_area_of_interest(r.name))]
         ignored = tuple(region for region in regions if region.meaning == "ignored" and region not in kept)
         return cls(kept, (), ignored, any(region.name for region in regions))
 
 
 def normal_regions(annotations: Annotations, where: str) -> tuple[list[Region], tuple[str, ...]]:
-    """Return the outlines of normal tissue, and one line for what was assumed or left out.
+    """Return the outlines of normal tissue, and notes on what was assumed or left out.
 
-    Those classed normal are taken, less smaller outlines of other classes in them; without any class in the whole file, all.
+    These are the outlines with a class that means normal, minus smaller outlines of other classes inside them; if no outline in
+    the file has a class, all of them.
 
     Raises
     ------
@@ -69,14 +70,15 @@ def normal_regions(annotations: Annotations, where: str) -> tuple[list[Region], 
     normal = [region for region in normal if region.geometry.area > 0]
     if not normal:
         found = count_classes(others) or "none"
-        raise RegionError(f"{where} has no region classed Normal (found: {found})", "class the normal outlines as Normal")
-    return normal, (f"{where}: not learnt from are {count_classes(others)}",) if others else ()
+        msg = f"{where} has no outline of the class Normal (found: {found})"
+        raise RegionError(msg, "give the outlines of normal tissue the class Normal")
+    return normal, (f"{where}: not used for training: {count_classes(others)}",) if others else ()
 
 
 def outside_note(regions: Sequence[Region], shape: tuple[int, int], where: str) -> str:
-    """Return a line on outlines that reach beyond a slide of ``shape`` (height, width) in level-0 pixels, "" if none does.
+    """Return a note on outlines that extend beyond a slide of ``shape`` (height, width) in level-0 pixels; "" if none does.
 
-    A pixel beyond is rounding; outlines of another slide or level lie far out.
+    One pixel beyond is tolerated as rounding; outlines of another slide or level are far outside.
     """
     slide = box(-1, -1, shape[0] + 1, shape[1] + 1)
     beyond = [region for region in regions if not slide.covers(region.geometry)]
@@ -84,7 +86,7 @@ def outside_note(regions: Sequence[Region], shape: tuple[int, int], where: str) 
         return ""
     apart = sum(not slide.intersects(region.geometry) for region in beyond)
     size = f"{shape[1]:,} × {shape[0]:,} px"
-    what = f"{len(beyond)} of {len(regions)} outlines reach beyond {where} ({size}), {apart} of them lie outside altogether"
+    what = f"{len(beyond)} of {len(regions)} outlines extend beyond {where} ({size}), {apart} of them are completely outside"
     return f"{what}: check that they belong to this slide and are in its level-0 pixels"
 
 
@@ -98,6 +100,6 @@ def _without(region: Region, others: Sequence[Region]) -> Region:
 
 
 def count_classes(regions: Sequence[Region]) -> str:
-    """Return how many outlines there are of each class, in words: ``"2 Tumor, 1 without a class"``."""
+    """Return the number of outlines of each class as text: ``"2 Tumor, 1 without a class"``."""
     counts = Counter(region.name.strip() or "without a class" for region in regions)
     return ", ".join(f"{n} {name}" for name, n in counts.most_common())

@@ -1,6 +1,6 @@
-"""What the class of an outline says of the tissue in it: normal, anomalous, to be left out, or nothing that is understood.
+"""The meaning of an outline's class: normal, anomalous, ignored, without a class, or unknown.
 
-Nothing that is not understood means normal: a detector would learn lesions as normal tissue and nobody would see it.
+A class that is not understood never counts as normal: a detector would be trained on lesions without anyone noticing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["NORMAL_NAMES", "UNREADABLE", "Meaning", "class_meaning", "class_of",
 Meaning = Literal["normal", "anomalous", "ignored", "unknown", "unclassed"]
 
 NORMAL_NAMES = frozenset({"normal", "benign", "healthy"})
-"""Class names, in lower case, that mean normal tissue. "Negative" is none of them: it speaks of a stain."""
+"""Class names, in lower case, that mean normal tissue. "Negative" is not among them: it is about a stain."""
 
 UNREADABLE = "?"
-"""The class of an outline that says something of its class which is not understood."""
+"""The class given to an outline whose stated class cannot be parsed."""
 
 _NORMAL = re.compile(rf"({'|'.join(sorted(NORMAL_NAMES))})( tissues?)?")
 _IGNORED = re.compile(r".*\*|ignored?|excluded?")
-# Of derived classes: "Tumor: Negative" is tumour, "Normal: CD3+" is normal. Words without letters are intensities (1+).
+# Components of derived classes: "Tumor: Negative" is tumour, "Normal: CD3+" is normal. Without letters: intensities (1+).
 _STAINING = re.compile(r"negative|positive|[\W\d_]*|[a-z]{0,5}\d+\w* ?[+-]|(er|pr|ar) ?[+-]|low|moderate|medium|high|weak|strong")
 _UNSURE = re.compile(r"unsure|uncertain|unknown|unclear|doubtful|unclassified|unlabell?ed|undefined|none|null|nan|n/?a")
 _DISEASE = r"tumou?r\w*|cancer\w*|neoplas\w*|malign\w*|lesion\w*|diseased?|abnormal\w*|anomal\w*|patholog\w*"
@@ -35,7 +35,7 @@ _OTHERWISE = re.compile(
     r"|[dl]cis|micrometastas\w*|itc|art[ei]fact\w*|blur\w*|folds?|not|non|no|without|suspicious|suspect\w*)\b"
 )
 _CLASS_KEYS = ("classification", "class", "classname", "label", "labelname", "category", "group")
-# Of an outline without a class, these say nothing of the tissue; every other text may.
+# Properties that say nothing about the tissue of an outline without a class; any other text may.
 _NEUTRAL = re.compile(
     r"name|type|objecttype|(is)?locked|isellipse|ismissing|istmacore|(is)?visible|measurements?|metadata|plane|colou?r(rgb)?|"
     r"(stroke|fill|marker|line|edge|face).*|opacity|id|uuid|guid|fid|objectid|index|order|number|area.*|perimeter.*|length.*|"
@@ -46,19 +46,24 @@ _OF_CLASS = re.compile(r"class|label|categor|grade|tissue|diagnos|group|kind|typ
 
 
 def class_meaning(name: str) -> Meaning:
-    """Return what a class says of the tissue.
+    """Return the meaning of a class for the tissue.
 
     Parameters
     ----------
     name : str
-        A class, or a derived one whose components are joined by colons (``"Normal: CD3+"``).
+        A class, or a derived class whose components are joined by colons (``"Normal: CD3+"``).
 
     Returns
     -------
     str
-        ``"normal"`` if a component says so and none says otherwise; ``"ignored"`` for QuPath's classes that end in ``*`` and
-        for Ignore; ``"unclassed"`` without a name; ``"unknown"`` where components contradict each other or none speaks of
-        the tissue ("Negative", "Unsure", "1", "Normal-like"); ``"anomalous"`` for every other.
+        ``"normal"`` if a component means normal and none contradicts it; ``"ignored"`` for QuPath's classes that end in ``*``
+        and for Ignore; ``"unclassed"`` for an empty name; ``"unknown"`` if components contradict each other or none is about
+        the tissue ("Negative", "Unsure", "1", "Normal-like"); ``"anomalous"`` for all others.
+
+    Examples
+    --------
+    >>> class_meaning("Normal: CD3+"), class_meaning("Tumor"), class_meaning("Unsure")
+    ('normal', 'anomalous', 'unknown')
     """
     parts = [re.sub(r"[\s_-]+(?=\w)", " ", part.strip().casefold()) for part in name.split(":")]
     parts = [part for part in parts if part]
@@ -76,16 +81,16 @@ def class_meaning(name: str) -> Meaning:
 
 
 def is_area_of_interest(name: str) -> bool:
-    """Return whether a class is QuPath's ``Region*``, which says where to look and nothing of the tissue."""
+    """Return whether a class is QuPath's ``Region*``, which marks an area to analyse and says nothing about its tissue."""
     return any(part.strip().casefold() == "region*" for part in name.split(":")) and "ignore" not in name.casefold()
 
 
 def class_of(properties: Mapping[str, Any]) -> str:
-    """Return the class that the properties of a GeoJSON feature state: components joined by ": ", "" if they state none.
+    """Return the class stated by the properties of a GeoJSON feature: components joined by ": "; "" if none is stated.
 
     QuPath writes ``{"classification": {"name": …}}``, with ``names`` for a derived class, before 0.3 with ``parentClass``;
-    others write a text, a number or a list, or use another key. Without a class the outline's own name stands for it.
-    What cannot be read is `UNREADABLE`, also of an outline that has no class but other properties in words.
+    other programs write a text, a number or a list, or use another key. Without a class, the outline's own name is used.
+    The class is `UNREADABLE` if it cannot be parsed, or if there is none but another property is a text that may be one.
     """
     known = {re.sub(r"[\s_-]", "", str(key)).casefold(): value for key, value in properties.items()}
     for key in (*_CLASS_KEYS, "name"):
@@ -98,7 +103,7 @@ def class_of(properties: Mapping[str, Any]) -> str:
 
 
 def _components(value: Any) -> list[str] | None:
-    """Return the components of a class, or None if it is not understood."""
+    """Return the components of a class, or None if it cannot be parsed."""
     if value is None:
         return []
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""How much of each tile lies in drawn regions."""
+"""The fraction of each tile that regions cover."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def coverage(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[n
     parts = shapely.get_parts(union)
     rectangles = shapely.box(boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3])
     tree = shapely.STRtree(rectangles)
-    # A box wholly inside needs no intersection; only those on an outline are computed.
+    # Only boxes that cross an outline need an intersection; those inside are covered completely.
     inside = np.unique(tree.query(parts, predicate="contains")[1])
     out[inside] = 1.0
     which, index = tree.query(parts, predicate="intersects")

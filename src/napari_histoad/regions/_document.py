@@ -1,4 +1,4 @@
-"""From the bytes of an annotation file, as programs and people save them, to a JSON document."""
+"""Reading annotation files in any encoding and compression as JSON documents."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["read_document"]
 
 _MOST_BYTES = 2 << 30
-"""More than any annotation file holds; a few kB can unpack to it."""
+"""Larger than any annotation file; guards against compressed files of a few kB that unpack to gigabytes."""
 _EXPORT = "export the annotations as GeoJSON"
 
 
 def read_document(file: Path) -> tuple[Any, list[str]]:
-    """Return the JSON document of a file, and what was assumed to read it.
+    """Return the JSON document of a file, and notes on what was assumed to read it.
 
-    UTF-8, UTF-16 and UTF-32 with and without a byte-order mark are read, other bytes as Latin-1; gzip and zip are unpacked.
-    A key that is there twice with different values holds the list of them, so that none of them is taken for the only one.
+    The encoding may be UTF-8, UTF-16 or UTF-32, with or without a byte-order mark; other files are read as Latin-1. Gzip and zip
+    are unpacked. The values of a key that occurs twice with different values become a list, so that none is lost.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def read_document(file: Path) -> tuple[Any, list[str]]:
         text = data.decode("latin-1")
         notes.append(f"{file.name} is not UTF-8 and was read as Latin-1: check the names of classes")
     if text.lstrip()[:1] == "<":
-        msg = f"{file.name} is XML (ASAP, ImageScope or NDPA), which is not read"
+        msg = f"{file.name} is XML (ASAP, ImageScope or NDPA), which is not supported"
         raise RegionError(msg, "open it in QuPath or the program that wrote it and export GeoJSON")
     try:
         return json.loads(text, object_pairs_hook=_one_value_per_key), notes
@@ -68,7 +68,7 @@ def _unpacked(data: bytes, name: str) -> bytes:
                 inside = [n for n in archive.namelist() if n.lower().endswith((".geojson", ".json")) and "__MACOSX" not in n]
                 if len(inside) != 1:
                     msg = f"{name} holds {len(inside)} annotation files (.geojson, .json)"
-                    raise RegionError(msg, "unpack it and give one file")
+                    raise RegionError(msg, "unpack it and give one of the files")
                 with archive.open(inside[0]) as member:
                     unpacked = member.read(_MOST_BYTES)
         else:

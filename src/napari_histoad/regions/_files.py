@@ -1,4 +1,4 @@
-"""Annotation files: GeoJSON as QuPath writes and reads it, and Camelyon JSON."""
+"""Reading annotation files (QuPath's GeoJSON, Camelyon JSON) and writing GeoJSON for QuPath."""
 
 from __future__ import annotations
 
@@ -32,33 +32,34 @@ _COLOURS = {True: [0, 158, 115], False: [213, 94, 0]}
 
 
 def read_annotations(path: str | PathLike[str], downsample: float = 1.0, *, with_areas: bool = False) -> Annotations:
-    """Read outlined regions, and what is to be known of them.
+    """Read the outlines of an annotation file, with notes on what was left out.
 
     Parameters
     ----------
     path : path-like
         GeoJSON (QuPath and others), plain, gzipped or zipped, or Camelyon JSON (``{"positive": […], "negative": […]}``).
     downsample : float
-        Divides the file's coordinates: 32 for annotations of level 0 when the slide is a copy of level 5.
+        Divisor of the file's coordinates: 32 for annotations of level 0 if the slide is a copy of level 5.
     with_areas : bool
-        Whether areas of QuPath's class ``Region*``, which says where to look and nothing of the tissue, are taken beside
-        outlines of other classes. Those of a file that holds no others are taken in any case.
+        Whether areas of QuPath's class ``Region*`` (areas to analyse) are used beside outlines of other classes. If a file has
+        no other outlines, they are used in any case.
 
     Returns
     -------
     Annotations
-        Regions in level-0 pixels, (y, x), and a line for what was left out: cells, TMA cores, points, lines, classes that end
-        in ``*``, and outlines that cannot be used.
+        Regions in level-0 pixels, (y, x), and notes on what was left out: cells, TMA cores, points, lines, classes that end in
+        ``*``, and invalid outlines.
 
     Raises
     ------
     RegionError
-        If the file cannot be read or holds no outline that can be used.
+        If the file cannot be read, or has no valid outline.
     SettingsError
         If ``downsample`` is not a positive number.
     """
     if not (math.isfinite(downsample) and downsample > 0):
-        raise SettingsError(f"annotations cannot be divided by {downsample:g}", "give a number above 0, 1 for level 0")
+        msg = f"the downsample of annotations cannot be {downsample:g}"
+        raise SettingsError(msg, "give a number above 0; 1 if they are in level-0 pixels")
     file = Path(path)
     document, notes = read_document(file)
     try:
@@ -89,18 +90,18 @@ def write_geojson(regions: Iterable[Region], path: str | PathLike[str], about: d
     regions : iterable of Region
     path : path-like
     about : dict, optional
-        Written as the member ``napari_histoad`` of the collection, which other programs pass over.
+        Written as the member ``napari_histoad`` of the collection, which other programs ignore.
 
     Raises
     ------
     OutputError
-        If the file cannot be written; then it is as it was before.
+        If the file cannot be written; an existing one is not changed then.
     """
     features = [{"type": "Feature", "geometry": mapping(_flipped(r.geometry)), "properties": _properties(r)} for r in regions]
     document = json.dumps({"type": "FeatureCollection", **({"napari_histoad": about} if about else {}), "features": features})
     file = Path(path)
     with writing(file):
-        file.parent.stat()  # a misspelt folder is not made
+        file.parent.stat()  # an error if the folder is misspelt, instead of making it
     with atomic_path(file) as partial:
         partial.write_text(document, encoding="utf-8")
 
@@ -114,7 +115,7 @@ def _properties(region: Region) -> dict[str, Any]:
 
 
 def _flipped(geometry: BaseGeometry) -> BaseGeometry:
-    """Exchange x and y; files are (x, y), everything inside is (y, x)."""
+    """Exchange x and y: files have (x, y), this package has (y, x)."""
     return shapely.transform(geometry, lambda points: points[:, ::-1])
 
 

@@ -1,4 +1,4 @@
-"""From a JSON document, GeoJSON or Camelyon's, to regions: what cannot be used is left out and named, the rest is kept."""
+"""Converting GeoJSON and Camelyon JSON documents to regions; invalid parts are left out and named in notes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["annotations_of"]
 
 _NAMED = 10
-"""More indices than that are not read."""
+"""Coordinates nested more deeply are not read."""
 _NOT_OUTLINES = {"cell": "cells", "detection": "detections", "tile": "tiles", "tmacore": "TMA cores", "root": "root objects"}
 _AREAS, _NO_AREAS = ("Polygon", "MultiPolygon"), ("Point", "MultiPoint", "LineString", "MultiLineString", "LinearRing")
-_OF_INTEREST = "of a class that says where to look and nothing of the tissue"
+_OF_INTEREST = "of a class that marks areas to analyse and says nothing about the tissue"
 _OF_FEATURE = ("type", "geometry", "properties", "id", "bbox", "nucleusGeometry", "coordinates", "geometries", "crs")
 
 
 class _LeftOut:
-    """Counts what is left out, and why; knows whether any outline, left out or not, states a class."""
+    """Counts what is left out, by reason, and records whether any outline, used or left out, has a class."""
 
     def __init__(self) -> None:
         self.classed = False
@@ -49,7 +49,7 @@ class _LeftOut:
 
 
 def annotations_of(document: Any, where: str, *, with_areas: bool = False) -> Annotations:
-    """Return the outlines of a document, with a line for all that was left out.
+    """Return the outlines of a document, with notes on what was left out.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def annotations_of(document: Any, where: str, *, with_areas: bool = False) -> An
     Raises
     ------
     RegionError
-        If it is neither, or no outline can be used.
+        If it is neither, or has no valid outline.
     """
     left_out = _LeftOut()
     if isinstance(document, dict) and "type" not in document and ("positive" in document or "negative" in document):
@@ -78,13 +78,13 @@ def annotations_of(document: Any, where: str, *, with_areas: bool = False) -> An
     ignored = [region for region in regions if region.meaning == "ignored"]
     if not kept:
         reasons = "; ".join(left_out.notes())
-        what = f"{where} holds no areas" + (f" that can be used ({reasons})" if reasons else "")
+        what = f"{where} has no {'valid ' if reasons else ''}areas" + (f" ({reasons})" if reasons else "")
         raise RegionError(what, "outline regions with polygons and export them again")
     notes = [f"{where}: {line}" for line in left_out.notes()]
     unreadable = sum(region.name == UNREADABLE for region in kept)
     if unreadable:
-        notes.append(f"{where}: the class of {unreadable} outlines is not understood; they count as neither normal nor anomalous")
-    # Other classes that end in * hold tissue to look at ("Region*"); only what is to be ignored is kept apart.
+        notes.append(f"{where}: the class of {unreadable} outlines is unreadable; they count as neither normal nor anomalous")
+    # Of the classes that end in *, Ignore* is kept; the others mark areas to analyse ("Region*").
     areas = tuple(region for region in ignored if "ignore" in region.name.casefold())
     return Annotations(kept, tuple(notes), areas, left_out.classed)
 
@@ -99,7 +99,7 @@ def _features(document: Any, where: str) -> list[Any]:
     if kind == "FeatureCollection":
         features = document.get("features")
         if not isinstance(features, list | None):
-            raise RegionError(f"the features of {where} are no list", remedy)
+            raise RegionError(f"the features of {where} are not a list", remedy)
         return features or []
     if kind == "Feature" or (isinstance(kind, str) and kind in (*_AREAS, *_NO_AREAS, "GeometryCollection")):
         return [document]
@@ -110,7 +110,7 @@ def _geojson(features: list[Any], left_out: _LeftOut) -> Iterator[Region]:
     for number, feature in enumerate(features, start=1):
         place = f"feature {number}"
         if not isinstance(feature, dict):
-            left_out.add(place, "is no object")
+            left_out.add(place, "not an object")
             continue
         geometry = feature.get("geometry", feature if "coordinates" in feature or "geometries" in feature else None)
         properties = feature.get("properties")
@@ -121,7 +121,7 @@ def _geojson(features: list[Any], left_out: _LeftOut) -> Iterator[Region]:
             stated["class"] = [[{"not": "understood"}]]
         kind = _kind_of_object(feature, stated)
         if kind in _NOT_OUTLINES:
-            left_out.add(place, f"no annotations but {_NOT_OUTLINES[kind]}")
+            left_out.add(place, f"{_NOT_OUTLINES[kind]}, not annotations")
             continue
         name = class_of(stated)
         left_out.classed |= bool(name)
@@ -130,14 +130,14 @@ def _geojson(features: list[Any], left_out: _LeftOut) -> Iterator[Region]:
             place = f"{place} ({called.strip()[:40]})"
         area = _area(geometry, place, left_out)
         if area is not None and class_meaning(name) == "ignored":
-            why = _OF_INTEREST if is_area_of_interest(name) else "of a class that is to be ignored"
+            why = _OF_INTEREST if is_area_of_interest(name) else "of an ignored class"
             left_out.add(f"{place} {name}", why)
         if area is not None:
             yield Region(area, name, _measurements(stated.get("measurements")))
 
 
 def _kind_of_object(feature: dict[str, Any], properties: dict[str, Any]) -> str:
-    """Return what QuPath says that a feature is: annotation, cell, tmacore, …; before 0.3 it is in the id."""
+    """Return QuPath's type of a feature: annotation, cell, tmacore, …; before 0.3 it is in the id."""
     if "nucleusGeometry" in feature or "nucleusGeometry" in properties:
         return "cell"
     if properties.get("isTMACore") or "isMissing" in properties:
@@ -152,7 +152,7 @@ def _kind_of_object(feature: dict[str, Any], properties: dict[str, Any]) -> str:
 
 
 def _measurements(given: Any) -> dict[str, float]:
-    """Return the finite numbers among measurements: an object, or before QuPath 0.4 a list of names and values."""
+    """Return the finite measurements by name; they are an object, or before QuPath 0.4 a list of names and values."""
     if isinstance(given, list):
         given = {item.get("name"): item.get("value") for item in given if isinstance(item, dict) and "name" in item}
     pairs = given.items() if isinstance(given, dict) else ()
@@ -161,7 +161,7 @@ def _measurements(given: Any) -> dict[str, float]:
 
 
 def _area(geometry: Any, place: str, left_out: _LeftOut) -> Polygon | MultiPolygon | None:
-    """Return the polygons of a geometry, also of a collection, as one area in (y, x); None if there is none."""
+    """Return the polygons of a geometry or collection as one area in (y, x); None if there are none."""
     if not isinstance(geometry, dict):
         left_out.add(place, "without a geometry")
         return None
@@ -198,27 +198,27 @@ def _area(geometry: Any, place: str, left_out: _LeftOut) -> Polygon | MultiPolyg
 
 
 def _polygon(rings: Any) -> Polygon | MultiPolygon | str:
-    """Return the area within rings of (x, y), or why there is none; a hole that cannot be read voids its polygon."""
+    """Return the area of a polygon given as rings of (x, y), or the reason why it is invalid, such as an invalid hole."""
     if not isinstance(rings, list):
-        return "with coordinates that are no polygon"
+        return "with coordinates that form no polygon"
     try:
         corners = [np.array([[float(x) for x in point[:2]] for point in ring], float) for ring in rings]
     except (TypeError, ValueError, KeyError, OverflowError):
-        return "with coordinates that are no polygon"
+        return "with coordinates that form no polygon"
     corners = [ring for ring in corners if len(ring)]
     if not corners:
         return "with an empty outline"
     if any(ring.ndim != 2 or ring.shape[1] != 2 for ring in corners):
-        return "with coordinates that are no polygon"
+        return "with coordinates that form no polygon"
     if not all(np.isfinite(ring).all() for ring in corners):
-        return "with coordinates that are no numbers"
+        return "with coordinates that are not numbers"
     if len(corners[0]) < 3:
         return "enclosing no area"
     try:
         outline = as_area(Polygon(corners[0][:, ::-1], [ring[:, ::-1] for ring in corners[1:] if len(ring) >= 3]), "")
     except (RegionError, ValueError, shapely.errors.ShapelyError):
         return "enclosing no area"
-    return outline if np.isfinite(outline.area) else "with coordinates that are no numbers"
+    return outline if np.isfinite(outline.area) else "with coordinates that are not numbers"
 
 
 def _camelyon(document: dict[str, Any], left_out: _LeftOut) -> Iterator[Region]:

@@ -1,4 +1,4 @@
-"""One outlined piece of a slide."""
+"""`Region`, an outlined area of a slide with a class."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Region:
     Attributes
     ----------
     geometry : Polygon or MultiPolygon
-        Vertices are (y, x) in level-0 pixels; pixel i covers [i, i + 1). Holes are honoured.
+        Vertices are (y, x) in level-0 pixels; pixel i covers [i, i + 1). May have holes.
     name : str
         The class, such as ``"Normal"`` or ``"Tumor: Necrosis"``; empty if unknown.
     measurements : dict[str, float]
-        Named numbers, exported with the region.
+        Numbers by name, exported with the region.
     """
 
     geometry: Polygon | MultiPolygon
@@ -39,22 +39,22 @@ class Region:
 
     @property
     def meaning(self) -> Meaning:
-        """What the class says of the tissue, see `class_meaning`."""
+        """The meaning of the class, see `class_meaning`."""
         return class_meaning(self.name)
 
     @property
     def is_normal(self) -> bool:
-        """Whether the class says that this is normal tissue."""
+        """Whether the class means normal tissue."""
         return self.meaning == "normal"
 
 
 def as_area(geometry: BaseGeometry, where: str) -> Polygon | MultiPolygon:
-    """Return the areal part of a geometry, repaired where it crosses itself.
+    """Return the polygons of a geometry, repaired where they cross themselves.
 
     Raises
     ------
     RegionError
-        If no area is left.
+        If the geometry encloses no area.
     """
     valid = geometry if geometry.is_valid else shapely.make_valid(geometry)
     parts = [

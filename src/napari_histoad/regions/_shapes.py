@@ -1,4 +1,4 @@
-"""napari Shapes in and out, without napari: its vertices and shape types are plain data.
+"""Converting between regions and the data of napari Shapes layers, without importing napari.
 
 napari puts the centre of pixel 0 at coordinate 0; a `Region` has pixel i cover [i, i + 1). Hence the half pixels.
 """
@@ -27,16 +27,16 @@ _ELLIPSE_VERTICES = 64
 def regions_from_shapes(
     data: Sequence[NDArray[np.floating]], shape_types: Sequence[str], names: Sequence[str] | str = "Normal"
 ) -> list[Region]:
-    """Return the areas among napari shapes.
+    """Return the regions drawn in a napari Shapes layer.
 
     Parameters
     ----------
     data : sequence of (V, 2) float
         Vertices (y, x) in level-0 pixels, napari's convention.
     shape_types : sequence of str
-        ``polygon``, ``rectangle`` and ``ellipse`` are areas; ``line`` and ``path`` are passed over.
+        ``polygon``, ``rectangle`` and ``ellipse`` become regions; ``line`` and ``path`` are ignored.
     names : sequence of str or str
-        The class of each shape, or of all.
+        The class of each shape, or one class for all.
 
     Raises
     ------
@@ -62,9 +62,9 @@ def regions_from_shapes(
 
 
 def shapes_from_regions(regions: Sequence[Region]) -> tuple[list[NDArray[np.float64]], list[str]]:
-    """Return (polygons for ``layer.data``, class of each).
+    """Return the polygons for ``layer.data``, and the class of each.
 
-    Shapes have no holes; where a region has one, the outline is cut open towards it.
+    Shapes have no holes; a region with a hole becomes one outline that is cut open towards the hole.
     """
     data, names = [], []
     for region in regions:

@@ -1,4 +1,4 @@
-"""Pixels of the sample slide: amounts of haematoxylin and eosin, then light through them (Beer–Lambert)."""
+"""Drawing the pixels of the sample slide: amounts of haematoxylin and eosin, then light absorption (Beer–Lambert)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STAMPS, _STAMP_PX = 96, 49
 
 @cache
 def _stamps(kind: str) -> NDArray[np.float32]:
-    """Return ``_STAMPS`` pictures (S, 49, 49) in [0, 1] of one kind of nucleus."""
+    """Return ``_STAMPS`` images (S, 49, 49) in [0, 1] of one kind of nucleus."""
     rng = np.random.default_rng({"spindle": 1, "round": 2, "epithelial": 3, "tumour": 4, "debris": 5}[kind])
     out = np.zeros((_STAMPS, _STAMP_PX, _STAMP_PX), np.float32)
     v, u = np.mgrid[:_STAMP_PX, :_STAMP_PX].astype(np.float32) - _STAMP_PX // 2
@@ -72,7 +72,7 @@ def _stamps(kind: str) -> NDArray[np.float32]:
 
 
 class _Canvas:
-    """Stain amounts of one block and its margin."""
+    """The stain amounts of one block and its margin."""
 
     def __init__(self, plan: SlidePlan, y0: int, x0: int, h: int, w: int) -> None:
         self.plan = plan
@@ -102,7 +102,7 @@ class _Canvas:
         return y, x, uniform(iy, ix, salt + 2)
 
     def stamp(self, kind: str, y: NDArray[np.float64], x: NDArray[np.float64], pick: NDArray[np.int64], amount: float) -> None:
-        """Put nuclei on the canvas; overlapping ones do not add up."""
+        """Draw nuclei on the canvas; overlapping ones do not add up."""
         bank, half = _stamps(kind), _STAMP_PX // 2
         h, w = self.shape
         top, left = np.rint(y).astype(int) - half, np.rint(x).astype(int) - half
@@ -113,7 +113,7 @@ class _Canvas:
             np.maximum(target, amount * bank[k, a0 - t : a1 - t, b0 - c : b1 - c], out=target)
 
     def at(self, field: NDArray[T], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[T]:
-        """Return a field's value at points; outside the canvas the nearest."""
+        """Return a field's values at points; outside the canvas, the value of the nearest pixel."""
         rows = np.clip(y.astype(int), 0, self.shape[0] - 1)
         columns = np.clip(x.astype(int), 0, self.shape[1] - 1)
         values: NDArray[T] = field[rows, columns]
@@ -131,7 +131,7 @@ class _Canvas:
 
 
 def draw_block(plan: SlidePlan, y0: int, x0: int, h: int, w: int) -> NDArray[np.uint8]:
-    """Return the pixels of one block; blocks fit together without seams.
+    """Return the pixels of one block; adjacent blocks fit together without seams.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def _draw_tissue(canvas: _Canvas, inside: NDArray[np.float32]) -> None:
         membrane = np.exp(-(((second - first) / 3.2) ** 2))
         canvas.e = np.where(is_fat, 0.015 + 0.20 * membrane, canvas.e)
         canvas.h = np.where(is_fat, 0.02 * membrane, canvas.h)
-    # Stromal nuclei lie along the fibres; a few lymphocytes; crowded patches are normal too.
+    # Stromal nuclei along the fibres, a few lymphocytes, and crowded patches, which are normal too.
     y, x, chance = canvas.points(_NUCLEUS_CELL, "nuclei")
     crowd = canvas.at(canvas.noise(260, "crowd"), y, x)
     free = ~canvas.at(glands, y, x)
@@ -199,7 +199,7 @@ def _draw_tissue(canvas: _Canvas, inside: NDArray[np.float32]) -> None:
 
 
 def _draw_glands(canvas: _Canvas) -> NDArray[np.bool_]:
-    """Draw glands: a pale lumen, a ring of epithelium with basal nuclei. Return where they lie."""
+    """Draw glands: a pale lumen, and a ring of epithelium with basal nuclei. Return a mask of the glands."""
     plan = canvas.plan
     taken = np.zeros(canvas.shape, bool)
     iy, ix = canvas.lattice(_GLAND_CELL, _GLAND_CELL)
@@ -255,7 +255,7 @@ def _draw_glands(canvas: _Canvas) -> NDArray[np.bool_]:
 
 
 def _draw_anomalies(canvas: _Canvas) -> None:
-    """Replace the tissue inside the planted outlines. The mean colour stays near the normal range; the form does not."""
+    """Replace the tissue inside the planted outlines: the mean colour stays near the normal range, the structure changes."""
     frame = shapely.box(canvas.y0, canvas.x0, canvas.y0 + canvas.shape[0], canvas.x0 + canvas.shape[1])
     for region in canvas.plan.planted:
         if not region.geometry.intersects(frame):

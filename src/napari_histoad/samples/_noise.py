@@ -1,4 +1,4 @@
-"""Randomness that depends only on the place: any block of an endless plane can be drawn on its own."""
+"""Random numbers that depend only on the position, so that each block of a slide can be drawn independently."""
 
 from __future__ import annotations
 

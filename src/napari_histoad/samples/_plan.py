@@ -1,4 +1,4 @@
-"""What lies where on the sample slide: tissue, fat, glands and the planted anomalies. No pixels."""
+"""The layout of the sample slide: tissue, fat, glands and planted anomalies, without pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ANOMALY_NAMES", "SlidePlan"]
 
 ANOMALY_NAMES = ("Pleomorphic sheet", "Necrosis", "Foam cells")
-"""The planted kinds, in the order in which they are dealt out."""
+"""The kinds of planted anomalies, in the order in which they are used."""
 
 SIZE_RANGE = (1024, 100_000)
 _OUTLINE_VERTICES = 160
@@ -27,14 +27,14 @@ _OUTLINE_VERTICES = 160
 
 @dataclass(frozen=True)
 class SlidePlan:
-    """Layout of a sample slide; everything follows from size and seed.
+    """The layout of a sample slide, determined by its size and seed.
 
     Attributes
     ----------
     size_px : int
         Height and width in level-0 pixels, 1,024 to 100,000.
     seed : int
-        Another seed is another patient.
+        Each seed gives the tissue of another "patient".
     anomalies : bool
         Whether anomalies are planted; without them the slide is a normal control.
     mpp : float
@@ -52,7 +52,7 @@ class SlidePlan:
             raise SettingsError(f"a sample slide of {self.size_px} px cannot be drawn", f"choose {low:,} to {high:,} px")
 
     def salt(self, name: str) -> int:
-        """Return the seed of one kind of randomness."""
+        """Return the seed of one named source of random numbers."""
         return self.seed * 1_000_003 + sum((i + 1) * 257 * ord(c) for i, c in enumerate(name))
 
     def noise(self, y: NDArray[np.float64], x: NDArray[np.float64], scale: float, name: str) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ class SlidePlan:
         return value_noise(y, x, scale, self.salt(name))
 
     def tissue(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return how deep in the tissue each point lies: above 0 inside, about 1 at the centre."""
+        """Return the depth of each point in the tissue: above 0 inside, about 1 at the centre."""
         half = self.size_px / 2
         u, v = (x[None, :] - half) / half, (y[:, None] - half) / half
         depth = 1 - np.sqrt((u / 0.80) ** 2 + (v / 0.72) ** 2)
@@ -100,7 +100,7 @@ class SlidePlan:
 
     @cached_property
     def normal(self) -> tuple[Region, ...]:
-        """A few outlines of normal tissue, such as a user would draw."""
+        """Some outlines of normal tissue, as a user would draw them."""
         rng = np.random.default_rng(self.salt("normal"))
         side = min(520.0, self.size_px / 12)
         regions: list[Region] = []

@@ -1,4 +1,4 @@
-"""The sample slide as a pyramidal JPEG TIFF, with its outlines beside it."""
+"""Writing the sample slide as a pyramidal JPEG TIFF, with its outlines as GeoJSON."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def write_sample(path: str | PathLike[str], size_px: int = 8192, seed: int = 0, 
 def sample_job(path: str | PathLike[str], plan: SlidePlan) -> Job[Path]:
     """Write the slide ``path`` (.tif), ``<stem>.truth.geojson`` and ``<stem>.normal.geojson``.
 
-    The slide is drawn band by band: memory grows with its width only. The same plan gives the same bytes of pixels.
+    The slide is drawn band by band: memory depends only on its width. The same plan always gives the same pixels.
 
     Raises
     ------
     OutputError
-        If a file cannot be written; nothing half-written is left under the final name.
+        If a file cannot be written; no partial file is left.
     """
     target = Path(path)
     yield from pyramid_job(target, _bands(plan), (plan.size_px,) * 2, plan.mpp, title="Drawing the sample slide")

@@ -1,4 +1,4 @@
-"""Arrays as slides: layers that some other reader brought into napari, OME-Zarr, plain pictures."""
+"""Slides made of arrays: napari layers that another reader opened, OME-Zarr, pictures."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ class ArraySlide(TiledSlide):
     levels : sequence of (H, W, 3 or 4) uint8 arrays
         Finest first; the fourth channel is opacity.
     name : str or Path
-        What the slide is called; a path if it has one.
+        Name of the slide, or its path if it has one.
     mpp_yx : tuple[float, float], optional
         µm per level-0 pixel (y, x), if known.
     mpp : float, optional
-        Overrides it.
+        Used instead of ``mpp_yx``.
     tile : tuple[int, int]
-        Pixels (height, width) that are asked of the arrays at once: a multiple of their chunks is best.
+        (height, width) in pixels of the parts that are read from the arrays; best a multiple of their chunks.
     properties : dict[str, str], optional
     icc_profile : bytes, optional
-        Of their colours, see `Slide`.
+        Colour profile of the pixels, see `Slide`.
     notes : sequence of str
         See `Slide`.
 
     Raises
     ------
     SlideError
-        If the arrays are no 8-bit RGB(A) pictures.
+        If an array is not 8-bit RGB(A).
     """
 
     format: ClassVar[str] = "array"
@@ -94,7 +94,7 @@ class ArraySlide(TiledSlide):
             pixels = np.asarray(self._arrays[level][y : y + height, x : x + width])
         except Exception as err:
             msg = f"{self.path.name}: level {level} cannot be read at y={y}, x={x} ({str(err) or type(err).__name__:.160})"
-            raise SlideError(" ".join(msg.split()), "check that its source is still there and whole") from err
+            raise SlideError(" ".join(msg.split()), "check that its source still exists and is complete") from err
         target = out[: pixels.shape[0], : pixels.shape[1]]
         if pixels.shape[2] == 4:
             on_white(pixels, target)
@@ -119,18 +119,18 @@ class ArraySlide(TiledSlide):
 
 
 class Planes:
-    """An array seen as (H, W, C), whatever the order of its axes.
+    """A view of an array as (H, W, C), whatever the order of its axes.
 
     Parameters
     ----------
     array : zarr array or NumPy array
     axes : str
-        One letter per axis: y, x, c for channels, z of which one plane is taken; others must be of length one.
+        One letter per axis: y, x, c for channels, z of which one plane is chosen; others must have length one.
 
     Raises
     ------
     SlideError
-        If it holds more than one picture.
+        If it holds several images, such as time points.
     """
 
     def __init__(self, array: Any, axes: str) -> None:
@@ -139,7 +139,7 @@ class Planes:
         extra = [axis for axis in axes if axis not in "cyxz" and size[axis] != 1]
         if extra:
             what = "time points" if extra[0] == "t" else extra[0]
-            raise SlideError(f"it holds {size[extra[0]]} {what}, not one picture", "save a single one")
+            raise SlideError(f"it holds {size[extra[0]]} {what}, not one image", "save a single one")
         plane, self.notes = focal_plane(int(size.get("z", 1)))
         self._others = {"c": slice(None), "z": plane}
         self.shape = (int(size["y"]), int(size["x"]), int(size.get("c", 1)))
@@ -157,6 +157,6 @@ class Planes:
 
 
 def tile_of_chunks(chunks: tuple[int, int]) -> tuple[int, int]:
-    """Return a tile of at least 512 px made of whole chunks, so that none is decoded twice."""
+    """Return a tile size of at least 512 px that is a multiple of the chunks, so that no chunk is decoded twice."""
     height, width = (n * max(1, math.ceil(512 / n)) if n <= 4096 else _TILE_PX for n in chunks)
     return height, width

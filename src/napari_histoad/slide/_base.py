@@ -1,4 +1,4 @@
-"""What every slide offers, whatever file it comes from."""
+"""`Slide`, the base class of all slides: geometry, resolution and reading, whatever the file format."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["CHOOSE_CHANNELS", "MPP_RANGE", "Level", "Slide", "UnsupportedVariantError", "check_mpp", "coarsest", "make_levels"]
 
 MPP_RANGE = (0.05, 20.0)
-"""µm per pixel that a light microscope can plausibly give; what lies outside is a wrong unit or a wrong tag."""
+"""Plausible µm per pixel of a light microscope; values outside come from a wrong unit or a wrong tag."""
 
 CHOOSE_CHANNELS = "choose one channel or three: histoad convert IN --channels 0 makes a slide of them"
-"""The remedy where a picture is not 8-bit RGB."""
+"""The remedy for images that are not 8-bit RGB."""
 
 _CONVERT = "convert it to a tiled 8-bit RGB TIFF, for example: vips tiffsave IN OUT --tile --pyramid"
 _STRIP_PX = 8_000_000
@@ -38,7 +38,7 @@ _LARGE_PX = 8192
 _SQUARE = 1.05
 """Pixels up to 5% taller than wide, or wider than tall, count as square: scanners differ by less than 1%."""
 _ROUNDING = 0.01
-"""Two statements of a resolution that differ by less are the same: 0.25 and 0.2498."""
+"""Resolutions that differ by a smaller fraction count as equal: 0.25 and 0.2498."""
 
 
 def check_mpp(mpp: float, where: str = "mpp") -> float:
@@ -52,12 +52,12 @@ def check_mpp(mpp: float, where: str = "mpp") -> float:
     low, high = MPP_RANGE
     if not (math.isfinite(mpp) and low <= mpp <= high):
         msg = f"{where}: {mpp:g} µm per pixel is outside {low:g} to {high:g}"
-        raise SettingsError(msg, "give the level-0 resolution, for example 0.25 for a 40x scan")
+        raise SettingsError(msg, "give the resolution of level 0, for example 0.25 for a 40x scan")
     return float(mpp)
 
 
 def _differ(given: float, stated: float | None) -> bool:
-    """Return whether two resolutions are not the same up to rounding."""
+    """Return whether two resolutions differ by more than rounding."""
     return stated is not None and abs(given / stated - 1) > _ROUNDING
 
 
@@ -115,33 +115,37 @@ class UnsupportedVariantError(Exception):
 
 
 class Slide(ABC):
-    """A whole-slide image: geometry at once, pixels on demand.
+    """A whole-slide image: its geometry is known when it is opened, pixels are read on demand.
 
-    Slides are thread-safe, close on garbage collection, and pickle as their path: they reopen where they are
-    unpickled. Use as a context manager to close early.
+    Slides are thread-safe, close when they are garbage collected, and pickle as their path: unpickling opens the file again. Use
+    a slide as a context manager to close it earlier.
+
+    A subclass is one file format; to add one, see ``_formats.py``, or register the class in the entry-point group
+    ``napari_histoad.slide_formats`` of another package. It sets `format`, `patterns` and `priority`, and implements
+    `supports`; the easiest base is `ArraySlide`, given lazy arrays.
 
     Attributes
     ----------
     path : Path
         The file.
     format : str
-        What kind of file it is, for people.
+        Name of the file format, for people.
     levels : tuple[Level, ...]
         Finest first.
     mpp : float or None
-        µm per level-0 pixel; None if the file does not say and none was given.
+        µm per level-0 pixel; None if the file does not state it and none was given.
     file_mpp : float or None
-        What the file itself says, for comparison with an override; the geometric mean of both axes.
+        µm per level-0 pixel as stated by the file, also if another value was given; the geometric mean of both axes.
     file_mpp_yx : tuple[float, float] or None
-        The same per axis.
+        The same for each axis.
     properties : dict[str, str]
-        What the file says of itself.
+        Metadata of the file.
     icc_profile : bytes or None
-        The embedded colour profile, if it is one of RGB colours.
+        The embedded colour profile, if it is valid and for RGB colours.
     srgb : bool
-        Whether pixels are converted to sRGB by that profile as they are read; without one nothing is converted.
+        Whether pixels are converted to sRGB by that profile when they are read; without a profile nothing is converted.
     notes : tuple[str, ...]
-        What was chosen or assumed when the slide was opened: plain sentences, for people.
+        Sentences for users about what was chosen or assumed when the slide was opened.
     """
 
     format: ClassVar[str]
@@ -203,7 +207,7 @@ class Slide(ABC):
         self._given_mpp = None if mpp is None else check_mpp(mpp, path.name)
         self.mpp = self._given_mpp if self._given_mpp is not None else self.file_mpp
         if self._given_mpp is not None and _differ(self._given_mpp, self.file_mpp):
-            note = f"The file states {self.file_mpp:g} µm per pixel: {self._given_mpp:g} is used instead, as asked for."
+            note = f"The file states {self.file_mpp:g} µm per pixel; {self._given_mpp:g} is used instead, as given."
             self.notes += () if note in self.notes else (note,)
         self.properties = properties
         self.icc_profile: bytes | None = None
@@ -217,18 +221,18 @@ class Slide(ABC):
                 self.notes += (f"Its colour profile is ignored: {err}.",)
         self._associated: dict[str, Callable[[], NDArray[np.uint8]]] = {}
         self._sources = levels
-        """The levels, and behind them what a backend decodes in reduced size at less cost than decoding and shrinking."""
+        """The levels, followed by reduced sizes that the format can decode faster than it decodes a level and shrinks it."""
 
     # -- geometry
 
     @cached_property
     def name(self) -> str:
-        """What its results are called by, see `slide_name`."""
+        """The slide's name, which names its results, see `slide_name`."""
         return slide_name(self.path) if self.on_disk else self.path.stem
 
     @cached_property
     def file_name(self) -> str:
-        """What its file is called, see `napari_histoad.slide.file_name`: by this name results speak of it."""
+        """The file's name as shown to users and recorded in results, see `napari_histoad.slide.file_name`."""
         return file_name(self.path) if self.on_disk else self.path.name
 
     @property
@@ -237,7 +241,7 @@ class Slide(ABC):
         return self.levels[0].shape
 
     def assume_mpp(self, mpp: float | None) -> None:
-        """Take ``mpp`` as the resolution if none is known yet; if the slide has another one, keep that and note it.
+        """Set the resolution to ``mpp`` if none is known; a slide that has another one keeps it and gets a note.
 
         Raises
         ------
@@ -250,8 +254,8 @@ class Slide(ABC):
         if self.mpp is None:
             self._given_mpp = self.mpp = mpp
         elif self._given_mpp is None and _differ(mpp, self.mpp):
-            note = f"The file states {self.mpp:g} µm per pixel: that is used and not {mpp:g}, which is for slides that state none"
-            self.notes += (f"{note} (to use it all the same: --override-mpp {mpp:g}).",)
+            note = f"The file states {self.mpp:g} µm per pixel, which is used; {mpp:g} is for slides that state no resolution"
+            self.notes += (f"{note} (to use {mpp:g} here too: --override-mpp {mpp:g}).",)
 
     def require_mpp(self) -> float:
         """Return the µm per level-0 pixel.
@@ -259,15 +263,15 @@ class Slide(ABC):
         Raises
         ------
         MissingMppError
-            If the file does not carry it, or its pixels are not square, and none was given.
+            If none was given, and the file states none or its pixels are not square.
         """
         if self.mpp is None and self.file_mpp_yx is not None:
             y, x = self.file_mpp_yx
             msg = f"the pixels of {self.path.name} are not square ({y:g} x {x:g} µm)"
-            raise MissingMppError(msg, f"resample it, or take them as square: --slide-mpp {math.sqrt(y * x):.3g}")
+            raise MissingMppError(msg, f"resample it, or treat them as square: --slide-mpp {math.sqrt(y * x):.3g}")
         if self.mpp is None:
-            msg = f"{self.path.name} does not say how large its pixels are"
-            raise MissingMppError(msg, "say it: --slide-mpp 0.25 (terminal), slide_mpp=0.25 (Python), or type it in the panel")
+            msg = f"{self.path.name} does not state its resolution in µm per pixel"
+            raise MissingMppError(msg, "give it: --slide-mpp 0.25 (terminal), slide_mpp=0.25 (Python), or type it in the panel")
         return self.mpp
 
     def best_level(self, downsample: float) -> int:
@@ -278,10 +282,10 @@ class Slide(ABC):
 
     @abstractmethod
     def _read_inside(self, source: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
-        """Fill ``out`` (h, w, 3) from a box that lies inside the level or other source. Called from many threads."""
+        """Fill ``out`` (h, w, 3) from a box inside a level or other source; called from many threads at once."""
 
     def read(self, level: int, y: int, x: int, h: int, w: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Return a box of one level; what lies outside the level is white.
+        """Return the pixels of a box in one level; outside the level they are white.
 
         Parameters
         ----------
@@ -292,7 +296,7 @@ class Slide(ABC):
         h, w : int
             Size in pixels of that level.
         out : (h, w, 3) uint8, optional
-            Filled and returned instead of a new array.
+            Array to fill and return, instead of a new one.
 
         Returns
         -------
@@ -329,7 +333,7 @@ class Slide(ABC):
             self._to_srgb(out)
 
     def read_stored(self, y: int, x: int, h: int, w: int) -> NDArray[np.uint8]:
-        """Return a box of level 0, inside it, as (h, w, 3) uint8 in the file's own colours, whatever `srgb` says.
+        """Return a box inside level 0 as (h, w, 3) uint8 in the colours stored in the file, even if `srgb` is set.
 
         Raises
         ------
@@ -342,28 +346,36 @@ class Slide(ABC):
 
     @property
     def index_digest(self) -> str:
-        """What the file's own index says of its contents, as ``kind:digest``; empty where it says nothing."""
+        """A digest of the file's index, such as the sizes of its compressed tiles, as ``kind:digest``; empty if it has none."""
         return ""
 
-    def forget_tiles(self) -> None:  # noqa: B027 - few keep some
-        """Release decoded tiles that are kept, if any are: the next reads have nothing to do with the last."""
+    def forget_tiles(self) -> None:  # noqa: B027 - only some formats have a cache
+        """Release decoded tiles that are cached, if any; called when the next reads will be elsewhere."""
 
     def read_scaled(
         self, y: float, x: float, h: float, w: float, shape: tuple[int, int], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
         """Return a level-0 box resampled to ``shape`` with an area filter, from the best level.
 
-        Where a level is missing, JPEG tiles are decoded in half, quarter or eighth size, which filters as well and
-        costs less.
+        Where a level is missing, JPEG tiles are decoded at half, quarter or eighth size, which filters too and is faster.
 
         Parameters
         ----------
         y, x, h, w : float
-            Box in level-0 pixels; fractions are honoured.
+            Box in level-0 pixels; may be fractional.
         shape : tuple[int, int]
             (height, width) of the result in pixels.
         out : (*shape, 3) uint8, optional
-            Filled and returned instead of a new array.
+            Array to fill and return, instead of a new one.
+
+        Returns
+        -------
+        (*shape, 3) uint8
+
+        Raises
+        ------
+        SlideError
+            If a tile cannot be decoded.
         """
         source, ds_y, ds_x, same = self._source_of(h, w, shape)
         top, left, bottom, right = y / ds_y, x / ds_x, (y + h) / ds_y, (x + w) / ds_x
@@ -379,16 +391,16 @@ class Slide(ABC):
         return out
 
     def read_scaled_row(self, y: float, x: Sequence[float], h: float, w: float, outs: Sequence[NDArray[np.uint8]]) -> None:
-        """Read boxes side by side, each as `read_scaled` would, and what they share only once if a level can be taken as it is.
+        """Read boxes side by side, each as `read_scaled` does; where no resampling is needed, shared pixels are read once.
 
         Parameters
         ----------
         y, h, w : float
-            Top and size of all boxes in level-0 pixels.
+            Top edge and size of all boxes in level-0 pixels.
         x : sequence of float
-            Left of each box.
+            Left edge of each box.
         outs : sequence of (h_px, w_px, 3) uint8
-            Filled; all of one shape.
+            Arrays to fill, all of the same shape.
         """
         h_px, w_px = outs[0].shape[:2]
         source, ds_y, ds_x, same = self._source_of(h, w, (h_px, w_px))
@@ -403,21 +415,21 @@ class Slide(ABC):
             out[:] = row[:, left - first : left - first + w_px]
 
     def _source_of(self, h: float, w: float, shape: tuple[int, int]) -> tuple[int, float, float, bool]:
-        """Return the source that a level-0 box is read from, its downsamples, and whether it has the wanted resolution.
+        """Return the source that a level-0 box is read from, its downsamples, and whether it needs no resampling.
 
-        It has if nothing is gained by resampling: the box is at most half a pixel larger or smaller.
+        It needs none if the box is at most half a pixel larger or smaller than ``shape`` in that source.
         """
         source = coarsest(self._sources, min(h / shape[0], w / shape[1]))
         ds_y, ds_x = self._sources[source].downsample_yx
         return source, ds_y, ds_x, abs(h / ds_y - shape[0]) < 0.5 and abs(w / ds_x - shape[1]) < 0.5
 
     def read_at(self, mpp: float, y: float, x: float, h_px: int, w_px: int) -> NDArray[np.uint8]:
-        """Return a box at any resolution, from the best level, resampled with an area filter.
+        """Return a box resampled to any resolution with an area filter, from the best level.
 
         Parameters
         ----------
         mpp : float
-            Wanted µm per pixel; finer than the slide interpolates.
+            µm per pixel of the result; values below the slide's own are interpolated.
         y, x : float
             Top left corner in level-0 pixels.
         h_px, w_px : int
@@ -430,7 +442,7 @@ class Slide(ABC):
         Raises
         ------
         MissingMppError
-            If the slide's own resolution is not known.
+            If the slide's own resolution is unknown.
         """
         ratio = mpp / self.require_mpp()
         return self.read_scaled(y, x, h_px * ratio, w_px * ratio, (h_px, w_px))
@@ -442,7 +454,7 @@ class Slide(ABC):
         return self.overview(shape)
 
     def overview(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return the whole slide resampled to ``shape``, in strips, so that a missing pyramid costs time, not memory."""
+        """Return the whole slide resampled to ``shape``; it is read in strips, so that memory stays bounded without a pyramid."""
         out = np.empty((*shape, 3), np.uint8)
         ratio = self.shape[0] / shape[0]
         level = self.levels[self.best_level(ratio)]
@@ -454,10 +466,10 @@ class Slide(ABC):
 
     @property
     def associated(self) -> Mapping[str, Callable[[], NDArray[np.uint8]]]:
-        """Label, macro and other pictures, by name; call the value to read one as (h, w, 3) uint8."""
+        """Label, macro and other associated images: by name, functions that return (h, w, 3) uint8."""
         return self._associated
 
-    # -- life
+    # -- opening and closing
 
     on_disk: ClassVar[bool] = True
     """Whether `path` is a file that other processes can open."""
@@ -469,14 +481,14 @@ class Slide(ABC):
         return self._open_again(self.path, mpp, srgb=self.srgb)
 
     def in_srgb(self, srgb: bool) -> Slide:  # noqa: FBT001 - the name says it
-        """Return the slide with its colours converted to sRGB, or as the scanner saw them."""
+        """Return the slide with its colours converted to sRGB, or as stored by the scanner."""
         if srgb == self.srgb or self._to_srgb is None:
             return self
         return self._open_again(self.path, self._given_mpp, srgb=srgb)
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file. Closing twice is fine; reading afterwards is an error."""
+        """Close the file. Closing twice is allowed; reading afterwards is an error."""
 
     def __enter__(self) -> Self:
         return self
@@ -486,9 +498,9 @@ class Slide(ABC):
 
     @property
     def advice(self) -> str:
-        """What would make work with this slide better, or nothing."""
+        """Advice on how to make work with this slide faster; empty if there is none."""
         if len(self.levels) == 1 and max(self.shape) > _LARGE_PX:
-            return f"it has no smaller copies of itself, so overviews are slow: histoad convert {self.path.name} makes them"
+            return f"it has no pyramid of smaller levels, so overviews are slow: histoad convert {self.path.name} adds one"
         return ""
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Grey, 16-bit and fluorescence pictures as slides: one or three of their channels are seen as RGB."""
+"""Grey, 16-bit and fluorescence images as slides: one or three of their channels are shown as RGB."""
 
 from __future__ import annotations
 
@@ -31,32 +31,31 @@ _DARK = 0.25
 _PROBE_PX = 4_000_000
 _DECODED_PX = 512
 _WHITE_IS_ZERO, _INTENSITIES = 0, (1, 2, 32803, 34892)
-"""Of the tag PhotometricInterpretation; samples of the latter are intensities: grey, RGB, and what cameras write."""
+"""Values of the tag PhotometricInterpretation; of the second kind, samples are intensities: grey, RGB, and raw camera data."""
 
 
 class ChannelSlide(ArraySlide):
-    """Chosen channels of a TIFF, OME-TIFF, OME-Zarr or picture of 8 or 16 bits, or of any slide, as 8-bit RGB.
+    """Chosen channels of any slide, or of a TIFF, OME-TIFF, OME-Zarr or picture of 8 or 16 bits, as 8-bit RGB.
 
-    Intensities are divided by one white for the whole slide, so that they stay comparable within it and between slides
-    of one camera. Where most of the picture is dark, as in fluorescence, it is turned into its negative: glass is white
-    for all that follows.
+    Intensities are scaled by one white point for the whole slide, so that they stay comparable within it and between slides
+    of one camera. If most of the image is dark, as in fluorescence, it is inverted, because all later steps expect white glass.
 
     Parameters
     ----------
     path : Path
     channels : sequence of int
-        One channel, seen as grey, or three, seen as red, green and blue; 0 is the first.
+        One channel, shown as grey, or three, shown as red, green and blue; 0 is the first.
     white : int, optional
-        Intensity that becomes 255. Default: what the file says of its camera's bits, else the fewest of 8, 10, 12, 14
-        or 16 bits that hold the brightest pixel of the coarsest level.
+        Intensity that becomes 255. Default: the maximum of the camera's bit depth as stated by the file, else the smallest of
+        8, 10, 12, 14 or 16 bits that fits the brightest pixel of the coarsest level.
     mpp : float, optional
 
     Raises
     ------
     SlideError
-        If it is none of these.
+        If the file is of another kind.
     SettingsError
-        If neither one nor three channels are chosen, or it has no such channel.
+        If the number of channels is not one or three, or a channel does not exist.
     """
 
     format: ClassVar[str] = "channels"
@@ -66,7 +65,7 @@ class ChannelSlide(ArraySlide):
         self._chosen, self._given_white = tuple(channels), white
         if len(self._chosen) not in (1, 3):
             raise SettingsError(
-                f"{len(self._chosen)} channels are chosen", "choose one, seen as grey, or three, as red, green, blue"
+                f"{len(self._chosen)} channels are chosen", "choose one, shown as grey, or three, as red, green, blue"
             )
         try:
             planes, mpp_yx, camera_white, white_is_zero = _read_planes(path)
@@ -100,7 +99,7 @@ class ChannelSlide(ArraySlide):
 
 
 class _Chosen:
-    """Planes seen as 8-bit RGB."""
+    """A view of chosen channels as 8-bit RGB."""
 
     dtype = np.dtype(np.uint8)
 
@@ -117,7 +116,7 @@ class _Chosen:
 
 
 class _Decoded:
-    """A level of a slide of colours: its channels are red, green and blue, however the file stores them."""
+    """A level of an RGB slide, whose channels are red, green and blue, however the file stores them."""
 
     dtype = np.dtype(np.uint8)
 
@@ -132,7 +131,7 @@ class _Decoded:
 
 
 def _read_planes(path: Path) -> tuple[Sequence[Planes | _Decoded], tuple[float, float] | None, int | None, bool]:
-    """Return the levels with all their channels, µm per pixel (y, x), the camera's white if the file says, and if 0 is white."""
+    """Return the levels with all channels, µm per pixel (y, x), the camera's white if stated, and whether 0 is white."""
     try:
         slide = Slide._open_again(path)
     except SlideError as err:
@@ -141,7 +140,7 @@ def _read_planes(path: Path) -> tuple[Sequence[Planes | _Decoded], tuple[float, 
 
 
 def _read_channels(path: Path, refusal: SlideError) -> tuple[list[Planes], tuple[float, float] | None, int | None, bool]:
-    """Return the same of what is no slide of colours; ``refusal`` says why it is none."""
+    """Return the same for a file that is not an RGB slide; ``refusal`` is the error that says why not."""
     if path.is_dir():
         if not is_zarr(path):
             raise refusal
@@ -153,7 +152,7 @@ def _read_channels(path: Path, refusal: SlideError) -> tuple[list[Planes], tuple
         tif = tifffile.TiffFile(path)
     except _BROKEN:
         return [Planes(pixels := _read_picture(path, refusal), "yxc"[: pixels.ndim])], None, None, False
-    # The file stays open as long as the arrays: they read from it.
+    # The file is not closed here: the arrays read from it.
     series = max(tif.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
     kind = int(series.keyframe.photometric)
     if kind not in (_WHITE_IS_ZERO, *_INTENSITIES):
@@ -165,7 +164,7 @@ def _read_channels(path: Path, refusal: SlideError) -> tuple[list[Planes], tuple
 
 
 def _read_picture(path: Path, refusal: SlideError) -> NDArray[Any]:
-    """Return a grey picture as (h, w); what is transparent in it is white."""
+    """Return a grey picture as (h, w); transparent pixels are white."""
     try:
         with Image.open(path) as image:
             if image.mode in ("LA", "La"):
@@ -180,7 +179,7 @@ def _read_picture(path: Path, refusal: SlideError) -> NDArray[Any]:
 
 
 def _named(axes: str) -> str:
-    """Return tifffile's axes as ours; pages that nobody named are channels."""
+    """Return tifffile's axes in our letters; unnamed ones are channels."""
     named = axes.lower().replace("s", "c")
     return named if "c" in named else named.replace("q", "c").replace("i", "c")
 
@@ -193,7 +192,7 @@ def _significant(ome: dict[str, Any]) -> int | None:
 
 
 def _probe(planes: Planes | _Decoded) -> NDArray[Any]:
-    """Return pixels of all parts of a level, few enough to be kept."""
+    """Return a sample of pixels from all parts of a level."""
     height, width, _ = planes.shape
     rows = max(1, min(height, _PROBE_PX // width))
     step = max(1, height // 8)

@@ -1,4 +1,4 @@
-"""Pixels as they are looked at: on white, in sRGB, in another slide's stains."""
+"""Colour conversions of pixels: compositing on white, to sRGB, and by colour tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["GLASS", "ColourTable", "ToSrgb", "on_white"]
 
 GLASS = 255
-"""What lies outside the slide, or was never scanned, reads as white."""
+"""Colour of pixels outside the slide or never scanned: white."""
 
 
 def on_white(rgba: NDArray[np.uint8], out: NDArray[np.uint8], *, premultiplied: bool = False) -> None:
@@ -39,7 +39,7 @@ def on_white(rgba: NDArray[np.uint8], out: NDArray[np.uint8], *, premultiplied: 
 
 
 class ToSrgb:
-    """From the colours of a scanner to sRGB, by its ICC profile and in the profile's own rendering intent.
+    """Converts the colours of a scanner to sRGB by its ICC profile, with the profile's own rendering intent.
 
     Parameters
     ----------
@@ -49,12 +49,12 @@ class ToSrgb:
     Raises
     ------
     ValueError
-        If it is no such profile.
+        If the profile is invalid or not for RGB colours.
     """
 
     def __init__(self, profile: bytes) -> None:
         self._profile = profile
-        self._of_thread = threading.local()  # a transform keeps a cache that threads must not share
+        self._of_thread = threading.local()  # a transform has a cache that threads must not share
         self._build()
         self._check()
 
@@ -71,7 +71,7 @@ class ToSrgb:
         return transform
 
     def _check(self) -> None:
-        """Convert black and white: damaged tables give transforms that fail at the first pixel, or turn light into dark."""
+        """Convert black and white as a test: damaged profiles give transforms that fail, or turn light into dark."""
         ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
         try:
             self(ends)
@@ -88,12 +88,12 @@ class ToSrgb:
 
 
 class ColourTable:
-    """A colour for every colour, interpolated from 33 x 33 x 33 of them.
+    """A colour look-up table (3D LUT) of 33 x 33 x 33 colours, with interpolation between them.
 
     Parameters
     ----------
     colours : (33, 33, 33, 3) float32 in [0, 1]
-        By blue, green and red.
+        Indexed by blue, green and red.
     """
 
     _SIDE = 33
@@ -104,7 +104,7 @@ class ColourTable:
 
     @classmethod
     def of(cls, recolour: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> ColourTable:
-        """Return the table of a function of colours (..., 3) in [0, 1]."""
+        """Return the table of a function that maps colours (..., 3) in [0, 1] to colours."""
         steps = np.linspace(0, 1, cls._SIDE)
         blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
         return cls(recolour(np.stack([red, green, blue], -1)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""DICOM slides frame by frame: what OpenSlide refuses or does not join (encodings, odd headers, concatenations, focal planes)."""
+"""DICOM slides: by OpenSlide where it can, else decoded frame by frame (rare encodings, concatenations, focal planes)."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ _KNOWN = {*JPEG, *_LOSSLESS_JPEG, *_JPEG_LS, *_JPEG_2000, *_HTJ2K, *_JPEG_XL, _R
 
 
 class DicomSlide(TiledSlide):
-    """A DICOM slide read by its frames.
+    """A DICOM slide whose frames are decoded one by one.
 
     Parameters
     ----------
     path, mpp, notes
         See `Slide`.
     files : sequence of Path
-        The parts of its series.
+        The files of its series.
     pictures : mapping of str to Path, optional
         Label, macro and thumbnail.
 
     Raises
     ------
     SlideError
-        If a header is damaged, or its pixels are not 8-bit RGB.
+        If a header is damaged, or the pixels are not 8-bit RGB.
     """
 
     format: ClassVar[str] = "DICOM"
@@ -99,12 +99,12 @@ class DicomSlide(TiledSlide):
             header = images[0].header
             odd = {str(image.header.file_meta.TransferSyntaxUID) for image in images} - _KNOWN
             if odd:
-                what = f"{path.name} is in an encoding that is not decoded here ({', '.join(sorted(odd))})"
+                what = f"{path.name} has an unsupported transfer syntax ({', '.join(sorted(odd))})"
                 raise SlideError(what, "store it in another transfer syntax: JPEG or JPEG 2000, for example")
             profile = _profile(header)
         except SlideError:
             raise
-        except Exception as err:  # a damaged header surfaces as whatever the parser was doing
+        except Exception as err:  # a damaged header may raise anything
             reason = (str(err).splitlines() or [type(err).__name__])[0][:160]
             raise SlideError(f"{path.name} is not a slide that can be read ({reason})", "check the file") from err
         super().__init__(
@@ -132,7 +132,7 @@ class DicomSlide(TiledSlide):
         try:
             data = self._files[level][number].read(end - begin, begin)
             out[:] = _pixels(data, file.header, out.shape)
-        except Exception as err:  # so does a damaged frame, and by the codec
+        except Exception as err:  # so may a damaged frame, depending on the codec
             if str(err) == "the slide has been closed":
                 raise SlideError(f"{self.path.name} has been closed", "open it again") from err
             reason = (str(err).splitlines() or [type(err).__name__])[0][:160]
@@ -152,7 +152,7 @@ def _read_picture(file: Path) -> NDArray[np.uint8]:
 
 
 def _pixels(data: bytes, header: Dataset, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return a frame as RGB of the shape that its header states."""
+    """Return a frame as RGB pixels in the shape stated by its header."""
     syntax, colours = str(header.file_meta.TransferSyntaxUID), str(header.PhotometricInterpretation)
     ycbcr = colours.startswith("YBR")
     if syntax in _NATIVE:
@@ -204,7 +204,7 @@ def _profile(header: Dataset) -> bytes | None:
 
 
 def _mpp_yx(image: FrameImage) -> tuple[float, float] | None:
-    """Return µm per pixel (y, x): the spacing of pixels, else the size of what was imaged; None if neither makes sense."""
+    """Return µm per pixel (y, x) from the pixel spacing, else from the imaged size; None if neither is usable."""
     header = image.header
     try:
         measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing

@@ -1,4 +1,4 @@
-"""DICOM slides are many files: which of them lie in a folder, and which of these are one slide."""
+"""The files of DICOM slides: finding them in folders, and which of them belong to one slide."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ __all__ = [
 _PREAMBLE = 128
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _FRAMES = 0x5200_9229
-"""Functional groups and pixels begin here; they may be long and say nothing that matters to which slide a file belongs."""
+"""Functional groups and pixels begin at this tag; they may be long, and are not needed to tell which slide a file belongs to."""
 _PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 _OTHER_KINDS = {*_PICTURES, ".gif", ".svs", ".ndpi", ".csv", ".json", ".geojson", ".xml", ".txt", ".html", ".pdf", ".zip"}
-"""Names of what is no DICOM for sure; all else is looked into, for archives name instances as they like."""
+"""Endings of files that are never DICOM; all others are looked into, because archives give instances any name."""
 _DEPTH = 5
 _quiet = threading.Lock()
 
@@ -54,7 +54,7 @@ class Instance:
     series : str
         UID of the series.
     number : int
-        Of the series; 0 if it has none.
+        Number of the series; 0 if it has none.
     description : str
     kind : str
         VOLUME for tissue; LABEL, OVERVIEW or THUMBNAIL.
@@ -63,7 +63,7 @@ class Instance:
     focal_planes : int
     optical_paths : int
     concatenated : bool
-        Whether the picture goes on in other files.
+        Whether the image continues in other files.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class Instance:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep what pydicom warns and logs of odd values from users; one thread at a time, for filters belong to all."""
+    """Suppress pydicom's warnings and logs on odd values; by one thread at a time, because warning filters are global."""
     logger = logging.getLogger("pydicom")
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,14 +91,14 @@ def without_warnings() -> Iterator[None]:
 
 
 def is_dicom(file: Path) -> bool:
-    """Return whether a file is one of DICOM's."""
+    """Return whether a file is DICOM."""
     with file.open("rb") as handle:
         handle.seek(_PREAMBLE)
         return handle.read(4) == b"DICM"
 
 
 def read_instance(file: Path) -> Instance | None:
-    """Return what a file says of itself; None if it is no part of a DICOM slide or cannot be read."""
+    """Return the description of a file of a DICOM slide; None if it is not part of one or cannot be read."""
     try:
         if not is_dicom(file):
             return None
@@ -128,36 +128,36 @@ def _number(header: Dataset, name: str) -> int:
 
 
 def beside(file: Path) -> list[Instance]:
-    """Return the parts of DICOM slides in the folder of a file, by file name."""
+    """Return the files of DICOM slides in the folder of a file, sorted by name."""
     return _instances(file.parent, sorted(one.name for one in file.parent.iterdir()))
 
 
 def series_of(file: Path) -> list[Instance]:
-    """Return the parts of the slide that a file belongs to: those of its series beside it, or it alone if it is no tissue.
+    """Return the files of the slide that a file belongs to: those of its series in the same folder; a label or macro alone.
 
     Raises
     ------
     SlideError
-        If it is DICOM of another kind.
+        If it is another kind of DICOM file.
     """
     own = read_instance(file)
     if own is None and file.name.upper() == "DICOMDIR":
         raise SlideError(f"{file.name} only lists DICOM files", f"name their folder: {file.parent}")
     if own is None:
-        raise SlideError(f"{file.name} is DICOM, but no whole slide that can be read", "check the file")
+        raise SlideError(f"{file.name} is DICOM, but not a whole-slide image that can be read", "check the file")
     same = [instance for instance in beside(file) if (instance.series, instance.kind) == (own.series, own.kind)]
-    known = own.kind == "VOLUME" and own in same  # it is not where its name is that of another kind of file
+    known = own.kind == "VOLUME" and own in same  # not in it if its name has the ending of another file type
     return same if known else [own]
 
 
 def pictures_of(slide: Instance) -> dict[str, Path]:
-    """Return the pictures that belong to a slide, by what they are commonly called."""
+    """Return the label, macro and thumbnail of a slide, by name."""
     names = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
     return {names[one.kind]: one.path for one in beside(slide.path) if one.kind in names and one.series == slide.series}
 
 
 def find_instances(folder: Path) -> list[Instance]:
-    """Return the parts of DICOM slides that lie in a folder, or if there is none, in its subfolders, by path."""
+    """Return the files of DICOM slides in a folder, else in its subfolders, sorted by path."""
     found = [instance for place, names in _walk(folder) for instance in _instances(place, names)]
     return [instance for instance in found if instance.path.parent == folder] or found
 
@@ -165,7 +165,7 @@ def find_instances(folder: Path) -> list[Instance]:
 def holds_instances(folder: Path) -> bool:
     """Return whether a folder is a DICOM slide rather than a folder of tiles.
 
-    It is if parts of a slide lie in it, or in its subfolders and no pictures do.
+    It is if it contains files of a slide, or if its subfolders do and there are no pictures.
     """
     found = False
     for place, names in _walk(folder):
@@ -179,19 +179,21 @@ def holds_instances(folder: Path) -> bool:
 
 
 def choose_series(instances: list[Instance], folder: Path) -> tuple[list[Instance], tuple[str, ...]]:
-    """Return the parts of the largest slide among these, of equals the first by file name, and a note on the others."""
+    """Return the files of the largest slide (among equals, the first by file name), and a note on the others."""
     by_series: dict[tuple[Path, str], list[Instance]] = {}
     for instance in instances:
         if instance.kind == "VOLUME":
             by_series.setdefault((instance.path.parent, instance.series), []).append(instance)
     if not by_series:
-        raise SlideError(f"{folder.name} holds no DICOM slide, only its label or overview", "name the folder of the slide itself")
+        raise SlideError(
+            f"{folder.name} holds only the label or overview of a DICOM slide", "name the folder of the slide itself"
+        )
     chosen = max(by_series.values(), key=lambda some: max(one.shape[0] * one.shape[1] for one in some))
     if len(by_series) == 1:
         return chosen, ()
     first = chosen[0]
     named = f"{first.description or first.series} ({first.path.relative_to(folder)})"
-    return chosen, (f"{folder.name} holds {len(by_series)} DICOM series; the largest was opened, of equals the first: {named}.",)
+    return chosen, (f"{folder.name} holds {len(by_series)} DICOM series; the first of the largest is read: {named}.",)
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -1,4 +1,4 @@
-"""Where the frames of a DICOM slide lie: in which file, at which bytes, of which tile.
+"""The frames of a DICOM slide: for each tile, its file and the position of its bytes there.
 
 Standard: DICOM PS3.3 C.7.6.16 (functional groups) and C.8.12.4 (whole-slide images), PS3.5 A.4 (encapsulated frames).
 """
@@ -32,7 +32,7 @@ _EXPORT = "export it as an 8-bit RGB slide, OME-TIFF for example"
 
 @dataclass(frozen=True)
 class FrameFile:
-    """One file: its header, and the bytes [begin, end) of its frames."""
+    """One DICOM file: its header, and the byte ranges [begin, end) of its frames."""
 
     path: Path
     header: Dataset
@@ -40,13 +40,13 @@ class FrameFile:
 
     @property
     def first(self) -> int:
-        """Number of its first frame among those of the concatenation."""
+        """Number of its first frame within the concatenation."""
         return int(self.header.get("ConcatenationFrameOffsetNumber") or 0)
 
 
 @dataclass(frozen=True)
 class FrameImage:
-    """One picture, in one file or concatenated over several.
+    """One image, in one file or concatenated from several.
 
     Attributes
     ----------
@@ -54,9 +54,9 @@ class FrameImage:
     shape, tile : tuple[int, int]
         (height, width) in pixels.
     frames : dict of (row, column) to (file, frame)
-        Of one focal plane and one optical path; tiles that were never scanned are missing.
+        The frames of one focal plane and one optical path; tiles that were never scanned are missing.
     notes : tuple of str
-        What was chosen.
+        Sentences for users about what was chosen.
     """
 
     files: list[FrameFile]
@@ -67,17 +67,17 @@ class FrameImage:
 
     @property
     def header(self) -> Dataset:
-        """Of its first file."""
+        """The header of its first file."""
         return self.files[0].header
 
 
 def read_images(paths: Sequence[Path]) -> list[FrameImage]:
-    """Return the pictures of one series, largest first, one of each size.
+    """Return the images of one series, largest first, one of each size.
 
     Raises
     ------
     SlideError
-        If one is not of 8-bit RGB tiles.
+        If an image does not consist of 8-bit RGB tiles.
     ValueError, KeyError, OSError, …
         If a file is damaged.
     """
@@ -86,7 +86,7 @@ def read_images(paths: Sequence[Path]) -> list[FrameImage]:
         file = _read(path)
         parts.setdefault(str(file.header.get("ConcatenationUID") or file.header.SOPInstanceUID), []).append(file)
     images = [_image(sorted(files, key=lambda file: file.first)) for files in parts.values()]
-    images.sort(key=lambda image: -image.shape[0] * image.shape[1])  # stable: of one size the first by file name
+    images.sort(key=lambda image: -image.shape[0] * image.shape[1])  # stable: among equal sizes the first by file name
     pyramid, shapes = images[0].header.get("PyramidUID"), set()
     kept: list[FrameImage] = []
     for image in images:
@@ -94,16 +94,16 @@ def read_images(paths: Sequence[Path]) -> list[FrameImage]:
             kept.append(image)
             shapes.add(image.shape)
     if len(kept) < len(images):
-        note = f"Of {len(images)} pictures {len(kept)} make up the slide; the others are focal planes, optical paths or pyramids"
-        kept[0] = FrameImage(**{**vars(kept[0]), "notes": (*kept[0].notes, f"{note} beside it.")})
+        note = f"{len(kept)} of its {len(images)} images are read; the others are more focal planes, optical paths or pyramids."
+        kept[0] = FrameImage(**{**vars(kept[0]), "notes": (*kept[0].notes, note)})
     return kept
 
 
 def is_ycbcr(jpeg: bytes, *, declared: bool) -> bool:
     """Return whether a JPEG codestream stores YCbCr.
 
-    Its own word counts most: Adobe's marker, then JFIF's, which stands for YCbCr, and subsampling, which RGB never has; the
-    header of DICOM only where it says nothing. Some converters write one and mean the other.
+    Markers in the codestream decide: Adobe's, then JFIF's, which means YCbCr, then subsampling, which RGB never has. Only without
+    them the DICOM header is used, because some converters write it wrongly.
     """
     at, jfif, subsampled = 2, False, False
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
@@ -119,7 +119,7 @@ def is_ycbcr(jpeg: bytes, *, declared: bool) -> bool:
 
 
 def declares_other_colours(path: Path) -> bool:
-    """Return whether a file's header says other colours than its JPEG frames; False if it cannot be read."""
+    """Return whether a file's header states another colour space than its JPEG frames; False if it cannot be read."""
     try:
         file = _read(path)
         if str(file.header.file_meta.TransferSyntaxUID) not in JPEG:
@@ -129,12 +129,12 @@ def declares_other_colours(path: Path) -> bool:
         with path.open("rb") as handle:
             handle.seek(begin)
             return is_ycbcr(defragmented(handle.read(end - begin)), declared=declared) != declared
-    except Exception:  # noqa: BLE001 - whoever opens it says what is wrong with it
+    except Exception:  # noqa: BLE001 - opening it will report what is wrong
         return False
 
 
 def defragmented(data: bytes) -> bytes:
-    """Return a frame without the headers of the items that it is in."""
+    """Return a frame without the headers of its fragments (DICOM items)."""
     parts, at = [], 0
     while data[at : at + 4] == _ITEM:
         (length,) = struct.unpack_from("<I", data, at + 4)
@@ -163,11 +163,11 @@ def _check(header: Dataset, path: Path) -> None:
     if samples != 3 or bits != 8:
         raise SlideError(f"{path.name} is not 8-bit RGB: {colours}, {samples} x {bits} bits", _EXPORT)
     if str(header.file_meta.TransferSyntaxUID) == "1.2.840.10008.1.2.1.99":
-        raise SlideError(f"{path.name} is deflated as a whole", "store it in another transfer syntax")
+        raise SlideError(f"{path.name} is a deflated DICOM file", "store it in another transfer syntax")
 
 
 def _spans(handle: BinaryIO, header: Dataset) -> list[tuple[int, int]]:
-    """Return the bytes of each frame; the file is at its pixels."""
+    """Return the byte range of each frame; the file must be positioned at the pixel data."""
     count = int(header.get("NumberOfFrames") or 1)
     syntax = str(header.file_meta.TransferSyntaxUID)
     begin = handle.tell() + (8 if syntax == _NATIVE[0] else 12)
@@ -184,14 +184,14 @@ def _spans(handle: BinaryIO, header: Dataset) -> list[tuple[int, int]]:
         extended = header.ExtendedOffsetTable
         offsets = list(struct.unpack(f"<{len(extended) // 8}Q", extended))
     if len(offsets) != count or any(b <= a for a, b in itertools.pairwise(offsets)) or offsets[:1] != [0]:
-        offsets, end = _walk(handle, first, count, end)  # none, or a table of 32 bits in a file of more than 4 GB
+        offsets, end = _walk(handle, first, count, end)  # no table, or one of 32 bits in a file of more than 4 GB
     else:
         end -= first
     return [(first + a, first + b) for a, b in zip(offsets, [*offsets[1:], end], strict=True)]
 
 
 def _walk(handle: BinaryIO, first: int, count: int, size: int) -> tuple[list[int], int]:
-    """Return where each item begins, relative to the first, and where they end."""
+    """Return the offset of each item relative to the first, and where the last ends."""
     offsets, at = [], first
     handle.seek(first)
     while at + 8 <= size:
@@ -204,7 +204,7 @@ def _walk(handle: BinaryIO, first: int, count: int, size: int) -> tuple[list[int
     if count == 1:
         offsets = offsets[:1]
     if len(offsets) != count:
-        raise ValueError(f"{len(offsets)} of {count} frames are there")
+        raise ValueError(f"it has {len(offsets)} of {count} frames")
     return offsets, at - first
 
 
@@ -227,12 +227,12 @@ def _image(files: list[FrameFile]) -> FrameImage:
     frames, notes = _sparse(files, groups, tile) if placed else _full(files, shape, tile)
     total = header.get("InConcatenationTotalNumber")
     if total and len(files) < int(total):
-        notes = (*notes, f"Of {total} files of its concatenation {len(files)} are there: what the others hold is white.")
+        notes = (*notes, f"{total - len(files)} of {total} files of its concatenation are missing: their tiles are white.")
     return FrameImage(files, shape, tile, frames, notes)
 
 
 def _full(files: list[FrameFile], shape: tuple[int, int], tile: tuple[int, int]) -> tuple[Any, tuple[str, ...]]:
-    """Place frames by their number: columns, rows, focal planes, optical paths, the first of these fastest."""
+    """Place frames by their number: columns change fastest, then rows, focal planes and optical paths."""
     header = files[0].header
     down, across = (-(-n // side) for n, side in zip(shape, tile, strict=True))
     planes = max(1, int(header.get("TotalPixelMatrixFocalPlanes") or 1))
@@ -249,7 +249,7 @@ def _full(files: list[FrameFile], shape: tuple[int, int], tile: tuple[int, int])
 
 
 def _sparse(files: list[FrameFile], groups: list[Any], tile: tuple[int, int]) -> tuple[Any, tuple[str, ...]]:
-    """Place frames by the positions that they state."""
+    """Place frames by the positions stated in the header."""
     found: list[tuple[float, str, tuple[int, int], tuple[int, int]]] = []
     for number, of_file in enumerate(groups):
         for n, group in enumerate(of_file):
@@ -275,4 +275,4 @@ def _sparse(files: list[FrameFile], groups: list[Any], tile: tuple[int, int]) ->
 
 
 def _first_path(paths: int) -> tuple[str, ...]:
-    return (f"It holds {paths} optical paths: the first was opened.",) if paths > 1 else ()
+    return (f"It holds {paths} optical paths: the first is read.",) if paths > 1 else ()

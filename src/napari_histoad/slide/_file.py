@@ -1,4 +1,4 @@
-"""Bytes of a file for many threads, and the tiles decoded from them."""
+"""Reading a file from many threads, and a cache of the tiles decoded from it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REMEMBERED = 512
 
 
 class PositionalFile:
-    """Positional reads that any number of threads, and forked children, may issue at once."""
+    """A file that any number of threads and forked processes can read at any position at the same time."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -46,10 +46,10 @@ class PositionalFile:
 
 
 def memory_for_tiles(count: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Return memory for decoded tiles, (count, height, width, 3), that begins 16 bytes past a multiple of 32.
+    """Return memory for decoded tiles, (count, height, width, 3) uint8, that begins 16 bytes after a multiple of 32.
 
-    Where rows begin at multiples of 32, libjpeg-turbo writes past the processor's caches (``vmovntdq`` in its
-    colour conversion). Tiles are copied out of here at once: from memory that takes three times as long, and decoding 10% longer.
+    If rows began at multiples of 32, libjpeg-turbo would write around the processor's caches (``vmovntdq`` in its colour
+    conversion). Tiles are copied right after decoding: without the caches copying takes three times as long, decoding 10% longer.
     """
     size = count * height * width * 3
     raw = np.empty(size + 32, np.uint8)
@@ -58,7 +58,7 @@ def memory_for_tiles(count: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 class _Entry:
-    """One tile: who decodes it holds ``decoding``, others wait for that."""
+    """A tile in the cache; the thread that decodes it holds the lock ``decoding``, on which others wait."""
 
     __slots__ = ("decoding", "failed", "pixels", "users")
 
@@ -71,10 +71,10 @@ class _Entry:
 
 
 class TileCache:
-    """Recently decoded tiles, bounded in bytes; no tile is decoded by two threads at once.
+    """A cache of recently decoded tiles, bounded in bytes; no tile is decoded by two threads at once.
 
-    The memory of tiles that are let go is used again, and taken in slabs, for which the system has large pages: fresh small
-    ones would cost as much as decoding does.
+    Memory of released tiles is used again, and is allocated in slabs, for which the system uses large pages: allocating it
+    tile by tile would take as long as decoding.
     """
 
     def __init__(self, capacity: int = _CACHE_BYTES) -> None:
@@ -91,10 +91,10 @@ class TileCache:
         self._lock = threading.Lock()
 
     def pass_by(self, key: tuple[int, int]) -> bool:
-        """Return whether a tile that is wanted whole may be decoded without keeping it.
+        """Return whether a tile that is read as a whole may be decoded without caching it.
 
-        So it may as long as no tile is asked for twice within a few hundred. From the first that is, windows overlap, and all
-        are kept, until for as long none has been asked for twice: somebody else reads the slide in another way.
+        It may as long as none of the last few hundred tiles was requested twice. After the first that is, reads overlap, and all
+        tiles are cached until again a few hundred were requested without a repetition.
         """
         if self._since_repeat < _REMEMBERED:
             return False
@@ -115,7 +115,7 @@ class TileCache:
     def tile(
         self, key: tuple[int, int], shape: tuple[int, int], decode: Callable[[NDArray[np.uint8]], None], *, wait: bool = True
     ) -> Iterator[NDArray[np.uint8] | None]:
-        """Lend the tile (level, number); if it is not at hand ``decode`` fills it.
+        """Give access to the tile (level, number); if it is not cached, ``decode`` fills it.
 
         Parameters
         ----------
@@ -123,9 +123,9 @@ class TileCache:
         shape : tuple[int, int]
             (height, width) of the tile.
         decode : callable
-            Fills the (h, w, 3) array that it is given, or raises.
+            Fills the (h, w, 3) array that it receives, or raises an error.
         wait : bool
-            Whether to wait while another thread decodes the tile; otherwise None is lent then.
+            Whether to wait if another thread is decoding the tile; otherwise the value is None.
         """
         entry, mine = self._lease(key, shape)
         lent = entry.pixels
@@ -143,7 +143,7 @@ class TileCache:
                 return
             else:
                 entry.decoding.release()
-                if entry.failed:  # for whoever tried first; this one tries for itself
+                if entry.failed:  # in another thread: try again, to raise the error here too
                     lent = np.empty_like(entry.pixels)
                     decode(lent)
             yield lent
@@ -178,7 +178,7 @@ class TileCache:
             return entry, True
 
     def _shrink(self) -> None:
-        """Let go of the tiles not asked for the longest; those lent out stay."""
+        """Release the least recently used tiles; those in use stay."""
         if self._bytes <= self._capacity:
             return
         for key in [key for key, entry in itertools.islice(self._entries.items(), 64) if entry.users == 0]:
@@ -191,7 +191,7 @@ class TileCache:
                 return
 
     def clear(self) -> None:
-        """Let go of all tiles."""
+        """Release all tiles."""
         with self._lock:
             self._entries.clear()
             self._free.clear()
@@ -209,5 +209,5 @@ def _reset_caches() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A lock that another thread held while the process was forked would stay locked for ever in the child.
+    # A lock that another thread held when the process was forked would stay locked forever in the child.
     os.register_at_fork(after_in_child=_reset_caches)

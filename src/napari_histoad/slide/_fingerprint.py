@@ -1,6 +1,6 @@
-"""Whether two slides are the same scan: a few pixels of it, and how large its compressed tiles are.
+"""Fingerprints of slides, to tell whether two files are the same scan: a few pixels, and the sizes of compressed tiles.
 
-It costs some milliseconds however large the slide is, so that it can be asked before each map and each picture.
+Taking one takes some milliseconds for slides of any size, so that it can be done before each map and each picture.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ __all__ = ["SlideFingerprint", "take_fingerprint"]
 
 _PLACES, _SIDE_PX, _CELLS = 16, 64, 4
 _SAME_COLOUR = 2.0
-"""Of 255: decoders of the same file differ by less, and so does the same scan saved again; other tissue differs by far more."""
+"""Of 255. Decoders of the same file, and the same scan saved again, differ by less; other tissue differs by far more."""
 _REQUESTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class SlideFingerprint:
-    """What is remembered of a slide to know it again, wherever it lies.
+    """The fingerprint of a slide, by which it is recognised wherever its file is.
 
     Attributes
     ----------
     shape : tuple[int, int]
         (height, width) of level 0 in pixels.
     index : str
-        Digest of the file's own index, see `Slide.index_digest`; empty where a file has none.
+        Digest of the file's index, see `Slide.index_digest`; empty if a file has none.
     places : tuple of tuple[int, int]
-        Level-0 pixels (y, x) around which pixels were looked at.
+        Level-0 pixels (y, x) around which pixels were compared.
     colours : tuple of str or None
-        Mean colours of 4 x 4 cells of 16 px at each place, 48 bytes as hexadecimal digits; None where it cannot be decoded.
+        Mean colours of 4 x 4 cells of 16 px at each place, 48 bytes as hexadecimal digits; None if it cannot be decoded.
     """
 
     shape: tuple[int, int]
@@ -50,9 +50,9 @@ class SlideFingerprint:
     colours: tuple[str | None, ...]
 
     def differences(self, slide: Slide) -> tuple[str, ...]:
-        """Return what tells a slide from this one, each as a phrase; nothing if it is the same scan.
+        """Return how a slide differs from this fingerprint, as phrases; empty if it is the same scan.
 
-        The index counts only where the pixels agree: a file that was written anew has another.
+        The index counts only if the pixels agree: a file that was rewritten has a different index.
         """
         if slide.shape != self.shape:
             sizes = ["{} x {} px".format(*shape) for shape in (slide.shape, self.shape)]
@@ -63,10 +63,10 @@ class SlideFingerprint:
         if unlike:
             return (f"its pixels differ at {unlike} of {len(compared)} places",)
         same_kind = self.index.partition(":")[0] == other.index.partition(":")[0]
-        return ("its file was written anew, with other compressed data",) if same_kind and self.index != other.index else ()
+        return ("its file was rewritten, with other compressed data",) if same_kind and self.index != other.index else ()
 
     def is_of(self, slide: Slide) -> bool:
-        """Return whether a slide shows the same, be its file the same or written anew."""
+        """Return whether a slide is the same scan, in the same file or a rewritten one."""
         differences = self.differences(slide)
         return not differences or differences[0].startswith("its file")
 
@@ -78,8 +78,8 @@ def take_fingerprint(slide: Slide, centres: ArrayLike) -> SlideFingerprint:
     ----------
     slide : Slide
     centres : (N, 2) numbers
-        Where there is tissue, in level-0 pixels (y, x), such as the centres of the tiles of a map: glass looks alike on
-        all slides. At most 16, spread evenly through them, are looked at.
+        Places on tissue in level-0 pixels (y, x), such as the centres of the tiles of a map: glass looks the same on all slides.
+        At most 16, evenly spread among them, are used.
     """
     points = np.asarray(centres, float).reshape(-1, 2)
     chosen = np.unique(np.linspace(0, len(points) - 1, min(_PLACES, len(points))).round().astype(int))

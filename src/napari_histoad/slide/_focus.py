@@ -1,4 +1,4 @@
-"""Which focal plane of several is read: one rule for all formats."""
+"""The choice of a focal plane, by the same rule for all formats."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["focal_plane"]
 def focal_plane(count: int, z_um: Sequence[float] = ()) -> tuple[int, tuple[str, ...]]:
     """Return the index of the focal plane to read, and a note if there are several.
 
-    It is the one nearest to z = 0 if the planes lie around it, for z is then measured from the focus; else the middle one.
+    The plane nearest to z = 0 if the positions include it, since z is then measured from the focus; otherwise the middle one.
 
     Parameters
     ----------
     count : int
         Number of planes, in order.
     z_um : sequence of float
-        Their positions in µm, empty if they are not known.
+        Their positions in µm; empty if unknown.
     """
     if count < 2:
         return 0, ()

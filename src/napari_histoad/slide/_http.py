@@ -1,4 +1,4 @@
-"""Bytes of a file behind http, each answer checked: a server may ignore what was asked for, or the file may have changed."""
+"""Reading parts of a file over http; each answer is checked, since servers may ignore byte ranges and files may change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONNECT_S, _SILENCE_S = 20, 60
 
 
 class _Version(NamedTuple):
-    """What tells one content of a file from another."""
+    """The version of a file on a server, to notice when the file changes."""
 
     size: int
     etag: str
@@ -27,20 +27,20 @@ class _Version(NamedTuple):
 
 
 class HttpFile:
-    """Positional reads of a file behind http or https, from many threads; all of one version of the file.
+    """A file behind http or https that many threads can read at any position; all reads are of the same version of the file.
 
     Parameters
     ----------
     address : str
         The whole URL.
     shown : str
-        The URL as people may see it: messages have no other.
+        The URL without secrets, for messages.
 
     Raises
     ------
     SlideError
-        If the server cannot be reached or refuses, sends no byte ranges or others than were asked for, or if the file has
-        changed since the first read.
+        If the server cannot be reached or refuses, does not send the requested byte ranges, or the file has changed since the
+        first read.
     """
 
     def __init__(self, address: str, shown: str) -> None:
@@ -75,7 +75,7 @@ class HttpFile:
         except (aiohttp.InvalidURL, ValueError):
             raise SlideError(f"{self._shown} is not a valid URL", "check the address") from None
         except aiohttp.TooManyRedirects:
-            raise self._unreachable("it redirects without end") from None
+            raise self._unreachable("it redirects endlessly") from None
         except (aiohttp.ClientError, OSError) as err:
             raise self._unreachable(f"the connection broke, {type(err).__name__}") from None
 
@@ -87,18 +87,18 @@ class HttpFile:
         last = offset + count - 1
         headers = {**options.pop("headers", {}), "Range": f"bytes={offset}-{last}", "Accept-Encoding": "identity"}
         options.setdefault("timeout", aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S))
-        url = URL(self._address, encoded="%" in self._address)  # a signature holds for the address as it is written
+        url = URL(self._address, encoded="%" in self._address)  # a signature is valid only for the address exactly as written
         async with session.get(url, headers=headers, **options) as answer:
             first_last = self._check(answer.status, answer.headers, offset, last)
             if first_last is None:
                 return b""
             data = bytes(await answer.read())
         if len(data) != first_last[1] - first_last[0] + 1:
-            raise self._wrong("sent another number of bytes than it announced")
+            raise self._wrong("sent a different number of bytes than it announced")
         return data
 
     def _check(self, status: int, headers: Mapping[str, str], offset: int, last: int) -> tuple[int, int] | None:
-        """Return the first and last byte that an answer holds, None if the file ends before them."""
+        """Return the first and last byte of an answer, None if the file ends before them."""
         if status == 416:
             if self._version is None and offset == 0:  # an empty file
                 self._version = _Version(0, "", "")
@@ -116,13 +116,13 @@ class HttpFile:
             raise self._wrong("compresses what it sends")
         stated = _RANGE.match(headers.get("Content-Range", ""))
         if stated is None:
-            raise self._wrong("does not say which bytes it sends")
+            raise self._wrong("does not state which bytes it sends")
         begin, end = int(stated[1]), int(stated[2])
         if stated[3] == "*":
-            raise self._wrong("does not say how long the file is")
+            raise self._wrong("does not state how long the file is")
         size = int(stated[3])
         if begin != offset or end != min(last, size - 1):
-            raise self._wrong("sends other bytes than were asked for")
+            raise self._wrong("sends other bytes than requested")
         version = _Version(size, headers.get("ETag", ""), headers.get("Last-Modified", ""))
         if self._version is None:
             self._version = version
@@ -131,9 +131,7 @@ class HttpFile:
         return begin, end
 
     def _changed(self) -> SlideError:
-        return SlideError(
-            f"{self._shown} has changed since it was opened", "open it again, and start anew what was computed of it"
-        )
+        return SlideError(f"{self._shown} has changed since it was opened", "open it again, and repeat what was computed from it")
 
     def _wrong(self, what: str) -> SlideError:
         return SlideError(f"the server of {self._shown} {what}", _DOWNLOAD)
@@ -151,7 +149,7 @@ class HttpFile:
 
 
 def _differ(one: _Version, other: _Version) -> bool:
-    """Return whether two answers speak of different files; servers behind one name may mark them differently or not at all."""
+    """Return whether two answers are of different versions; servers behind one name may label versions differently or not."""
     if one.size != other.size:
         return True
     if one.etag and other.etag:

@@ -1,7 +1,7 @@
-"""Tiles in JPEG 2000: the components as the codestream stores them, or turned into RGB.
+"""Decoding JPEG 2000 tiles to RGB.
 
-Codestreams do not say what their components mean (ISO/IEC 15444-1, annex A), files around them do. Decoders that guess by the
-subsampling turn YCbCr into RGB where it is subsampled only; here the caller decides.
+A codestream does not state the colour space of its components (ISO/IEC 15444-1, annex A); the file around it does. Decoders that
+guess from subsampling miss YCbCr that is not subsampled; here the caller states the colour space.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ __all__ = ["Codestream"]
 _START, _DATA, _CODING = b"\xff\x4f\xff\x51", b"\xff\x93", b"\xff\x52"
 _SRGB, _SYCC = 16, 18
 _TURNED_INTO_RGB = (((1, 1), (1, 2), (1, 2)), ((1, 1), (2, 2), (2, 2)))
-"""4:2:2 and 4:2:0: imagecodecs takes them for YCbCr and returns RGB; it refuses others."""
+"""4:2:2 and 4:2:0, which imagecodecs takes for YCbCr and converts to RGB; it refuses others."""
 
 
 @dataclass(frozen=True)
 class Codestream:
-    """A JPEG 2000 codestream and what its header says.
+    """A JPEG 2000 codestream and its header.
 
     Attributes
     ----------
     data : bytes
-        Without any file format around it.
+        The codestream without the file format around it.
     shape : tuple[int, int]
         (height, width) in pixels.
     steps : tuple of tuple[int, int]
-        Pixels (y, x) for one of each component.
+        Subsampling (y, x) of each component: image pixels per sample.
     transformed : bool
-        Whether a colour transform is part of the code: components that are decoded are RGB then.
+        Whether the codestream includes a colour transform: its decoded components are RGB then.
     ycbcr : bool or None
-        What the file format around it says of its colours, None if there is none.
+        Whether the file around it states YCbCr; None if there is no such file.
     """
 
     data: bytes
@@ -57,7 +57,7 @@ class Codestream:
         Raises
         ------
         ValueError
-            If it is none.
+            If the data are not JPEG 2000.
         """
         begin = data.find(_START, 0, 4096)
         if begin < 0 or len(data) < begin + 42:
@@ -78,7 +78,7 @@ class Codestream:
         return len(set(self.steps)) > 1
 
     def decode(self, *, ycbcr: bool) -> NDArray[np.uint8]:
-        """Return (h, w) or (h, w, components), of RGB if there are three.
+        """Return the pixels, (h, w) or (h, w, components) uint8; three components are RGB.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class Codestream:
         """
         if self.subsampled and not (ycbcr and self.steps in _TURNED_INTO_RGB):
             height, width = self.shape
-            if any(height % y or width % x for y, x in self.steps):  # Pillow takes rows for shorter than they are
+            if any(height % y or width % x for y, x in self.steps):  # Pillow would read rows too short
                 raise ValueError(f"subsampled components of {height} x {width} px")
             with Image.open(io.BytesIO(self._with_colours(ycbcr=ycbcr))) as image:
                 return np.asarray(image)
@@ -102,7 +102,7 @@ class Codestream:
         return pixels
 
     def _with_colours(self, *, ycbcr: bool) -> bytes:
-        """Return it as a JP2 file, which says what its colours are."""
+        """Return the codestream in a JP2 file, which states its colour space."""
         head = struct.pack(">2IH4B", *self.shape, len(self.steps), 7, 7, 0, 0)
         colours = struct.pack(">3BI", 1, 0, 0, _SYCC if ycbcr else _SRGB)
         return b"".join(

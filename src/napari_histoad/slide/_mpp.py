@@ -1,4 +1,4 @@
-"""Resolutions given by the user: one for all slides, or a table."""
+"""Resolutions given by the user: one for all slides, or a table with one per slide."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["GivenMpp", "StatedMpp", "listed_mpp"]
 
 
 class StatedMpp(TypedDict):
-    """What the user says of one slide, as `open_slide` takes it.
+    """The resolution that the user gave for one slide, as keyword arguments of `open_slide`.
 
     Attributes
     ----------
     mpp : float or None
-        Counts even if the file states another one.
+        µm per level-0 pixel, used even if the file states another value.
     slide_mpp : float or None
-        Counts where the file states none.
+        µm per level-0 pixel, used only if the file states none.
     """
 
     mpp: float | None
@@ -35,20 +35,20 @@ class StatedMpp(TypedDict):
 
 
 class GivenMpp:
-    """µm per level-0 pixel as the user gave it.
+    """Resolutions in µm per level-0 pixel as given by the user.
 
     Parameters
     ----------
     text : str or None
-        A number, which only counts for slides that state none; or the path of a csv with the columns slide and mpp, whose
-        lines count even if the slide states another one; or nothing.
+        A number, used only for slides that state no resolution; or the path of a csv file with the columns slide and mpp, used
+        even if the slide states another value; or None.
     override : float, optional
-        Counts for all slides, whatever they state.
+        Used for all slides, even if they state another value.
 
     Raises
     ------
     SettingsError
-        If it is neither, or a resolution is not plausible.
+        If ``text`` is neither, or a resolution is not plausible.
     """
 
     def __init__(self, text: str | None, override: float | None = None) -> None:
@@ -66,7 +66,7 @@ class GivenMpp:
             self._by_name = _read(Path(text))
 
     def of(self, slide: Path) -> StatedMpp:
-        """Return what holds for one slide; lines of the table name it by path, file name or stem."""
+        """Return the resolution for one slide; lines of the table name it by path, file name or stem."""
         if self._override is not None:
             return {"mpp": self._override, "slide_mpp": None}
         slide = locate(slide) if is_url(slide) else slide
@@ -76,23 +76,23 @@ class GivenMpp:
 
 
 def listed_mpp(text: str, where: str) -> float | None:
-    """Return the resolution in a cell of a table, None where there is none.
+    """Return the resolution in a cell of a table; None if the cell is empty.
 
     Raises
     ------
     SettingsError
-        If it is no number, or not plausible.
+        If it is not a number, or not plausible.
     """
     if is_missing(text):
         return None
     try:
         return check_mpp(number(text), where)
     except ValueError as err:
-        raise SettingsError(f"{where}: {text!r} is not a number", "write µm per pixel, 0.25") from err
+        raise SettingsError(f"{where}: {text!r} is not a number", "write µm per pixel, for example 0.25") from err
 
 
 def _read(path: Path) -> dict[str, float]:
-    """Return resolutions by the slide's name as listed, by its path, and by its file name where only one slide has it."""
+    """Return resolutions by slide name as listed, by path, and by file name if it is unambiguous."""
     table = read_table(path, ("slide", "mpp"), ("slide", "mpp"), others=True)
     found: dict[str, float] = {}
     lines: dict[str, int] = {}
@@ -118,4 +118,4 @@ def _read(path: Path) -> dict[str, float]:
 
 
 def _key(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - links stay as they are: the same file may be listed under two names
+    return os.path.abspath(path)  # noqa: PTH100 - links are not followed: the same file may be listed under two names

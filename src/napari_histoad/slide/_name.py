@@ -14,15 +14,15 @@ __all__ = ["file_name", "slide_name"]
 
 
 def slide_name(path: str | PathLike[str]) -> str:
-    """Return the name of a slide, by which its results are called.
+    """Return the name of a slide, which is also the name of its results.
 
-    A file's is its name without the extension. A folder's, of DICOM or OME-Zarr, is its own, with all its dots: it may be
-    an UID. Files of one DICOM series are called after their folder. Of an URL, neither query nor password is in it.
+    For a file it is the file name without its extension; for a folder (DICOM, OME-Zarr) the folder's name, including dots, since
+    it may be an UID. Files of one DICOM series are named after their folder. The name of an URL has no query or password.
 
     Parameters
     ----------
     path : path-like
-        File, folder or URL; it need not be there.
+        File, folder or URL; it need not exist.
     """
     if is_url(path):
         return Path(url_name(path)).stem
@@ -33,12 +33,12 @@ def slide_name(path: str | PathLike[str]) -> str:
 
 
 def file_name(path: str | PathLike[str]) -> str:
-    """Return what a slide's file is called, with its extension; files of one DICOM series are called after their folder.
+    """Return the file name of a slide, with its extension; files of one DICOM series are named after their folder.
 
     Parameters
     ----------
     path : path-like
-        File, folder or URL; of an URL, neither query nor password is in it.
+        File, folder or URL; the name of an URL has no query or password.
     """
     if is_url(path):
         return url_name(path)
@@ -47,7 +47,7 @@ def file_name(path: str | PathLike[str]) -> str:
 
 
 def _is_one_of_series(file: Path) -> bool:
-    """Return whether a file is DICOM and all parts of slides beside it are of one series."""
+    """Return whether a file is DICOM and all slide files in its folder belong to one series."""
     try:
         with file.open("rb") as handle:
             handle.seek(128)

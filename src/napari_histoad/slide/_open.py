@@ -66,13 +66,13 @@ def open_slide(
         TIFF of most vendors (decoded directly), a file or an URL; OME-Zarr, a folder of DICOM files, PNG or JPEG, or
         anything that OpenSlide reads.
     mpp : float, optional
-        µm per level-0 pixel, also where the file states another value.
+        µm per level-0 pixel, used even if the file states another value.
     slide_mpp : float, optional
-        µm per level-0 pixel where the file does not state it; otherwise the file's own counts, and a note says so.
+        µm per level-0 pixel, used only if the file states none; otherwise the slide gets a note.
     srgb : bool
         Convert colours to sRGB by the embedded ICC profile, if there is one.
     channels : sequence of int, optional
-        One channel or three of a picture that is not 8-bit RGB, see `ChannelSlide`.
+        One or three channels of an image that is not 8-bit RGB, to be shown as grey or as RGB.
     white : int, optional
         With ``channels``: the intensity that becomes 255.
 
@@ -83,7 +83,7 @@ def open_slide(
     Raises
     ------
     SlideError
-        If there is no such file or no backend can read it.
+        If the file does not exist, or no format supports it.
     SettingsError
         If ``mpp`` or ``slide_mpp`` lies outside 0.05 to 20.
 
@@ -131,7 +131,7 @@ def _open(file: Path, mpp: float | None) -> Slide:
     if refusal is not None:
         raise SlideError(f"{file.name} is not a slide that can be read: {refusal}", refusal.remedy) from refusal
     if head is None:
-        raise SlideError(f"{file} is a folder without a slide", "name a slide file inside it")
+        raise SlideError(f"{file} is a folder without a slide", "give a slide file inside it")
     if not head:
         raise SlideError(f"{file.name} is empty", "copy it again from its source")
     raise SlideError(f"{file.name} is not a TIFF, and only those are read over the network", "copy it to this machine")
@@ -143,7 +143,7 @@ def _read_head(file: Path) -> bytes | None:
         if not is_remote(file) and file.is_dir():
             return None
         if not is_remote(file) and file.exists() and not file.is_file():
-            raise SlideError(f"{file} is a pipe or a device, and a slide has to be a file", "save it as a file first")
+            raise SlideError(f"{file} is a pipe or a device, but a slide must be a file", "save it as a file first")
         with open_binary(file) as handle:
             return handle.read(_HEAD_BYTES)
     except FileNotFoundError as err:

@@ -1,4 +1,4 @@
-"""Whatever OpenSlide reads and we do not decode directly: MRXS, NDPI, SCN, VMS, BIF, DICOM, …"""
+"""Slides read through OpenSlide, for files that no other format here decodes: MRXS, VMS, BIF, DICOM, …"""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _NO_PROFILE = b"damaged"
 
 
 class OpenSlideSlide(Slide):
-    """A slide read through OpenSlide; its non-empty bounds are the slide, transparent pixels are white.
+    """A slide read through OpenSlide, cropped to its non-empty bounds; transparent pixels are white.
 
     Parameters
     ----------
     path, mpp, notes
         See `Slide`.
     file : Path, optional
-        What to open where ``path`` is a folder.
+        The file to open if ``path`` is a folder.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class OpenSlideSlide(Slide):
         given = [properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_Y, openslide.PROPERTY_NAME_MPP_X)]
         mpp_y, mpp_x = (None if value is None else length_um(value) for value in given)
         if any(given) and mpp_y is None and mpp_x is None:
-            notes = [*notes, f"The size of its pixels is not a number ({given[0] or given[1]:.40}): ignored."]
+            notes = [*notes, f"Its µm per pixel is not a number ({given[0] or given[1]:.40}): ignored."]
         super().__init__(
             path,
             make_levels(shapes),
@@ -101,7 +101,7 @@ class OpenSlideSlide(Slide):
         try:
             image = handle.read_region(corner, level, (w, h))
         except openslide.OpenSlideError as err:
-            # OpenSlide refuses every call after the first error; the next read needs a new handle.
+            # After an error OpenSlide refuses all calls; the next read needs a new handle.
             with self._lock:
                 if self._handle is handle:
                     self._handle = _reopen(self._file)
@@ -115,13 +115,13 @@ class OpenSlideSlide(Slide):
         return f"openslide:{known}" if known else ""
 
     def _read_associated(self, name: str) -> NDArray[np.uint8]:
-        # A handle of its own: OpenSlide refuses every call after the first error.
+        # A separate handle, because after an error OpenSlide refuses all calls.
         try:
             with openslide.OpenSlide(self._file) as handle:
                 return _on_white(handle.associated_images[name])
         except (openslide.OpenSlideError, KeyError) as err:
             msg = f"{self.path.name}: its {name} picture cannot be decoded ({err})"
-            raise SlideError(msg, "the slide itself may be whole all the same") from err
+            raise SlideError(msg, "the slide itself may still be intact") from err
 
     def close(self) -> None:
         with self._lock:
@@ -146,7 +146,7 @@ class MiraxSlide(OpenSlideSlide):
 
 
 def _colour_profile(handle: openslide.OpenSlide) -> bytes | None:
-    """Return the embedded profile as it is, also where it is none that Pillow can parse."""
+    """Return the embedded profile; if Pillow cannot parse it, bytes that are no valid profile."""
     try:
         profile = handle.color_profile
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError, openslide.OpenSlideError):

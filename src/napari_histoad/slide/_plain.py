@@ -1,4 +1,4 @@
-"""Plain pictures, PNG and JPEG and the like, as slides of one level."""
+"""Pictures (PNG, JPEG, BMP, WebP) as slides of one level."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _limits = threading.Lock()
 
 @contextmanager
 def _long_chunks() -> Iterator[None]:
-    """Let Pillow read colour profiles and texts of up to 64 MiB in a PNG; by itself it takes 1 MiB for an attack."""
+    """Let Pillow read colour profiles and texts of up to 64 MiB in a PNG; by default it refuses more than 1 MiB as an attack."""
     with _limits:
         before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
         PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _LONGEST_CHUNK
@@ -37,12 +37,12 @@ def _long_chunks() -> Iterator[None]:
 
 
 class PlainSlide(ArraySlide):
-    """A picture that is decoded whole and kept in memory.
+    """A picture, decoded at once and kept in memory.
 
     Raises
     ------
     SlideError
-        If it is no picture, not RGB, or so large that a pyramidal slide should be made of it first.
+        If it is not a picture, not RGB, or too large to keep in memory.
     """
 
     format: ClassVar[str] = "picture"
@@ -70,8 +70,8 @@ class PlainSlide(ArraySlide):
         except UnidentifiedImageError as err:
             raise SlideError(f"{path.name} is not a picture that can be read", "check the file") from err
         except Image.DecompressionBombError as err:
-            msg = f"{path.name} is too large to be decoded whole ({err})"
-            raise SlideError(msg, "make a slide of it first, for example: vips tiffsave IN OUT --tile --pyramid") from err
+            msg = f"{path.name} is too large to be decoded at once ({err})"
+            raise SlideError(msg, "convert it to a pyramidal TIFF, for example: vips tiffsave IN OUT --tile --pyramid") from err
         except (OSError, ValueError, SyntaxError) as err:
             raise SlideError(f"{path.name} cannot be decoded ({err})", "the file may be damaged: copy it again") from err
         per_axis = None if not dpi or not all(dpi) else (25400.0 / float(dpi[1]), 25400.0 / float(dpi[0]))

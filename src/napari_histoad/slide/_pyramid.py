@@ -1,4 +1,4 @@
-"""A slide as lazy arrays: for a viewer, and for dask."""
+"""A slide as lazy arrays, for viewers and for dask."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _KEPT_CHUNKS = 256
 
 
 class _Boxes:
-    """Boxes of the resolutions of a slide; those read last are kept, in the colours that they are shown in.
+    """A cache of the boxes of a slide that were read last, per level and colour setting.
 
-    A viewer that is moved a little asks for nearly all it shows once more.
+    A viewer that is moved a little requests nearly the same boxes again.
     """
 
     def __init__(self, slide: Slide) -> None:
@@ -43,21 +43,21 @@ class _Boxes:
 
 
 def _read_box(slide: Slide, level: int | None, shape: tuple[int, int], y0: int, x0: int, y1: int, x1: int) -> NDArray[np.uint8]:
-    """Read a box of a level of the file, or of a resolution of this shape that is computed."""
+    """Read a box of a level of the file or, if ``level`` is None, of a computed level of this shape."""
     if level is not None:
         pixels = slide.read(level, y0, x0, y1 - y0, x1 - x0)
     else:
         ratio_y, ratio_x = (full / n for full, n in zip(slide.shape, shape, strict=True))
         box = (y0 * ratio_y, x0 * ratio_x, (y1 - y0) * ratio_y, (x1 - x0) * ratio_x)
         pixels = slide.read_scaled(*box, (y1 - y0, x1 - x0))
-    pixels.flags.writeable = False  # whoever asks again gets the same array
+    pixels.flags.writeable = False  # the same array is returned again
     return pixels
 
 
 class LevelArray:
-    """One resolution of a slide, read when it is indexed; made by `level_arrays`.
+    """One level of a slide as an array that is read when it is indexed; made by `level_arrays`.
 
-    What asks arrays for no more than ``shape``, ``dtype``, ``chunks`` and slices takes it as one: viewers, dask, NumPy.
+    Viewers, dask and NumPy accept it as an array: they use ``shape``, ``dtype``, ``chunks`` and slices.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class LevelArray:
     dtype : np.dtype
         uint8.
     chunks : tuple[int, int, int]
-        What is read at once.
+        Size of the boxes that are read at once.
     """
 
     ndim = 3
@@ -105,7 +105,7 @@ class LevelArray:
         Raises
         ------
         IndexError
-            If it is out of bounds, or runs backwards.
+            If the key is out of bounds, or has a negative step.
         """
         index = list(key) if isinstance(key, tuple) else [key]
         for at in [at for at, i in enumerate(index) if i is Ellipsis][:1]:
@@ -117,7 +117,7 @@ class LevelArray:
         return self._read(y0, x0, y1, x1)[y, x, index[2]]
 
     def _read(self, y0: int, x0: int, y1: int, x1: int) -> NDArray[np.uint8]:
-        """Return a box, assembled from chunks by several threads; part of a single one is not even copied."""
+        """Return a box, assembled from chunks by several threads; if it is within one chunk, it is a view of that."""
         side = self._chunk
         corners = list(itertools.product(range(y0 - y0 % side, y1, side), range(x0 - x0 % side, x1, side)))
         if len(corners) == 1:
@@ -142,11 +142,11 @@ class LevelArray:
 
 
 def _span(index: Any, length: int) -> tuple[int, int, int | slice]:
-    """Return begin and end of what an index along an axis asks for, and the index within that."""
+    """Return begin and end of the pixels that an index along an axis selects, and the index relative to them."""
     if isinstance(index, slice):
         begin, end, step = index.indices(length)
         if step < 1:
-            raise IndexError(f"a level is read forwards only, not in steps of {step}")
+            raise IndexError(f"a level cannot be indexed in steps of {step}; use a positive step")
         return begin, max(begin, end), slice(None, None, step)
     number = operator.index(index)
     if not -length <= number < length:
@@ -155,24 +155,24 @@ def _span(index: Any, length: int) -> tuple[int, int, int | slice]:
 
 
 @lru_cache(1)
-def _readers(threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process has none of them
+def _readers(threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process needs threads of its own
     return ThreadPoolExecutor(threads, thread_name_prefix="level")
 
 
 def level_arrays(slide: Slide, chunk_px: int = 512) -> list[LevelArray]:
     """Return the slide as lazy arrays for a viewer, finest first, in equal chunks on every level.
 
-    Where the file ends at a large level, coarser ones are added that are computed when looked at, so that a
-    viewer never loads a giant single level. Where one level is a quarter of the last, as in most scanners' files, the half
-    is added in between: viewers take the next finer level, which would be up to sixteen pixels for each on the screen.
+    Where the coarsest level of the file is large, coarser ones are added that are computed on demand, so that a viewer never
+    loads a giant single level. Where a level is four times smaller than the last, as in most scanners' files, one of half the
+    size is added between them: viewers show the next finer level, which would be up to sixteen pixels per screen pixel.
 
-    Not dask's arrays (see `pyramid`): planning a graph, and joining 25 chunks in one of its threads, held napari's window
-    for longer than reading does, by up to 50 ms.
+    These are not dask arrays (see `pyramid`): planning a dask graph and joining 25 chunks in one thread kept napari's window
+    waiting up to 50 ms longer than reading.
 
     Parameters
     ----------
     slide : Slide
-        Stays open as long as the arrays live.
+        Must stay open as long as the arrays are used.
     chunk_px : int
         Chunk height and width in pixels.
     """
@@ -188,12 +188,12 @@ def level_arrays(slide: Slide, chunk_px: int = 512) -> list[LevelArray]:
 
 
 def pyramid(slide: Slide, chunk_px: int = 512) -> list[da.Array]:
-    """Return the slide as lazy dask arrays, to compute with: the arrays of `level_arrays`.
+    """Return the slide as lazy dask arrays, finest first: the arrays of `level_arrays`, to compute with.
 
     Parameters
     ----------
     slide : Slide
-        Stays open as long as the arrays live.
+        Must stay open as long as the arrays are used.
     chunk_px : int
         Chunk height and width in pixels.
 

@@ -1,4 +1,4 @@
-"""A slide seen through a table of colours."""
+"""A slide whose colours are converted by a look-up table, such as for stain normalisation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["RecolouredSlide"]
 
 
 class RecolouredSlide(Slide):
-    """Another slide with its colours looked up in a table, after sRGB if that is asked for.
+    """A slide with its colours converted by a table, after the conversion to sRGB if that is set.
 
-    It reads through the other one, which stays its owner's to close.
+    It reads through the given slide, which is not closed with it.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class RecolouredSlide(Slide):
         return self if srgb == self.srgb else RecolouredSlide(self._slide.in_srgb(srgb), self._table)
 
     def close(self) -> None:
-        """Nothing of its own is open."""
+        """Do nothing: the underlying slide is closed by its owner."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecolouredSlide, (self._slide, self._table)

@@ -1,6 +1,6 @@
-"""Slides that are not files of this machine: TIFFs behind http, s3 and whatever else fsspec reaches.
+"""Slides on the network: TIFFs behind http, s3 and other protocols that fsspec supports.
 
-Only what is looked at is fetched: one range request per tile. Passwords and signatures in an URL are used and never shown.
+Only the needed bytes are fetched, by one range request per tile. Passwords and signatures in an URL are used, but never shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteFile", "address", "is_remote", "is_url", "locate", "open_binary", "slide_path", "url_name"]
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
-"""Two letters or more, so no drive of Windows; one slash will do, for `pathlib` drops the other."""
+"""The scheme has two letters or more, which excludes Windows drives; one slash suffices, as `pathlib` drops the other."""
 _LOCAL = re.compile(r"file:/*(?=/)", re.IGNORECASE)
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 _SECRET = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s'\")]*")
@@ -33,12 +33,12 @@ _HTTP = ("http", "https")
 
 
 class Url:
-    """What stands for an URL and behaves like a path; as text it has neither query nor password.
+    """An URL with the attributes of a path; its text shows neither query nor password.
 
     Parameters
     ----------
     scheme, rest : str
-        Before and after ``://``.
+        The parts before and after ``://``.
     """
 
     def __init__(self, scheme: str, rest: str) -> None:
@@ -56,7 +56,7 @@ class Url:
         return Url(scheme, rest.rstrip("/").rpartition("/")[0] or rest)
 
     def exists(self) -> bool:
-        """Return True: only opening it tells."""
+        """Return True: whether it exists is only known when it is opened."""
         return True
 
     def __str__(self) -> str:
@@ -76,19 +76,19 @@ class Url:
 
 
 def is_url(path: str | PathLike[str]) -> bool:
-    """Return whether a path names something on the network."""
+    """Return whether a path is an URL on the network."""
     return isinstance(path, Url) or (_URL.match(str(path)) is not None and _LOCAL.match(str(path)) is None)
 
 
 def url_name(path: str | PathLike[str]) -> str:
-    """Return the file name in an URL, without query, and with nothing that a file name may not hold."""
+    """Return the file name in an URL, without the query and without characters that are invalid in file names."""
     address = re.sub(r"[?#].*" if str(path)[:4].lower() == "http" else r"[?].*", "", str(path), flags=re.DOTALL)
     name = unquote(address.rstrip("/").rpartition("/")[2].rpartition("@")[2])
     return _NOT_IN_NAMES.sub("_", name).strip(" .") or "slide"
 
 
 def locate(path: str | PathLike[str]) -> Path:
-    """Return the absolute path of a file, or what stands for an URL and behaves like a path."""
+    """Return the absolute path of a file, or for an URL an object that behaves like a path."""
     given: object = path
     if isinstance(given, Url):
         return cast("Path", given)
@@ -103,12 +103,12 @@ def locate(path: str | PathLike[str]) -> Path:
 
 
 def slide_path(given: str | PathLike[str]) -> Path:
-    """Return a slide's path as it was given, or what stands for an URL: as a `Path` it would lose every second slash."""
+    """Return a slide's path unchanged, or for an URL an object that behaves like a path: `Path` would lose its double slashes."""
     return locate(given) if is_url(given) else Path(given)
 
 
 def address(path: object) -> str:
-    """Return what opens a located path again, in another process: with all secrets of an URL, so never to be shown."""
+    """Return the text that opens a located path in another process; for an URL it contains secrets and must not be shown."""
     return path.address if isinstance(path, Url) else str(path)
 
 
@@ -119,14 +119,14 @@ def is_remote(path: object) -> bool:
 
 @contextmanager
 def open_binary(path: Path) -> Iterator[BinaryIO]:
-    """Open a file or URL for reading bytes here and there.
+    """Open a file or URL as a seekable binary file.
 
     Raises
     ------
     OSError
-        Whatever went wrong with a file.
+        If the file cannot be opened.
     SlideError
-        Whatever went wrong with an URL, also where a parser in between takes no notice.
+        If reading the URL failed, even if the caller has ignored the error.
     """
     if not is_remote(path):
         with path.open("rb") as handle:
@@ -141,7 +141,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
 
 
 class RemoteFile:
-    """Positional reads of an URL, as `PositionalFile` does them of a file."""
+    """An URL that many threads can read at any position, with the methods of `PositionalFile`."""
 
     def __init__(self, path: Path) -> None:
         self._bytes = cast("Url", path).bytes
@@ -155,7 +155,7 @@ class RemoteFile:
 
 
 class _FsspecFile:
-    """Positional reads through fsspec, whose errors become one-line ones."""
+    """A remote file read through fsspec, whose errors are reported as one-line errors."""
 
     def __init__(self, address: str, shown: str) -> None:
         self._address, self._shown = address, shown
@@ -198,13 +198,13 @@ class _FsspecFile:
             raise SlideError(f"{self._shown} gives no access", "log in, or check your credentials") from None
         except ImportError as err:
             raise _missing(self._shown, err) from None
-        except Exception as err:  # noqa: BLE001 - each network library has its own
+        except Exception as err:  # noqa: BLE001 - each network library has its own errors
             reason = _SECRET.sub("", (str(err).strip().splitlines() or [type(err).__name__])[0])[:160]
             raise SlideError(f"{self._shown} cannot be reached ({reason})", "check the address and the connection") from None
 
 
 class _Blocks(io.RawIOBase):
-    """A file object over positional reads, in blocks that are kept; its first error is kept too."""
+    """A seekable file object that caches the blocks it has read, and keeps its first error."""
 
     def __init__(self, source: HttpFile | _FsspecFile) -> None:
         self._source, self._at = source, 0
@@ -260,7 +260,7 @@ class _Blocks(io.RawIOBase):
 
 
 def _without_secrets(scheme: str, rest: str) -> str:
-    """Return an URL without query, fragment of http, and user and password; a container's name before an @ stays."""
+    """Return the part after ``://`` without query, http fragment, user and password; a container's name before an @ stays."""
     place = re.split(r"[?#]" if scheme in _HTTP else r"[?]", rest, maxsplit=1)[0]
     user, at, host = place.partition("/")[0].rpartition("@")
     secret = at and (scheme in (*_HTTP, "ftp", "ftps", "sftp", "ssh") or ":" in user)
@@ -275,7 +275,7 @@ def _missing(shown: str, err: ImportError) -> SlideError:
 
 
 def _absolute(path: Path) -> Path:
-    """Return the path without ``~`` and ``..``; links are not followed, for a slide is called as its user calls it."""
-    with suppress(RuntimeError):  # a file may be named ~1.svs, and no user is
+    """Return the path without ``~`` and ``..``; links are not followed, so that a slide keeps the name that the user gave."""
+    with suppress(RuntimeError):  # a file may be named ~1.svs although there is no such user
         path = path.expanduser()
-    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps what is ..
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ..

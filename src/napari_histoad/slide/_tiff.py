@@ -1,6 +1,6 @@
-"""TIFF slides by direct tile decoding.
+"""TIFF slides whose tiles are decoded directly.
 
-The tags are parsed once; after that a tile is one positional read and one decode, without the GIL.
+The tags are parsed once; then each tile takes one read and one decode, both without the GIL.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["TiffSlide"]
 
 _FINER = 0.95
-"""Sources of less than this share of a level's downsample are finer; those in reduced size are below 0.9 of it."""
+"""A source counts as finer than a level if its downsample is less than this fraction of the level's; reduced sizes are below
+0.9 of it."""
 _STRIP_PX = 16_000_000
 
 
@@ -107,7 +108,7 @@ class TiffSlide(TiledSlide):
                 raise SlideError(msg, "copy the file again from its source")
 
     def _add_reduced(self) -> None:
-        """Offer JPEG tiles in half, quarter and eighth size where the file has no level between."""
+        """Add sources of JPEG tiles decoded at half, quarter and eighth size, where the file has no level of that size."""
         self._reduced: list[tuple[int, int]] = []
         for index, (level, page) in enumerate(zip(self.levels, self._pages, strict=True)):
             coarser = self.levels[index + 1].downsample if index + 1 < len(self.levels) else math.inf
@@ -145,11 +146,11 @@ class TiffSlide(TiledSlide):
 
     @property
     def index_digest(self) -> str:
-        counts = self._pages[0].counts.astype("<i8")  # how many bytes each compressed tile has: no two scans agree in that
+        counts = self._pages[0].counts.astype("<i8")  # bytes per compressed tile, which differ between any two scans
         return f"tiff:{hashlib.blake2b(counts.tobytes(), digest_size=16).hexdigest()}"
 
     def _read_finer(self, source: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
-        """Fill a tile that a lower level lacks from the next finer one, as OpenSlide does for Aperio's."""
+        """Fill a tile that is missing in a level from the next finer source, as OpenSlide does for Aperio slides."""
         here, (tile_h, tile_w) = self._sources[source], self._tiles[source]
         y, x = row * tile_h, column * tile_w
         h, w = min(tile_h, here.shape[0] - y), min(tile_w, here.shape[1] - x)
@@ -179,9 +180,9 @@ def _place(page: TiledLevel, level: int, row: int, column: int) -> str:
 
 
 def _stored_below(levels: tuple[Level, ...], pages: list[TiledLevel]) -> list[NDArray[np.bool_]]:
-    """Return for each tile of each level whether the file holds pixels of its place in a finer level, (rows, columns) bool.
+    """Return for each tile of each level whether a finer level has pixels at its place, (rows, columns) bool.
 
-    Where it does not, in a sparse pyramid, nothing has to be looked for.
+    In a sparse pyramid, a missing tile is filled from a finer level only there.
     """
     below = [np.zeros((pages[0].tiles // pages[0].across, pages[0].across), bool)]
     for (finer, page_finer), (level, page) in itertools.pairwise(zip(levels, pages, strict=True)):
@@ -206,11 +207,11 @@ _BROKEN = (
     *(tifffile.TiffFileError, struct.error, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     *(AssertionError, MemoryError, NotImplementedError, StopIteration),
 )
-"""What parsers raise on tags and bytes that make no sense."""
+"""Errors that parsers raise on invalid tags and bytes."""
 
 
 def _profile(page: tifffile.TiffPage) -> bytes | None:
-    """Return the colour profile of a page; also one whose tag is broken, for the pixels do not need it."""
+    """Return the colour profile of a page; if its tag is broken, bytes that are no valid profile."""
     try:
         profile = page.tags.valueof(34675)
         return None if not profile else bytes(profile)
@@ -222,8 +223,8 @@ def _read_beside(path: Path, page: int) -> NDArray[np.uint8]:
     try:
         return read_picture(path, page)
     except (*_BROKEN, RuntimeError, OSError) as err:
-        msg = f"{path.name}: a picture beside the slide cannot be decoded ({_first_line(err)})"
-        raise SlideError(msg, "the slide itself may be whole all the same") from err
+        msg = f"{path.name}: its label, macro or thumbnail cannot be decoded ({_first_line(err)})"
+        raise SlideError(msg, "the slide itself may still be intact") from err
 
 
 def _first_line(err: BaseException) -> str:

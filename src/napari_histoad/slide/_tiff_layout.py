@@ -1,4 +1,4 @@
-"""Which pages of a TIFF make up the pyramid, and what the file says of itself: the vendors' rules.
+"""The pages of a TIFF that make up the pyramid, and its metadata, by the rules of each vendor.
 
 tifffile groups the pages into series; here one of them is chosen and its metadata are read.
 """
@@ -31,7 +31,7 @@ __all__ = ["TiffLayout", "check_chain", "read_layout"]
 
 _MOST_PAGES, _MOST_TAGS = 5000, 4096
 _UNIT_UM = {2: 25400.0, 3: 10000.0, 4: 1000.0, 5: 1.0}
-"""Of the tag ResolutionUnit: inch, centimetre, and TIFF/EP's millimetre and micrometre."""
+"""Values of the tag ResolutionUnit: inch, centimetre, and TIFF/EP's millimetre and micrometre."""
 _INCH = 2
 _APERIO_Z = re.compile(r"\|\s*OffsetZ\s*=\s*(-?[\d.]*\d)\s*(?=\||$)")
 _APERIO_FIELD = re.compile(r"\|\s*([^=|]+?)\s*=\s*([^|]*?)\s*(?=\||$)")
@@ -49,18 +49,18 @@ class TiffLayout:
     Attributes
     ----------
     format : str
-        For people.
+        Name of the format, for people.
     pages : list of TiffPage
-        Finest first; pictures that are no levels may be among them.
+        Candidates for levels, finest first; some may be other pictures.
     mpp_yx : tuple[float, float] or None
-        µm per level-0 pixel (y, x) as the file says.
+        µm per level-0 pixel (y, x) as stated by the file.
     properties : dict[str, str]
     associated : dict[str, int]
         Pages of the label, macro and thumbnail pictures, by name.
     notes : list of str
-        What was chosen among several, in sentences.
+        Sentences for users about what was chosen.
     planes : list of list of TiffPage or TiffFrame
-        Of each page, the three that hold red, green and blue, where each has its own.
+        For each page its red, green and blue page, if they are separate; else empty.
     """
 
     format: str
@@ -73,12 +73,12 @@ class TiffLayout:
 
 
 def check_chain(handle: BinaryIO) -> None:
-    """Refuse files whose list of pages is circular, endless or points nowhere, before anything walks it.
+    """Check that the list of pages is not circular, endless or pointing past the end of the file, before it is parsed.
 
     Raises
     ------
     ValueError
-        With the reason.
+        If it is.
     """
     size = handle.seek(0, os.SEEK_END)
     handle.seek(0)
@@ -98,7 +98,7 @@ def check_chain(handle: BinaryIO) -> None:
         if len(seen) > _MOST_PAGES:
             raise ValueError(f"it lists more than {_MOST_PAGES:,} pages")
         if offset >= size:
-            raise ValueError(f"page {len(seen)} lies past its end")
+            raise ValueError(f"page {len(seen)} is past its end")
         (count,) = _unpack(handle, offset, counter)
         if count > _MOST_TAGS:
             raise ValueError(f"page {len(seen)} lists {count:,} tags")
@@ -106,7 +106,7 @@ def check_chain(handle: BinaryIO) -> None:
 
 
 def _unpack(handle: BinaryIO, offset: int, form: str) -> tuple[int, ...]:
-    """Return numbers of the file; zeros past its end."""
+    """Return numbers read from the file; zeros past its end."""
     handle.seek(offset)
     size = struct.calcsize(form)
     return struct.unpack(form, handle.read(size).ljust(size, b"\0"))
@@ -124,9 +124,9 @@ def read_layout(tif: tifffile.TiffFile) -> TiffLayout:
     Raises
     ------
     UnsupportedVariantError
-        If another backend has to read it, or none can.
+        If the TIFF is of a kind that is not decoded here.
     ValueError
-        If it is broken.
+        If the file is broken.
     """
     if not tif.pages:
         raise ValueError("it lists no image")
@@ -157,7 +157,7 @@ def _of_vendor(tif: tifffile.TiffFile) -> TiffLayout:
 
 
 def _tiles_overlap(tif: tifffile.TiffFile) -> bool:
-    """Whether Trestle's scanners wrote it, or Ventana's: of these one of the first pages speaks, not always the very first."""
+    """Return whether a Trestle or Ventana scanner wrote the file; Ventana's name is on one of the first pages."""
     if tif.pages.first.software.startswith("MedScan"):
         return True
     pages = [page for page in tif.pages[:3] if isinstance(page, tifffile.TiffPage)]
@@ -168,7 +168,7 @@ def _plain(tif: tifffile.TiffFile) -> TiffLayout:
     series = _largest(tif)
     first, focus = _in_focus(tif, series)
     pages = _pyramid(series, first)
-    # Levels that do not shrink by exactly two, three or four are series of their own; and some writers do not mark theirs.
+    # tifffile makes levels that do not shrink by exactly two, three or four series of their own; some writers do not mark levels.
     alone = len(pages) == 1
     others = [page for other in tif.series if other is not series for page in _pyramid(other)]
     others = [page for page in others if page.is_tiled and (alone or page.is_reduced)]
@@ -194,7 +194,7 @@ def _svs(tif: tifffile.TiffFile) -> TiffLayout:
     mpp = length_um(re.split(r"\s*(?:/|per)\s*", stated)[0])
     pages, named = _pyramid(series, first), _named(tif, series)
     second = tif.pages[named["thumbnail"]] if "thumbnail" in named else None
-    if isinstance(second, tifffile.TiffPage) and second.is_tiled:  # thumbnails are in strips: it was written without one
+    if isinstance(second, tifffile.TiffPage) and second.is_tiled:  # thumbnails are in strips, so this file has none
         del named["thumbnail"]
         pages = [pages[0], *sorted([*pages[1:], second], key=lambda page: -page.imagewidth)]
     return TiffLayout(
@@ -221,7 +221,7 @@ def _ndpi(tif: tifffile.TiffFile) -> TiffLayout:
 
 
 def _focused(tif: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[str]]:
-    """Return the levels of one focal plane of NDPI, and a sentence if there are several."""
+    """Return the levels of one focal plane of an NDPI file, and a note if there are several planes."""
     planes: dict[int, list[tifffile.TiffPage]] = {}
     for page in tif.pages:
         if isinstance(page, tifffile.TiffPage) and page.tags.valueof(_NDPI_MAGNIFICATION, default=0) > 0:
@@ -246,7 +246,7 @@ def _scn(tif: tifffile.TiffFile) -> TiffLayout:
             if element.tag.endswith("}dimension") and int(element.get("c", 0)) == 0:
                 planes.setdefault(int(element.get("z", 0)), []).append((int(element.get("r", 0)), int(element.attrib["ifd"])))
         if not planes:
-            raise UnsupportedVariantError("its collection is not a plain one")
+            raise UnsupportedVariantError("its SCN collection has an unknown structure")
         plane, focus = focal_plane(len(planes))
         pages = [
             page for _, ifd in sorted(planes[sorted(planes)[plane]]) if isinstance(page := tif.pages[ifd], tifffile.TiffPage)
@@ -337,7 +337,7 @@ def _ome_in_planes(tif: tifffile.TiffFile) -> TiffLayout:
     listed = [[level.pages[first + channel * step] for channel in order] for level in series.levels]
     planes = [[plane for plane in level if plane is not None] for level in listed]
     if any(len(level) < len(order) for level in planes):
-        raise UnsupportedVariantError("it lacks a channel", final=True, remedy=CHOOSE_CHANNELS)
+        raise UnsupportedVariantError("one of its channels is missing", final=True, remedy=CHOOSE_CHANNELS)
     notes = ["Its three channels are read as red, green and blue.", *focus, *_first_of(series, but="YXSZC")]
     return TiffLayout(
         "OME-TIFF", _pyramid(series), stated_mpp(tif, series), _properties(page), _named(tif, series), notes, planes
@@ -345,7 +345,7 @@ def _ome_in_planes(tif: tifffile.TiffFile) -> TiffLayout:
 
 
 def _rgb_order(channels: list[Element]) -> list[int] | None:
-    """Return which channels are red, green and blue; None if they are of other colours, or of fluorescence."""
+    """Return the numbers of the red, green and blue channels; None if they have other colours or are fluorescence."""
     fluorescent = ("Fluor", "EmissionWavelength", "ExcitationWavelength")
     if any(channel.get(name) for channel in channels for name in fluorescent):
         return None
@@ -362,7 +362,7 @@ def _physical_size(pixels: Element) -> tuple[float, float] | None:
 
 
 def _image_of(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Element | None:
-    """Return OME's Pixels element of a series, if it can be told which it is."""
+    """Return OME's Pixels element of a series; None if it is ambiguous."""
     images = [element for element in _xml(tif.ome_metadata or "").iter() if element.tag.endswith("}Image")]
     if len(images) != len(tif.series):
         return None
@@ -377,7 +377,7 @@ def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple
     if tif.is_imagej:
         about = tif.imagej_metadata or {}
         units = [unit_um(str(about.get(name) or about.get("unit") or "")) for name in ("yunit", "unit")]
-        if any(units):  # then the tags are pixels per this unit, whatever they call it
+        if any(units):  # then the tags are pixels per this unit, whatever ResolutionUnit says
             return _resolution(series.keyframe, units)
     return _resolution(series.keyframe)
 
@@ -386,7 +386,7 @@ def stated_mpp(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple
 
 
 def _in_focus(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, z_um: Sequence[float] = ()) -> tuple[int, tuple[str, ...]]:
-    """Return the number of the first picture of the focal plane to read, and a sentence if there are several planes."""
+    """Return the number of the first image in the focal plane to read, and a note if there are several planes."""
     sizes = dict(zip(series.axes, series.shape, strict=False))
     plane, notes = focal_plane(sizes.get("Z", 1), z_um)
     stack = [axis for axis in series.axes if axis not in "YXS"]
@@ -396,12 +396,12 @@ def _in_focus(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, z_um: Seq
 
 
 def _is_of(tif: tifffile.TiffFile, page: tifffile.TiffPage | tifffile.TiffFrame | None) -> bool:
-    """Whether a picture is there and lies in this file: OME-TIFF may be spread over several."""
+    """Return whether an image exists and is in this file: an OME-TIFF may be spread over several."""
     return page is not None and page.parent is tif
 
 
 def _heights(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[float]:
-    """Return the z positions in µm that OME states of the focal planes; empty if not of all, or not in a unit of length."""
+    """Return the z positions of the focal planes in µm from OME's metadata; empty if incomplete or without a unit of length."""
     found: dict[int, float] = {}
     for element in _image_of(tif, series) or ():
         if element.tag.endswith("}Plane"):
@@ -413,8 +413,8 @@ def _heights(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[fl
 
 
 def _first_of(series: tifffile.TiffPageSeries, but: str = "YXSZ") -> list[str]:
-    """Return a sentence for each axis, ``but`` some, along which the first picture is read."""
-    kinds = {"T": "time points", "C": "channels of colour"}
+    """Return a note for each axis along which only the first image is read; axes in ``but`` are left out."""
+    kinds = {"T": "time points", "C": "colour channels"}
     others = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=False) if axis not in but and n > 1]
     planar = series.keyframe.planarconfig == _PLANAR
     return [
@@ -434,7 +434,7 @@ def _largest(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 
 
 def _pyramid(series: tifffile.TiffPageSeries, first: int = 0) -> list[tifffile.TiffPage]:
-    """Return the levels of the first picture of a series, or of another one."""
+    """Return the levels of an image of a series, by default the first."""
     chosen = [level.pages[first] if first else level.keyframe for level in series.levels]
     return [page if isinstance(page, tifffile.TiffPage) else page.aspage() for page in chosen if page is not None]
 

@@ -1,4 +1,4 @@
-"""Which pages of a TIFF are levels of its pyramid, and where their pixels lie on level 0."""
+"""The pages of a TIFF that are levels of its pyramid, and their exact geometry."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["place_levels"]
 
 _SLACK_PX = 1.0
-"""Writers round the sizes of levels down, up or to the nearest, and some do so once per level."""
+"""Tolerance in pixels: writers round the sizes of levels down, up or to the nearest, some once per level."""
 _LOOKS_LIKE_A_LEVEL = 0.1
 _MOST_HALVINGS = 12
 
 
 def place_levels(pages: list[tifffile.TiffPage]) -> tuple[list[int], tuple[Level, ...], list[str]]:
-    """Return which pages are levels, their geometry, and sentences on those that were left out.
+    """Return the indices of the pages that are levels, the levels, and notes on pages that were left out.
 
-    Some writers state the sizes of lower levels rounded up to whole tiles. Such a level is 2^n times smaller, and what lies
-    beyond the slide's edge is cut off; taken by its stated size it would lie up to several percent aside.
+    Some writers round the sizes of coarser levels up to whole tiles. Such a level is 2^n times smaller than level 0, and its
+    padding is cut off; the ratio of the stated sizes would shift its pixels by up to several percent.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def _place(full: tuple[int, int], page: tifffile.TiffPage, finer: list[Level]) -
 
 
 def _ratios(full: tuple[int, int], stated: tuple[int, int]) -> tuple[float, float]:
-    """Return the least and the greatest downsample that give both sides of a level, as rounding allows."""
+    """Return the smallest and largest downsample that explain both sides of a level, given rounding."""
     sides = list(zip(full, stated, strict=True))
     low = max(n / (m + _SLACK_PX) for n, m in sides)
     return low, min(n / (m - _SLACK_PX) if m > _SLACK_PX else math.inf for n, m in sides)
@@ -71,10 +71,10 @@ def _rounded_up(full: tuple[int, int], step: int, tile: tuple[int, int]) -> tupl
 
 
 def _choose(halvings: list[int], finer: list[Level]) -> int:
-    """Return the halvings that go on as the finer levels do: a level of a single tile can be any."""
+    """Return the number of halvings that continues the finer levels' series: for a level of one tile several are possible."""
     so_far = [round(math.log2(level.downsample)) for level in finer]
-    due = 2 * so_far[-1] - so_far[-2] if len(so_far) > 1 else halvings[0]
-    return min((n for n in halvings if n > so_far[-1]), key=lambda n: abs(n - due), default=halvings[0])
+    expected = 2 * so_far[-1] - so_far[-2] if len(so_far) > 1 else halvings[0]
+    return min((n for n in halvings if n > so_far[-1]), key=lambda n: abs(n - expected), default=halvings[0])
 
 
 def _looks_like_a_level(full: tuple[int, int], page: tifffile.TiffPage) -> bool:

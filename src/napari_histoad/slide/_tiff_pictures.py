@@ -1,4 +1,4 @@
-"""Pictures beside a slide in a TIFF: label, macro and thumbnail, in whatever way each of them is stored."""
+"""The label, macro and thumbnail pictures in a TIFF, in all ways in which they are stored."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def read_picture(path: Path, number: int) -> NDArray[np.uint8]:
     Raises
     ------
     ValueError, RuntimeError, TypeError, OSError
-        If it cannot be decoded, or its colours are not known.
+        If it cannot be decoded, or its colour space is unknown.
     """
     with open_binary(path) as handle:
         page = tifffile.TiffFile(handle).pages[number]
         if not isinstance(page, tifffile.TiffPage):
-            raise TypeError("it is not described")
+            raise TypeError("it has no tags")
         try:
             level = parse_level(page)
         except UnsupportedVariantError:
@@ -64,7 +64,7 @@ def _decode(level: TiledLevel, handle: BinaryIO) -> NDArray[np.uint8]:
 
 
 def _in_rgb(page: tifffile.TiffPage) -> NDArray[np.uint8]:
-    """Return what is no 8-bit RGB as such: a label may be black and white, a palette, or of 16 bits."""
+    """Return a page that is not 8-bit RGB as such: a label may be black and white, have a palette, or 16 bits."""
     pixels = page.asarray()
     if page.planarconfig == _PLANAR and pixels.ndim == 3:
         pixels = np.moveaxis(pixels, 0, -1)
@@ -83,7 +83,7 @@ def _in_rgb(page: tifffile.TiffPage) -> NDArray[np.uint8]:
         return np.ascontiguousarray(pixels[..., :3])
     mode = {_CMYK: "CMYK", _YCBCR: "YCbCr"}.get(kind)
     if mode is None or pixels.ndim != 3 or pixels.shape[2] != len(Image.new(mode, (1, 1)).getbands()):
-        raise ValueError(f"its colours (PhotometricInterpretation {int(kind)}) are not known")
+        raise ValueError(f"its colour space (PhotometricInterpretation {int(kind)}) is unknown")
     return np.asarray(Image.frombytes(mode, pixels.shape[1::-1], np.ascontiguousarray(pixels).tobytes()).convert("RGB"))
 
 

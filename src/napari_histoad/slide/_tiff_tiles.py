@@ -1,4 +1,4 @@
-"""Decoding of single tiles and strips of a TIFF, free of any file handle and bounded by what the tags declare."""
+"""Decoding single tiles and strips of a TIFF from their bytes; sizes are limited to those that the tags declare."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _IN_RGB = "convert it to RGB, for example: magick IN -colorspace sRGB -type True
 
 @dataclass(frozen=True)
 class TiledLevel:
-    """One resolution: where its segments (tiles, or strips as wide tiles) lie, and how one is decoded.
+    """One level: the positions of its segments (tiles, or strips as wide tiles) in the file, and how to decode them.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class TiledLevel:
     across : int
         Segments per row of segments.
     offsets, counts : (planes * down * across,) int64
-        Where each segment lies in the file, in bytes; a count of 0 is one that the file lacks.
+        Position and size of each segment in the file, in bytes; a size of 0 means that it is missing.
     samples : int
         3, or 4 with alpha.
     """
@@ -92,7 +92,7 @@ class TiledLevel:
         return -(-self.shape[0] // self.tile[0]) * self.across
 
     def segments(self, number: int) -> list[tuple[int, int]]:
-        """Return (offset, count) of the segments that make up one tile."""
+        """Return (offset, size) in bytes of the segments that make up one tile."""
         step = self.tiles
         numbers = range(number, len(self.offsets), step) if self.planar else (number,)
         return [(int(self.offsets[n]), int(self.counts[n])) for n in numbers]
@@ -103,7 +103,7 @@ class TiledLevel:
         Raises
         ------
         ValueError, RuntimeError, TypeError, OSError
-            If the bytes are not what the tags declare.
+            If the bytes do not match the tags.
         """
         if self.planar:
             for channel, data in enumerate(segments[:3]):
@@ -122,15 +122,15 @@ class TiledLevel:
             on_white(tile, target, premultiplied=self.alpha == "associated")
 
     def can_reduce(self, factor: int) -> bool:
-        """Return whether tiles can be decoded in 1/2, 1/4 or 1/8 size: plain JPEG tiles of whole blocks."""
+        """Return whether tiles can be decoded at 1/2, 1/4 or 1/8 size: only plain JPEG tiles of whole blocks can."""
         whole = self.tile[0] % 8 == 0 and self.tile[1] % 8 == 0
         jpeg = self.compression in _JPEG and self.samples == 3 and self.header is None
         return factor in (2, 4, 8) and whole and jpeg and not self.planar and not self.strips
 
     def decode_reduced(self, number: int, data: bytes, factor: int, out: NDArray[np.uint8]) -> None:
-        """Decode one tile in reduced size into ``out`` (tile_h // factor, tile_w // factor, 3), contiguous.
+        """Decode one tile at reduced size into ``out`` (tile_h // factor, tile_w // factor, 3), contiguous.
 
-        The inverse cosine transform of fewer coefficients is a low-pass filter of its own, and cheaper than the whole one.
+        An inverse cosine transform of fewer coefficients acts as a low-pass filter, and is faster than the full one.
         """
         if self._decode_jpeg(data, out, factor):
             return
@@ -139,9 +139,9 @@ class TiledLevel:
         out[:] = np.asarray(Image.fromarray(tile).reduce(factor))
 
     def _decode_jpeg(self, data: bytes, out: NDArray[np.uint8], factor: int = 1) -> bool:
-        """Decode a plain JPEG into ``out``; False if it is not what the tags declare: the usual way finds out why.
+        """Decode a plain JPEG into ``out``; return False if it does not match the tags: `_decode` then reports why.
 
-        libjpeg-turbo's own interface, a quarter faster than reading its scanlines one by one.
+        Uses libjpeg-turbo's own interface, which is a quarter faster than reading line by line.
         """
         height, width = out.shape[:2]
         try:
@@ -153,21 +153,21 @@ class TiledLevel:
         return bool(pixels.shape == out.shape)
 
     def _stand_alone(self, data: bytes) -> bytes:
-        """Return a JPEG with its tables in it, and marked as RGB if it is: TIFF keeps both elsewhere.
+        """Return a complete JPEG: with its tables, and marked as RGB if it is; TIFF stores both elsewhere.
 
         Raises
         ------
         ValueError
-            If it carries a mark of its own, which would prevail.
+            If it has a colour mark already, which would take precedence.
         """
         tables = self.tables[2:-2] if self.tables else b""
         if _ADOBE_NAME in tables or _ADOBE_NAME in data[:1024]:
-            raise ValueError("it is marked already")
+            raise ValueError("it has a colour mark already")
         mark = b"" if self.colorspace[0] is None else _ADOBE_RGB
         return data[:2] + mark + tables + data[2:] if mark or tables else data
 
     def _rows(self, number: int) -> int:
-        """Return the rows of a segment: the last strip is shorter, tiles never are."""
+        """Return the number of rows of a segment: the last strip may be shorter."""
         top = number // self.across * self.tile[0]
         return min(self.tile[0], self.shape[0] - top) if self.strips else self.tile[0]
 
@@ -176,12 +176,12 @@ class TiledLevel:
         rows, width = self._rows(number), self.tile[1]
         codec = _BYTE_CODECS.get(self.compression)
         if codec is not None or self.compression == 1:
-            # One strip may hold more rows than it should; a bomb may hold any number. The buffer bounds both.
+            # A strip may have too many rows, and a decompression bomb any number: the size of the buffer limits both.
             size = self.tile[0] * width * samples
             raw = data[:size] if codec is None else codec(data, out=size)
             whole = len(raw) // (width * samples)
             if whole < rows:
-                raise ValueError(f"{len(raw):,} bytes, {rows * width * samples:,} due")
+                raise ValueError(f"{len(raw):,} bytes instead of {rows * width * samples:,}")
             tile = np.frombuffer(raw, np.uint8)[: rows * width * samples].reshape(rows, width, samples)
             return imagecodecs.delta_decode(tile, axis=-2) if self.predictor == 2 else tile
         if self.compression in _JPEG:
@@ -201,11 +201,11 @@ class TiledLevel:
         if tile.ndim == 2:
             tile = tile[..., None]
         if tile.dtype != np.uint8 or tile.shape[2] != samples:
-            raise ValueError(f"{tile.dtype} pixels of {tile.shape[2]} samples, uint8 of {samples} due")
+            raise ValueError(f"{tile.dtype} pixels of {tile.shape[2]} samples instead of uint8 of {samples}")
         return tile[: self.tile[0], :width]
 
     def _is_ycbcr(self, code: Codestream) -> bool:
-        """Return whether components of JPEG 2000 are YCbCr: Aperio's compressions say so, else the colour box or the tags."""
+        """Return whether JPEG 2000 components are YCbCr: by Aperio's compression number, else the colour box, else the tags."""
         if self.compression in (_APERIO_YCBCR, _APERIO_RGB):
             return self.compression == _APERIO_YCBCR
         if code.ycbcr is not None:
@@ -213,7 +213,7 @@ class TiledLevel:
         return code.subsampled or (self.photometric == _YCBCR and not code.transformed)
 
     def _check_declared(self, data: bytes) -> None:
-        """Refuse a compressed image that says it is larger than its tile, before memory is spent on it."""
+        """Check that a compressed image is not larger than its tile, before memory is allocated for it."""
         try:
             with Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
@@ -223,22 +223,22 @@ class TiledLevel:
 
     def _check_size(self, height: int, width: int) -> None:
         if height > self.tile[0] or width > self.tile[1]:
-            raise ValueError(f"{height} x {width} px, {self.tile[0]} x {self.tile[1]} declared")
+            raise ValueError(f"{height} x {width} px instead of {self.tile[0]} x {self.tile[1]}")
 
 
 def parse_level(page: tifffile.TiffPage, planes: Sequence[tifffile.TiffPage | tifffile.TiffFrame] = ()) -> TiledLevel:
-    """Return all that decoding a page needs.
+    """Return everything that is needed to decode the tiles of a page.
 
     Parameters
     ----------
     page : TiffPage
     planes : sequence of TiffPage or TiffFrame
-        Three grey pages, of which it is the first, that are red, green and blue.
+        The red, green and blue page, if they are separate grey pages; ``page`` is the first of them.
 
     Raises
     ------
     UnsupportedVariantError
-        If it is not 8-bit RGB(A), or of a compression that is not decoded here.
+        If the page is not 8-bit RGB(A), or its compression is not decoded here.
     ValueError
         If its tags contradict each other.
     """
@@ -246,7 +246,7 @@ def parse_level(page: tifffile.TiffPage, planes: Sequence[tifffile.TiffPage | ti
     planar = page.planarconfig == _PLANAR or bool(planes)
     known = _JPEG | _JPEG2000 | set(_IMAGE_CODECS) | set(_BYTE_CODECS) | {1}
     if page.compression not in known or page.predictor not in (1, 2) or page.fillorder != 1:
-        raise UnsupportedVariantError(f"its compression ({page.compression}, predictor {page.predictor}) is not known")
+        raise UnsupportedVariantError(f"its compression ({page.compression}, predictor {page.predictor}) is unknown")
     height, width = page.imagelength, page.imagewidth
     tile = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
     if min(height, width, *tile) < 1 or max(height, width, *tile) > _LARGEST_SIDE:

@@ -1,4 +1,4 @@
-"""Slides that come in tiles: one tile is decoded once and kept for a while."""
+"""Slides that are stored in tiles; decoded tiles are cached."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["TiledSlide"]
 
 
 class TiledSlide(Slide):
-    """Boxes out of tiles; a subclass says how one tile is decoded.
+    """A slide that is read tile by tile; a subclass implements how one tile is decoded.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class TiledSlide(Slide):
 
     @abstractmethod
     def _decode(self, source: int, row: int, column: int, out: NDArray[np.uint8]) -> None:
-        """Fill ``out`` (tile_h, tile_w, 3), contiguous, with one tile; what lies outside the level is arbitrary."""
+        """Fill ``out`` (tile_h, tile_w, 3), contiguous, with one tile; pixels outside the level are arbitrary."""
 
     def _read_inside(self, source: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
         (tile_h, tile_w), (h, w) = self._tiles[source], out.shape[:2]
@@ -64,13 +64,13 @@ class TiledSlide(Slide):
                     target[:] = scratch
                 continue
             with self._cache.tile(key, (tile_h, tile_w), decode, wait=last) as tile:
-                if tile is None:  # another thread is at it: the others first
+                if tile is None:  # another thread is decoding it: read the other tiles first
                     todo.append((row, column, True))
                 else:
                     target[:] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def _scratch(self, height: int, width: int) -> NDArray[np.uint8]:
-        """Return this thread's own memory for one tile: used again at once, it stays in the processor's caches."""
+        """Return this thread's buffer for one tile: used again and again, it stays in the processor's caches."""
         known: NDArray[np.uint8] | None = getattr(self._threads, "tile", None)
         if known is None or known.shape[:2] != (height, width):
             (known,) = memory_for_tiles(1, height, width)
@@ -78,7 +78,7 @@ class TiledSlide(Slide):
         return known
 
     def overview(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return the whole slide resampled to ``shape``, and let go of that level's tiles: nobody asks for them next."""
+        """Return the whole slide resampled to ``shape``, and release the tiles read for it."""
         try:
             return super().overview(shape)
         finally:

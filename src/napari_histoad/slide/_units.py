@@ -1,4 +1,4 @@
-"""Lengths as programs state them, in µm: units in all their spellings, and numbers with a decimal comma."""
+"""Parsing lengths from metadata: units in all spellings, and numbers with a decimal point or comma."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ _WORDS_UM = {
     **dict.fromkeys(("yd", "yard"), 3 * _FOOT_UM),
     **dict.fromkeys(("mi", "mile"), 5280 * _FOOT_UM),
 }
-"""By lower-case word without the plural's s."""
+"""µm per unit, by the unit's name in lower case and singular."""
 
 _ESCAPED = re.compile(r"\\u([0-9a-f]{4})|\\x([0-9a-f]{2})", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*", re.DOTALL)
 
 
 def unit_um(text: str | None) -> float | None:
-    """Return the µm of a unit of length, None if it is no such unit.
+    """Return the length of a unit in µm; None if it is not a unit of length.
 
-    Both code points for µ and Å are known, escaped or doubly encoded ones too; symbols with SI prefixes (Mm is not mm);
-    words in any case, in singular and plural.
+    Accepts both code points of µ and Å, also escaped or doubly encoded; symbols with SI prefixes (Mm is not mm); and names in
+    any case, singular or plural.
 
     Parameters
     ----------
@@ -80,14 +80,14 @@ def unit_um(text: str | None) -> float | None:
 
 
 def length_um(text: object, unit: str | None = "µm") -> float | None:
-    """Return a length in µm, None if it is none: ``0.5``, ``0,5``, ``500 nm``.
+    """Return a length such as ``0.5``, ``0,5`` or ``500 nm`` in µm; None if it is not a positive length.
 
     Parameters
     ----------
     text : str or float
-        A unit within it prevails.
+        May contain a unit.
     unit : str, optional
-        The unit where the text has none.
+        The unit of a text that contains none.
     """
     found = _NUMBER.fullmatch(str(text))
     value, factor = (_positive(found[1]), unit_um(found[2] or unit)) if found else (None, None)
@@ -95,7 +95,7 @@ def length_um(text: object, unit: str | None = "µm") -> float | None:
 
 
 def size_um(y: float | None, x: float | None) -> tuple[float, float] | None:
-    """Return the size of a pixel (y, x); where one side is not stated pixels are taken as square."""
+    """Return the size of a pixel (y, x); if one side is unknown, the pixel is taken as square."""
     y, x = y or x, x or y
     return None if y is None or x is None else (y, x)
 

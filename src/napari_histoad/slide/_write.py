@@ -1,4 +1,4 @@
-"""A pyramidal tiled TIFF, written band by band: memory grows with the width of the slide only."""
+"""Writing pyramidal tiled TIFFs band by band: memory depends only on the width of the slide."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def convert_job(slide: Slide, path: Path, *, lossless: bool = False) -> Job[Path
     slide : Slide
         Only level 0 is read.
     path : Path
-        The file to write; replaced when the copy is whole.
+        The file to write; an existing one is replaced when the copy is complete.
     lossless : bool
-        Deflate instead of JPEG: about five times the size, the same pixels.
+        Deflate instead of JPEG: the same pixels, but about five times the size.
 
     Raises
     ------
     SlideError
         If a part of the slide cannot be read.
     OutputError
-        If the file cannot be written, or another run is writing it; nothing half-written is left.
+        If the file cannot be written, or another run is writing it; no partial file is left.
     """
     height, width = slide.shape
     bands = (slide.read(0, y, 0, min(BAND_PX, height - y), width) for y in range(0, height, BAND_PX))
@@ -66,20 +66,20 @@ def pyramid_job(
     title: str,
     lossless: bool = False,
 ) -> Job[Path]:
-    """Write bands of level 0 and the levels that follow from them by fourfold area means.
+    """Write a pyramid from bands of level 0; each further level is a fourfold area mean of the one before.
 
     Parameters
     ----------
     path : Path
-        Written under another name and renamed when it is whole.
+        Written atomically.
     bands : iterable of (BAND_PX, width, 3) uint8
-        From top to bottom; the last one may be lower.
+        From top to bottom; the last one may have fewer rows.
     shape : tuple[int, int]
         (height, width) of level 0.
     mpp : float or None
         µm per level-0 pixel.
     title : str
-        What progress is called.
+        Stage shown in progress reports.
     lossless : bool
         Deflate instead of JPEG.
     """
@@ -103,7 +103,7 @@ def _write(
         shapes.append((-(-shapes[-1][0] // _FACTOR), -(-shapes[-1][1] // _FACTOR)))
     total = -(-shape[0] // BAND_PX)
     with _TiffBands(path, lossless=lossless) as tiff, ExitStack() as files:
-        # Plain files, not mapped ones: on a full disk a mapped page kills the process instead of raising.
+        # Plain files instead of memory maps: on a full disk, a mapped page kills the process instead of raising an error.
         coarse: list[BinaryIO] = [files.enter_context((scratch / f"{i}").open("w+b")) for i in range(1, len(shapes))]
         tiff.start(shape, mpp, first=True)
         yield Progress(title, 0, total, "bands")
@@ -125,7 +125,7 @@ def _write(
 
 
 class _TiffBands:
-    """A TIFF written band by band: tifffile pulls tiles from an iterator, here in a thread that is fed band by band."""
+    """Writes a TIFF band by band: tifffile takes its tiles from an iterator, in a thread that receives them through a queue."""
 
     def __init__(self, path: Path, *, lossless: bool) -> None:
         self._writer = tifffile.TiffWriter(path, bigtiff=True)
@@ -141,23 +141,23 @@ class _TiffBands:
         try:
             if kind is None:
                 self.finish()
-            elif self._thread is not None:  # cut short: what the writer misses is of no interest
+            elif self._thread is not None:  # stopped early: errors of the writer do not matter
                 self._put(None)
                 self._thread.join()
         finally:
             self._writer.close()
 
     def start(self, shape: tuple[int, int], mpp: float | None, *, first: bool) -> None:
-        """Finish the level at hand and begin the next."""
+        """Finish the current level and begin the next."""
         self.finish()
-        # Bounded: a fast painter must not fill the memory before a slow disk.
+        # Bounded, so that tiles do not fill the memory if the disk is slow.
         band_tiles = -(-shape[1] // _TILE) * (BAND_PX // _TILE)
         self._tiles = queue.Queue(maxsize=2 * band_tiles)
         self._thread = threading.Thread(target=self._write, args=(shape, mpp), kwargs={"first": first}, daemon=True)
         self._thread.start()
 
     def add(self, band: NDArray[np.uint8]) -> None:
-        """Encode the tiles of a band and hand them to the writer."""
+        """Encode the tiles of a band and pass them to the writer."""
         h, w = band.shape[:2]
         padded = np.pad(band, ((0, -h % _TILE), (0, -w % _TILE), (0, 0)), mode="edge")
         for y in range(0, padded.shape[0], _TILE):
@@ -173,7 +173,7 @@ class _TiffBands:
         )
 
     def finish(self) -> None:
-        """Wait until the level at hand is on disk."""
+        """Wait until the current level is written."""
         if self._thread is not None:
             self._put(None)
             self._thread.join()
@@ -209,7 +209,7 @@ class _TiffBands:
                 **coding,
                 **size,
             )
-        except BaseException as err:  # noqa: BLE001 - raised again in the thread that feeds this one
+        except BaseException as err:  # noqa: BLE001 - raised again in the thread that adds bands
             self._error = err
 
 

@@ -28,12 +28,12 @@ def is_zarr(path: Path) -> bool:
 
 
 class OmeZarrSlide(ArraySlide):
-    """An OME-Zarr picture of three or four 8-bit channels.
+    """An OME-Zarr image of three or four 8-bit channels.
 
     Raises
     ------
     SlideError
-        If it is none.
+        If the folder is not such an image.
     """
 
     format: ClassVar[str] = "OME-Zarr"
@@ -56,12 +56,12 @@ class OmeZarrSlide(ArraySlide):
 
 
 def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | None, dict[str, str]]:
-    """Return the levels of an OME-Zarr picture, µm per pixel (y, x), and what it says of itself.
+    """Return the levels of an OME-Zarr image, µm per pixel (y, x), and its metadata.
 
     Raises
     ------
     SlideError
-        If it is no single picture.
+        If the folder is not a single OME-Zarr image.
     """
     import zarr  # takes longer to load than a TIFF takes to open
 
@@ -69,7 +69,7 @@ def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | No
         group = zarr.open_group(path, mode="r")
         attributes: dict[str, Any] = dict(group.attrs)
         if "bioformats2raw.layout" in attributes.get("ome", attributes):
-            group = zarr.open_group(path / "0", mode="r")  # a collection: its first picture is the slide
+            group = zarr.open_group(path / "0", mode="r")  # a collection: its first image is the slide
             attributes = dict(group.attrs)
         ome = attributes.get("ome", attributes)
         scales = ome["multiscales"][0]
@@ -81,13 +81,13 @@ def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | No
         raise
     except (KeyError, IndexError, TypeError, ValueError, OSError, AttributeError) as err:
         msg = f"{path.name} is not an OME-Zarr slide ({str(err).splitlines()[0] if str(err) else type(err).__name__})"
-        raise SlideError(msg, "name the folder that holds the multiscales metadata") from err
+        raise SlideError(msg, "give the folder that contains the multiscales metadata") from err
     version = str(ome.get("version") or scales.get("version") or "0.4")
     return levels, mpp_yx, {"OME-Zarr version": version, "Name": str(scales.get("name") or path.stem)}
 
 
 def _mpp(scales: dict[str, Any]) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
-    """Return µm per level-0 pixel (y, x) from the scale transformations, if the axes have a unit of length; else why not."""
+    """Return µm per level-0 pixel (y, x) from the scale transformations; None and a note if the axes have no unit of length."""
     factors = np.ones(len(scales["axes"]))
     for step in (*scales.get("coordinateTransformations", []), *scales["datasets"][0].get("coordinateTransformations", [])):
         if step.get("type") == "scale":
@@ -97,7 +97,7 @@ def _mpp(scales: dict[str, Any]) -> tuple[tuple[float, float] | None, tuple[str,
         if axis["name"] in "yx":
             unit = unit_um(axis.get("unit"))
             if unit is None:
-                stated = f"{axis['unit']}, which is no length" if axis.get("unit") else "no unit"
-                return None, () if factor == 1 else (f"Its scale of {factor:g} has {stated}: it is not read as µm per pixel.",)
+                stated = f"the unit {axis['unit']}, not a unit of length" if axis.get("unit") else "no unit"
+                return None, () if factor == 1 else (f"Its scale of {factor:g} has {stated}: it is not used as µm per pixel.",)
             sizes[axis["name"]] = float(factor) * unit
     return (sizes["y"], sizes["x"]), ()

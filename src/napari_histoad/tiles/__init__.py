@@ -1,7 +1,7 @@
-"""Where: which tiles of a slide are looked at, and their pixels.
+"""Tiles: which parts of a slide are analysed, and their pixels.
 
-`find_tissue` says what is tissue, `TileGrid` says where the tiles lie, `TileLoader` decodes them ahead of use,
-`TileSet` holds training tiles in memory.
+`find_tissue` finds the tissue, `TileGrid` places tiles on it, `TileLoader` decodes them in the background, and `TileSet` holds
+training tiles in memory.
 """
 
 from napari_histoad.tiles._alike import near_duplicates

@@ -1,4 +1,4 @@
-"""Tiles that are nearly the same picture: copies, also turned, flipped, brighter or compressed again."""
+"""Finding near-duplicate tiles: copies that may be rotated, flipped, brightened or compressed again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["near_duplicates"]
 
 _SIDE = 16
 _ALIKE_BITS = 48
-"""Of 512: different tissue differs by about 240, in the likest of 8 orientations by some 200; copies by few."""
+"""Bits of 512. Different tissue differs in about 240, in the most similar of 8 orientations in about 200; copies in few."""
 _FLAT = 2.0
-"""Grey levels between neighbouring means; smaller differences are noise, as on glass."""
+"""Difference in grey levels between neighbouring means; smaller differences are noise, as on glass."""
 
 
 def near_duplicates(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the cluster (N,) int64 of each tile (N, H, W, 3) uint8; those that are nearly the same picture share one.
+    """Return the cluster number (N,) int64 of each tile (N, H, W, 3) uint8; near-duplicates share a cluster.
 
-    A difference hash (Krawetz 2013): whether each of 16 x 16 means is darker than its neighbours, compared in all eight
+    Uses a difference hash (Krawetz 2013): whether each of 16 x 16 means is darker than its neighbours, compared in all eight
     orientations. Clusters are connected components.
     """
     count = len(images)
@@ -44,7 +44,7 @@ def _small(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _hash(pictures: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Return (N, 8) uint64: of each mean whether it is darker than its right and than its lower neighbour."""
+    """Return the hashes (N, 8) uint64: for each mean, whether it is darker than its right and than its lower neighbour."""
     right = np.roll(pictures, -1, axis=2) - pictures > _FLAT
     below = np.roll(pictures, -1, axis=1) - pictures > _FLAT
     bits = np.stack([right, below], axis=1).reshape(len(pictures), -1)

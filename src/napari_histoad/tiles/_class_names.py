@@ -1,4 +1,4 @@
-"""Which names of classes mean normal tissue, and which do not."""
+"""Which class names and labels mean normal tissue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["ALL_TILES", "class_of_label", "kind_of", "words_of"]
 
 ALL_TILES = "all-tiles"
-"""In the place of a class: every tile is normal, whatever its folder is called."""
+"""Given instead of a class name: all tiles are normal, whatever the names of their folders."""
 _NEGATED = "(?:non|no|not|un|without|free)"
 _ANOMALY = (
     r"(?:tumou?rs?|tumou?rous|tumou?ral|cancers?|cancerous|carcinomas?|adenocarcinomas?|malignan(?:t|cy)|metasta(?:sis|ses|tic)"
@@ -50,9 +50,9 @@ def words_of(name: str) -> list[str]:
 
 
 def kind_of(name: str) -> Kind:
-    """Return what a class name says: normal, anomalous, or nothing that is known.
+    """Return the meaning of a class name: normal, anomalous, or unknown.
 
-    Numbers, as in ``0_normal`` or ``normal_012``, say nothing here.
+    Numbers, as in ``0_normal`` or ``normal_012``, are ignored.
     """
     words = [word for word in words_of(name) if word not in _FILLERS and word not in _PREFIXES]
     joined = "".join(words)
@@ -66,14 +66,14 @@ def kind_of(name: str) -> Kind:
 
 
 def class_of_label(text: str, normal: Collection[str] = ()) -> int | None:
-    """Return 0 for a label that means normal, another number for one that does not, None for none that is understood.
+    """Return 0 for a label that means normal, another number for one that does not, None for an unknown one.
 
     Parameters
     ----------
     text : str
-        0, 1, 0.0, True, normal, tumour, or any other word.
+        Such as 0, 1, 0.0, True, normal, tumour, or any other word.
     normal : collection of str
-        Labels that the user calls normal; all others are anomalous then.
+        Labels that the user declares normal; all others are anomalous then.
     """
     word = text.strip().casefold()
     if normal:

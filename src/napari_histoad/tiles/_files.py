@@ -1,4 +1,4 @@
-"""Tiles that are files: a folder, or a manifest with labels and groups."""
+"""Tiles that are picture files: in a folder, or listed in a manifest with labels and groups."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class TileFile:
-    """One tile that is a file, as listed by a manifest or found in a folder.
+    """A tile that is a picture file, listed in a manifest or found in a folder.
 
     Attributes
     ----------
     path : Path
     name : str
-        As listed.
+        Name as listed.
     label : int or None
         0 for normal; None if unknown.
     group : str
-        What it comes from; never split between training and testing.
+        What the tile comes from, such as a patient; groups are never split between training and testing.
     class_name : str
         Empty if unknown.
     """
@@ -68,9 +68,9 @@ class NormalTiles(NamedTuple):
     ----------
     files : list of TileFile
     notes : tuple of str
-        What was taken, left out and assumed, a sentence each.
+        Sentences about what was used, left out and assumed.
     grouped : bool
-        Whether something says which of them belong together.
+        Whether the manifest or the folders state which tiles belong together.
     """
 
     files: list[TileFile]
@@ -79,15 +79,15 @@ class NormalTiles(NamedTuple):
 
 
 def list_tile_files(source: Path) -> list[TileFile]:
-    """Return the tiles of a folder, or of a manifest.csv with columns file, label, class, group; the first must be there.
+    """Return the tiles of a folder, or of a manifest.csv with the column file and optionally label, class and group.
 
-    Of a folder, the class is the innermost folder with a known name (normal, benign, 0, tumour …) and the group what is above
-    and below it; the label is unknown where no folder has one.
+    In a folder, the class of a tile is the innermost folder with a known name (normal, benign, 0, tumour …), and its group are
+    the folders above and below that; the label is None if no folder has a known name.
 
     Raises
     ------
     SettingsError
-        If nothing is there, or the manifest is not understood.
+        If there are no tiles, or the manifest is invalid.
     """
     if source.is_dir():
         found = sort_into_classes(source, find_tiles(source))
@@ -99,21 +99,22 @@ def list_tile_files(source: Path) -> list[TileFile]:
 
 
 def list_normal_files(source: Path, normal: Collection[str] = ()) -> NormalTiles:
-    """Return the normal tiles of a folder or manifest, and what was left out.
+    """Return the normal tiles of a folder or manifest, with notes on what was left out.
 
-    Of a manifest these are those of label 0, or of a class that means normal; without both columns all. Of a folder with
-    class folders, those in the normal ones; of one with folders for training and testing, the former; of others all.
+    From a manifest, these are the tiles with label 0 or a class that means normal; without both columns, all tiles. From a folder
+    with class folders, the tiles in those that mean normal; with folders for training and testing, the training tiles; otherwise
+    all tiles.
 
     Parameters
     ----------
     source : Path
     normal : collection of str
-        Classes that are normal, in the place of the known names; ``all-tiles``: all are.
+        Names of the normal classes, instead of the known names; ``all-tiles`` if all tiles are normal.
 
     Raises
     ------
     SettingsError
-        If there are none, or there are classes of which none is known as normal.
+        If there are no normal tiles, or no class is known to mean normal.
     """
     if source.is_dir():
         found = sort_into_classes(source, find_tiles(source), normal)
@@ -126,16 +127,16 @@ def list_normal_files(source: Path, normal: Collection[str] = ()) -> NormalTiles
         unclear = [] if classes or normal else class_level_missing(kept)
         if unclear:
             names = ", ".join(unclear[:_SHOWN]) + (" …" if len(unclear) > _SHOWN else "")
-            raise SettingsError(f"the folders of {source.name} ({names}) may be classes, and none is known as normal", _WAY_OUT)
+            raise SettingsError(f"the folders of {source.name} ({names}) may be classes, but none is known as normal", _WAY_OUT)
         if normal and not classes and ALL_TILES not in normal:
             there = ", ".join(sorted({name for tile in kept for name in tile.folders})) or "none"
             raise SettingsError(f"no folder of {source.name} is named {' or '.join(normal)} (there are: {there})", _WAY_OUT)
         if kind_of(source.name) == "anomalous" and not classes and not normal:
-            notes.append(f"{source.name} is named like an anomaly, and its tiles are taken as normal.")
+            notes.append(f"{source.name} has the name of an anomaly, but its tiles are used as normal.")
         slides = sorted(path.name for path in source.iterdir() if can_open(path) and path.suffix.lower() not in PICTURE_SUFFIXES)
         if slides:
             named = ", ".join(slides[:_SHOWN]) + (" …" if len(slides) > _SHOWN else "")
-            notes.append(f"{source.name}: only its tiles are read; to read the slides beside them ({named}), name these.")
+            notes.append(f"{source.name}: only its tiles are read; to read the slides in it ({named}), give their paths.")
         grouped = len({tile.group for tile in kept if not classes or tile.label == 0}) > 1
     else:
         manifest = _manifest(source, normal)
@@ -144,7 +145,7 @@ def list_normal_files(source: Path, normal: Collection[str] = ()) -> NormalTiles
         notes, classes = list(manifest.notes), manifest.labelled and ALL_TILES not in normal
         grouped = len({t.group for t in manifest.tiles if t.group and (not classes or t.label == 0)}) > 1
         if not manifest.labelled:
-            notes.append(f"{source.name} has no labels: all of its {len(tiles):,} tiles are taken as normal.")
+            notes.append(f"{source.name} has no labels: all of its {len(tiles):,} tiles are used as normal.")
     if not classes:
         return NormalTiles(tiles, tuple(notes), grouped)
     chosen = [tile for tile in tiles if tile.label == 0]
@@ -152,11 +153,11 @@ def list_normal_files(source: Path, normal: Collection[str] = ()) -> NormalTiles
         msg = f"no tile of {source.name} is known as normal (there are: {_counts(tiles)})"
         raise SettingsError(msg, _WAY_OUT)
     left = [tile for tile in tiles if tile.label != 0]
-    taken = f"{source.name}: {_counts(chosen)} learnt from as normal"
+    taken = f"{source.name}: {_counts(chosen)} used as normal"
     return NormalTiles(chosen, (*notes, f"{taken}; left out: {_counts(left)}." if left else f"{taken}."), grouped)
 
 
-_WAY_OUT = f"say which class is normal: --normal-class NAME (Python: normal_class); {ALL_TILES} if all are"
+_WAY_OUT = f"state which class is normal: --normal-class NAME (Python: normal_class); {ALL_TILES} if all are"
 
 
 def _counts(tiles: Sequence[TileFile]) -> str:
@@ -180,14 +181,14 @@ def _check_some(tiles: Sequence[object], source: Path) -> None:
     slides = [] if tiles or not source.is_dir() else sorted(p.name for p in source.iterdir() if can_open(p) and is_slide(p))
     if slides:
         raise SettingsError(
-            f"{source} is a folder of slides, not of tiles", f"name the slides themselves: {source / slides[0]} …"
+            f"{source} is a folder of slides, not of tiles", f"give the slides themselves: {source / slides[0]} …"
         )
     if not tiles:
-        raise SettingsError(f"{source} holds no tiles", f"accepted are {', '.join(sorted(PICTURE_SUFFIXES))}")
+        raise SettingsError(f"{source} contains no tiles", f"tiles are files that end in {', '.join(sorted(PICTURE_SUFFIXES))}")
 
 
 def check_tile_files(tiles: Sequence[TileFile]) -> tuple[dict[int, tuple[int, int]], dict[int, SettingsError]]:
-    """Return (height, width) of the tiles that open, and the errors of those that do not, both by their place."""
+    """Return (height, width) of the readable tiles, and the errors of the others, both by index."""
     sizes, errors = {}, {}
     for k, tile in enumerate(tiles):
         try:
@@ -198,24 +199,26 @@ def check_tile_files(tiles: Sequence[TileFile]) -> tuple[dict[int, tuple[int, in
 
 
 def tile_side(sizes: Collection[tuple[int, int]], accepts: Callable[[int], bool], where: str) -> tuple[int, str]:
-    """Return the side that a detector of tiles of these sizes has, and a note if they are resized for it.
+    """Return the tile side of a detector to be trained on tiles of these sizes, and a note if they must be resized.
 
-    It is the files' own, or the nearest that the method accepts.
+    It is the side of the files, or the nearest that the method accepts.
 
     Raises
     ------
     SettingsError
-        If the files are of several sizes or not square: then somebody has to choose.
+        If the files have several sizes or are not square: then the user has to choose.
     """
     kinds = Counter(sizes).most_common()
     if len(kinds) > 1 or kinds[0][0][0] != kinds[0][0][1]:
         shown = ", ".join(f"{h} x {w} px ({count:,})" for (h, w), count in kinds[:_SHOWN])
         what = "of several sizes" if len(kinds) > 1 else "not square"
-        raise SettingsError(f"the tiles of {where} are {what}: {shown}", "say to which side they are resized: --tile-px 256")
+        raise SettingsError(
+            f"the tiles of {where} are {what}: {shown}", "state the side to which they are resized: --tile-px 256"
+        )
     side = kinds[0][0][0]
     near = sorted(range(32, 1025, 8), key=lambda other: (abs(other - side), -other))
     best = next((other for other in near if accepts(other)), side) if not accepts(side) else side
-    note = f"Tiles of {side} px are resized to {best} px, the nearest side that the method takes." if best != side else ""
+    note = f"Tiles of {side} px are resized to {best} px, the nearest side that the method accepts." if best != side else ""
     return best, note
 
 
@@ -226,22 +229,22 @@ def read_tile_files(
     resize: bool = True,
     errors: dict[int, SettingsError] | None = None,
 ) -> TileSet:
-    """Read tiles that are files; groups as listed.
+    """Read tiles that are picture files into memory, in their listed groups.
 
     Parameters
     ----------
     tiles : sequence of TileFile
     tile_px : int
-        Wanted side.
+        Side of the tiles in pixels.
     resize : bool
-        Whether tiles of another size are resized; otherwise they are refused.
+        Whether tiles of another size are resized; otherwise they are an error.
     errors : dict of int to SettingsError, optional
-        Receives why tiles could not be read, by their place; these are left out. Without it the first one is raised.
+        Receives the errors of tiles that cannot be read, by index, and these are left out. Without it the first error is raised.
 
     Raises
     ------
     SettingsError
-        If a file is missing, no picture, or of another size.
+        If a file is missing, not a picture, or of another size.
     """
     images = np.empty((len(tiles), tile_px, tile_px, 3), np.uint8)
     good: list[int] = []
@@ -265,6 +268,6 @@ def _fitted(pixels: NDArray[np.uint8], tile: TileFile, tile_px: int, *, resize: 
     if (height, width) == (tile_px, tile_px):
         return pixels
     if not resize:
-        msg = f"tile {tile.path.name} is {height} x {width} px, the detector takes {tile_px} x {tile_px}"
+        msg = f"tile {tile.path.name} is {height} x {width} px, but the detector needs {tile_px} x {tile_px}"
         raise SettingsError(msg, "add --resize, or train a detector for that size")
     return np.asarray(Image.fromarray(pixels).resize((tile_px, tile_px), Image.Resampling.LANCZOS))

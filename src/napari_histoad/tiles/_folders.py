@@ -1,4 +1,4 @@
-"""Folders of tiles: which files are tiles, of what class, and which belong together."""
+"""Folders of tiles: finding the tiles, and their classes and groups from the names of folders and files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GENERIC = frozenset(
     | {"core", "site", "center", "centre", "hospital", "batch", "group", "fold", "part", "set", "roi", "region", "level"}
     | {"id", "data", "images", "tiles", "patches", *_TRAIN, *_TEST}
 )
-"""Words of folders that say what a folder holds, and not what class it is."""
+"""Words in folder names that describe the content of a folder, not a class."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class FoundTile:
     folders : tuple of str
         Names of the folders between the source and the file.
     label : int or None
-        0 for normal, 1 for what is not; None if its names do not say.
+        0 for normal, 1 for anomalous; None if unknown.
     class_name : str
     group : str
-        What it comes from, as far as folders say; empty if they do not.
+        What the tile comes from according to its folders; empty if unknown.
     """
 
     path: Path
@@ -53,17 +53,17 @@ class FoundTile:
 
 
 def find_tiles(folder: Path) -> list[Path]:
-    """Return the picture files in a folder and below, sorted; hidden ones, and what systems leave behind, are passed over."""
+    """Return the picture files in a folder and its subfolders, sorted; hidden files and system folders are ignored."""
     found, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link to a folder above would lead round in circles
+        if real in seen:  # a link to a folder above would never end
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not _skipped(name)]
         paths = [Path(place, name) for name in names if not _skipped(name)]
-        # A link whose file is gone is named later on; a pipe would never end.
+        # A broken link is kept, to be reported when it is read; reading a pipe would never end.
         found += [p for p in paths if p.suffix.lower() in PICTURE_SUFFIXES and (p.is_file() or p.is_symlink())]
     return sorted(found)
 
@@ -73,17 +73,17 @@ def _skipped(name: str) -> bool:
 
 
 def sort_into_classes(folder: Path, paths: Sequence[Path], normal: Collection[str] = ()) -> list[FoundTile]:
-    """Return tiles with the class and the group that the names of their folders say, else the class in their file names.
+    """Return tiles with their class and group, from the names of their folders, else with the class from their file names.
 
-    The class is the innermost folder with a known name (normal, benign, 0, tumour …). What is above and below it is the
-    group, so that folders of the same class under different patients stay apart, and those of one patient together.
+    The class is the innermost folder with a known name (normal, benign, 0, tumour …). The folders above and below it are the
+    group, so that class folders of different patients are different groups, and those of one patient the same.
 
     Parameters
     ----------
     folder : Path
     paths : sequence of Path
     normal : collection of str
-        Names of folders that the user calls normal, in the place of the known ones; or ``all-tiles``.
+        Names of folders that the user declares normal, instead of the known names; or ``all-tiles``.
     """
     parts = [path.relative_to(folder).parts[:-1] for path in paths]
     if ALL_TILES in normal:
@@ -104,7 +104,7 @@ def sort_into_classes(folder: Path, paths: Sequence[Path], normal: Collection[st
 
 
 def class_level_missing(tiles: Sequence[FoundTile]) -> list[str]:
-    """Return names of folders that may be classes, although none is known; none if they are numbers of patients or slides."""
+    """Return the names of folders that may be classes although none is known; empty if they look like patient or slide IDs."""
     for depth in range(max((len(tile.folders) for tile in tiles), default=0)):
         names = sorted({tile.folders[depth] for tile in tiles if len(tile.folders) > depth})
         if len(names) > 1 and not all(_is_identifier(name) for name in names):
@@ -113,13 +113,13 @@ def class_level_missing(tiles: Sequence[FoundTile]) -> list[str]:
 
 
 def is_left_for_testing(tile: FoundTile, *, beside_training: bool) -> bool:
-    """Return whether a tile lies in a folder for testing, beside one for training; or is a mask of MVTec's layout."""
+    """Return whether a tile is in a folder for testing, if there is one for training; or is a mask in MVTec's layout."""
     lower = {name.casefold() for name in tile.folders}
     return bool(lower & {"ground_truth", "mask", "masks"}) or (beside_training and bool(lower & _TEST))
 
 
 def has_training_folder(tiles: Sequence[FoundTile]) -> bool:
-    """Return whether some tiles lie in a folder for training."""
+    """Return whether some tiles are in a folder for training."""
     return any(name.casefold() in _TRAIN for tile in tiles for name in tile.folders)
 
 
@@ -129,7 +129,7 @@ def _is_identifier(name: str) -> bool:
 
 
 def _numbered_levels(parts: Sequence[tuple[str, ...]]) -> set[int]:
-    """Return the depths at which all folders are called 0, 1, … or class0, class1, …: numbers of classes."""
+    """Return the depths at which all folders are named 0, 1, … or class0, class1, …, that is, after class numbers."""
     levels = set()
     for depth in range(max(map(len, parts), default=0)):
         numbers = {_NUMBERED.fullmatch(folders[depth]) for folders in parts if len(folders) > depth}
@@ -154,7 +154,7 @@ def _class_place(folders: tuple[str, ...], chosen: set[str], numbered: set[int])
 
 
 def _group(folders: tuple[str, ...], without: int | None = None) -> str:
-    """Return what a tile comes from: its folders, less the class and the parts of a data set."""
+    """Return the group of a tile: its folders without the class and the parts of a data set (train, test, …)."""
     kept = [
         name
         for depth, name in enumerate(folders)
@@ -164,7 +164,7 @@ def _group(folders: tuple[str, ...], without: int | None = None) -> str:
 
 
 def _by_file_names(tiles: list[FoundTile]) -> list[FoundTile]:
-    """Return the tiles with the classes that their file names hold, where some say that they are not normal."""
+    """Return the tiles with classes from their file names, if at least one file name means anomalous."""
     kinds = [_kind_of_file(tile.path.stem) for tile in tiles]
     if "anomalous" not in kinds and ("normal" not in kinds or all(kinds)):
         return tiles

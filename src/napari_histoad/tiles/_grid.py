@@ -1,4 +1,4 @@
-"""Geometry of tiles; no pixels."""
+"""The geometry of tiles on a slide, without pixels."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _AT_ONCE = 65_536
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Where the tiles of one slide lie.
+    """The positions of the tiles on a slide.
 
     Attributes
     ----------
     tile_px : int
-        Side of a tile as the detector sees it, in pixels.
+        Side of a tile in pixels, as passed to the detector.
     stride_px : int
-        Step between neighbours, in the same pixels; smaller than ``tile_px`` for overlap.
+        Step between neighbours in the same pixels; tiles overlap if it is smaller than ``tile_px``.
     mpp : float
-        µm per pixel of the tiles as they are read.
+        µm per pixel of the tiles.
     tile_l0 : float
-        Side of a tile in level-0 pixels; rarely a whole number.
+        Side of a tile in level-0 pixels; usually not a whole number.
     origins : (N, 2) int64
         Top left corners (y, x) in level-0 pixels.
     """
@@ -66,14 +66,14 @@ class TileGrid:
         tile_px : int
             Side of a tile in pixels.
         mpp : float
-            Wanted µm per tile pixel; one within 3% of the slide's own is taken as that, to read without resampling.
+            µm per tile pixel; within 3% of the slide's own mpp, that is used, so that tiles need no resampling.
         stride_px : int, optional
             Default: ``tile_px``, no overlap.
 
         Raises
         ------
         SettingsError
-            If the stride is not in 1 to ``tile_px``, or the slide is too coarse for the wanted mpp.
+            If the stride is not in 1 to ``tile_px``, or the slide is coarser than the requested mpp.
         """
         stride_px = tile_px if stride_px is None else stride_px
         if not 1 <= stride_px <= tile_px:
@@ -101,11 +101,11 @@ class TileGrid:
         return np.concatenate([self.origins, self.origins + self.tile_l0], axis=1)
 
     def subset(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> TileGrid:
-        """Return the grid with only the tiles that ``keep`` (mask, indices or slice) names."""
+        """Return a grid of the tiles selected by ``keep`` (mask, indices or slice)."""
         return replace(self, origins=self.origins[keep])
 
     def on_tissue(self, tissue: TissueMask, min_fraction: float = 0.1) -> TileGrid:
-        """Return the tiles of which at least ``min_fraction``, and in any case some part, is tissue."""
+        """Return a grid of the tiles with a tissue fraction of at least ``min_fraction`` and above 0."""
         keep = np.empty(len(self), bool)
         for first in range(0, len(self), _AT_ONCE):  # a huge slide has a million tiles, few of them on tissue
             some = slice(first, first + _AT_ONCE)

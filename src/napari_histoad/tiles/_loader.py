@@ -1,4 +1,4 @@
-"""Pixels of tiles, decoded ahead of use."""
+"""Reading the pixels of tiles in batches, decoded by background threads."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _JOBS_PER_THREAD = 4
 
 @dataclass(frozen=True)
 class TileBatch:
-    """Some tiles and which they are.
+    """A batch of decoded tiles.
 
     Attributes
     ----------
     images : (B, H, W, 3) uint8
-        Mirrored beyond the slide's border. Valid until the next batch is asked for, see ``keep``: buffers are used again.
+        Mirrored beyond the slide's border. Valid until the next batch is requested (see ``keep``), because buffers are reused.
     index : (B,) int64
         Rows of the grid.
     failed : (B,) bool
-        Tiles that could not be decoded; their pixels are white.
+        True for tiles that could not be decoded; their pixels are white.
     """
 
     images: NDArray[np.uint8]
@@ -52,14 +52,14 @@ class TileBatch:
 
 @dataclass(frozen=True)
 class UndecodedBatch:
-    """Which tiles are to be decoded together.
+    """A batch of tiles that are not decoded yet.
 
     Attributes
     ----------
     index : (B,) int64
         Rows of the grid.
     runs : list of slice
-        Stretches of it that are read in one go: neighbours in a row that overlap.
+        Parts of it that are read together: overlapping neighbours in a row.
     """
 
     index: NDArray[np.int64]
@@ -67,10 +67,10 @@ class UndecodedBatch:
 
 
 class TileLoader:
-    """Batches of tiles: iterated over, threads decode the next ones meanwhile.
+    """Iterates over batches of tiles, while threads decode the next batches.
 
-    Where as many threads compute as decode, each had better do both, one batch after the other, which saves handing them
-    over: see `undecoded` and `decode`.
+    If there are as many computing threads as decoding ones, it is faster for each to decode its own batches, without passing
+    them between threads: see `undecoded` and `decode`.
 
     Parameters
     ----------
@@ -79,11 +79,11 @@ class TileLoader:
     batch : int
         Tiles per batch; the last one of an index list may be smaller.
     index : (N,) int64, optional
-        Which tiles, in which order; default all.
+        Rows of the grid to read, in this order; default all.
     allocate : callable, optional
-        Takes a shape and returns a uint8 array to decode into, such as memory from which a GPU copies by itself.
+        Takes a shape and returns a uint8 array to decode into, such as pinned memory for a GPU.
     keep : int
-        How many batches stay valid after the next has been asked for.
+        Number of batches that stay valid after the next one has been requested.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class TileLoader:
         return -(-len(self._index) // self._batch)
 
     def undecoded(self) -> Iterator[UndecodedBatch]:
-        """Yield what is to be decoded, in order."""
+        """Yield the batches to be decoded, in order."""
         y, x = self._grid.origins[self._index].T
         step = np.diff(x)
         alone = (np.diff(y) != 0) | (step <= 0) | (step >= self._grid.tile_l0)
@@ -128,14 +128,14 @@ class TileLoader:
         return [decoded for run in runs for decoded in self._decode(rows[run], outs[run])]
 
     def _decode(self, rows: NDArray[np.int64], outs: NDArray[np.uint8]) -> list[bool]:
-        """Fill (R, H, W, 3) with a run of tiles; return which could be decoded."""
+        """Fill (R, H, W, 3) with a run of tiles; return for each whether it could be decoded."""
         side = self._grid.tile_l0
         if len(rows) > 1:
             origins = self._grid.origins[rows].tolist()
             try:
                 self._slide.read_scaled_row(origins[0][0], [x for _, x in origins], side, side, list(outs))
             except SlideError:
-                pass  # of which tile, shows below
+                pass  # which tile it is, is found out below
             else:
                 for (y, x), out in zip(origins, outs, strict=True):
                     self._mirror(y, x, out)
@@ -155,7 +155,7 @@ class TileLoader:
         return True
 
     def _mirror(self, y: int, x: int, out: NDArray[np.uint8]) -> None:
-        """Continue a tile beyond the slide's border by reflection: glass there would make cut tissue look anomalous."""
+        """Fill a tile beyond the slide's border by reflection: white there would make cut tissue look anomalous."""
         slide, ratio = self._slide.shape, self._grid.tile_l0 / self._grid.tile_px
         inside = [max(1, math.floor((n - first) / ratio)) for n, first in zip(slide, (y, x), strict=True)]
         for axis, (n, side) in enumerate(zip(inside, out.shape[:2], strict=True)):
@@ -191,7 +191,7 @@ class TileLoader:
 
 
 def _grouped(runs: list[slice], tiles: int) -> Iterator[list[slice]]:
-    """Yield the runs in groups of at least so many tiles; the last may be smaller."""
+    """Yield the runs in groups of at least ``tiles`` tiles; the last may be smaller."""
     group: list[slice] = []
     for run in runs:
         group.append(run)

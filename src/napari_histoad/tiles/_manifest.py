@@ -27,7 +27,7 @@ _SYNONYMS = (
 
 
 class ListedTile(NamedTuple):
-    """One line: the file, its name as listed, label (0 normal; None unknown), class and group (empty if not listed)."""
+    """A line of a manifest: file, name as listed, label (0 normal; None unknown), class and group (empty if not listed)."""
 
     path: Path
     name: str
@@ -37,7 +37,7 @@ class ListedTile(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The tiles of a table, whether it says which are normal, and what was passed over."""
+    """The tiles of a table, whether it states which are normal, and notes on what was ignored."""
 
     tiles: list[ListedTile]
     labelled: bool
@@ -51,20 +51,20 @@ def read_manifest(source: Path, normal: Collection[str] = ()) -> Manifest:
     ----------
     source : Path
     normal : collection of str
-        Classes that the user calls normal, in the place of the known ones.
+        Classes that the user declares normal, instead of the known names.
 
     Raises
     ------
     SettingsError
-        If a column is missing or not understood, a label is no label, or lines contradict each other.
+        If a column is missing or unknown, a label is invalid, or lines contradict each other.
     """
     table = read_table(source, (*_COLUMNS, "id"), (), others=True, synonyms=_SYNONYMS)
     labelled = "label" in table.columns or "class" in table.columns
     if "file" not in table.columns and not {"id", "label"} <= set(table.columns):
-        read_table(source, _COLUMNS, ("file",), others=True, synonyms=_SYNONYMS)  # says what is wrong
+        read_table(source, _COLUMNS, ("file",), others=True, synonyms=_SYNONYMS)  # raises the error that names the column
     if table.others and not labelled:
-        msg = f"{source.name} has no column label or class, and one that is not understood: {', '.join(table.others)}"
-        raise SettingsError(msg, "rename the one that says what is normal to label or class, or leave it out")
+        msg = f"{source.name} has no column label or class, but unknown ones: {', '.join(table.others)}"
+        raise SettingsError(msg, "rename the column that states which tiles are normal to label or class, or leave it out")
     tiles: dict[Path, ListedTile] = {}
     notes, again = [], 0
     for row in table.rows:
@@ -72,12 +72,12 @@ def read_manifest(source: Path, normal: Collection[str] = ()) -> Manifest:
         before = tiles.setdefault(tile.path, tile)
         again += before is not tile
         if (before.label, before.class_name) != (tile.label, tile.class_name):
-            msg = f"{source.name}, line {row.line}: {tile.name} is listed before with another label or class"
-            raise SettingsError(msg, "keep the line that is right")
+            msg = f"{source.name}, line {row.line}: {tile.name} was listed above with another label or class"
+            raise SettingsError(msg, "keep the correct line")
     if again:
-        notes.append(f"{source.name}: {again:,} lines list a file again; each counts once.")
+        notes.append(f"{source.name}: {again:,} lines repeat a file; each file counts once.")
     if table.others:
-        notes.append(f"{source.name}: not used: column {', '.join(table.others)}.")
+        notes.append(f"{source.name}: unused columns: {', '.join(table.others)}.")
     return Manifest(list(tiles.values()), labelled, notes)
 
 
@@ -87,13 +87,13 @@ def _tile(row: TableRow, source: Path, normal: Collection[str]) -> ListedTile:
     if "file" not in row.cells and row["id"]:
         name = f"{row['id']}.tif"
     if not name:
-        raise SettingsError(f"{where}: no file is named", "fill in the column file")
+        raise SettingsError(f"{where}: the column file is empty", "fill it in")
     folder = source.parent if "file" in row.cells else source.parent / "train"
     text, named = ("" if is_missing(row[column]) else row[column] for column in ("label", "class"))
     label = class_of_label(text, normal if not named else ()) if text else None
     if text and label is None:
         msg = f"{where}: label {text!r} is neither a whole number from 0 nor a word"
-        raise SettingsError(msg, "0 is normal, 1 anomalous; leave unknown ones empty")
+        raise SettingsError(msg, "write 0 for normal, 1 for anomalous, nothing for unknown")
     by_class = {"normal": 0, "anomalous": 1}.get(kind_of(named))
     if named and normal:
         label = class_of_label(named, normal)

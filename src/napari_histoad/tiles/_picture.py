@@ -1,4 +1,4 @@
-"""One reader for tiles that are picture files, whatever program wrote them."""
+"""Reading tiles that are picture files of any format as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["PICTURE_SUFFIXES", "picture_size", "read_picture"]
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 _TIFF = {".tif", ".tiff"}
 _MOST_PX = 64_000_000
-"""No tile is larger; what claims to be would fill the memory."""
+"""Largest accepted picture: a larger one is not a tile and would fill the memory."""
 _PLAIN_MODES = {"RGB", "L", "1", "P", "LA", "La", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-_EIGHT_BIT = "save tiles with 8 bits per channel, scaled as you know them to be"
+_EIGHT_BIT = "save the tiles with 8 bits per channel, scaled so that white is 255"
 _SAMPLE_FORMAT = 339
 _MAX_TAGS = ("MaxSampleValue", "SMaxSampleValue")
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a tile as RGB with 8 bits per channel.
+    """Read a tile as 8-bit RGB.
 
-    Transparent pixels are white. Grey, palette, CMYK and YCbCr are converted as their formats say, colour profiles are not
-    applied, and the orientation of EXIF is. More than 8 bits, and floating point, are scaled from 0 to the largest value that
-    a TIFF states (MaxSampleValue); where none is stated they are refused, for nothing says what is white.
+    Transparent pixels become white; grey, palette, CMYK and YCbCr are converted to RGB; the EXIF orientation is applied; colour
+    profiles are not. Values of more than 8 bits and floating-point values are scaled from 0 to the largest value stated by the
+    TIFF (MaxSampleValue); if none is stated, the white point is unknown, which is an error.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises
     ------
     SettingsError
-        With the reason, if it cannot be read, holds several pictures, is too large, or its range is not stated.
+        If it cannot be read, holds several pictures, is too large, or its white point is unknown.
     """
     with _reading(path), _opened(path) as image:
         if image is None:
@@ -59,24 +59,24 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of a tile; the pixels are not read.
+    """Return (height, width) of a tile without reading its pixels.
 
     Raises
     ------
     SettingsError
-        As `read_picture`, of what shows in the header.
+        For the errors of `read_picture` that the header shows.
     """
     with _reading(path), _opened(path) as image:
         if image is None:
             return _tiff_size(path)
         _check(image, path)
         height, width = image.height, image.width
-        sideways = image.format != "TIFF" and image.getexif().get(274, 1) >= 5  # Pillow turns a TIFF when it is opened
+        sideways = image.format != "TIFF" and image.getexif().get(274, 1) >= 5  # Pillow rotates a TIFF when it opens it
         return (width, height) if sideways else (height, width)
 
 
 class _reading:  # noqa: N801 - used like a function
-    """Translate what decoders raise of damaged files, and keep their warnings from users."""
+    """Turn the errors that decoders raise for damaged files into a `SettingsError`, and suppress their warnings."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,9 +93,9 @@ class _reading:  # noqa: N801 - used like a function
         if isinstance(err, Image.DecompressionBombError):
             raise _too_large(self.path) from err
         if isinstance(err, FileNotFoundError):
-            reason = "there is no such file" if "://" not in str(self.path) else "only files are read, no addresses"
+            reason = "there is no such file" if "://" not in str(self.path) else "only local files can be read, not URLs"
         elif isinstance(err, UnidentifiedImageError):
-            reason = "no picture in a known format"
+            reason = "not a picture in a known format"
         elif isinstance(err, OSError) and err.strerror:
             reason = err.strerror
         else:
@@ -126,20 +126,20 @@ class _Nothing:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Return whether samples have more than 8 bits, or a sign; of colour PNG, Pillow would keep the upper 8 without a word."""
+    """Return whether samples have more than 8 bits, or a sign; Pillow would silently cut colour PNGs to 8 bits."""
     if image.format == "TIFF" and any(kind != 1 for kind in getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))):
-        return True  # signed numbers, which Pillow would take as unsigned
+        return True  # signed numbers, which Pillow would read as unsigned
     return image.mode not in _PLAIN_MODES or any(";16" in str(part.args) for part in getattr(image, "tile", ()))
 
 
 def _check(image: Image.Image, path: Path) -> None:
     if image.width * image.height > _MOST_PX:
         raise _too_large(path)
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph with its previews
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph with previews
         raise _refused(path, f"holds {getattr(image, 'n_frames', 1)} pictures", "save the one that is the tile")
     if _is_deep(image):
         what = "floating-point numbers" if image.mode == "F" else f"more than 8 bits per channel ({image.mode})"
-        raise _refused(path, f"holds {what}, and nothing says which value is white", _EIGHT_BIT)
+        raise _refused(path, f"holds {what}, and which value is white is unknown", _EIGHT_BIT)
 
 
 def _read_tiff(path: Path) -> NDArray[np.uint8]:
@@ -149,9 +149,9 @@ def _read_tiff(path: Path) -> NDArray[np.uint8]:
         page = _only_page(tif, path)
         top = 255.0 if page.dtype == np.uint8 else _stated_top(page)
         if top is None:
-            raise _refused(path, f"holds {page.dtype}, and nothing says which value is white", _EIGHT_BIT)
+            raise _refused(path, f"holds {page.dtype}, and which value is white is unknown", _EIGHT_BIT)
         if page.photometric.name not in ("RGB", "MINISBLACK", "MINISWHITE", "YCBCR"):
-            raise _refused(path, f"has colours as {page.photometric.name.lower()}", "save it as RGB")
+            raise _refused(path, f"has the colour space {page.photometric.name.lower()}", "save it as RGB")
         pixels = page.asarray()
         if pixels.ndim == 3 and page.planarconfig.name == "SEPARATE":
             pixels = np.moveaxis(pixels, 0, 2)
@@ -160,7 +160,7 @@ def _read_tiff(path: Path) -> NDArray[np.uint8]:
         alpha = pixels.shape[2] in (2, 4) and bool(kinds) and kinds[0] in ("ASSOCALPHA", "UNASSALPHA")
         values = pixels.astype(np.float64) / top
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise _refused(path, f"holds values outside 0 to {top:g}, which it states as its largest", _EIGHT_BIT)
+            raise _refused(path, f"holds values outside 0 to {top:g}, its stated maximum", _EIGHT_BIT)
         colour = values[..., : 1 if pixels.shape[2] < 3 else 3]
         if page.photometric.name == "MINISWHITE":
             colour = 1 - colour
@@ -183,7 +183,7 @@ def _tiff_size(path: Path) -> tuple[int, int]:
     with tifffile.TiffFile(path) as tif:
         page = _only_page(tif, path)
         if page.dtype != np.uint8 and _stated_top(page) is None:
-            raise _refused(path, f"holds {page.dtype}, and nothing says which value is white", _EIGHT_BIT)
+            raise _refused(path, f"holds {page.dtype}, and which value is white is unknown", _EIGHT_BIT)
         return page.imagelength, page.imagewidth
 
 
@@ -201,4 +201,4 @@ def _refused(path: Path, what: str, remedy: str) -> SettingsError:
 
 
 def _too_large(path: Path) -> SettingsError:
-    return _refused(path, f"claims more than {_MOST_PX // 1_000_000} million pixels", "cut it into tiles, or open it as a slide")
+    return _refused(path, f"has more than {_MOST_PX // 1_000_000} million pixels", "cut it into tiles, or open it as a slide")

@@ -1,4 +1,4 @@
-"""From a slide's tissue and outlines to training tiles."""
+"""Choosing and reading training tiles on the tissue and in the outlines of a slide."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _MIN_COVER = 0.5
 def training_grid(
     slide: Slide, tissue: TissueMask, *, tile_px: int, mpp: float, regions: Sequence[Region] | None = None
 ) -> TileGrid:
-    """Return the tiles to learn from: those that a map scores, and half inside the outlines where there are any.
+    """Return the grid of training tiles: those that a map would score and, if there are outlines, that are half inside one.
 
-    Tiles on the edge of the tissue belong to them: a detector that never saw one calls every edge anomalous.
-    Few tiles fit into a small outline or a small piece of tissue; then they overlap, up to eight-fold per axis.
+    It includes tiles on the edge of the tissue: a detector trained without them calls every edge anomalous. In a small outline
+    or piece of tissue tiles overlap, up to eight-fold per axis, so that there are enough.
 
     Parameters
     ----------
@@ -62,17 +62,17 @@ def training_grid(
 def sample_tiles(
     slide: Slide, grid: TileGrid, max_tiles: int, rng: np.random.Generator, regions: Sequence[Region] | None = None
 ) -> TileSet:
-    """Read at most ``max_tiles`` tiles of a grid, chosen at random, into memory; see `sample_tiles_job`."""
+    """Read at most ``max_tiles`` random tiles of a grid into memory; see `sample_tiles_job`."""
     return run(sample_tiles_job(slide, grid, max_tiles, rng, regions))
 
 
 def sample_tiles_job(
     slide: Slide, grid: TileGrid, max_tiles: int, rng: np.random.Generator, regions: Sequence[Region] | None = None
 ) -> Job[TileSet]:
-    """Read at most ``max_tiles`` tiles of a grid, chosen at random, into memory.
+    """Read at most ``max_tiles`` random tiles of a grid into memory.
 
-    Tiles of different groups share no pixel: of overlapping tiles, those that reach into another group are left out.
-    What is held out was never seen.
+    Tiles of different groups share no pixels, so that no pixel of held-out tiles is trained on: tiles that extend into another
+    group are left out.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def sample_tiles_job(
     grid : TileGrid
     max_tiles : int
     rng : Generator
-        Decides which tiles.
+        Chooses the tiles.
     regions : sequence of Region, optional
         Each is a group. Default: groups are spatial blocks, at most 16 x 16 over the extent of the grid.
     """
@@ -117,7 +117,7 @@ def _blocks(grid: TileGrid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 def _by_region(grid: TileGrid, regions: Sequence[Region]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the region that covers most of each tile, and whether the tile may be used."""
     groups = np.stack([coverage(grid.boxes, [region]) for region in regions]).argmax(axis=0)
-    # Neighbours without overlap still share up to a pixel where a tile is no whole number of level-0 pixels.
+    # Neighbours without overlap still share up to a pixel if a tile is not a whole number of level-0 pixels.
     pairs = cKDTree(grid.origins).query_pairs(grid.tile_l0 - 1, p=np.inf, output_type="ndarray")
     usable = np.ones(len(grid), bool)
     usable[pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]], 1]] = False

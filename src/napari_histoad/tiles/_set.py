@@ -1,4 +1,4 @@
-"""Training tiles in memory, with the group that each comes from."""
+"""Training tiles in memory and their groups."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["TilePlace", "TileSet", "read_places", "write_places"]
 
 _RUNS = 4
-"""Parts that a group is cut into where it holds nearly all tiles."""
+"""Number of parts into which a group with nearly all tiles is cut."""
 _COLUMNS = ("source", "y0", "x0", "y1", "x1")
 
 
 @dataclass(frozen=True)
 class TilePlace:
-    """Where a tile comes from.
+    """The origin of a tile.
 
     Attributes
     ----------
     source : str
         Name of the slide or of the tile file.
     box : tuple[float, float, float, float] or None
-        (y0, x0, y1, x1) in level-0 pixels; None for a file.
+        (y0, x0, y1, x1) in level-0 pixels; None for a tile file.
     """
 
     source: str
@@ -42,7 +42,7 @@ class TilePlace:
 
 @dataclass(frozen=True)
 class TileSet:
-    """Tiles and their groups.
+    """Training tiles and their groups.
 
     Attributes
     ----------
@@ -51,9 +51,9 @@ class TileSet:
         Tiles of one group are never split between training and calibration: a slide, a drawn region, or a
         spatial block of one.
     sources : tuple[str, ...]
-        What the tiles were read from, for the record.
+        Names of the slides or folders that the tiles were read from.
     places : tuple[TilePlace, ...]
-        Where each tile is, or empty.
+        The origin of each tile, or empty.
     grouping : str
         What a group is, as a plural noun: slides, outlines, blocks of one slide, tile files.
     """
@@ -68,14 +68,14 @@ class TileSet:
         return len(self.images)
 
     def subset(self, keep: NDArray[np.int64] | NDArray[np.bool_]) -> TileSet:
-        """Return the tiles that ``keep`` (mask or indices) names."""
+        """Return the tiles selected by ``keep`` (mask or indices)."""
         rows = np.arange(len(self))[keep]
         places = tuple(self.places[row] for row in rows) if self.places else ()
         return TileSet(self.images[keep], self.groups[keep], self.sources, places, self.grouping)
 
     @staticmethod
     def concatenate(sets: Sequence[TileSet]) -> TileSet:
-        """Return all tiles of several sets; groups of different sets stay apart."""
+        """Return the tiles of several sets as one; groups of different sets stay different groups."""
         groups, first = [], 0
         for part in sets:
             groups.append(part.groups + first)
@@ -86,16 +86,16 @@ class TileSet:
         return TileSet(np.concatenate([part.images for part in sets]), np.concatenate(groups), sources, places, grouping)
 
     def divided(self, least: int, *, single: bool = False) -> TileSet:
-        """Return the tiles in groups of which some can be held out, ``least`` tiles or more, and half of the tiles be kept.
+        """Return the tiles in groups that allow holding out at least ``least`` tiles and keeping at least half.
 
-        As they are, if their groups allow that. Otherwise the largest group is cut into runs of neighbours: tiles held out
-        may then lie beside tiles that are kept.
+        The groups are unchanged if they allow that already. Otherwise the largest group is cut into runs of neighbours; held-out
+        tiles may then be neighbours of kept tiles.
 
         Parameters
         ----------
         least : int
         single : bool
-            Whether tiles that are all of one group are cut too, rather than refused.
+            Whether a single group may be cut too; otherwise it is an error.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class TileSet:
             If there are fewer than twice as many tiles, or fewer than two groups.
         """
         if len(self) < 2 * least:
-            msg = f"only {len(self)} normal tiles, at least {2 * least} are needed to learn from some and calibrate on others"
+            msg = f"only {len(self)} normal tiles; at least {2 * least} are needed to train on some and calibrate on the others"
             raise TooFewTilesError(msg, "outline more normal tissue, or use smaller tiles (--tile-px 128)")
         if not single:
             self._groups()
@@ -122,16 +122,16 @@ class TileSet:
         Parameters
         ----------
         held_out : float
-            Wanted share of the tiles in (0, 1).
+            Fraction of the tiles to hold out, in (0, 1).
         rng : Generator
-            Decides which groups.
+            Chooses the groups.
         least : int
-            Tiles to be held out at least, the share being exceeded if need be. At least half of the tiles is kept.
+            Smallest number of tiles to hold out, even if that exceeds the fraction. At least half of the tiles is kept.
 
         Raises
         ------
         TooFewTilesError
-            If there are fewer than two groups, or no groups of which so many tiles can be held out, see `divided`.
+            If there are fewer than two groups, or no groups with at least ``least`` and at most half of the tiles, see `divided`.
         """
         ids, sizes = self._groups()
         order = rng.permutation(len(ids))
@@ -143,7 +143,7 @@ class TileSet:
         return np.flatnonzero(~mask), np.flatnonzero(mask)
 
     def folds(self, count: int, rng: np.random.Generator) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield (kept, held out) indices of folds of about equal size, fewer where there are fewer groups.
+        """Yield (kept, held out) indices of ``count`` folds of about equal size, or fewer if there are fewer groups.
 
         Every tile is held out once, with all of its group.
 
@@ -153,7 +153,7 @@ class TileSet:
             If there are fewer than two groups.
         """
         ids, sizes = self._groups()
-        # The largest groups first, each to the fold that is smallest so far.
+        # The largest groups first, each into the fold that is smallest so far.
         order = rng.permutation(len(ids))
         order = order[np.argsort(-sizes[order], kind="stable")]
         filled = np.zeros(min(count, len(ids)), np.int64)
@@ -174,9 +174,9 @@ class TileSet:
 
 
 def _held_out_groups(sizes: NDArray[np.int64], wanted: float, least: int) -> NDArray[np.int64] | None:
-    """Return which groups to hold out; None if none hold ``least`` tiles or more and at most half of all.
+    """Return which groups to hold out; None if no choice has at least ``least`` and at most half of all tiles.
 
-    The first ones, if these come close to ``wanted``: which these are is left to chance. Else those that come closest.
+    These are the first groups, whose order is random, if their tiles come close to ``wanted``; else those that come closest.
     """
     total, taken = int(sizes.sum()), np.cumsum(sizes)
     most = max(least, total // 2)
@@ -185,7 +185,7 @@ def _held_out_groups(sizes: NDArray[np.int64], wanted: float, least: int) -> NDA
     n = int(np.argmin(np.abs(taken[:-1] - wanted))) + 1
     if least <= taken[n - 1] <= most:
         return np.arange(n)
-    # By which group each sum of tiles is first reached.
+    # The group by which each sum of tiles is first reached.
     by = np.full(total + 1, -1)
     by[0] = len(sizes)
     for group, size in enumerate(sizes.tolist()):
@@ -204,7 +204,7 @@ def _held_out_groups(sizes: NDArray[np.int64], wanted: float, least: int) -> NDA
 
 
 def write_places(tiles: TileSet, path: Path) -> None:
-    """Write where tiles are as a table: source, y0, x0, y1, x1 in level-0 pixels, empty for tiles that are files."""
+    """Write the origins of tiles as a csv table: source, y0, x0, y1, x1 in level-0 pixels (empty for tile files)."""
     with writing(path), path.open("w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         table.writerow(_COLUMNS)
@@ -212,7 +212,7 @@ def write_places(tiles: TileSet, path: Path) -> None:
 
 
 def read_places(path: Path) -> list[TilePlace]:
-    """Read what `write_places` wrote."""
+    """Read a table that `write_places` has written."""
     rows = read_table(path, _COLUMNS, _COLUMNS).rows
     boxes = [tuple(number(row[c]) for c in _COLUMNS[1:]) if row["y0"] else None for row in rows]
     return [TilePlace(row["source"], box) for row, box in zip(rows, boxes, strict=True)]  # type: ignore[arg-type]

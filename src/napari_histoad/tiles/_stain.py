@@ -1,7 +1,7 @@
-"""Stain normalisation: what a slide's stains look like, and the colour table that gives it another slide's.
+"""Stain normalisation: estimating the stains of a slide, and the colour table that converts them to those of another slide.
 
 Papers: Macenko et al. 2009 (doi:10.1109/ISBI.2009.5193250); Vahadane et al. 2016 (doi:10.1109/TMI.2016.2529665); Reinhard et
-al. 2001 (doi:10.1109/38.946629). Each gives a colour for a colour, wherever it is, so one table of colours applies it.
+al. 2001 (doi:10.1109/38.946629). Each maps colours to colours, whatever their position, so that one colour table applies it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ StainMethod = Literal["macenko", "vahadane", "reinhard"]
 
 _DARKEST = 1 / 255
 _GLASS, _TISSUE = 0.15, 0.35
-"""Optical densities (natural logarithm): up to the first a pixel is glass, as in Macenko et al.; from the second it is not."""
+"""Optical densities (natural logarithm): below the first a pixel is glass, as in Macenko et al.; above the second it is not."""
 _ANGLE_PERCENT, _STRONG_PERCENT = 1.0, 99.0
 _LEAST_PIXELS = 1000
 _MOST_PIXELS = 100_000
@@ -52,8 +52,8 @@ class Stain:
     ----------
     method : {"macenko", "vahadane", "reinhard"}
     values : tuple of float
-        Macenko, Vahadane: haematoxylin's and eosin's optical density in R, G, B, each of length 1, then the concentration of
-        either in strongly stained pixels (8 numbers). Reinhard: mean and deviation of l, α, β over tissue (6).
+        Macenko, Vahadane: the unit vectors of haematoxylin's and eosin's optical density in R, G, B, then the concentration of
+        each in strongly stained pixels (8 numbers). Reinhard: mean and standard deviation of l, α, β over tissue (6 numbers).
     """
 
     method: StainMethod
@@ -61,19 +61,19 @@ class Stain:
 
     @classmethod
     def of_pixels(cls, pixels: NDArray[np.uint8], method: StainMethod, where: str = "these tiles") -> Stain:
-        """Estimate the stains of pixels (..., 3) uint8; glass among them does not count.
+        """Estimate the stains of pixels (..., 3) uint8; glass is ignored.
 
         Raises
         ------
         SettingsError
-            If there is too little tissue, or only one colour in it.
+            If there is too little tissue, or it has only one colour.
         """
         flat = pixels.reshape(-1, 3)
         rgb = flat[:: -(-len(flat) // _MOST_PIXELS) or 1] / 255
         density = _density(rgb)
         tissue = density.max(axis=1) > _TISSUE
         if tissue.sum() < _LEAST_PIXELS:
-            msg = f"{where}: {int(tissue.sum())} stained pixels are too few to know the stains by"
+            msg = f"{where}: {int(tissue.sum())} stained pixels are too few to estimate the stains"
             raise SettingsError(msg, "give more tissue, or train without stain normalisation")
         if method == "reinhard":
             opponents = _opponents(rgb[tissue])
@@ -91,7 +91,7 @@ class Stain:
 
     @classmethod
     def of_slide(cls, slide: Slide, tissue: TissueMask, method: StainMethod, *, tile_px: int, mpp: float) -> Stain:
-        """Estimate the stains of a slide from at most 32 tiles, spread over its tissue; always the same ones.
+        """Estimate the stains of a slide from at most 32 tiles spread over its tissue, always the same ones.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class Stain:
 
     @classmethod
     def between(cls, stains: Sequence[Stain]) -> Stain:
-        """Return the median of several slides' stains: what to give all of them."""
+        """Return the median of several slides' stains, as the target for all of them."""
         values = np.median([stain.values for stain in stains], axis=0)
         if stains[0].method != "reinhard":
             axes = values[:6].reshape(2, 3)
@@ -113,13 +113,13 @@ class Stain:
         return cls(stains[0].method, tuple(values.tolist()))
 
     def to(self, target: Stain) -> ColourTable:
-        """Return the colours that pixels with these stains have with those of ``target``; glass stays as it is."""
+        """Return the colour table that converts these stains to those of ``target``; glass is not changed."""
         if target.method != self.method:
             raise ValueError(f"stains estimated by {self.method} and by {target.method} cannot be compared")
         recolour = _shifted if self.method == "reinhard" else _remixed
 
         def faded(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-            """Fade what is as bright as glass into itself: else it would be tinted."""
+            """Blend the change out towards the brightness of glass, which would be tinted otherwise."""
             darkest = _density(rgb).max(axis=-1, keepdims=True)
             weight = np.clip((darkest - _GLASS) / (_TISSUE - _GLASS), 0, 1)
             mixed: NDArray[np.float64] = recolour(rgb, self, target) * weight + rgb * (1 - weight)
@@ -129,7 +129,7 @@ class Stain:
 
 
 def _remixed(rgb: NDArray[np.float64], ours: Stain, theirs: Stain) -> NDArray[np.float64]:
-    """Return colours (..., 3) in [0, 1] with our concentrations, scaled, of their stains."""
+    """Return colours (..., 3) in [0, 1] whose concentrations are ours, scaled, and whose stains are theirs."""
     a, b = np.array(ours.values), np.array(theirs.values)
     amounts = np.maximum(_density(rgb) @ np.linalg.pinv(a[:6].reshape(2, 3)), 0) * (b[6:] / a[6:])
     remixed: NDArray[np.float64] = np.exp(-amounts @ b[:6].reshape(2, 3))
@@ -137,7 +137,7 @@ def _remixed(rgb: NDArray[np.float64], ours: Stain, theirs: Stain) -> NDArray[np
 
 
 def _shifted(rgb: NDArray[np.float64], ours: Stain, theirs: Stain) -> NDArray[np.float64]:
-    """Return colours (..., 3) in [0, 1] with the mean and deviation of their l, α, β."""
+    """Return colours (..., 3) in [0, 1] shifted to the mean and standard deviation of their l, α, β."""
     a, b = np.array(ours.values), np.array(theirs.values)
     opponents = (_opponents(rgb) - a[:3]) * (b[3:] / np.maximum(a[3:], _DARKEST)) + b[:3]
     cones = np.exp(opponents @ np.linalg.inv(_OPPONENTS.T))
@@ -146,7 +146,7 @@ def _shifted(rgb: NDArray[np.float64], ours: Stain, theirs: Stain) -> NDArray[np
 
 
 def _some(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return every k-th pixel (N, 3) of each tile, so that all tiles together give what is needed."""
+    """Return every k-th pixel of each tile, (N, 3), so that there are enough pixels of all tiles together."""
     pixels = images.reshape(len(images), -1, 3)
     return pixels[:, :: max(1, pixels.shape[1] // _PIXELS_PER_TILE)].reshape(-1, 3)
 
@@ -163,7 +163,7 @@ def _opponents(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _macenko(density: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the extreme directions of densities (N, 3) in their plane of largest variance, (2, 3), haematoxylin first."""
+    """Return the extreme directions (2, 3) of densities (N, 3) in their plane of largest variance, haematoxylin first."""
     plane = np.linalg.eigh(np.cov(density.T))[1][:, 1:]
     plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
     x, y = (density @ plane).T[::-1]
@@ -173,10 +173,10 @@ def _macenko(density: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _vahadane(density: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the two non-negative axes that explain densities (N, 3) sparsely, (2, 3), haematoxylin first.
+    """Return two non-negative axes (2, 3) that explain densities (N, 3) sparsely, haematoxylin first.
 
-    Their equation 5: sparse codes and axes in turn. With two axes of length 1 both have closed forms, which beats a
-    general solver by far.
+    Their equation 5: sparse codes and axes are updated in turn. For two unit vectors both have closed forms, which are much
+    faster than a general solver.
     """
     axes = _macenko(density)
     for _ in range(_ROUNDS):
@@ -194,7 +194,7 @@ def _vahadane(density: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _haematoxylin_first(axes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return axes of length 1, the one that takes more red first: haematoxylin is blue."""
+    """Return unit vectors, first the one that absorbs more red, which is haematoxylin."""
     axes = axes.clip(0)
     axes = axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-12)
     return axes if axes[0, 0] >= axes[1, 0] else axes[::-1]

@@ -1,8 +1,8 @@
-"""Tissue against glass, from a coarse view of the slide.
+"""Finding tissue in a coarse overview of the slide.
 
-Stains absorb green more than red or blue (haematoxylin and eosin alike), dust and shadows absorb all alike, ink
-absorbs red most. So the optical density of green above that of the other channels tells tissue from the rest,
-also where it is pale (Ruifrok & Johnston 2001, optical density; Otsu 1979, threshold).
+Haematoxylin and eosin both absorb green more than red or blue; dust and shadows absorb all channels equally; ink absorbs red
+most. The excess of green's optical density over that of the other channels thus separates tissue, even pale tissue, from the
+rest (Ruifrok & Johnston 2001, optical density; Otsu 1979, threshold).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["TISSUE_FROM", "TissueMask", "check_tissue_from", "find_tissue", "regions_as_tissue", "tissue_mask"]
 
 TISSUE_FROM = ("found", "regions")
-"""Where the tissue is: found by its colour, or what is outlined."""
+"""Where the tissue mask comes from: found by colour, or the outlines."""
 
-_STAND_IN = "or outline the tissue and let the outlines stand in for it (in the terminal: --tissue regions)"
+_STAND_IN = "or outline the tissue and use the outlines as the tissue mask (in the terminal: --tissue regions)"
 
 _MASK_UM = 8.0
 _MAX_MASK_PX = 2048
@@ -45,7 +45,7 @@ _GREY_CHROMA = 0.15
 _INK_RED = 1.1
 _DARK_FIELD = 60
 _BLUR_PX = 0.7
-_BLUR_REACH = 3  # rows to each side that the blur looks at: scipy's default, four sigma
+_BLUR_REACH = 3  # rows on each side that the blur needs: scipy's default, four sigma
 _STRIP_ROWS = 128
 _CLOSING_UM = 100.0
 _SPECK_UM2 = 150.0**2
@@ -54,7 +54,7 @@ _HOLE_UM2 = 250.0**2
 
 @dataclass(frozen=True)
 class TissueMask:
-    """Where the tissue is.
+    """The tissue mask of a slide.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class TissueMask:
         Parameters
         ----------
         boxes : (N, 4) float64
-            (y0, x0, y1, x1) in level-0 pixels; what lies outside the slide is not tissue.
+            (y0, x0, y1, x1) in level-0 pixels; outside the slide there is no tissue.
 
         Returns
         -------
@@ -104,12 +104,12 @@ class TissueMask:
 
 
 def tissue_mask(slide: Slide, tissue_from: str = "found", regions: Sequence[Region] | None = None) -> TissueMask:
-    """Return the tissue that is found on a slide, or with ``tissue_from="regions"`` what is outlined.
+    """Return the tissue mask of a slide: found by colour, or with ``tissue_from="regions"`` the outlines.
 
     Raises
     ------
     SettingsError
-        If there are no outlines to take.
+        If outlines are requested but not given.
     EmptyTissueError, RegionError, MissingMppError
         See `find_tissue` and `regions_as_tissue`.
     """
@@ -118,21 +118,21 @@ def tissue_mask(slide: Slide, tissue_from: str = "found", regions: Sequence[Regi
 
 
 def check_tissue_from(tissue_from: str, *, given: bool) -> None:
-    """Check where tissue shall come from; ``given`` says whether there are outlines.
+    """Check the setting of where tissue comes from; ``given`` is whether there are outlines.
 
     Raises
     ------
     SettingsError
-        If it is neither found nor regions, or there are no outlines.
+        If it is neither "found" nor "regions", or outlines are requested but not given.
     """
     if tissue_from not in TISSUE_FROM:
         raise SettingsError(f"tissue cannot come from {tissue_from!r}", f"choose {' or '.join(TISSUE_FROM)}")
     if tissue_from == "regions" and not given:
-        raise SettingsError("outlines shall stand in for tissue, but none were given", "give outlines, or let tissue be found")
+        raise SettingsError("outlines are to be the tissue mask, but none were given", "give outlines, or let tissue be found")
 
 
 def regions_as_tissue(slide: Slide, regions: Sequence[Region]) -> TissueMask:
-    """Return the outlines as the tissue mask, for stains where none is found: every mask pixel that they reach is tissue.
+    """Return the outlines as the tissue mask, for stains in which tissue is not found: every pixel that they touch is tissue.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def regions_as_tissue(slide: Slide, regions: Sequence[Region]) -> TissueMask:
     Raises
     ------
     RegionError
-        If none of them lies on the slide.
+        If none of them is on the slide.
     MissingMppError
         If the resolution is unknown.
     """
@@ -152,7 +152,7 @@ def regions_as_tissue(slide: Slide, regions: Sequence[Region]) -> TissueMask:
     scale_yx = slide.shape[0] / shape[0], slide.shape[1] / shape[1]
     slide_box, mask = box(0, 0, *slide.shape), np.zeros(shape, bool)
     for part in shapely.get_parts([region.geometry for region in regions]):
-        on_slide = part if slide_box.covers(part) else part.intersection(slide_box)  # what lies far out is not drawn
+        on_slide = part if slide_box.covers(part) else part.intersection(slide_box)  # parts far outside are not drawn
         for polygon in shapely.get_parts(on_slide):
             if isinstance(polygon, Polygon) and not polygon.is_empty:
                 picture = Image.new("1", shape[::-1])
@@ -162,7 +162,7 @@ def regions_as_tissue(slide: Slide, regions: Sequence[Region]) -> TissueMask:
                     draw.polygon([(x, y) for y, x in corners.tolist()], fill=inside, outline=1)
                 mask |= np.asarray(picture)
     if not mask.any():
-        raise RegionError(f"no outline lies on {slide.path.name}", "check that they belong to this slide and level")
+        raise RegionError(f"no outline is on {slide.path.name}", "check that they belong to this slide and are in level-0 pixels")
     return TissueMask(ndimage.binary_dilation(mask, np.ones((3, 3), bool)), scale_yx)
 
 
@@ -186,7 +186,7 @@ def find_tissue(slide: Slide) -> TissueMask:
     shape = (max(1, round(slide.shape[0] / step)), max(1, round(slide.shape[1] / step)))
     scale_yx = (slide.shape[0] / shape[0], slide.shape[1] / shape[1])
     mask = tissue_of(slide.overview(shape), scale_yx[0] * mpp, slide.path.name)
-    give_back_freed_memory()  # of a huge slide it is a hundred megabytes, in pieces that a network has no use for
+    give_back_freed_memory()  # a hundred megabytes for a huge slide, in pieces too small for a network's arrays
     return TissueMask(mask, scale_yx)
 
 
@@ -199,7 +199,7 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
     mpp : float
         µm per pixel of the overview.
     name : str
-        For the error message.
+        Name of the slide, for error messages.
 
     Returns
     -------
@@ -208,9 +208,9 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
     bright = np.percentile(image.reshape(-1, 3)[:: max(1, image.size // 3_000_000)], 95, axis=0)
     if bright.max() < _DARK_FIELD * 2 or np.median(image.max(axis=2)) < _DARK_FIELD:
         msg = f"{name} is dark where glass should be bright: it does not look like a brightfield slide"
-        remedy = f"open an H&E (or other brightfield) scan, fluorescence is not supported; {_STAND_IN}"
+        remedy = f"open an H&E (or other brightfield) scan, as fluorescence is not supported, {_STAND_IN}"
         raise EmptyTissueError(msg, remedy)
-    # Glass is the brightest common colour; a slide full of tissue has none, then white stands in.
+    # Glass is the brightest common colour; a slide full of tissue has none, then white is used.
     glass = np.where(bright > 200, bright, 255.0).astype(np.float32)
     chroma, stained, inked = _colours(image, glass)
     ink: NDArray[np.bool_] = ndimage.binary_dilation(ndimage.binary_opening(inked), iterations=5)
@@ -229,9 +229,9 @@ def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> 
 def _colours(
     image: NDArray[np.uint8], glass: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return each pixel's chroma (density of green above the lesser of red and blue), and whether it is stained, and inked.
+    """Return each pixel's chroma (density of green minus the smaller of red and blue), and whether it is stained and inked.
 
-    In strips: the overview of a huge slide has four million pixels, whose densities would be the peak of a whole run's memory.
+    Computed in strips: for the four million pixels of a huge slide's overview, it would otherwise be the run's peak of memory.
     """
     height, width, _ = image.shape
     chroma = np.empty((height, width), np.float32)
@@ -254,7 +254,7 @@ def _colours(
 
 
 def _chroma_threshold(chroma: NDArray[np.float32]) -> float:
-    """Return a threshold just above the noise of glass: Otsu alone loses pale and fat-rich tissue to dense tissue."""
+    """Return a threshold just above the noise of glass: Otsu's alone would miss pale and fatty tissue beside dense tissue."""
     otsu = float(threshold_otsu(np.clip(chroma, 0, 0.4)))
     glass = chroma[chroma <= otsu]
     median = float(np.median(glass, overwrite_input=True))
@@ -264,7 +264,7 @@ def _chroma_threshold(chroma: NDArray[np.float32]) -> float:
 
 
 def _ink(red: NDArray[np.float32], green: NDArray[np.float32], blue: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return pen marks: blue and green ink absorb red most, black ink absorbs all channels more than any stain."""
+    """Return a mask of pen marks: blue and green ink absorb red most, black ink absorbs all channels more than any stain."""
     coloured = (red > green * 1.05 + 0.05) & (red > 0.15)
     black = np.minimum(np.minimum(red, blue), green) > 0.65
     ink: NDArray[np.bool_] = coloured | black

@@ -189,7 +189,7 @@ def test_a_second_run_on_the_same_map_is_refused(sample, detector_file, tmp_path
 
 def test_without_a_detector_normal_is_learnt_from_the_slide(sample, tmp_path):
     result = map_slide(sample.path, tmp_path, device="cpu")
-    assert "from the mapped slide itself" in result.info.calibration_note
+    assert "on the mapped slide itself" in result.info.calibration_note
     assert evaluate(result, sample.plan.planted).auroc.value > 0.6
 
 

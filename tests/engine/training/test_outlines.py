@@ -32,8 +32,8 @@ def test_regions_given_in_python_follow_their_classes(sample):
     both = [*sample.plan.planted, *sample.plan.normal]
     (source,) = training_sources([sample.path], both, None)
     assert {region.name for region in source.regions} == {"Normal"}
-    assert "not learnt from are" in source.notes[0]
-    with pytest.raises(RegionError, match="no region classed Normal"):
+    assert "not used for training: " in source.notes[0]
+    with pytest.raises(RegionError, match="no outline of the class Normal"):
         training_sources([sample.path], sample.plan.planted, None)
 
 
@@ -44,8 +44,8 @@ def test_notes_on_outlines_are_reported(tmp_path, sample):
     notes = []
     run(gather_job(training_sources([sample.path], path, None), 64, 1.0), lambda progress: notes.append(progress.note))
     words = " ".join(notes)
-    assert "not learnt from are" in words
-    assert "1 of them lie outside altogether" in words
+    assert "not used for training: " in words
+    assert "1 of them are completely outside" in words
 
 
 def test_outlines_stand_in_for_tissue_that_is_not_found(write_tiff):
@@ -75,7 +75,7 @@ def test_a_map_covers_the_regions_where_no_tissue_is_found(tmp_path, write_tiff,
     assert result.info.tissue_from == "regions"
     notes = " ".join(result.info.notes)
     assert "Ignore*" in notes
-    assert "1 of them lie outside altogether" in notes
+    assert "1 of them are completely outside" in notes
     with pytest.raises(SettingsError, match="none were given"):
         map_slide(grey, tmp_path, model=detector_file, tissue_from="regions", device="cpu")
 

@@ -88,7 +88,7 @@ def test_only_the_normal_class_is_learnt_from_by_command_and_by_python(tmp_path)
     words = _run(
         "train", tmp_path / "set", "--detector", "colour", "--normal-class", "stroma", "--out", out, "--device", "cpu"
     ).stderr
-    assert "stroma (50 tiles) learnt from as normal; left out: adenoma (20 tiles)" in words
+    assert "stroma (50 tiles) used as normal; left out: adenoma (20 tiles)" in words
     by_python = train(tmp_path / "set", out, detector="colour", normal_class="stroma", device="cpu")
     assert len(by_python.calibration.scores) == 50
     assert len(load_detector(out).calibration.scores) == 50
@@ -142,7 +142,7 @@ def test_score_goes_on_after_bad_tiles_and_names_them(model, tmp_path):
     with out.open(newline="") as handle:
         rows = {row["file"]: row for row in csv.DictReader(handle)}
     assert [name for name, row in rows.items() if not row["score"]] == ["002.png", "large.png"]
-    assert "64 x 64 px, the detector takes 48 x 48" in rows["large.png"]["problem"]
+    assert "64 x 64 px, but the detector needs 48 x 48" in rows["large.png"]["problem"]
     assert all(float(row["score"]) >= 0 and not row["problem"] for row in rows.values() if row["score"])
     (folder / "002.png").unlink()
     assert json.loads(_run("score", folder, "--model", model, "--out", out, "--resize", "--json").stdout)["tiles"] == 5
@@ -157,7 +157,7 @@ def test_score_goes_on_after_bad_tiles_and_names_them(model, tmp_path):
 def test_score_of_nothing_but_bad_tiles_is_one_error(model, tmp_path):
     folder = _make(tmp_path / "tiles", 3, side=64)
     words = _run("score", folder, "--model", model, "--out", tmp_path / "s.csv", code=2).stderr
-    assert "64 x 64 px, the detector takes 48 x 48; add --resize" in words
+    assert "64 x 64 px, but the detector needs 48 x 48; add --resize" in words
     assert not (tmp_path / "s.csv").exists()
 
 

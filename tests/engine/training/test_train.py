@@ -114,7 +114,7 @@ def test_one_annotation_file_per_slide_and_only_the_normal_ones(tmp_path, sample
     with pytest.raises(RegionError, match="2 slides but 1"):
         training_sources([sample.path] * 2, [str(path)], None)
     write_geojson(sample.plan.planted, path)
-    with pytest.raises(RegionError, match="no region classed Normal"):
+    with pytest.raises(RegionError, match="no outline of the class Normal"):
         training_sources([sample.path], [path], None)
 
 
@@ -131,7 +131,7 @@ def test_bad_input_says_what_and_leaves_nothing(sample, tmp_path, write_tiff):
     check(TooFewTilesError, "normal tiles of 200 px", tile_px=200, normal=sample.plan.normal[:1])
     check(SettingsError, "finer than the slide", mpp=0.1)
     blank = write_tiff(np.full((256, 256, 3), 240, np.uint8), mpp=None)
-    check(MissingMppError, "how large its pixels", slide=blank)
+    check(MissingMppError, "does not state its resolution", slide=blank)
     check(SettingsError, "no detector named", detector="x")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
