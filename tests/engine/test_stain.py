@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from napari_histoad import find_tissue, load_detector, map_slide, open_slide, train
-from napari_histoad.engine import TrainingSource, gather_labelled_job, score_files_job, stain_of
+from napari_histoad.engine import DetectorView, TrainingSource, gather_labelled_job, score_files_job
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import run
 from napari_histoad.regions import Region
@@ -110,7 +110,7 @@ def test_a_classifier_learns_from_tiles_in_the_stains_that_a_map_has(sample, oth
     regions = [*sample.plan.normal, *(Region(r.geometry, "Anomaly") for r in sample.plan.planted)]
     plain, given = (
         run(gather_labelled_job([TrainingSource(other_lab, regions)], 64, 1.0, max_tiles=100, stain=stain))
-        for stain in (None, stain_of(detector))
+        for stain in (None, DetectorView.of(detector).stain)
     )
     if detector.settings.stain == "none":
         assert np.array_equal(plain.tiles.images, given.tiles.images)
@@ -118,7 +118,7 @@ def test_a_classifier_learns_from_tiles_in_the_stains_that_a_map_has(sample, oth
     with open_slide(other_lab) as slide:
         own = Stain.of_slide(slide, find_tissue(slide), "macenko", tile_px=64, mpp=1.0)
     expected = plain.tiles.images.copy()
-    own.to(stain_of(detector))(expected)
+    own.to(DetectorView.of(detector).stain)(expected)
     # The same but for the order of recolouring and shrinking.
     assert np.abs(given.tiles.images.astype(int) - expected).mean() < 2
     assert np.abs(given.tiles.images.astype(int) - plain.tiles.images).mean() > 5

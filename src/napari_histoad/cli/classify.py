@@ -106,12 +106,12 @@ def train(
     from napari_histoad.classifiers import save_classifier
     from napari_histoad.detectors import load_detector
     from napari_histoad.engine import (
+        DetectorView,
         fit_classifier_job,
         gather_labelled_job,
         labelled_sources,
         list_labelled_files,
         own_side,
-        stain_of,
     )
     from napari_histoad.evaluation import cross_validate_job, notes_on_classes
     from napari_histoad.slide import GivenMpp, is_slide
@@ -131,8 +131,9 @@ def train(
     known = _weights(draft.networks, weights, pretrained=draft.pretrained)
     given_mpp = GivenMpp(slide_mpp, override_mpp)
     pairs = [replace(source, **given_mpp.of(source.path)) for source in labelled_sources(sources, regions or [])]
-    looks: dict[str, Any] = {} if detector is None else {"srgb": detector.settings.srgb, "stain": stain_of(detector)}
-    job = gather_labelled_job(pairs, draft.tile_px, given.get("mpp"), max_tiles=max_tiles, seed=seed, **looks)
+    view = None if detector is None else DetectorView.of(detector)
+    colours: dict[str, Any] = {} if view is None else {"srgb": view.srgb, "stain": view.stain}
+    job = gather_labelled_job(pairs, draft.tile_px, given.get("mpp"), max_tiles=max_tiles, seed=seed, **colours)
     data = follow(job, quiet=as_json)
     chosen = _settings({**given, "classes": data.classes, "mpp": data.mpp})
     report = None
@@ -171,7 +172,7 @@ def predict(
     import numpy as np
 
     from napari_histoad.classifiers import load_classifier
-    from napari_histoad.engine import predict_job, stain_of, stain_of_files
+    from napari_histoad.engine import DetectorView, predict_job
     from napari_histoad.evaluation import report_classes
     from napari_histoad.tiles import list_tile_files, read_tile_files
 
@@ -183,9 +184,8 @@ def predict(
     read = read_tile_files(files, side, resize=resize, errors=errors)
     if len(errors) == len(files):
         raise errors[0]
-    stain = None if classifier.detector is None else stain_of(classifier.detector)
-    if stain is not None:
-        stain_of_files(files, stain.method, side).to(stain)(read.images)
+    if classifier.detector is not None:
+        replace(DetectorView.of(classifier.detector), tile_px=side).normalise_files(read.images, files)
     good = [file for k, file in enumerate(files) if k not in errors]
     probabilities = follow(predict_job(classifier, read.images, device), quiet=as_json)
     with atomic_path(out) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:

@@ -1,4 +1,4 @@
-"""What a detector and a classifier make of one tile, and where the classifier looks."""
+"""Explains the score and the class of one tile: reconstruction, error map and relevance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch.nn.functional as F
 
 from napari_histoad.classifiers import Classifier, ClassifyingDetector, relevance
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine.training._gather import stain_of, stained
 from napari_histoad.errors import SettingsError
-from napari_histoad.tiles import TileGrid, TileLoader, find_tissue
+from napari_histoad.tiles import TileGrid, TileLoader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,29 +21,29 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector, TileScores
     from napari_histoad.slide import Slide
 
-__all__ = ["Explanation", "explain_tile", "read_tile_at", "seen_by"]
+__all__ = ["Explanation", "explain_tile", "read_tile_at"]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One tile, explained; what a detector or a classifier does not give is None.
+    """Explanation of one tile; None where the model has no such output.
 
     Attributes
     ----------
     score : float or None
-        Of the detector.
+        Anomaly score of the detector.
     reconstruction : (H, W, 3) uint8 or None
-        What the detector expected to see.
+        The detector's reconstruction.
     error : (H, W) float32 or None
-        Where the detector was wrong.
+        Error of the reconstruction at each pixel.
     target : int or None
-        The class that is spoken of.
+        Index of the explained class.
     probability : float or None
-        Of it.
+        Probability of the explained class.
     relevance : (H, W) float32 in [0, 1] or None
-        How much each place speaks for it.
+        How much each pixel contributes to the explained class.
     method : str
-        How that was found, see `classifiers.relevance`.
+        Name of the method that computed the relevance, see `classifiers.relevance`.
     """
 
     score: float | None = None
@@ -64,17 +63,17 @@ def explain_tile(
     Parameters
     ----------
     model : Classifier or Detector
-        Also both in one, as `load_model` returns them.
+        As returned by `load_model`, which may combine both.
     image : (H, W, 3) uint8
-        On the side that the model takes.
+        Of the model's tile size.
     target : int, optional
-        The class to speak of; default the most probable.
+        Index of the class to explain; default: the most probable one.
     device : str
 
     Raises
     ------
     SettingsError
-        If there is nothing to show but the tile: a detector that maps no errors, without a classifier.
+        If the model is a detector that has neither a reconstruction nor an error map, without a classifier.
     """
     choice = choose_device(device)
     model.to(choice.device)
@@ -87,19 +86,19 @@ def explain_tile(
     if isinstance(classifier, Classifier):
         return _of_classifier(found, classifier, images, scores, target)
     if found.reconstruction is None and found.error is None:
-        msg = f"{classifier.name} gives one score per tile, without a reconstruction or an error map to show"
-        raise SettingsError(msg, "train a classifier on your verdicts, or a detector that rebuilds tiles, such as vqvae")
+        msg = f"{classifier.name} returns one score per tile; it has no reconstruction and no error map to show"
+        raise SettingsError(msg, "train a classifier on your verdicts, or a detector that reconstructs tiles, such as vqvae")
     return found
 
 
 def _of_detector(scores: TileScores, side: int) -> Explanation:
-    rebuilt = error = None
+    reconstruction = error = None
     if scores.reconstruction is not None:
         pixels = _resized(scores.reconstruction, side)[0].clamp(0, 1).movedim(0, 2)
-        rebuilt = (255 * pixels).round().byte().cpu().numpy()
+        reconstruction = (255 * pixels).round().byte().cpu().numpy()
     if scores.error_map is not None:
         error = _resized(scores.error_map[None], side)[0, 0].cpu().numpy()
-    return Explanation(float(scores.score[0]), rebuilt, error)
+    return Explanation(float(scores.score[0]), reconstruction, error)
 
 
 def _resized(planes: Tensor, side: int) -> Tensor:
@@ -113,47 +112,29 @@ def _of_classifier(
     with torch.inference_mode():
         probabilities = classifier.probabilities(images, scores)[0]
     target = int(probabilities.argmax()) if target is None else target
-    where, method = relevance(classifier, images, target)
-    speaks = where[0].cpu().numpy()
-    return replace(found, target=target, probability=float(probabilities[target]), relevance=speaks, method=method)
-
-
-def seen_by(detector: Detector, slide: Slide) -> Slide:
-    """Return a slide as a detector sees it in a map: with the stains that it wants, if any.
-
-    Parameters
-    ----------
-    detector : Detector
-    slide : Slide
-        In sRGB if the detector learnt from slides in it.
-
-    Raises
-    ------
-    SettingsError
-        If too little of the slide is stained for its stains to be known.
-    """
-    target, settings = stain_of(detector), detector.settings
-    return slide if target is None else stained(slide, find_tissue(slide), target, settings.tile_px, settings.mpp)
+    found_relevance, method = relevance(classifier, images, target)
+    pixels = found_relevance[0].cpu().numpy()
+    return replace(found, target=target, probability=float(probabilities[target]), relevance=pixels, method=method)
 
 
 def read_tile_at(slide: Slide, centre: tuple[float, float], detector: Detector) -> NDArray[np.uint8]:
-    """Return the tile (H, W, 3) uint8 around a place of a slide.
+    """Return the tile (H, W, 3) uint8 around a point of a slide.
 
     Parameters
     ----------
     slide : Slide
-        See `seen_by`.
+        As the detector sees it, see `DetectorView.of_slide`.
     centre : tuple[float, float]
-        (y, x) in level-0 pixels; near the border the nearest tile that is whole.
+        (y, x) in level-0 pixels; near the border, the nearest tile inside the slide is returned.
     detector : Detector
-        Says the size and the resolution.
+        Its settings define tile size and resolution.
 
     Raises
     ------
     SlideError
         If the tile cannot be read.
     SettingsError
-        If the slide is too coarse for the detector.
+        If the slide's resolution is too coarse for the detector.
     """
     settings = detector.settings
     grid = TileGrid.cover(slide.shape, slide.require_mpp(), tile_px=settings.tile_px, mpp=settings.mpp)

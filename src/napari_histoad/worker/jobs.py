@@ -15,6 +15,7 @@ import numpy as np
 from napari_histoad.classifiers import ClassifierSettings, classes_of, gives_error, load_model, save_classifier
 from napari_histoad.detectors import describe_backbone, describe_detectors, fetch_weights, load_detector
 from napari_histoad.engine import (
+    DetectorView,
     TrainingSource,
     explain_tile,
     fit_classifier_job,
@@ -23,8 +24,6 @@ from napari_histoad.engine import (
     map_path,
     read_tile_at,
     recalibrate_job,
-    seen_by,
-    stain_of,
     suspicious_file,
     train_job,
 )
@@ -106,7 +105,7 @@ def train_classifier(args: protocol.TrainClassifier) -> Job[protocol.ClassifierT
     classifier has seen none.
     """
     detector = load_detector(args.model)
-    side, mpp = detector.settings.tile_px, detector.settings.mpp
+    view = DetectorView.of(detector)
     judged = [region for region in read_regions(args.verdicts) if region.name != UNSURE]
     slide = slide_path(args.slide)
     sources = [TrainingSource(slide, judged, args.slide_mpp)]
@@ -114,15 +113,15 @@ def train_classifier(args: protocol.TrainClassifier) -> Job[protocol.ClassifierT
         ordinary = [replace(region, name=VERDICTS[0]) for region in read_regions(args.normal)]
         sources.append(TrainingSource(slide, ordinary, args.slide_mpp))
     data = yield from gather_labelled_job(
-        sources, side, mpp, max_tiles=_VERDICT_TILES * len(sources), srgb=detector.settings.srgb, stain=stain_of(detector)
+        sources, view.tile_px, view.mpp, max_tiles=_VERDICT_TILES * len(sources), srgb=view.srgb, stain=view.stain
     )
     settings = ClassifierSettings(
         networks=("texture",),
         inputs=("image", "error") if gives_error(detector) else ("image",),
         classes=data.classes,
-        tile_px=side,
-        mpp=mpp,
-        input_px=min(side, _VERDICT_PX),
+        tile_px=view.tile_px,
+        mpp=view.mpp,
+        input_px=min(view.tile_px, _VERDICT_PX),
     )
     report = yield from cross_validate_job(settings, data, detector=detector, device=args.device)
     classifier = yield from fit_classifier_job(settings, data, detector=detector, device=args.device)
@@ -160,9 +159,10 @@ def _opened(path: str, slide_mpp: float | None, model: Path) -> tuple[Slide, Det
     if key not in _open:
         close_slides()
         loaded = load_model(model)
-        slide = open_slide(path, slide_mpp, srgb=loaded.settings.srgb)
+        view = DetectorView.of(loaded)
+        slide = open_slide(path, slide_mpp, srgb=view.srgb)
         try:
-            _open[key] = slide, seen_by(loaded, slide), loaded
+            _open[key] = slide, view.of_slide(slide, view.measure(slide)), loaded
         except HistoadError:
             slide.close()
             raise

@@ -57,7 +57,7 @@ def test_a_flat_folder_trains_at_its_own_size_and_says_what_it_assumes(tmp_path)
     assert detector.settings.tile_px == 56
     assert len(detector.calibration.scores) == 50
     assert "if the files are independent" in detector.calibration.note
-    assert "nothing says which of the 50 tiles belong together" in notes[0]
+    assert "the 50 tiles have no groups" in notes[0]
 
 
 def test_copies_in_a_flat_folder_are_kept_together(tmp_path):

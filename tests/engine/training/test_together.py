@@ -70,7 +70,7 @@ def test_an_error_in_a_process_is_the_jobs():
 
 
 def test_a_process_that_dies_ends_the_job_with_a_word():
-    with pytest.raises(DeviceError, match=r"process \d of 2 (ended early \(exit code 3\)|failed)"):
+    with pytest.raises(DeviceError, match=r"process \d of 2 (ended unexpectedly \(exit code 3\)|failed)"):
         run(together_job(_dying_job, TWO))
     assert not multiprocessing.active_children()
 

@@ -127,7 +127,7 @@ def test_bad_input_says_what_and_leaves_nothing(sample, tmp_path, write_tiff):
             train(slide, out, device="cpu", **{"detector": "colour", "tile_px": 64, **options})
         assert not list(out.parent.glob("*"))
 
-    check(RegionError, "hold no tile", normal=[Region(box(0, 0, 100, 100))])
+    check(RegionError, "no tile of", normal=[Region(box(0, 0, 100, 100))])
     check(TooFewTilesError, "normal tiles of 200 px", tile_px=200, normal=sample.plan.normal[:1])
     check(SettingsError, "finer than the slide", mpp=0.1)
     blank = write_tiff(np.full((256, 256, 3), 240, np.uint8), mpp=None)

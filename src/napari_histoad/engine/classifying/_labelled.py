@@ -1,4 +1,4 @@
-"""Tiles with a class: from folders, tables and outlined slides."""
+"""Reads tiles with a class from folders, tables and outlined slides."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._options import check_options
-from napari_histoad.engine.training._gather import TrainingSource, common_mpp, stain_of_files, stained
-from napari_histoad.engine.training._tile_files import read_good_tiles
+from napari_histoad.engine._view import DetectorView
+from napari_histoad.engine.training import TrainingSource, common_mpp, read_good_tiles
 from napari_histoad.errors import RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import Progress
 from napari_histoad.regions import NORMAL_NAMES, UNREADABLE, read_annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelledTiles", "gather_labelled_job", "labelled_sources", "list_labelled_files"]
 
-_LEAST_PER_CLASS = 8
+_MIN_PER_CLASS = 8
 _IDC = re.compile(r"^(?P<patient>\d+)_idx\d+_x\d+_y\d+_class(?P<label>[01])$")
-"""Names of the breast IDC set: the patient is in them."""
+"""File names of the breast IDC data set, which hold the patient."""
 _FIRST = NORMAL_NAMES | {"0", "negative"}
 
 
@@ -44,7 +44,7 @@ class LabelledTiles:
         Index of the class.
     classes : tuple of str
     mpp : float
-        µm per tile pixel; 0.5 where files do not say.
+        µm per tile pixel; 0.5 for tile files, which do not state it.
     """
 
     tiles: TileSet
@@ -54,44 +54,44 @@ class LabelledTiles:
 
 
 def labelled_sources(paths: Sequence[Path], regions: Sequence[Path]) -> list[TrainingSource]:
-    """Pair slides with their outlines, in the same order; tile sets have none.
+    """Pair slides with their annotation files, in the same order; tile sets have none.
 
     Raises
     ------
     RegionError
-        If there are not as many annotation files as slides.
+        If the numbers of annotation files and slides differ.
     """
     sources = [TrainingSource(path) for path in paths]
     slides = [source for source in sources if not source.is_tiles]
     if len(slides) != len(regions):
         msg = f"{len(slides)} slides but {len(regions)} annotation files were given"
-        raise RegionError(msg, "give one file of outlines, each named by its class, per slide: --regions FILE")
+        raise RegionError(msg, "give one annotation file per slide, with a class on each outline: --regions FILE")
     files = iter(regions)
     return [source if source.is_tiles else _outlined(source, next(files)) for source in sources]
 
 
 def _outlined(source: TrainingSource, file: Path) -> TrainingSource:
-    """Return a slide with the outlines of a file that have a class."""
+    """Return a slide with those outlines of a file that have a class."""
     found = read_annotations(file)
     named = [region for region in found.regions if region.name not in ("", UNREADABLE) and region.meaning != "ignored"]
     if not named:
-        raise RegionError(f"no outline of {file.name} has a class", "class the outlines and export them again")
+        raise RegionError(f"no outline of {file.name} has a class", "set the classes of the outlines and export them again")
     plain = sum(not region.name for region in found.regions)
-    notes = (*found.notes, f"{file.name}: {plain} outlines without a class are not learnt from") if plain else found.notes
+    notes = (*found.notes, f"{file.name}: {plain} outlines without a class are not used") if plain else found.notes
     return replace(source, regions=named, notes=notes)
 
 
 def list_labelled_files(source: Path) -> list[TileFile]:
-    """Return tiles that are files, each with its class.
+    """Return tile files with their classes.
 
-    Known are: a manifest.csv with columns file, label and perhaps class and group; a csv with columns id and label beside
-    a folder train (PatchCamelyon, Kaggle's edition); files named as in the breast IDC set, grouped by patient; and a folder
-    with a subfolder per class. Lines of a manifest without a class are left out.
+    Supported are: a manifest.csv with the columns file, label and optionally class and group; a csv with the columns id and
+    label next to a folder train (PatchCamelyon, Kaggle's edition); files named as in the breast IDC data set, grouped by
+    patient; and a folder with one subfolder per class. Rows of a manifest without a class are left out.
 
     Raises
     ------
     SettingsError
-        If nothing says what class the tiles are of.
+        If fewer than two classes are found.
     """
     if source.suffix.lower() == ".csv":
         files = list_tile_files(source)
@@ -102,14 +102,14 @@ def list_labelled_files(source: Path) -> list[TileFile]:
             found = [(file, m) for file, m in zip(files, matches, strict=True) if m is not None]
             return [replace(file, group=m["patient"], class_name=m["label"]) for file, m in found]
         parts = [file.path.relative_to(source).parts for file in files]
-        if all(file.label is None for file in files):  # names of classes that are not known: the outermost folders
+        if all(file.label is None for file in files):  # unknown class names: those of the outermost folders
             files = [replace(f, group="", class_name=p[0] if len(p) > 1 else "") for f, p in zip(files, parts, strict=True)]
-        # Where nothing says which tiles belong together, each stands for itself.
+        # Without information on which tiles belong together, each tile is its own group.
         files = [file if file.group else replace(file, group=file.name) for file in files]
     named = [file for file in files if file.class_name]
     if len({file.class_name for file in named}) < 2:
-        msg = f"{source} names fewer than two classes"
-        raise SettingsError(msg, "give a folder per class, or a manifest.csv with columns file, class, group")
+        msg = f"{source} has fewer than two classes"
+        raise SettingsError(msg, "give one folder per class, or a manifest.csv with the columns file, class, group")
     return named
 
 
@@ -123,10 +123,10 @@ def gather_labelled_job(
     stain: Stain | None = None,
     seed: int = 0,
 ) -> Job[LabelledTiles]:
-    """Read tiles of every class into memory, at most so many, the rarer classes first in full; with ``stain``, in these.
+    """Read tiles of every class into memory; if there are more than ``max_tiles``, larger classes are reduced first.
 
-    On slides the class of an outline is its name; a tile is of the class that covers half of it or more. Normal tissue is
-    the first class, the others follow by label and name.
+    On slides the name of an outline is its class, and a tile has the class whose outlines cover at least half of it. Normal
+    tissue is the first class; the others follow by label and name. Other parameters are those of `gather_job`.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def gather_labelled_job(
     """
     check_options(seed=seed, max_tiles=max_tiles, mpp=mpp)
     rng = np.random.default_rng(seed)
-    wanted = common_mpp(sources, mpp)
+    view = DetectorView(tile_px, common_mpp(sources, mpp), srgb, stain)
     sets: list[TileSet] = []
     names: list[str] = []
     label_of: dict[str, int] = {}
@@ -152,13 +152,12 @@ def gather_labelled_job(
             tiles, chosen, notes = read_good_tiles(chosen, tile_px, source.path.name)
             for note in notes:
                 yield Progress("Reading tiles", number, len(sources), "slides", path=str(source.path), note=note)
-            if stain is not None:
-                stain_of_files(files, stain.method, tile_px).to(stain)(tiles.images)
+            view.normalise_files(tiles.images, files)
             sets.append(replace(tiles, sources=(source.path.name,)))
             names += [file.class_name for file in chosen]
             label_of |= {file.class_name: file.label for file in files if file.label is not None}
         else:
-            found, notes = _of_slide(source, tile_px, wanted, share, rng, srgb=srgb, stain=stain)
+            found, notes = _of_slide(source, view, share, rng)
             for note in notes:
                 yield Progress("Reading tiles", number, len(sources), "slides", path=str(source.path), note=note)
             sets += [tiles for _, tiles in found]
@@ -166,18 +165,21 @@ def gather_labelled_job(
     yield Progress("Reading tiles", len(sources), len(sources), "slides")
     classes = sorted(set(names), key=lambda name: (name.casefold() not in _FIRST, label_of.get(name, 0), name.casefold()))
     if len(classes) < 2:
-        raise SettingsError(f"there is only one class: {', '.join(classes) or 'none'}", "outline and name two classes or more")
+        raise SettingsError(
+            f"there is only one class: {', '.join(classes) or 'none'}",
+            "give outlines of at least two classes",
+        )
     counts = {name: names.count(name) for name in classes}
     few = min(classes, key=counts.__getitem__)
-    if counts[few] < _LEAST_PER_CLASS:
-        msg = f"class {few} has only {counts[few]} tiles of {tile_px} px, {_LEAST_PER_CLASS} are due"
+    if counts[few] < _MIN_PER_CLASS:
+        msg = f"class {few} has only {counts[few]} tiles of {tile_px} px, at least {_MIN_PER_CLASS} are needed"
         raise TooFewTilesError(msg, "outline more of it, or use smaller tiles (--tile-px 128)")
     labels = np.array([classes.index(name) for name in names], np.int64)
-    return LabelledTiles(TileSet.concatenate(sets), labels, tuple(classes), wanted)
+    return LabelledTiles(TileSet.concatenate(sets), labels, tuple(classes), view.mpp)
 
 
 def _balanced(names: NDArray[np.str_], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return at most so many rows, at random; of the larger classes more are left out."""
+    """Return at most ``most`` random rows; larger classes are reduced first."""
     order = rng.permutation(len(names))
     rank = np.empty(len(names), np.int64)
     for name in np.unique(names):
@@ -187,28 +189,21 @@ def _balanced(names: NDArray[np.str_], most: int, rng: np.random.Generator) -> N
 
 
 def _of_slide(
-    source: TrainingSource,
-    tile_px: int,
-    mpp: float,
-    share: int,
-    rng: np.random.Generator,
-    *,
-    srgb: bool,
-    stain: Stain | None,
+    source: TrainingSource, view: DetectorView, share: int, rng: np.random.Generator
 ) -> tuple[list[tuple[str, TileSet]], list[str]]:
-    """Return the tiles of each class of a slide, which share groups by outline, and what is to be noted of the slide."""
+    """Return the tiles of each class of a slide, grouped by outline, and notes on the slide."""
     by_name: dict[str, list[int]] = {}
     regions = list(source.regions or ())
     for k, region in enumerate(regions):
         by_name.setdefault(region.name or "", []).append(k)
     by_name.pop("", None)
     result = []
-    with source.open(srgb=srgb) as slide:
+    with source.open(srgb=view.srgb) as slide:
         tissue = tissue_mask(slide, source.tissue_from, regions)
-        seen = stained(slide, tissue, stain, tile_px, mpp)
+        seen = view.of_slide(slide, view.measure(slide, tissue))
         for name, rows in by_name.items():
             mine = [regions[k] for k in rows]
-            grid = training_grid(slide, tissue, tile_px=tile_px, mpp=mpp, regions=mine)
+            grid = training_grid(slide, tissue, tile_px=view.tile_px, mpp=view.mpp, regions=mine)
             if len(grid):
                 result.append((name, sample_tiles(seen, grid, -(-share // len(by_name)), rng, mine)))
         return result, [f"{source.path.name}: {note}" for note in slide.notes]

@@ -14,9 +14,9 @@ from napari_histoad.classifiers import classes_of, load_model
 from napari_histoad.detectors import fingerprint
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
+from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.mapping._blocks import BlockJoiner, block_rows, score_blocks, tiles_in
 from napari_histoad.engine.mapping._compile import compiled_job
-from napari_histoad.engine.training._gather import stain_of
 from napari_histoad.engine.training._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
@@ -252,7 +252,7 @@ def plan_map(
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
     grid = grid.subset(work_order(grid, geometry))
     stains = None
-    target = stain_of(detector)
+    target = DetectorView.of(detector).stain
     if target is not None:
         stains = (Stain.of_slide(slide, tissue, target.method, tile_px=settings.tile_px, mpp=settings.mpp), target)
         slide = RecolouredSlide(slide, stains[0].to(target))

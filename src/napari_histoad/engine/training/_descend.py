@@ -1,4 +1,4 @@
-"""Gradient descent with early stop, checkpoint and live reports."""
+"""Gradient descent with early stopping, checkpoints and progress reports."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ __all__ = ["batch_size", "descend_job", "diverging"]
 
 _BATCH = 16
 _VALIDATION = 0.15
-_ENOUGH_GROUPS = 16
-_CHECKS, _PATIENCE, _LEAST_GAIN = 20, 5, 0.005
+_MIN_GROUPS = 16
+_CHECKS, _PATIENCE, _MIN_GAIN = 20, 5, 0.005
 _PREVIEW_SECONDS = 2.0
 
 
@@ -53,32 +53,32 @@ def descend_job(
     counts: NDArray[np.float32] | None = None,
     steps: int | None = None,
 ) -> Job[None]:
-    """Train a detector's network on tiles; ends with the weights that were best on tiles held out from them.
+    """Train a detector's network and keep the weights with the smallest loss on validation tiles.
 
-    Reports come after every step; a checkpoint is written at each of the 20 checks, from which a later call with the
-    same detector, tiles and seed goes on.
+    Progress is reported after every step. At each of 20 validations a checkpoint is written; a later call with the same
+    detector, tiles and seed continues from it.
 
     Parameters
     ----------
     counts : (N,) float32, optional
-        How much each tile counts, see `Detector.losses`; by default 1. Only tiles that count 1 are checked on.
+        Weight of each tile, see `Detector.losses`; default: 1. Only tiles of weight 1 are used for validation.
     steps : int, optional
-        At most; default: the detector's.
+        Maximum number of steps; default: that of the detector.
 
     Raises
     ------
     TrainingError
-        If a loss or a weight is not finite any more.
+        If a loss or a weight is not finite.
     """
     network = detector.network
     assert network is not None
-    learnt, checked = _split(tiles, rng)
+    trained, validated = _split(tiles, rng)
     if counts is not None:
-        learnt = np.concatenate([learnt, checked[counts[checked] != 1]])
-        checked = checked[counts[checked] == 1]
+        trained = np.concatenate([trained, validated[counts[validated] != 1]])
+        validated = validated[counts[validated] == 1]
     total = steps or detector.steps
     key = _data_key(detector, tiles, seed, counts, total)
-    plan = _Plan(learnt, checked[:128], counts, total, batch_size(detector, len(learnt)), seed, checkpoint, key)
+    plan = _Plan(trained, validated[:128], counts, total, batch_size(detector, len(trained)), seed, checkpoint, key)
     if choice.count == 1:
         fabric = choice.fabric()
         yield from _steps_job(fabric, choice, detector, tiles.images, plan)
@@ -95,10 +95,10 @@ def descend_job(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What gradient descent is to do; rows are of the tiles."""
+    """Arguments of the training loop; rows index the tiles."""
 
-    learnt: NDArray[np.int64]
-    checked: NDArray[np.int64]
+    trained: NDArray[np.int64]
+    validated: NDArray[np.int64]
     counts: NDArray[np.float32] | None
     total: int
     batch: int
@@ -110,7 +110,7 @@ class _Plan:
 def _steps_job(
     fabric: Fabric, choice: DeviceChoice, detector: Detector, tiles: NDArray[np.uint8], plan: _Plan
 ) -> Job[dict[str, NDArray[Any]]]:
-    """Descend, alone or as one of several processes that each take a part of every batch; returns the best weights."""
+    """Train in this process, alone or with others that each take a part of every batch; return the best weights."""
     network = detector.network
     assert network is not None
     detector.to(choice.device)
@@ -148,8 +148,8 @@ def _steps_job(
     yield Progress("Training", first, total, "steps")
     for step in range(first, total):
         network.train()
-        # Randomness follows from seed, step and place alone, so that a resumed run equals an undisturbed one.
-        picked = np.random.default_rng([plan.seed, step]).choice(plan.learnt, plan.batch, replace=False)
+        # Random numbers depend on seed, step and rank only, so that a resumed run equals an uninterrupted one.
+        picked = np.random.default_rng([plan.seed, step]).choice(plan.trained, plan.batch, replace=False)
         picked = picked[fabric.global_rank :: fabric.world_size]
         with torch.random.fork_rng(devices=[]), fabric.autocast():
             torch.manual_seed((plan.seed + 7919 * fabric.global_rank) * 1_000_003 + step)
@@ -160,7 +160,9 @@ def _steps_job(
         if not alone:
             share_buffers(network)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # a critic may start later
+            warnings.filterwarnings(
+                "ignore", "Detected call of `lr_scheduler.step", UserWarning
+            )  # the optimizer of a critic may start later
             for schedule in schedules:
                 schedule.step()
         metrics |= {name: float(value.detach()) for name, value in losses.items()}
@@ -168,18 +170,18 @@ def _steps_job(
         preview = None
         now = time.monotonic()
         if now - previewed > _PREVIEW_SECONDS or step + 1 == total:
-            previewed, preview = now, _preview(detector, images[plan.checked[:4]], choice)
+            previewed, preview = now, _preview(detector, images[plan.validated[:4]], choice)
         yield Progress("Training", step + 1, total, "steps", dict(metrics), preview)
         if (step + 1) % every and step + 1 < total:
             continue
-        # One process decides: another's last digit may differ.
+        # The loss of one process decides: those of others may differ in the last digit.
         with diverging(network, step + 1):
             current = fabric.broadcast(_held_out_loss(detector, images, plan, choice))
         metrics["held-out loss"] = current
         _check_finite([current], step + 1)
         _check_finite((float(value.sum()) for value in _floats(network)), step + 1)
         if detector.fully_grown:
-            stale = 0 if current < best * (1 - _LEAST_GAIN) else stale + 1
+            stale = 0 if current < best * (1 - _MIN_GAIN) else stale + 1
             if current < best:
                 best, best_state = current, _copy(network)
         if fabric.global_rank == 0:
@@ -195,15 +197,15 @@ def _steps_job(
 
 
 def _check_finite(values: Iterable[float], step: int) -> None:
-    """Raise a TrainingError if training has diverged: what it would end with is the network that it began with, or nothing."""
+    """Raise a TrainingError if a value is not finite."""
     if not all(map(math.isfinite, values)):
-        what = f"training diverged in step {step}: a loss or a weight is not finite any more, and nothing was saved"
+        what = f"training diverged in step {step}: a loss or a weight is not finite; nothing was saved"
         raise TrainingError(what, "train with a lower learning rate (learning_rate in the settings), or larger batches")
 
 
 @contextmanager
 def diverging(network: torch.nn.Module, step: int) -> Iterator[None]:
-    """Translate what torch makes of weights that are not finite, codes out of range say, into a TrainingError."""
+    """Turn errors that torch raises because of weights that are not finite into a TrainingError."""
     try:
         yield
     except (IndexError, RuntimeError, ValueError):
@@ -216,7 +218,7 @@ def _floats(network: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _jittered(images: torch.Tensor, strength: float) -> torch.Tensor:
-    """Return images (B, H, W, 3) uint8 with more or less of each stain."""
+    """Return images (B, H, W, 3) uint8 with randomly varied stains."""
     if not strength:
         return images
     pixels = stain_jitter(images.movedim(3, 1).float() / 255, strength)
@@ -224,29 +226,29 @@ def _jittered(images: torch.Tensor, strength: float) -> torch.Tensor:
 
 
 def batch_size(detector: Detector, tiles: int) -> int:
-    """Return how many of so many tiles a step sees."""
+    """Return the number of tiles per step, given that of all tiles."""
     return min(getattr(detector.settings, "batch", _BATCH), tiles)
 
 
 def _split(tiles: TileSet, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (tiles to learn from, tiles to check on).
+    """Return rows of (training tiles, validation tiles).
 
-    A single outline may hold a kind of tissue that no other has, fat say: checked on that, training would stop at the
-    first step and keep a network that knows nothing. With few groups neighbours must do; the calibration is kept apart.
+    With fewer than 16 groups, groups are split: if one held the only tissue of its kind, such as fat, and were used for
+    validation, training would stop at the first step. Calibration uses other tiles.
     """
-    if len(np.unique(tiles.groups)) >= _ENOUGH_GROUPS:
+    if len(np.unique(tiles.groups)) >= _MIN_GROUPS:
         return tiles.split(_VALIDATION, rng)
     order = rng.permutation(len(tiles))
-    checked, learnt = np.split(order, [max(1, int(_VALIDATION * len(tiles)))])
-    return learnt, checked
+    validated, trained = np.split(order, [max(1, int(_VALIDATION * len(tiles)))])
+    return trained, validated
 
 
 def _held_out_loss(detector: Detector, images: torch.Tensor, plan: _Plan, choice: DeviceChoice) -> float:
     assert detector.network is not None
     detector.network.eval()
-    values, rows = [], plan.checked
+    values, rows = [], plan.validated
     with torch.inference_mode(), choice.autocast(detector), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)  # losses that draw views of a tile draw the same ones at each check
+        torch.manual_seed(plan.seed)  # losses that use random views of a tile use the same ones at each validation
         for i in range(0, len(rows), 16):
             part = images[rows[i : i + 16]].to(choice.device)
             values.append(float(detector.losses(part)["loss"]) * len(part))
@@ -254,16 +256,16 @@ def _held_out_loss(detector: Detector, images: torch.Tensor, plan: _Plan, choice
 
 
 def _preview(detector: Detector, images: torch.Tensor, choice: DeviceChoice) -> NDArray[np.uint8] | None:
-    """Return tiles above their reconstructions, (2·S, n·S, 3) uint8."""
+    """Return a picture (H, W, 3) uint8 of tiles above their reconstructions, or None if there are none."""
     assert detector.network is not None
     detector.network.eval()
     with torch.inference_mode(), choice.autocast(detector):
-        rebuilt = detector.reconstruct(images.to(choice.device))
-    if rebuilt is None:
+        reconstruction = detector.reconstruct(images.to(choice.device))
+    if reconstruction is None:
         return None
-    if rebuilt.shape[2:] != images.shape[1:3]:
-        rebuilt = F.interpolate(rebuilt.float(), images.shape[1:3])
-    below = (rebuilt.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    if reconstruction.shape[2:] != images.shape[1:3]:
+        reconstruction = F.interpolate(reconstruction.float(), images.shape[1:3])
+    below = (reconstruction.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     rows = [np.concatenate(list(part), axis=1) for part in (images.numpy(), below)]
     return np.ascontiguousarray(np.concatenate(rows, axis=0)[::2, ::2])
 
@@ -285,15 +287,15 @@ def _load_checkpoint(path: Path | None, key: str) -> dict[str, Any] | None:
     try:
         saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         return saved if saved.get("key") == key else None
-    except Exception:  # noqa: BLE001 - there is no telling what a damaged file makes an unpickler raise
-        return None  # cut short, or something else: start anew
+    except Exception:  # noqa: BLE001 - a damaged file may raise anything
+        return None  # damaged: start from the beginning
 
 
 def _save_checkpoint(path: Path | None, state: dict[str, Any]) -> None:
     if path is None:
         return
-    # In memory first: on a full disk torch's own file writer raises a RuntimeError over the OSError. Copied out of the
-    # buffer, not lent: Python 3.12.1 crashes when it collects a lent one as garbage.
+    # In memory first: on a full disk torch's file writer raises a RuntimeError instead of an OSError. getvalue() copies, for
+    # Python 3.12.1 crashes when it collects a buffer that getbuffer() has exposed.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with atomic_path(path) as partial:

@@ -1,4 +1,4 @@
-"""What training will cost, measured on one batch before it starts."""
+"""Estimates time and memory of training from one batch, before training starts."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _COPIES = 4  # weights, gradients, and two moments of Adam
 
 @dataclass(frozen=True)
 class TrainingEstimate:
-    """What training takes at most; it may stop earlier by itself.
+    """Maximum time and memory of training; it may stop early.
 
     Attributes
     ----------
     seconds : float
-        On this machine, as busy as it is now.
+        On this machine at its present load.
     memory_bytes : int
-        Beyond what the program itself takes: tiles, weights, gradients, activations of one batch, kept features.
+        For tiles, weights, gradients, activations of one batch and stored features; the program itself not included.
     bank_bytes : int
-        Of these, the normal tiles' features that are kept for the search of the nearest; 0 where there is none.
+        Part of ``memory_bytes`` for stored features of normal tiles, if the method searches them; else 0.
     """
 
     seconds: float
@@ -44,22 +44,22 @@ class TrainingEstimate:
     bank_bytes: int = 0
 
     def __str__(self) -> str:
-        bank = f", {_size(self.bank_bytes)} of it the bank of normal tiles" if self.bank_bytes else ""
-        return f"Takes {format_seconds(max(1.0, self.seconds))} and {_size(self.memory_bytes)} of memory at most{bank}"
+        bank = f", {_size(self.bank_bytes)} of it for features of normal tiles" if self.bank_bytes else ""
+        return f"Takes at most {format_seconds(max(1.0, self.seconds))} and {_size(self.memory_bytes)} of memory{bank}"
 
 
 def estimate_training(detector: Detector, images: Tensor, choice: DeviceChoice, passes: float = 1.0) -> TrainingEstimate:
-    """Try one batch on a copy of a detector and reckon what training on all tiles takes.
+    """Run one batch on a copy of a detector and estimate time and memory of training on all tiles.
 
     Parameters
     ----------
     detector : Detector
-        Prepared and on its device; it does not change.
+        Prepared and on its device; it is not changed.
     images : (N, H, W, 3) uint8 tensor
         The tiles.
     choice : DeviceChoice
     passes : float
-        How many times a network takes the detector's steps: refinement trains on.
+        Number of training steps as a multiple of the detector's, see `passes_of`.
     """
     with torch.random.fork_rng(devices=[]):
         if isinstance(detector, FeatureDetector) and not detector.steps:
@@ -72,10 +72,10 @@ def estimate_training(detector: Detector, images: Tensor, choice: DeviceChoice, 
 def _of_features(detector: FeatureDetector, images: Tensor, choice: DeviceChoice) -> TrainingEstimate:
     batch = images[:_BATCH].to(choice.device)
     with torch.inference_mode(), choice.autocast(detector):
-        detector.features(batch)  # the first call pays for what later ones do not
+        detector.features(batch)  # the first call is slower
         started = time.perf_counter()
-        codes = detector.features(batch)
-        numbers = codes.shape[1] * 4
+        features = detector.features(batch)
+        numbers = features.shape[1] * 4
     seconds = (time.perf_counter() - started) / len(batch) * len(images)
     bank = detector.model.fitted_bytes(len(images))
     return TrainingEstimate(seconds, images.nbytes + len(images) * numbers + bank, bank)

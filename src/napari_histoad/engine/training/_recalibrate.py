@@ -1,4 +1,4 @@
-"""A detector on another site: the same weights, thresholds from that site's own normal tissue."""
+"""Recalibrates a detector on normal tissue of another site; its weights do not change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from napari_histoad.detectors import load_detector, save_detector
 from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
-from napari_histoad.engine.training._gather import MAX_TILES, gather_job, stain_of, training_sources
+from napari_histoad.engine._view import DetectorView
+from napari_histoad.engine.training._gather import MAX_TILES, gather_job
+from napari_histoad.engine.training._sources import training_sources
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.slide import file_name, slide_path
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_histoad.detectors import Detector
-    from napari_histoad.engine.training._gather import TrainingSource
+    from napari_histoad.engine.training._sources import TrainingSource
     from napari_histoad.jobs import Job
     from napari_histoad.regions import Region
 
@@ -38,14 +40,14 @@ def recalibrate_job(
     seed: int = 0,
     max_tiles: int = MAX_TILES,
 ) -> Job[Detector]:
-    """Score normal tiles of other slides and save the detector to ``out`` with these as its calibration.
+    """Calibrate a detector on the scores of normal tiles of other slides and save it to ``out``.
 
-    Nothing is learnt: the tiles count in full, and p-values and thresholds then speak of this site's normal tissue.
+    Weights do not change. All tiles are used for calibration: p-values and thresholds then refer to these slides.
 
     Raises
     ------
     SettingsError
-        If the detector was trained on one of the slides: what it has learnt scores too low to set a threshold by.
+        If the detector was trained on one of the slides: its scores there are too low to set a threshold.
     HistoadError
         See `gather_job`, `load_detector` and `save_detector`.
     """
@@ -53,12 +55,11 @@ def recalibrate_job(
     detector = load_detector(model)
     seen = sorted({file_name(source.path) for source in sources} & set(detector.trained_on))
     if seen:
-        msg = f"{model.name} was trained on {seen[0]}: its normal tissue there scores too low to set a threshold by"
-        raise SettingsError(msg, "recalibrate on slides that it has not seen, or train it again")
-    wanted, choice = detector.settings, choose_device(device)
-    stain = stain_of(detector)
+        msg = f"{model.name} was trained on {seen[0]}: its scores on normal tissue there are too low to set a threshold"
+        raise SettingsError(msg, "recalibrate on slides that it was not trained on, or train it again")
+    view, choice = DetectorView.of(detector), choose_device(device)
     tiles, _ = yield from gather_job(
-        sources, wanted.tile_px, wanted.mpp, max_tiles=max_tiles, srgb=wanted.srgb, stain=stain, seed=seed
+        sources, view.tile_px, view.mpp, max_tiles=max_tiles, srgb=view.srgb, stain=view.stain, seed=seed
     )
     detector.to(choice.device)
     yield Progress("Calibrating", 0, len(tiles))
@@ -86,14 +87,14 @@ def recalibrate(
     device: str = "auto",
     **options: Any,
 ) -> Detector:
-    """Calibrate a trained detector on another site's normal tissue, without training it again.
+    """Calibrate a trained detector on normal tissue of another site, without training it again.
 
     Parameters
     ----------
     model : path-like
-        The detector.
+        The file of the detector.
     slides, normal, slide_mpp, override_mpp, normal_class, tissue_from, device
-        As for `train`.
+        See `train`.
     out : path-like
         The ``.safetensors`` file to write.
     **options
@@ -102,11 +103,12 @@ def recalibrate(
     Returns
     -------
     Detector
+        With the new calibration.
 
     Raises
     ------
     HistoadError
-        With the reason and the remedy.
+        If it cannot be calibrated or saved; the message names the remedy.
     """
     paths = [slides] if isinstance(slides, str | PathLike) else list(slides)
     sources = training_sources([slide_path(p) for p in paths], normal, slide_mpp, tissue_from, override_mpp, normal_class)

@@ -1,4 +1,4 @@
-"""Refinement: find the tiles of the "normal" regions that do not look normal, and leave them out."""
+"""Finds tiles in normal regions that do not look normal and leaves them out of training."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 __all__ = ["check_refinement", "passes_of", "refine_job", "stages_of", "suspicious"]
 
-_ROUNDS = {"neighbours": 4, "svm": 10}  # by kind
+_ROUNDS = {"neighbours": 4, "svm": 10}
 _SHARE = 0.2
 _FOLDS, _NEIGHBOURS = 5, 10
 _NU = 0.02
-_STEPS_OF_A_ROUND = 0.2  # 100 epochs after 500
+_STEPS_PER_ROUND = 0.2  # 100 epochs after 500
 _WORST = 0.8
 _REPELLED = -0.05
 
 
 def check_refinement(kind: str | None) -> None:
-    """Raise a SettingsError if there is no such refinement."""
+    """Raise a SettingsError if the refinement is unknown."""
     if kind is not None and kind not in _ROUNDS:
         raise SettingsError(f"there is no refinement named {kind!r}", f"known are {', '.join(_ROUNDS)}")
 
 
 def passes_of(kind: str | None) -> float:
-    """Return how many times the steps of a network's training it takes with such a refinement."""
-    return {None: 1.0, "neighbours": 2.0}.get(kind, 2 + _ROUNDS["svm"] * _STEPS_OF_A_ROUND)
+    """Return the number of training steps with a refinement, as a multiple of those without."""
+    return {None: 1.0, "neighbours": 2.0}.get(kind, 2 + _ROUNDS["svm"] * _STEPS_PER_ROUND)
 
 
 def stages_of(checkpoint: Path) -> list[Path]:
-    """Return the checkpoints of all stages of a training that has this one."""
+    """Return the checkpoint files of all stages of a training run, given that of the first."""
     rounds = [f".round{k}" for k in range(_ROUNDS["svm"])]
     return [checkpoint, *(checkpoint.with_suffix(suffix) for suffix in (*rounds, ".refined"))]
 
@@ -63,33 +63,33 @@ def refine_job(
     seed: int,
     checkpoint: Path | None,
 ) -> Job[NDArray[np.bool_]]:
-    """Return which tiles a detector is to leave out, (N,) bool; a network that it has learns on without them.
+    """Return which tiles to leave out, (N,) bool; the detector's network, if any, is trained further without them.
 
-    Closed-form methods and ``neighbours`` look at the features once, see `suspicious`. With ``svm`` a network follows
-    Beggel et al. 2019 (arXiv:1901.06355, algorithm 1) from its pretraining on: ten rounds, in each of which the outliers
-    of a one-class SVM are left out for good and the network learns on; at last it learns to do worse on those tiles left
-    out that score above the 80th percentile of them, which count a little below 0.
+    Methods without training steps, and ``neighbours``, examine the features once, see `suspicious`. With ``svm`` a network
+    follows Beggel et al. 2019 (arXiv:1901.06355, algorithm 1) after its pretraining: in each of ten rounds the outliers of a
+    one-class SVM are left out for good and training continues. At the end, tiles left out whose score is above the 80th
+    percentile of their scores get a small negative weight.
 
     Parameters
     ----------
     detector : Detector
-        Its network is trained on all tiles.
+        Its network must have been trained on all tiles.
     """
     by_rounds = kind == "svm" and detector.steps > 0
     if by_rounds:
         left_out = np.zeros(len(tiles), bool)
-        steps = max(1, round(_STEPS_OF_A_ROUND * detector.steps))
+        steps = max(1, round(_STEPS_PER_ROUND * detector.steps))
         for k in range(_ROUNDS[kind]):
             yield Progress("Refining", k, _ROUNDS[kind], "rounds")
             kept = np.flatnonzero(~left_out)
-            codes = _codes(detector, tiles.images[kept], choice)
-            left_out[kept[_outliers(_standardised(codes))]] = True
+            features = _features(detector, tiles.images[kept], choice)
+            left_out[kept[_outliers(_standardised(features))]] = True
             kept = np.flatnonzero(~left_out)
             stage = None if checkpoint is None else checkpoint.with_suffix(f".round{k}")
             yield from descend_job(detector, tiles.subset(kept), choice, rng, seed, stage, steps=steps)
     else:
         yield Progress("Refining", 0, 1, "rounds")
-        left_out = suspicious(_codes(detector, tiles.images, choice), kind, rng)
+        left_out = suspicious(_features(detector, tiles.images, choice), kind, rng)
     if detector.steps:
         counts = np.where(left_out, 0, 1).astype(np.float32)
         if by_rounds and left_out.any():
@@ -103,23 +103,23 @@ def refine_job(
     return left_out
 
 
-def suspicious(codes: NDArray[np.float32], kind: str, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return which tiles do not look like the others, (N,) bool.
+def suspicious(features: NDArray[np.float32], kind: str, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return which tiles are unlike the others, (N,) bool.
 
-    ``svm``: ten rounds of a one-class SVM with ν = 0.02, whose outliers are left out for good. ``neighbours``: four rounds
-    in which the fifth of the tiles that lies farthest from its ten nearest neighbours among the kept tiles of other folds
-    is left out; a tile left out may come back. With 5% of anomalies in the training set a fifth is not too many: the tiles
-    in sparse places are those that anomalies hide among (`benchmarks/accuracy.py`).
+    ``svm``: ten rounds of a one-class SVM with ν = 0.02, whose outliers are left out for good. ``neighbours``: in each of four
+    rounds, the fifth of the tiles with the largest mean distance to their ten nearest neighbours, among the kept tiles of other
+    folds, is left out; a tile may return in a later round. A fifth is more than the anomalies expected, because anomalies are
+    hard to tell from rare normal tiles (`benchmarks/accuracy.py`).
 
     Parameters
     ----------
-    codes : (N, D) float32
-        Features in which unusual tiles lie apart.
+    features : (N, D) float32
+        Features of the tiles.
     kind : {"neighbours", "svm"}
     rng : Generator
-        Draws the folds.
+        Assigns tiles to folds.
     """
-    z = _standardised(codes)
+    z = _standardised(features)
     left_out = np.zeros(len(z), bool)
     if kind == "svm":
         for _ in range(_ROUNDS[kind]):
@@ -137,17 +137,17 @@ def suspicious(codes: NDArray[np.float32], kind: str, rng: np.random.Generator) 
     return left_out
 
 
-def _standardised(codes: NDArray[np.float32]) -> NDArray[np.float32]:
-    mean, deviation = codes.mean(axis=0), codes.std(axis=0)
-    z: NDArray[np.float32] = (codes - mean) / (deviation + 1e-6 * (1 + np.abs(mean)))
+def _standardised(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    z: NDArray[np.float32] = (features - mean) / (deviation + 1e-6 * (1 + np.abs(mean)))
     return z
 
 
 def _outliers(z: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return the share ν of tiles that a one-class SVM's boundary has to give way to most, by their multipliers.
+    """Return the share ν of tiles with the largest multipliers in a one-class SVM.
 
-    Where tiles are few or features many, all its support vectors lie on the boundary and rounding alone says which are
-    predicted to lie outside: a quarter of a hundred tiles, and all of them after ten rounds.
+    The SVM's own prediction is not used: with few tiles or many features all support vectors lie on the boundary, and rounding
+    decides which are predicted as outliers.
     """
     svm = OneClassSVM(nu=_NU, gamma="scale").fit(z)
     outside = np.zeros(len(z), bool)
@@ -155,22 +155,22 @@ def _outliers(z: NDArray[np.float32]) -> NDArray[np.bool_]:
     return outside
 
 
-def _codes(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice) -> NDArray[np.float32]:
-    """Return the features of tiles, (N, D) float32, of a detector that is fitted to them for that.
+def _features(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice) -> NDArray[np.float32]:
+    """Fit a detector to tiles and return their features (N, D) float32.
 
     Raises
     ------
     SettingsError
-        If the method has none.
+        If the method has no features.
     """
 
-    def codes(batch: torch.Tensor) -> torch.Tensor:
+    def features_or_error(batch: torch.Tensor) -> torch.Tensor:
         found = detector.features(batch)
         if found is None:
-            raise SettingsError(f"{detector.name} offers no features to find suspicious tiles by", "train it without refinement")
+            raise SettingsError(f"{detector.name} has no features to find suspicious tiles with", "train it without refinement")
         return found
 
     with choice.autocast(detector):
         detector.fit(images, robust=True)
-        features: NDArray[np.float32] = features_of(codes, images, choice.device).numpy()
+        features: NDArray[np.float32] = features_of(features_or_error, images, choice.device).numpy()
     return features

@@ -1,4 +1,4 @@
-"""Learn normal from the slide itself: when nothing has been trained yet."""
+"""Fits a detector to the slide that is to be mapped, if no trained detector is given."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 __all__ = ["SELF_NOTE", "self_detector_job"]
 
-SELF_NOTE = "Rare tissue stands out then, whether it is diseased or not; a slide that is abnormal throughout does not."
+SELF_NOTE = "It then finds rare tissue, diseased or not; widespread disease is not found."
 _MAX_TILES, _MIN_TILES = 1000, 32
 _STAGE = "Learning normal from this slide"
 _PART = 64
-"""Tiles between two reports: a whole number of batches for every lane, so that none waits."""
+"""Tiles between two reports: a multiple of the batch of every worker thread, so that none is idle."""
 
 
 def self_detector_job(
     slide: Slide, tissue: TissueMask, *, mpp: float | None = None, device: str = "auto", seed: int = 0
 ) -> Job[Detector]:
-    """Fit the starter model's features to the bulk of the slide's own tissue; no training loop.
+    """Fit the starter model's features to the slide's own tissue, without training a network.
 
-    A robust Gaussian of the encoder's tile statistics is fitted to three quarters of the tiles, in spatial blocks,
-    and calibrated on the bulk of the remaining blocks: what is anomalous there must not set the threshold.
+    A robust Gaussian is fitted to the encoder's tile statistics in three quarters of the spatial blocks, and calibrated on the
+    other blocks without their outlying scores, so that anomalies do not raise the threshold.
 
     Raises
     ------
     TooFewTilesError
-        If the slide holds fewer than 32 tiles of tissue.
+        If the slide has fewer than 32 tiles of tissue.
     """
     slide_mpp = slide.require_mpp()
     starter = starter_path()
@@ -57,7 +57,7 @@ def self_detector_job(
     side = detector.settings.tile_px
     grid = training_grid(slide, tissue, tile_px=side, mpp=wanted)
     if len(grid) < _MIN_TILES:
-        msg = f"{slide.path.name} holds {len(grid)} tiles of tissue, too few to learn what is normal on it"
+        msg = f"{slide.path.name} has {len(grid)} tiles of tissue, too few to learn normal tissue from"
         raise TooFewTilesError(msg, "train a detector on other slides, or use a finer --mpp")
     rng = np.random.default_rng(seed)
     tiles = yield from sample_tiles_job(slide, grid, _MAX_TILES, rng)
@@ -80,7 +80,7 @@ def self_detector_job(
 
 
 def _fit_job(detector: VqVaeDetector, choice: DeviceChoice, images: NDArray[np.uint8], total: int) -> Job[None]:
-    """Fit the Gaussian; what takes its time, the features, is counted in tiles."""
+    """Fit the Gaussian and report the number of tiles whose features have been computed."""
     features, part = [], max(_PART, _PART // 2 * thread_count())
     yield Progress(_STAGE, 0, total)
     for first in range(0, len(images), part):

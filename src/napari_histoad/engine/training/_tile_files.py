@@ -1,4 +1,4 @@
-"""Tile files as training sources: which are read, in what size, and which belong together."""
+"""Tile files as training sources: which can be read, their size, and which belong to one group."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["accepts_side", "fits_by_resizing", "grouped_tiles", "own_side", "read_good_tiles"]
 
-_LOOKED_AT = 2000
-_ENOUGH_CLUSTERS = 8
+_MOST_CHECKED = 2000
+_MIN_CLUSTERS = 8
 _SHOWN = 3
 
 
 def accepts_side(detector: str, settings: Mapping[str, Any]) -> Callable[[int], bool]:
-    """Return a function that says whether a method takes tiles of a side in pixels."""
+    """Return a function that tells whether a method accepts tiles of a side in pixels."""
 
     def accepts(side: int) -> bool:
         try:
@@ -40,32 +40,32 @@ def accepts_side(detector: str, settings: Mapping[str, Any]) -> Callable[[int], 
 
 
 def own_side(files: Sequence[TileFile], accepts: Callable[[int], bool], where: str) -> tuple[int, str]:
-    """Return the side for tiles of these files, their own or the nearest accepted one, and a note if they are resized.
+    """Return the tile size to train with on these files, and a note if it is not theirs.
 
-    Of very many files 2,000 are looked at.
+    It is the size of the files, or the nearest one that the method accepts. At most 2,000 files are checked.
 
     Raises
     ------
     SettingsError
-        If they are of several sizes or not square, or none can be read.
+        If their sizes differ, they are not square, or none can be read.
     """
-    sizes, errors = check_tile_files(files[:: -(-len(files) // _LOOKED_AT)])
+    sizes, errors = check_tile_files(files[:: -(-len(files) // _MOST_CHECKED)])
     if not sizes:
         raise next(iter(errors.values()))
     return tile_side(list(sizes.values()), accepts, where)
 
 
 def fits_by_resizing(files: Sequence[TileFile], tile_px: int, accepts: Callable[[int], bool]) -> tuple[bool, str]:
-    """Return whether training on these files would have resized them to ``tile_px``, and a note then."""
+    """Return whether training on these files would have resized them to ``tile_px``, and if so a note."""
     try:
         side, note = own_side(files, accepts, "")
-    except SettingsError:  # several sizes, or none: each file is told by itself
+    except SettingsError:  # several sizes, or none: reported file by file
         return False, ""
     return side == tile_px and bool(note), note if side == tile_px else ""
 
 
 def read_good_tiles(files: Sequence[TileFile], tile_px: int, where: str) -> tuple[TileSet, list[TileFile], list[str]]:
-    """Read the tiles that can be read; return them, their files, and notes on those that cannot and on what was resized.
+    """Read tile files; return the tiles, their files, and notes on files that were left out or resized.
 
     Raises
     ------
@@ -90,10 +90,10 @@ def read_good_tiles(files: Sequence[TileFile], tile_px: int, where: str) -> tupl
 
 
 def grouped_tiles(tiles: TileSet, chosen: NormalTiles, where: str, *, alone: bool) -> tuple[TileSet, str]:
-    """Return tiles with the groups that their folders or table name, else with those that can be found, and a note.
+    """Return tiles with their groups, and a note if these had to be guessed.
 
-    One of several sources is a group if nothing divides it. In the only source, near-duplicates are kept together and all
-    else is taken as independent.
+    Groups come from folders or the table. Without them, each of several sources is one group; in a single source,
+    near-duplicate tiles form groups and all other tiles count as independent.
     """
     if chosen.grouped:
         return tiles, ""
@@ -101,14 +101,12 @@ def grouped_tiles(tiles: TileSet, chosen: NormalTiles, where: str, *, alone: boo
         return replace(tiles, groups=np.zeros_like(tiles.groups), grouping="folders of tile files"), ""
     clusters = near_duplicates(tiles.images)
     found = len(np.unique(clusters))
-    if found < _ENOUGH_CLUSTERS:
+    if found < _MIN_CLUSTERS:
         clusters, found = np.arange(len(tiles)), len(tiles)
-    copies = (
-        f"near-duplicates are kept together ({found:,} clusters), and" if found < len(tiles) else "they are held out one by one:"
-    )
+    copies = f"near-duplicates are grouped ({found:,} clusters) and" if found < len(tiles) else "each is its own group and"
     note = (
-        f"{where}: nothing says which of the {len(tiles):,} tiles belong together, so {copies} error rates assume that "
-        "tiles are independent of each other (a folder per slide or patient, or a column group, says more)."
+        f"{where}: the {len(tiles):,} tiles have no groups (a folder per slide or patient, or a column group), so {copies} "
+        "error rates assume that tiles are independent of each other."
     )
     grouping = "clusters of near-duplicate tiles" if found < len(tiles) else "tile files"
     return replace(tiles, groups=clusters.astype(np.int64), grouping=grouping), note

@@ -1,4 +1,4 @@
-"""One job on several devices at once: a process for each, joined by Fabric's strategy."""
+"""Runs one job on several devices, one process each, joined by Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ _PATIENCE_SECONDS = 5.0
 
 
 def together_job(function: Callable[..., Job[T]], choice: DeviceChoice, *args: Any) -> Job[T]:
-    """Run ``function(fabric, choice, *args)`` in a process for each device; the first one's reports and result count.
+    """Run ``function(fabric, choice, *args)`` in one process per device; report the progress and return the result of the first.
 
     Parameters
     ----------
     function : callable
-        Of a module; makes a job that takes the same turns in every process.
+        Module-level function that returns a job with the same steps in every process.
     choice : DeviceChoice
-        Of ``count`` devices; each process is given its own.
+        With ``count`` devices; each process gets one.
     *args
-        Picklable; each process gets a copy, and nothing is shared.
+        Picklable arguments; each process gets its own copy.
 
     Raises
     ------
     DeviceError
-        If a process ends early.
+        If a process ends unexpectedly.
     HistoadError
-        What the job raises.
+        Any error of the job.
     """
-    context = multiprocessing.get_context("spawn")  # neither CUDA nor torch's threads survive a fork
+    context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
     port = find_free_network_port()
     pipes = [context.Pipe(duplex=False) for _ in range(choice.count)]
-    # Pickled here, as torch teaches multiprocessing to share the memory of tensors: all would train the same weights.
+    # Pickled here: multiprocessing would share the memory of torch's tensors, and all processes would train the same weights.
     task = pickle.dumps((function, choice, args))
     processes = [context.Process(target=_work, args=(rank, port, pipe[1], task), daemon=True) for rank, pipe in enumerate(pipes)]
     last = Progress("Starting", 0, choice.count, "devices")
@@ -70,7 +70,7 @@ def together_job(function: Callable[..., Job[T]], choice: DeviceChoice, *args: A
         while True:
             ready = wait(list(open_ends), _POLL_SECONDS)
             if not ready:
-                yield last  # now and then, whatever happens: this is where a job can be stopped
+                yield last  # a job can be cancelled only where it yields
             for end in [end for end in open_ends if end in ready]:
                 try:
                     kind, value = end.recv()
@@ -78,8 +78,8 @@ def together_job(function: Callable[..., Job[T]], choice: DeviceChoice, *args: A
                     rank = open_ends.pop(end)
                     processes[rank].join()
                     if processes[rank].exitcode or not open_ends:
-                        what = f"process {rank + 1} of {choice.count} ended early (exit code {processes[rank].exitcode})"
-                        raise DeviceError(what, "train on one device, or see what it said above") from None
+                        what = f"process {rank + 1} of {choice.count} ended unexpectedly (exit code {processes[rank].exitcode})"
+                        raise DeviceError(what, "train on one device, or see its messages above") from None
                     continue
                 if kind == "error":
                     raise value
@@ -93,17 +93,17 @@ def together_job(function: Callable[..., Job[T]], choice: DeviceChoice, *args: A
             if process.pid is not None:
                 process.terminate()
                 process.join(_PATIENCE_SECONDS)
-                process.kill()  # one that waits for a peer within a GPU's library does not hear
+                process.kill()  # a process that waits for another inside a GPU library ignores terminate()
                 process.join()
         for pipe in pipes:
             pipe[0].close()
 
 
 def _work(rank: int, port: int, connection: Connection, task: bytes) -> None:
-    """Take part in a job as one of its processes."""
+    """Run one of the processes of a job."""
     function, choice, args = pickle.loads(task)  # noqa: S301 - from its own parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this one ends it
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs every process
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if choice.device.type == "cpu":
         torch.set_num_threads(max(1, usable_cores() // choice.count))
@@ -116,7 +116,7 @@ def _work(rank: int, port: int, connection: Connection, task: bytes) -> None:
             connection.send(("result", result))
     except HistoadError as err:
         connection.send(("error", err))
-    except RuntimeError as err:  # torch's: out of memory, a peer that went away
+    except RuntimeError as err:  # raised by torch: out of memory, or another process has ended
         reason = str(err).strip().partition("\n")[0] or type(err).__name__
         connection.send(("error", DeviceError(f"process {rank + 1} of {choice.count} failed ({reason})", "train on one device")))
     if distributed.is_initialized():
@@ -124,9 +124,9 @@ def _work(rank: int, port: int, connection: Connection, task: bytes) -> None:
 
 
 def average_gradients(fabric: Fabric, network: nn.Module) -> None:
-    """Give the gradients of every process the mean over all of them."""
+    """Replace the gradients in every process by their mean over all processes."""
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    # At once: a network has hundreds of them, and each call waits for the slowest process.
+    # In one call: a network has hundreds of gradients, and each call waits for the slowest process.
     mean = fabric.all_reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
     assert isinstance(mean, torch.Tensor)
     start = 0
@@ -136,6 +136,6 @@ def average_gradients(fabric: Fabric, network: nn.Module) -> None:
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Give every process the first one's buffers: statistics of batches, codebooks that follow a mean, counters."""
+    """Copy the buffers of the first process to all: batch statistics, codebooks with moving averages, counters."""
     for buffer in network.buffers():
         distributed.broadcast(buffer, 0)

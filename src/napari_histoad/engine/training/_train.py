@@ -1,4 +1,4 @@
-"""Training: from slides and outlines to a calibrated detector on disk."""
+"""Trains a detector on slides, calibrates it and saves it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from napari_histoad.engine._options import check_options
 from napari_histoad.engine._score import score_images
 from napari_histoad.engine.training._descend import descend_job
 from napari_histoad.engine.training._estimate import estimate_training
-from napari_histoad.engine.training._gather import MAX_TILES, TrainingSource, gather_job, stain_job, training_sources
+from napari_histoad.engine.training._gather import MAX_TILES, gather_job, stain_job
 from napari_histoad.engine.training._refine import check_refinement, passes_of, refine_job, stages_of, suspicious
+from napari_histoad.engine.training._sources import training_sources
 from napari_histoad.engine.training._tile_files import accepts_side, own_side
 from napari_histoad.errors import SettingsError, TrainingError, writing
 from napari_histoad.jobs import Progress, run
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from napari_histoad.calibration import Doubt
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
+    from napari_histoad.engine.training._sources import TrainingSource
     from napari_histoad.jobs import Job
     from napari_histoad.regions import Region
     from napari_histoad.tiles import TileSet
@@ -41,7 +43,7 @@ __all__ = ["fit_job", "suspicious_file", "train", "train_job"]
 
 _HELD_OUT = 0.25
 _FOLDS = 10
-_LEAST_FITTED = 10
+_MIN_FITTED = 10
 _CHUNK = 128
 
 
@@ -57,40 +59,39 @@ def fit_job(
     refine: str | None = None,
     checkpoint: Path | None = None,
 ) -> Job[Detector]:
-    """Train a detector on tiles in memory and calibrate it on held-out ones.
+    """Train a detector on tiles in memory and calibrate it on held-out tiles.
 
-    A quarter of the tiles, whole groups, is held out for the calibration, or more where tiles are few or groups large; 15%
-    of the rest decides when to stop. What is fitted to features in no time learns from all tiles and is calibrated by
-    cross-fitting over the groups. Tiles of which nearly all come from one place are split within it, and the error rates
-    are then approximate. All this is known before anything is trained.
+    A quarter of the tiles is held out for calibration, more if tiles are few or groups large; groups are never split. Of the
+    other tiles, 15% are used for early stopping. Methods that are only fitted to features use all tiles and are calibrated by
+    cross-fitting over the groups. If nearly all tiles come from one group, it is split and the error rates are approximate.
 
     Parameters
     ----------
     detector : Detector
-        Untrained; trained in place and returned.
+        Untrained; it is trained in place and returned.
     tiles : TileSet
     device : str
     devices : int
-        How many of them learn together, in a process each: GPUs of this machine, or parts of the CPU.
+        Number of GPUs of this machine, or parts of its CPU, that train together, one process each.
     robust : bool
-        The tiles may hold some anomalies: what is rare is left out of the fit, see `Detector.fit`, and what stands out of
-        the calibration, see `Calibration.from_scores`. Otherwise every tile is normal and counts in both.
+        The tiles may hold some anomalies: rare tiles are left out of the fit, see `Detector.fit`, and outlying scores are left
+        out of the calibration, see `Calibration.from_scores`. Otherwise all tiles are used for both.
     outlined : bool
-        Whether somebody outlined them, for the record of what the error rates rest on.
+        Whether a person outlined the tissue; recorded in the calibration.
     refine : {"neighbours", "svm"}, optional
-        Leave tiles out that do not look like the others, see `refine_job`; ``detector.left_out`` then says which. They
-        still count in the calibration, less what sticks out of it, so that the false-positive rate errs to the safe side.
+        Leave suspicious tiles out of training, see `refine_job`; their rows are stored in ``detector.left_out``. The
+        calibration still uses them, except outlying scores, so that the false-positive rate is not underestimated.
     checkpoint : Path, optional
-        Where to save progress; training goes on from there if it fits, and removes it at the end.
+        File to save progress to. Training continues from it if it has the same data and settings, and removes it at the end.
 
     Raises
     ------
     SettingsError
-        If there is no such refinement, or the method offers no features to refine by.
+        If the refinement is unknown, or the method has no features for it.
     TooFewTilesError
-        If there are too few tiles to learn from some and to calibrate on others, or all come from one place.
+        If there are too few tiles, or all come from one group that cannot be split.
     TrainingError
-        If a loss, or the score of a normal tile, is not finite.
+        If a loss, or the score of a tile, is not finite.
     """
     check_options(seed=seed, devices=devices)
     check_refinement(refine)
@@ -132,32 +133,32 @@ def fit_job(
 def _cross_fit_job(
     detector: FeatureDetector, tiles: TileSet, choice: DeviceChoice, rng: np.random.Generator, *, robust: bool, refine: str | None
 ) -> Job[NDArray[np.float32]]:
-    """Fit to all tiles; return the score that each gets from a model fitted to the other folds' groups, to calibrate on.
+    """Fit a detector to all tiles; return for each tile the score of a model fitted to the other folds, to calibrate on.
 
-    Cross-conformal prediction (Vovk 2015, arXiv:1208.0806): ten folds waste no tile, and as each model sees nine tenths
-    of them, the p-values err to the safe side.
+    Cross-conformal prediction (Vovk 2015, arXiv:1208.0806): with ten folds every tile is used, and as each model is fitted to
+    nine tenths of them, p-values are slightly too large rather than too small.
     """
     detector.to(choice.device)
     detector.prepare(tiles.images)
     yield _forecast(detector, tiles, choice)
     parts = []
     for i in range(0, len(tiles), _CHUNK):
-        yield Progress("Looking at tiles", i, len(tiles))
-        with choice.autocast(detector):  # not around a yield: whoever drives the job computes too
+        yield Progress("Computing features", i, len(tiles))
+        with choice.autocast(detector):  # not around a yield: the caller may compute in between
             parts.append(features_of(detector.features, tiles.images[i : i + _CHUNK], choice.device))
-    codes, scores = torch.cat(parts), np.empty(len(tiles), np.float32)
-    left_out = np.zeros(len(tiles), bool) if refine is None else suspicious(codes.numpy(), refine, rng)
+    features, scores = torch.cat(parts), np.empty(len(tiles), np.float32)
+    left_out = np.zeros(len(tiles), bool) if refine is None else suspicious(features.numpy(), refine, rng)
     detector.left_out = np.flatnonzero(left_out)
     folds = list(tiles.folds(_FOLDS, rng))
     for k, (kept, held_out) in enumerate(folds):
         yield Progress("Calibrating", k, len(folds) + 1, "steps")
-        # Of a few groups, one that is large is scored by what the others teach, were they all left out of the final fit.
+        # If nearly all other groups were left out, the fold is scored by a model that is fitted to them all the same.
         rows = kept[~left_out[kept]]
-        detector.fit_features(codes[rows if len(rows) >= _LEAST_FITTED else kept], robust=robust)
+        detector.fit_features(features[rows if len(rows) >= _MIN_FITTED else kept], robust=robust)
         with torch.inference_mode():
-            scores[held_out] = detector.model.distance(codes[held_out].to(choice.device)).cpu().numpy()
+            scores[held_out] = detector.model.distance(features[held_out].to(choice.device)).cpu().numpy()
     yield Progress("Calibrating", len(folds), len(folds) + 1, "steps")
-    detector.fit_features(codes[~left_out], robust=robust)
+    detector.fit_features(features[~left_out], robust=robust)
     with choice.autocast(detector):
         detector.fit_error_map(tiles.images[~left_out])
     yield Progress("Calibrating", len(folds) + 1, len(folds) + 1, "steps")
@@ -165,7 +166,7 @@ def _cross_fit_job(
 
 
 def _forecast(detector: Detector, tiles: TileSet, choice: DeviceChoice, refine: str | None = None) -> Progress:
-    """Return what training will take, as a report."""
+    """Return a progress report that states the estimated time and memory."""
     estimate = estimate_training(detector, torch.from_numpy(tiles.images), choice, passes_of(refine))
     return Progress("Estimating", 1, 1, "steps", note=f"{estimate}.")
 
@@ -184,9 +185,9 @@ def train_job(
     refine: str | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Job[Detector]:
-    """Gather tiles, train, calibrate and save to ``out``; an interrupted run goes on where it was.
+    """Read tiles, train a detector, calibrate it and save it to ``out``; an interrupted run continues where it stopped.
 
-    With ``refine``, the tiles that were left out are listed in ``<out>.suspicious.csv``.
+    With ``refine``, the tiles that were left out are listed in the file `suspicious_file`. Parameters are those of `train`.
 
     Raises
     ------
@@ -194,7 +195,7 @@ def train_job(
         See `gather_job`, `fit_job` and `save_detector`.
     """
     check_options(seed=seed, devices=devices, max_tiles=max_tiles, mpp=mpp)
-    choose_device(device, devices)  # refused now, not after reading for an hour
+    choose_device(device, devices)  # an unknown device is refused now, not after an hour of reading
     given = dict(settings or {})
     if "tile_px" not in given:
         for note in _own_side(sources, detector, given):
@@ -203,7 +204,7 @@ def train_job(
     draft = create_detector(detector, **given, **({} if mpp is None else {"mpp": mpp}))
     draft.check_trainable()
     if draft.settings.stain_jitter and not draft.steps:
-        raise SettingsError(f"{detector} learns without steps, so stain_jitter has no effect", "leave it out")
+        raise SettingsError(f"{detector} is not trained step by step, so stain_jitter has no effect", "leave it out")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir():
@@ -232,7 +233,7 @@ def train_job(
             checkpoint=checkpoint,
         )
     except TrainingError:
-        _remove(checkpoint)  # from there the same would happen again, and with other settings it does not count
+        _remove(checkpoint)  # continued from there, training would diverge again
         raise
     save_detector(trained, out)
     if refine is not None:
@@ -257,7 +258,7 @@ def _own_side(sources: Sequence[TrainingSource], detector: str, given: dict[str,
 
 
 def suspicious_file(model: Path) -> Path:
-    """Return the table of the tiles that the refinement of a detector left out."""
+    """Return the path of the table of tiles that were left out of a detector's training as suspicious."""
     return model.with_suffix(".suspicious.csv")
 
 
@@ -283,47 +284,47 @@ def train(
     Parameters
     ----------
     slides : path-like or sequence of path-like
-        Slides, or folders of tiles, or manifest.csv files.
+        Slides, folders of tile images, or manifest.csv files.
     out : path-like
         The ``.safetensors`` file to write.
     normal : path-like, sequence of path-like, or sequence of Region, optional
-        Outlines of normal tissue: one annotation file, or list of regions, per slide in the same order, or regions of the
-        only slide. Those classed normal are learnt from, or all where none has a class.
-        Default: ``"all-tissue"``, all tissue of these slides is normal; ``"mixed-tissue"`` if it may hold lesions: what is
-        rare is then left out of the fit and of the calibration, and error rates are approximate.
+        Outlines of normal tissue: one annotation file, or list of regions, per slide in the same order, or the regions of a
+        single slide. Regions of a normal class are used, or all if none has a class.
+        Default: ``"all-tissue"``, all tissue of these slides is normal; ``"mixed-tissue"`` if it may hold lesions: rare tissue
+        is then left out of the fit and of the calibration, and error rates are approximate.
     detector : str
-        Name of the method.
+        Name of the method, see `detector_names`.
     slide_mpp : float, optional
-        µm per level-0 pixel of slides that do not state it; those that do keep theirs.
+        µm per level-0 pixel, for slides that state none.
     override_mpp : float, optional
-        µm per level-0 pixel, whatever the slides state.
+        µm per level-0 pixel; replaces what the slides state.
     normal_class : str or sequence of str, optional
-        Of tiles with classes: which are normal, where their names do not say; ``"all-tiles"`` if all are.
+        For tiles with unknown class names: the normal class or classes; ``"all-tiles"`` if all tiles are normal.
     tissue_from : str
-        ``"found"`` on the slides; ``"regions"`` takes the outlines as tissue, for stains where it is not found.
+        ``"found"`` detects tissue; ``"regions"`` takes the outlines as tissue, for stains where detection fails.
     mpp : float, optional
-        µm per tile pixel; default 0.5, or the slide's own if that is coarser.
+        µm per tile pixel; default 0.5, or that of the coarsest slide if it is coarser.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``mps``.
     devices : int
-        How many GPUs train together, see `fit_job`. A script that asks for more than one must be guarded by
-        ``if __name__ == "__main__":``, as each process imports it.
+        Number of GPUs that train together. With more than one, a script needs ``if __name__ == "__main__":``, as each process
+        imports it.
     seed : int
-        Same seed, same devices: same detector.
+        The same seed on the same devices gives the same detector.
     refine : {"neighbours", "svm"}, optional
-        Find the normal tiles that do not look normal and leave them out, see `fit_job`.
+        Find tiles that do not look normal and leave them out of training, see `fit_job`.
     **settings
-        Further settings of the method.
+        Settings of the method, such as ``tile_px`` or ``max_steps``.
 
     Returns
     -------
     Detector
-        Calibrated, on the device it was trained on.
+        Trained and calibrated, on the device that it was trained on.
 
     Raises
     ------
     HistoadError
-        With the reason and the remedy.
+        If it cannot be trained or saved; the message names the remedy.
 
     Examples
     --------
