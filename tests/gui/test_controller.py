@@ -12,6 +12,7 @@ from waiting import wait_until
 from napari_histoad import AnomalyMap, open_slide
 from napari_histoad.errors import HistoadError, MissingMppError, RegionError, SettingsError
 from napari_histoad.gui.controller import Controller
+from napari_histoad.results import exports
 from napari_histoad.slide import ArraySlide
 
 SIGNALS = {
@@ -77,7 +78,7 @@ def test_the_whole_path(driver, own_slide, sample):
     strict, loose = reviews
     assert (strict.labels > 0).sum() <= (loose.labels > 0).sum()
     assert "tiles (" in strict.findings
-    c.maps.save()
+    c.maps.save([export for export in exports() if export.name in ("geojson", "png")], report=True)
     (files,) = driver.until("saved", "failed")
     assert len(files) == 3
     assert all(f.stat().st_size > 0 for f in files)

@@ -23,10 +23,15 @@ def free_name(path: Path) -> Path:
 def free_names(paths: list[Path]) -> list[Path]:
     """Return paths that do not exist yet, all with the same number, so that files of one run can be told by it."""
     for number in itertools.count(1):
-        numbered = paths if number == 1 else [p.with_name(f"{p.stem}-{number}{p.suffix}") for p in paths]
+        numbered = paths if number == 1 else [_numbered(path, number) for path in paths]
         if not any(p.exists() for p in numbered):
             return numbered
     raise AssertionError
+
+
+def _numbered(path: Path, number: int) -> Path:
+    suffix = ".ome.tif" if path.name.endswith(".ome.tif") else path.suffix
+    return path.with_name(f"{path.name.removesuffix(suffix)}-{number}{suffix}")
 
 
 def output_folder(slide: Slide) -> Path:

@@ -27,12 +27,12 @@ from napari_histoad.engine import (
     suspicious_file,
     train_job,
 )
-from napari_histoad.errors import HistoadError, OtherMapError, writing
+from napari_histoad.errors import HistoadError, OtherMapError, SettingsError, writing
 from napari_histoad.evaluation import cross_validate_job, notes_on_classes
 from napari_histoad.jobs import Job, Progress
 from napari_histoad.maps import AnomalyMap
 from napari_histoad.regions import read_regions
-from napari_histoad.results import UNSURE, VERDICTS, explanation_panels, export_geojson, export_png, write_report
+from napari_histoad.results import UNSURE, VERDICTS, explanation_panels, exports, write_report
 from napari_histoad.samples import SlidePlan, sample_job
 from napari_histoad.slide import open_slide, slide_path
 from napari_histoad.tiles import find_tissue
@@ -204,18 +204,22 @@ def find_tissue_mask(args: protocol.FindTissue) -> Job[protocol.TissueFound]:
 
 
 def save_results(args: protocol.SaveResults) -> Job[protocol.ResultsSaved]:
-    """Write the regions, the overlay and the report of a map."""
-    result, rate, files = AnomalyMap.open(args.map), args.rate, args.files
+    """Write exports and the report of a map, and the threshold into the map."""
+    result, known = AnomalyMap.open(args.map), {export.name: export for export in exports()}
+    if missing := args.exports.keys() - known.keys():
+        raise SettingsError(f"there is no export named {', '.join(sorted(missing))}", f"known are {', '.join(known)}")
+    files = [*args.exports.values(), *([args.report] if args.report else [])]
+    total = len(files) + 1
     with open_slide(args.slide, args.slide_mpp, srgb=True) as slide:
-        yield Progress("Saving", 0, 4, "files", path=str(files[0].parent))
-        result.save_labels(rate)
-        yield Progress("Saving", 1, 4, "files", path=str(files[0]))
-        export_geojson(result, files[0], rate)
-        yield Progress("Saving", 2, 4, "files", path=str(files[1]))
-        export_png(result, slide, files[1], rate=rate)
-        yield Progress("Saving", 3, 4, "files", path=str(files[2]))
-        write_report([(result, slide)], files[2], rate=rate)
-    return protocol.ResultsSaved(files=list(files))
+        yield Progress("Saving", 0, total, "files", path=str(args.map))
+        result.save_labels(args.rate)
+        for done, (name, path) in enumerate(args.exports.items(), start=1):
+            yield Progress("Saving", done, total, "files", path=str(path))
+            known[name].write(result, path, slide=slide, rate=args.rate)
+        if args.report is not None:
+            yield Progress("Saving", total - 1, total, "files", path=str(args.report))
+            write_report([(result, slide)], args.report, rate=args.rate)
+    return protocol.ResultsSaved(files=files)
 
 
 def draw_sample(args: protocol.DrawSample) -> Job[protocol.SampleDrawn]:

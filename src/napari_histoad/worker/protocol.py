@@ -221,12 +221,13 @@ class ComputeMap(SlideArguments):
 
 
 class SaveResults(SlideArguments):
-    """Write regions (GeoJSON), overlay (PNG) and report (HTML) of a map at a false-positive rate."""
+    """Write exports of a map (paths by name) and a report at a false-positive rate, and save the rate in the map."""
 
     job: Literal["save"] = "save"
     map: Path
     rate: float
-    files: tuple[Path, Path, Path]
+    exports: dict[str, Path]
+    report: Path | None = None
 
 
 class DrawSample(Arguments):

@@ -14,12 +14,14 @@ from napari_histoad.maps import AnomalyMap
 from napari_histoad.worker import protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from napari_histoad.gui.controller.runner import JobRunner
     from napari_histoad.gui.controller.slides import ChosenSlide
     from napari_histoad.gui.controller.training import Training
     from napari_histoad.jobs import Progress
+    from napari_histoad.results import Export
 
 __all__ = ["Maps"]
 
@@ -143,12 +145,15 @@ class Maps:
         self._rate = rate
         self.thresholds.request(self.map, rate)
 
-    def save(self) -> None:
-        """Start to write regions, picture and report at the last threshold, and the threshold into the map; `saved` follows."""
+    def save(self, exports: Sequence[Export], *, report: bool) -> None:
+        """Start to write exports and a report at the last threshold, and the threshold into the map; `saved` follows."""
         assert self.map is not None
         folder, name = self._chosen.folder(), self._chosen.require().name
-        files = free_names([folder / f"{name}.{kind}" for kind in ("anomalies.geojson", "overlay.png", "report.html")])
-        args = {"map": self.map.path, "rate": self._rate, "files": files}
+        endings = [*(export.ending for export in exports), *(["report.html"] if report else [])]
+        side_endings = [ending for export in exports for ending in export.side_endings]
+        files = free_names([folder / f"{name}.{ending}" for ending in (*endings, *side_endings)])
+        written = dict(zip((export.name for export in exports), files, strict=False))
+        args = {"map": self.map.path, "rate": self._rate, "exports": written, "report": files[len(exports)] if report else None}
         self._chosen.submit(protocol.SaveResults, args, section="save", on_result=self._on_saved)
 
     def _on_saved(self, result: protocol.ResultsSaved) -> None:
