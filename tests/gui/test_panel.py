@@ -91,7 +91,7 @@ def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel
     assert words == []
     by_rate = panel["review"].rate()
     panel["review"].rate_kind.value = BY_DISCOVERIES
-    qtbot.waitUntil(lambda: "should be normal" in panel["review"].rate_info.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "expected to be normal" in panel["review"].rate_info.text(), timeout=60_000)
     assert panel["review"].rate() != by_rate
     shot(viewer, "discoveries")
 

@@ -25,16 +25,15 @@ def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
     """
     source = review.map
     basis = source.calibration.basis
-    most = "about" if basis is None or basis.approximate else "at most"
+    most = "About" if basis is None or basis.approximate else "At most"
     threshold = f"(p ≤ {review.rate:.3g})"
-    if source.drift_warning:
-        goal = (
-            f"<b>{chosen:.2%}</b> of the flagged tiles should be" if by_discoveries else f"<b>{review.rate:.2%}</b> of tiles are"
-        )
-        words = f"The threshold is where {goal} normal on slides like those of the calibration; this slide is not {threshold}."
-    elif by_discoveries:
-        words = f"Of the flagged tiles {most} <b>{chosen:.2%}</b> should be normal {threshold}."
+    if by_discoveries:
+        words = f"<b>{chosen:.2%}</b> of the flagged tiles are expected to be normal {threshold}"
     else:
-        words = f"Flag what {most} <b>{review.rate:.2%}</b> of normal tiles exceed {threshold}."
+        words = f"<b>{review.rate:.2%}</b> of normal tiles are flagged {threshold}"
+    if source.drift_warning:
+        words = f"On slides like those of the calibration, {words}; this slide differs from them."
+    else:
+        words = f"{most} {words}."
     found = review.findings[0].upper() + review.findings[1:]
     return "<br>".join([words, f"{found}.", f"{describe_basis(basis)}."])

@@ -76,7 +76,9 @@ class PanelContext:
         self.view = SlideView(viewer, self.slide_asked.emit, self.layer_renamed.emit)
         autosave = Autosave(parent, lambda words: self.failed.emit(words, "normal"))
         self.outlines = NormalOutlines(viewer, lambda: self.view.layer, autosave)
-        controller.runner.busy_changed.connect(lambda _: self.changed.emit())
+        maps = controller.maps
+        for signal in (controller.runner.busy_changed, maps.started, maps.finished, maps.restored, maps.reopened):
+            signal.connect(lambda _: self.changed.emit())
         controller.runner.failed.connect(self.failed.emit)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)

@@ -51,6 +51,7 @@ class ReviewSection(Section):
         self.rate_info = InfoLabel("Compute a map first.", rich=True)
         self.region_list = QListWidget()
         self.region_list.setMaximumHeight(130)
+        self.region_list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.region_list.setToolTip("Click a region to see it in the viewer")
         self.gallery_button = PushButton(
             text="Judge tiles one by one", tooltip="Show the most informative tiles as pictures, and judge each by a key"
@@ -181,8 +182,8 @@ class ReviewSection(Section):
         self.region_list.setVisible(bool(review.regions))
         for number, region in enumerate(review.regions, start=1):
             m = region.measurements
-            words = f"score {m.get('Mean score', 0):.3g}   lowest p {m.get('Min p-value', 1):.2g}"
-            self.region_list.addItem(f"{number}.  {m['Area mm²']:.3f} mm²   {words}")
+            words = f"score {m.get('Mean score', 0):.3g} · lowest p {m.get('Min p-value', 1):.2g}"
+            self.region_list.addItem(f"{number}. {m['Area mm²']:.3f} mm² · {words}")
         if self._just_opened:
             self._just_opened = False
             self.context.map_reviewed.emit()
