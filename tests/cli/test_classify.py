@@ -48,7 +48,7 @@ def model(folder, tmp_path_factory):
     return out
 
 
-def test_predict_writes_a_table_and_says_how_well(folder, model, tmp_path):
+def test_predict_writes_a_table_and_measures_labelled_tiles(folder, model, tmp_path):
     out = tmp_path / "classes.csv"
     document = json.loads(_run("predict", folder / "manifest.csv", "--model", model, "--out", out, "--json").stdout)
     assert document["report"]["accuracy"]["value"] > 0.8
@@ -74,7 +74,7 @@ def test_explain_writes_pictures(folder, model, tmp_path):
     assert "has no class" in _run("explain", folder / "0.png", "--model", model, "--class", "x", code=2).output
 
 
-def test_on_a_slide_with_named_outlines_and_a_detector(sample, detector_file, tmp_path):
+def test_train_on_a_slide_with_named_outlines_and_a_detector_is_mapped(sample, detector_file, tmp_path):
     outlines, out = tmp_path / "classes.geojson", tmp_path / "c.safetensors"
     write_geojson([*sample.plan.normal, *(Region(r.geometry, "Anomaly") for r in sample.plan.planted)], outlines)
     settings = tmp_path / "s.yaml"
@@ -91,7 +91,7 @@ def test_on_a_slide_with_named_outlines_and_a_detector(sample, detector_file, tm
     assert mapped.exit_code == 0, mapped.output
 
 
-def test_wrong_use_is_one_line(folder, tmp_path):
+def test_train_reports_wrong_use_on_one_line(folder, tmp_path):
     out = tmp_path / "c.safetensors"
     needs = _run("train", folder / "manifest.csv", "--out", out, "--input", "error", "--tile-px", 64, "--folds", 0, code=2)
     assert "--model" in needs.output

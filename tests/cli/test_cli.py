@@ -55,21 +55,21 @@ def test_help_of_a_command_ends_with_examples_that_it_accepts(name, monkeypatch)
         assert all(f" {word} " in words for word in line.split() if word.startswith("--"))
 
 
-def test_info(sample):
+def test_info_shows_size_and_resolution(sample):
     document = _json("info", sample.path)
     assert (document["height"], document["width"], document["mpp"]) == (2048, 2048, 0.5)
     assert "2,048 x 2,048 px" in _run("info", sample.path).stdout
     assert document["notes"] == []
 
 
-def test_info_shows_what_was_assumed_when_the_slide_was_opened(write_tiff):
+def test_info_shows_assumptions_as_notes(write_tiff):
     path = write_tiff(np.zeros((64, 64, 3), np.uint8), mpp=350.0)
     (note,) = _json("info", path)["notes"]
     assert "350 µm per pixel" in note
     assert "350 µm per pixel" in _run("info", path).stdout
 
 
-def test_slide_mpp_fills_gaps_and_override_mpp_insists(write_tiff, tmp_path):
+def test_info_uses_slide_mpp_where_none_is_stated_and_override_mpp_always(write_tiff, tmp_path):
     stated, silent = (write_tiff(np.full((64, 64, 3), 180, np.uint8), f"{mpp}.tif", mpp=mpp) for mpp in (0.5, None))
     table = tmp_path / "mpp.csv"
     table.write_text("slide;mpp\n0.5.tif;0,25\nNone;0,25\n")
@@ -83,13 +83,13 @@ def test_slide_mpp_fills_gaps_and_override_mpp_insists(write_tiff, tmp_path):
         assert [len(document["notes"]) for document in found] == [1, 0]
 
 
-def test_models_and_doctor(detector_file):
+def test_models_and_doctor_list_detectors_and_checks(detector_file):
     assert set(_json("models")["detectors"]) >= {"vqvae", "colour"}
     assert _json("models", detector_file)["trained_on"] == ["sample.tif"]
     assert {c["name"] for c in _json("doctor")["checks"]} >= {"torch", "napari", "device"}
 
 
-def test_train_map_evaluate_export_report(sample, tmp_path):
+def test_commands_run_from_training_to_report(sample, tmp_path):
     model, out = tmp_path / "d.safetensors", tmp_path / "out"
     truth, normal = (sample.path.with_name(f"sample.{kind}.geojson") for kind in ("truth", "normal"))
     settings = tmp_path / "s.yaml"
@@ -127,7 +127,7 @@ def test_train_map_evaluate_export_report(sample, tmp_path):
     assert "sample.tif" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_score_and_evaluate_tiles(detector_file, tmp_path):
+def test_score_and_evaluate_take_tile_images(detector_file, tmp_path):
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -159,7 +159,7 @@ def _bigger(folder):
     return save_detector(detector, folder / "big.safetensors")
 
 
-def test_a_failing_slide_does_not_stop_the_others(sample, detector_file, tmp_path):
+def test_map_goes_on_after_a_slide_that_fails(sample, detector_file, tmp_path):
     broken = tmp_path / "broken.svs"
     broken.write_text("nothing")
     args = ("map", broken, sample.path, "--model", detector_file, "--out", tmp_path / "out", "--stride", 64, "--device", "cpu")
@@ -188,7 +188,7 @@ def test_a_failing_slide_does_not_stop_the_others(sample, detector_file, tmp_pat
         (("train", "a.svs", "--out", "d.safetensors", "--tissue", "regions"), 2, "none were given"),
     ],
 )
-def test_wrong_use_is_one_line_and_a_code(tmp_path, monkeypatch, args, code, word):
+def test_commands_report_errors_on_one_line_with_an_exit_code(tmp_path, monkeypatch, args, code, word):
     monkeypatch.chdir(tmp_path)
     result = _run(*args, code=code)
     assert word in result.stderr
@@ -198,13 +198,13 @@ def test_wrong_use_is_one_line_and_a_code(tmp_path, monkeypatch, args, code, wor
     assert list(tmp_path.iterdir()) == []
 
 
-def test_errors_come_as_json_too(tmp_path):
+def test_errors_are_printed_as_json_on_request(tmp_path):
     error = _json("info", tmp_path / "none.svs", code=1)["error"]
     assert error["kind"] == "SlideError"
     assert error["remedy"] == "check the path"
 
 
-def test_output_may_be_cut_by_its_reader(sample):
+def test_info_exits_silently_when_its_reader_closes_the_pipe(sample):
     command = f"{sys.executable} -m napari_histoad info {sample.path} | head -1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert "File" in result.stdout
@@ -213,7 +213,7 @@ def test_output_may_be_cut_by_its_reader(sample):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # five minutes on two free cores
-def test_the_demo_meets_its_bar(tmp_path):
+def test_demo_reaches_the_stated_auroc(tmp_path):
     document = _json("demo", "--out", tmp_path)
     assert document["evaluation"]["auroc"]["value"] >= 0.95
     assert document["colour_baseline"]["auroc"]["value"] < document["evaluation"]["auroc"]["value"]
@@ -232,7 +232,7 @@ def test_bench_prints_rates_and_machine(sample, detector_file):
     assert "tiles at a time" in people.stdout
 
 
-def test_a_table_of_slides_is_mapped_and_mapped_once(sample, detector_file, tmp_path):
+def test_map_takes_a_table_of_slides_and_resumes(sample, detector_file, tmp_path):
     table = tmp_path / "cohort.csv"
     table.write_text(f"slide,model\n{sample.path},{detector_file}\nmissing.tif,{detector_file}\n")
     for _ in range(2):
@@ -241,13 +241,13 @@ def test_a_table_of_slides_is_mapped_and_mapped_once(sample, detector_file, tmp_
         assert "missing.tif" in document["failed"][0]["what"]
 
 
-def test_a_scheduler_that_is_not_there_is_wrong_use(sample, detector_file, tmp_path):
+def test_map_reports_a_missing_scheduler_as_wrong_use(sample, detector_file, tmp_path):
     options = ["--model", detector_file, "--out", tmp_path, "--scheduler", "tcp://127.0.0.1:9"]
     result = _run("map", sample.path, *options, code=2)
     assert "no scheduler answers" in result.stderr
 
 
-def test_a_detector_on_a_file_of_weights_is_mapped_without_naming_the_file_again(sample, tmp_path, monkeypatch):
+def test_map_finds_the_weight_file_of_a_detector_again(sample, tmp_path, monkeypatch):
     import safetensors.torch
 
     from napari_histoad.detectors._backbone import import_timm
@@ -264,3 +264,12 @@ def test_a_detector_on_a_file_of_weights_is_mapped_without_naming_the_file_again
     _run("models", "--weights", weights)
     assert _json("map", sample.path, "--model", model, "--out", tmp_path / "there", "--stride", 64)["failed"] == []
     assert "cannot be read" in _run("models", "--weights", tmp_path / "none.safetensors", code=2).output
+
+
+def test_map_uses_override_mpp_also_where_a_table_gives_another_one(sample, detector_file, tmp_path):
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"slide,mpp\n{sample.path},0.25\n")
+    options = ("--model", detector_file, "--stride", 64, "--device", "cpu")
+    for more, mpp in (((), 0.25), (("--override-mpp", 1.0), 1.0)):
+        (mapped,) = _json("map", table, *options, *more, "--out", tmp_path / str(mpp))["maps"]
+        assert AnomalyMap.open(mapped["map"]).info.slide_mpp == mpp

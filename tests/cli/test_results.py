@@ -1,4 +1,4 @@
-"""Numbers that cannot be, given to the commands that look at finished maps."""
+"""Impossible numbers given to evaluate, export and report."""
 
 import pytest
 from typer.testing import CliRunner
@@ -22,7 +22,7 @@ NUMBERS = ("0", "-1", "nan", "inf")
         (("evaluate", "scores.csv", "--truth", "TRUTH", "--truth-downsample", "32"), "are for maps"),
     ],
 )
-def test_impossible_numbers_are_wrong_use_and_nothing_is_written(map_folder, sample, tmp_path, args, word):
+def test_commands_refuse_impossible_numbers_and_write_nothing(map_folder, sample, tmp_path, args, word):
     write_geojson(sample.plan.planted, tmp_path / "truth.geojson")
     out = tmp_path / "out"
     places = {

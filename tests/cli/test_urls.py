@@ -58,7 +58,7 @@ def model(sample, tmp_path_factory):
     return path
 
 
-def test_a_url_is_asked_for_as_it_was_typed_by_every_command_that_takes_slides(url, model, tmp_path):
+def test_commands_request_a_url_exactly_as_typed(url, model, tmp_path):
     shown = json.loads(histoad("info", url, "--json"))
     assert shown["path"].endswith("/folder//with%2Fslashes/case.tif")
     histoad("convert", url, "--out", tmp_path / "copy.tif")
@@ -73,7 +73,7 @@ def test_a_url_is_asked_for_as_it_was_typed_by_every_command_that_takes_slides(u
         assert not file.exists() or "signature" not in file.read_text("utf-8")
 
 
-def test_a_table_lists_a_url_as_it_is_written(url, model, tmp_path):
+def test_map_and_info_take_urls_from_tables(url, model, tmp_path):
     (tmp_path / "cohort.csv").write_text(f"slide,mpp\n{url},0.5\n", "utf-8")
     result = json.loads(histoad("map", tmp_path / "cohort.csv", "--out", tmp_path / "maps", "--model", model, "--json"))
     assert result["failed"] == []
@@ -81,6 +81,6 @@ def test_a_table_lists_a_url_as_it_is_written(url, model, tmp_path):
     assert json.loads(histoad("info", url, "--slide-mpp", tmp_path / "mpp.csv", "--json"))["mpp"] == 0.25
 
 
-def test_the_python_functions_take_a_url_as_text(url, tmp_path):
+def test_train_takes_a_url_as_text(url, tmp_path):
     trained = train([url], tmp_path / "m.safetensors", detector="colour", tile_px=64, mpp=1)
     assert trained.trained_on == ("case.tif",)

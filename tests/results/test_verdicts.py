@@ -20,14 +20,14 @@ def _box(result, row):
     return tuple(result.boxes[row].tolist())
 
 
-def test_a_map_that_was_set_aside_keeps_the_verdicts_on_its_slide(result):
+def test_verdict_file_is_the_same_for_a_map_that_was_set_aside(result):
     path = verdict_file(result)
     Verdicts(path).give(_box(result, 0), VERDICTS[0])
     aside = result.path.rename(result.path.with_name("a.earlier-12.ome.zarr"))
     assert verdict_file(AnomalyMap.open(aside)) == path
 
 
-def test_each_verdict_is_on_disk_at_once_and_read_again(result):
+def test_verdicts_are_saved_at_once_and_read_again(result):
     path = verdict_file(result)
     verdicts = Verdicts(path)
     before = time.time()
@@ -44,7 +44,7 @@ def test_each_verdict_is_on_disk_at_once_and_read_again(result):
     assert [p.name for p in path.parent.glob("*partial*")] == []
 
 
-def test_a_second_thought_replaces_the_first_and_both_can_be_undone(result):
+def test_verdicts_replace_earlier_ones_and_undo_each_change(result):
     verdicts, first, second = Verdicts(verdict_file(result)), _box(result, 0), _box(result, 9)
     assert verdicts.undo() is None
     verdicts.give(first, "Normal")
@@ -60,7 +60,7 @@ def test_a_second_thought_replaces_the_first_and_both_can_be_undone(result):
     assert len(Verdicts(verdicts.path)) == 0
 
 
-def test_what_cannot_be_saved_has_not_been_said(result, monkeypatch):
+def test_verdicts_are_unchanged_when_saving_fails(result, monkeypatch):
     verdicts = Verdicts(verdict_file(result))
     verdicts.give(_box(result, 0), "Normal")
     verdicts.give(_box(result, 5), "Normal")
@@ -74,7 +74,7 @@ def test_what_cannot_be_saved_has_not_been_said(result, monkeypatch):
     assert len(verdicts) == 2
 
 
-def test_proposals_are_the_highest_and_no_two_are_neighbours(result):
+def test_propose_tiles_returns_the_highest_scores_without_overlap(result):
     rows = propose_tiles(result, count=12)
     assert len(rows) == len(set(rows.tolist())) == 12
     assert rows[0] == np.argmax(result.scores)
@@ -84,7 +84,7 @@ def test_proposals_are_the_highest_and_no_two_are_neighbours(result):
     assert distance.min() >= 1.5 * result.info.tile_l0
 
 
-def test_what_was_judged_is_not_proposed_again(result):
+def test_propose_tiles_leaves_out_judged_tiles_and_their_neighbours(result):
     verdicts = Verdicts(verdict_file(result))
     rows = propose_tiles(result, count=5)
     for row in rows:

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from napari_histoad.results._regions import measure_regions
 
@@ -42,6 +42,7 @@ def overlay(
     max_px: int = 2000,
     rate: float | None = None,
     truth: Sequence[Region] = (),
+    numbered: int = 0,
 ) -> NDArray[np.uint8]:
     """Return a picture of the slide with the anomaly map in colour, flagged regions in blue and known anomalies in green.
 
@@ -56,6 +57,8 @@ def overlay(
         False-positive rate that flags regions; default: `AnomalyMap.default_rate`.
     truth : sequence of Region
         Known anomalies, drawn for comparison.
+    numbered : int
+        How many flagged regions are numbered, highest mean score first.
 
     Returns
     -------
@@ -85,6 +88,10 @@ def overlay(
             for polygon in getattr(region.geometry, "geoms", [region.geometry]):
                 for ring in (polygon.exterior, *polygon.interiors):
                     pen.line([(x * scale, y * scale) for y, x in ring.coords], fill=ink, width=width)
+    font = ImageFont.load_default(max(12, round(max(h, w) / 60)))
+    for number, region in enumerate(flagged[:numbered], start=1):
+        y, x = region.geometry.bounds[0] * scale, region.geometry.bounds[3] * scale
+        pen.text((x, y), str(number), fill="white", font=font, stroke_width=2, stroke_fill="black")
     return np.asarray(picture)
 
 
@@ -106,10 +113,8 @@ def score_histogram(source: AnomalyMap, rate: float) -> Figure:
     scores = source.scores[~np.isnan(source.scores)]
     normals = source.calibration.scores
     edges = np.linspace(min(scores.min(), normals.min()), np.quantile(np.r_[scores, normals], 0.998), 60).tolist()
-    axes.hist(normals, edges, density=True, color="#0072B2", alpha=0.55, label=f"held-out normal tiles ({len(normals):,})")
-    axes.hist(
-        scores, edges, density=True, histtype="step", color="#D55E00", lw=1.6, label=f"tiles of this slide ({len(scores):,})"
-    )
+    axes.hist(normals, edges, density=True, color="#0072B2", alpha=0.55, label=f"held-out normal tissue ({len(normals):,} tiles)")
+    axes.hist(scores, edges, density=True, histtype="step", color="#D55E00", lw=1.6, label=f"this slide ({len(scores):,} tiles)")
     threshold = source.calibration.threshold(rate)
     if np.isfinite(threshold):
         axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold at {rate:.1%} false positives")

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["write_report"]
 
+_LISTED = 25
+"""Maximum number of regions in the table of a map."""
+
 
 def write_report(
     entries: Sequence[tuple[AnomalyMap, Slide | None]],
@@ -72,7 +75,7 @@ def write_report(
             if on_error is None:
                 raise
             on_error(source, err)
-    environment = Environment(loader=PackageLoader("napari_histoad.maps", "."), autoescape=select_autoescape(["html"]))
+    environment = Environment(loader=PackageLoader("napari_histoad.results", "."), autoescape=select_autoescape(["html"]))
     page = environment.get_template("report.html").render(slides=slides, version=__version__)
     with atomic_path(path) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -90,16 +93,16 @@ def _describe(
     p_values = source.p_values[~np.isnan(source.p_values)]
     regions = measure_regions(source, rate)
     facts = [
-        ("Threshold", f"at a nominal false-positive rate of {rate:.1%}. {source.calibration.explain_rate(rate)}"),
+        ("Threshold", f"Nominal false-positive rate {rate:.1%}. {source.calibration.explain_rate(rate)}"),
         ("Detector", f"{info.detector}, trained on {', '.join(info.trained_on) or 'unnamed tiles'}"),
         ("Calibration", info.calibration_note),
-        ("Tiles", f"{len(p_values):,} of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),
+        ("Tiles", f"{len(p_values):,} tiles of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),
         ("Tissue", f"{source.tissue.area_mm2(info.slide_mpp):.2f} mm²"),
         ("Flagged", describe_findings(source, rate, regions)),
         *(("Note", note) for note in source.notes),
     ]
     if not info.complete:
-        facts.append(("State", "unfinished: run the same command again to resume"))
+        facts.append(("State", "Unfinished: run the same command again to resume the map"))
     histogram = io.BytesIO()
     if len(p_values):
         score_histogram(source, rate).savefig(histogram, format="png", dpi=110)
@@ -107,7 +110,9 @@ def _describe(
         "name": info.slide,
         "facts": facts,
         "evaluation": list(evaluation),
-        "overlay": _inline(_jpeg(overlay(source, slide, rate=rate, truth=truth, max_px=1400)), "jpeg") if slide else "",
+        "overlay": _inline(_jpeg(overlay(source, slide, rate=rate, truth=truth, max_px=1400, numbered=_LISTED)), "jpeg")
+        if slide
+        else "",
         "histogram": _inline(histogram.getvalue(), "png") if len(p_values) else "",
         "has_truth": bool(truth),
         "regions": [
@@ -117,9 +122,9 @@ def _describe(
                 "p": f"{r.measurements.get('Min p-value', float('nan')):.2g}",
                 "place": "{:.0f}, {:.0f}".format(*r.geometry.representative_point().coords[0]),
             }
-            for r in regions[:25]
+            for r in regions[:_LISTED]
         ],
-        "more": max(0, len(regions) - 25),
+        "more": max(0, len(regions) - _LISTED),
     }
 
 
