@@ -12,8 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from napari_histoad.detectors import Detector, create_detector
-from napari_histoad.detectors._features import to_pixels
+from napari_histoad.detectors import Detector, create_detector, to_pixels
 from napari_histoad.engine import choose_device
 from napari_histoad.networks.autoencoder import shrink
 
@@ -26,17 +25,17 @@ def forward_of(detector: Detector) -> Forward:
     d = detector
     side = d.settings.tile_px
     return {
-        "vqvae": lambda x: d._network(to_pixels(x)),
-        "texture": lambda x: d._statistics(x),
+        "vqvae": lambda x: d.network(to_pixels(x)),
+        "texture": lambda x: d.statistics(x),
         "embedding": lambda x: d.encoder(to_pixels(x)),
         "deep_isolation_forest": lambda x: d.encoder(to_pixels(x)),
-        "kde_autoencoder": lambda x: d._network(shrink(to_pixels(x), d._side)),
-        "adversarial_autoencoder": lambda x: d._autoencoder(shrink(to_pixels(x), d.settings.input_px)),
-        "perceptual_autoencoder": lambda x: d._distance(to_pixels(x), d._autoencoder(2 * to_pixels(x) - 1)),
-        "perceptual_gan": lambda x: d._distance(
-            (d._pixels(x) + 1) / 2, shrink((d._autoencoder(d._pixels(x)) + 1) / 2, min(side, d.settings.input_px))
+        "kde_autoencoder": lambda x: d.network(shrink(to_pixels(x), d._side)),
+        "adversarial_autoencoder": lambda x: d.network["autoencoder"](shrink(to_pixels(x), d.settings.input_px)),
+        "perceptual_autoencoder": lambda x: d.distance(to_pixels(x), d.network(2 * to_pixels(x) - 1)),
+        "perceptual_gan": lambda x: d.distance(
+            (d._pixels(x) + 1) / 2, shrink((d.network(d._pixels(x)) + 1) / 2, min(side, d.settings.input_px))
         ),
-        "geometric_transforms": lambda x: [d._network(d._shrunk(x)) for _ in d._scored],
+        "geometric_transforms": lambda x: [d.network(d._shrunk(x)) for _ in d._scored],
         "colour": lambda x: d.features(x),
     }[d.name]
 

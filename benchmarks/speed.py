@@ -28,9 +28,15 @@ import numpy as np
 import torch
 
 from napari_histoad.calibration import Calibration
-from napari_histoad.detectors import Detector, DetectorSettings, TileScores, load_detector, starter_path
-from napari_histoad.detectors._backbone import import_timm
-from napari_histoad.detectors._features import to_pixels
+from napari_histoad.detectors import (
+    Detector,
+    DetectorSettings,
+    TileScores,
+    import_timm,
+    load_detector,
+    starter_path,
+    to_pixels,
+)
 from napari_histoad.engine import bench_job, choose_device, map_job
 from napari_histoad.jobs import run
 from napari_histoad.samples import write_sample
@@ -77,11 +83,6 @@ class ResNet18(Detector):
         torch.manual_seed(0)
         network = import_timm().create_model("resnet18", num_classes=2)
         self._network = network.eval().to(memory_format=torch.channels_last)
-
-    def to(self, device: torch.device) -> None:
-        """Move to a device."""
-        super().to(device)
-        self._network.to(device)
 
     def score(self, images: Tensor) -> TileScores:
         """Score a batch."""
