@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_histoad.calibration import Calibration
-from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, ScoredTiles
+from napari_histoad.jobs import run
+from napari_histoad.maps import BLOCK_TILES, MapGeometry, MapInfo, MapWriter, ScoredTiles, create_map, finish_job
 from napari_histoad.tiles import TileGrid, TissueMask
 
 
@@ -33,7 +34,7 @@ def make_map(
     )  # fmt: skip
     tissue = TissueMask(np.ones((20, 17), bool), (shape[0] / 20, shape[1] / 17))
     calibration = Calibration.from_scores(np.linspace(0, 1, 99))
-    return AnomalyMap.create(folder, info, origins=grid.origins, tissue=tissue, calibration=calibration, resume=resume)
+    return create_map(folder, info, origins=grid.origins, tissue=tissue, calibration=calibration, resume=resume)
 
 
 def block_values(result, block, seed=0):
@@ -49,10 +50,16 @@ def scored_block(block, scores, error_cells=None):
     return ScoredTiles(index, scores, error_cells, None, np.isnan(scores))
 
 
-def fill(result, blocks, seed=0):
+def fill(result, blocks, seed=0, *, error_maps=True):
     with MapWriter(result) as writer:
         for block in blocks:
-            writer.add(scored_block(block, *block_values(result, block, seed)))
+            scores, cells = block_values(result, block, seed)
+            writer.add(scored_block(block, scores, cells if error_maps else None))
+
+
+def finish(result):
+    """Write the pyramids and labels of a filled map and mark it as complete."""
+    run(finish_job(result))
 
 
 def fill_evenly(result, values):

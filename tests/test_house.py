@@ -36,7 +36,6 @@ WORKER_DOORS = {"napari_histoad.worker", "napari_histoad.worker.client", "napari
 """What the window may import of the worker: the other modules load torch."""
 TORCH_ROOMS = {"networks", "detectors", "classifiers", "engine"}
 PRIVATE_IMPORTS = {
-    ("engine.mapping._cluster", "maps._chunks"),
     ("tiles._loader", "slide._colour"),
     ("tiles._loader", "slide._file"),
 }

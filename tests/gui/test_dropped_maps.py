@@ -14,6 +14,7 @@ from napari_histoad import AnomalyMap, map_slide
 from napari_histoad.gui import reader
 from napari_histoad.gui.controller.runner import JobRunner
 from napari_histoad.gui.layers import MAP_KEY
+from napari_histoad.maps import save_labels
 from napari_histoad.results import measure_regions
 from napari_histoad.slide import open_slide
 
@@ -31,7 +32,7 @@ def case(sample, map_folder, tmp_path):
         if "slide_file" in known:
             known |= {"slide_file": str(slide), "slide_relative": "../sample.tif"}
     described.write_text(json.dumps(content))
-    AnomalyMap.open(folder).save_labels(0.02)
+    save_labels(AnomalyMap.open(folder), 0.02)
     return slide, folder
 
 

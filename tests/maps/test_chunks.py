@@ -7,9 +7,9 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from map_makers import fill, make_map
+from map_makers import fill, finish, make_map
 
-from napari_histoad.maps._chunks import COMPRESSORS, ChunkFiles, put_in_place
+from napari_histoad.maps._chunks import COMPRESSORS, ChunkFiles, commit_chunks
 
 
 def _array(folder: Path, shape: tuple[int, ...], chunks: tuple[int, ...], separator: str = "/") -> zarr.Array:
@@ -42,7 +42,7 @@ def test_the_bytes_are_those_of_zarr(tmp_path_factory, shape, side, separator, s
     theirs[...] = values
     files = ChunkFiles(folder / "b", ours)
     for key in np.ndindex(*theirs.cdata_shape):
-        put_in_place([files.write(key, values[tuple(slice(k * side, (k + 1) * side) for k in key)])])
+        commit_chunks([files.write(key, values[tuple(slice(k * side, (k + 1) * side) for k in key)])])
     assert np.array_equal(np.asarray(ours[...]), values, equal_nan=True)
     of_zarr, of_ours = (
         {file.relative_to(root): file.read_bytes() for file in root.rglob("*") if file.is_file()}
@@ -53,16 +53,16 @@ def test_the_bytes_are_those_of_zarr(tmp_path_factory, shape, side, separator, s
 
 def test_what_becomes_empty_has_no_file(tmp_path):
     files = ChunkFiles(tmp_path / "a", _array(tmp_path / "a", (4,), (4,)))
-    put_in_place([files.write((0,), np.ones(4, np.float32))])
+    commit_chunks([files.write((0,), np.ones(4, np.float32))])
     assert files.file(0).is_file()
-    put_in_place([files.write((0,), np.full(4, np.nan, np.float32))])
+    commit_chunks([files.write((0,), np.full(4, np.nan, np.float32))])
     assert not files.file(0).exists()
 
 
 def test_a_chunk_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
     array = _array(tmp_path / "a", (4,), (4,))
     files = ChunkFiles(tmp_path / "a", array)
-    put_in_place([files.write((0,), np.ones(4, np.float32))])
+    commit_chunks([files.write((0,), np.ones(4, np.float32))])
 
     def full(path: Path, data: bytes) -> None:
         with path.open("wb") as handle:
@@ -78,7 +78,7 @@ def test_a_chunk_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
 def test_what_a_killed_run_left_half_written_is_gone_from_a_finished_map(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill(result, range(result.block_count))
-    left = result.path / "0" / "c" / "0" / "0.1234.partial"
+    left = result.path / "tiles" / "score" / "c.0.1234.partial"
     left.write_bytes(b"half")
-    result.finish()
+    finish(result)
     assert not list(result.path.rglob("*.partial"))

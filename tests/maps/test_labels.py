@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from map_makers import fill, make_map
 from scipy import ndimage
 
-from napari_histoad.maps import AnomalyMap
+from napari_histoad.maps import AnomalyMap, save_labels
 from napari_histoad.maps._labels import label_bands
 
 
@@ -33,7 +33,7 @@ def test_bands_are_numbered_as_the_whole_is(shape, rows, share, min_cells, seed)
 def test_the_label_image_holds_what_is_flagged_at_every_level(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr", shape=(9001, 2300), cell_um=4.0)
     fill(result, range(0, result.block_count, 3))
-    result.save_labels(0.6)
+    save_labels(result, 0.6)
     labels = result.flag(0.6)
     assert labels.max() > 5
     assert np.array_equal(labels, result.flag(0.6, field=result.score_field()))

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet
@@ -7,7 +8,7 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from map_makers import bytes_of, fill, fill_evenly, make_map, scored_block
+from map_makers import bytes_of, fill, fill_evenly, finish, make_map, scored_block
 from PIL import Image
 
 from napari_histoad import AnomalyMap, open_slide, read_regions
@@ -47,8 +48,7 @@ def test_any_order_and_any_cut_end_in_the_same_bytes(tmp_path):
     n = straight.block_count
     assert n > 20
     fill(straight, range(n))
-    straight.save_labels(0.05)
-    straight.finish()
+    finish(straight)
     cut = make_map(tmp_path / "b.ome.zarr")
     fill(cut, [5, 2, 7])
     with (cut.path / "journal").open("a") as journal:
@@ -56,8 +56,7 @@ def test_any_order_and_any_cut_end_in_the_same_bytes(tmp_path):
     cut = make_map(tmp_path / "b.ome.zarr")  # another process goes on
     assert cut.finished_blocks() == {5, 2, 7}
     fill(cut, [b for b in range(n) if b not in (5, 2, 7)][::-1])
-    cut.save_labels(0.05)
-    cut.finish()
+    finish(cut)
     assert bytes_of(straight.path) == bytes_of(cut.path)
 
 
@@ -65,7 +64,7 @@ def test_unfinished_maps_cannot_be_finished(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill(result, [0])
     with pytest.raises(MapError, match="blocks are missing"):
-        result.finish()
+        finish(result)
 
 
 def test_a_map_of_other_making_is_refused_or_replaced(tmp_path):
@@ -89,6 +88,7 @@ def test_a_folder_that_is_no_map_is_never_deleted(tmp_path):
 def test_uniform_tiles_blend_without_seams(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill_evenly(result, lambda n: np.full(n, 0.7))
+    finish(result)
     for level in result.levels:
         values = np.asarray(level)
         assert not np.isnan(values).any()
@@ -97,11 +97,24 @@ def test_uniform_tiles_blend_without_seams(tmp_path):
 
 
 def test_coarser_levels_are_means_of_finer_ones(tmp_path):
-    result = make_map(tmp_path / "a.ome.zarr", shape=(5000, 4700))
+    result = make_map(tmp_path / "a.ome.zarr", shape=(2350, 2100), cell_um=2.0)
     fill(result, range(result.block_count))
-    fine, coarse = (np.asarray(result.levels[i]) for i in (0, 1))
-    h, w = fine.shape[0] // 2 * 2, fine.shape[1] // 2 * 2
-    assert coarse[: h // 2, : w // 2] == pytest.approx(fine[:h, :w].reshape(h // 2, 2, w // 2, 2).mean((1, 3)), rel=1e-5)
+    finish(result)
+    assert len(result.levels) == 3
+    for levels in (result.levels, result.error_levels):
+        for finer, coarser in pairwise(levels):
+            fine, coarse = np.asarray(finer), np.asarray(coarser)
+            h, w = fine.shape[0] // 2 * 2, fine.shape[1] // 2 * 2
+            assert not np.isnan(coarse).any()
+            assert coarse[: h // 2, : w // 2] == pytest.approx(fine[:h, :w].reshape(h // 2, 2, w // 2, 2).mean((1, 3)), rel=1e-5)
+
+
+def test_levels_are_what_is_thresholded_and_shown(map_folder):
+    result = AnomalyMap.open(map_folder)
+    assert np.array_equal(np.asarray(result.levels[0]), result.score_field(), equal_nan=True)
+    assert np.array_equal(np.asarray(result.error_levels[0]), result.error_field(), equal_nan=True)
+    above = np.asarray(result.levels[0]) > result.calibration.threshold(0.3)
+    assert np.array_equal(result.flag(0.3, 0) > 0, above)
 
 
 def test_boxes_of_the_score_field_equal_the_whole(tmp_path):
@@ -132,7 +145,7 @@ def test_the_score_field_is_the_weighted_mean_of_the_tiles_over_each_cell(tmp_pa
 def test_tiles_that_could_not_be_read_stay_nan(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill_evenly(result, lambda n: np.where(np.arange(n) == 3, np.nan, 0.5))
-    result.finish()
+    finish(result)
     assert result.info.failed_tiles == result.block_count - (len(result) % BLOCK_TILES in (1, 2, 3))
     assert np.isnan(result.p_values[3])
     assert not np.isnan(np.asarray(result.levels[0])).any()  # neighbours fill in
@@ -147,6 +160,12 @@ def test_the_map_is_ome_zarr_with_its_geometry(map_folder):
         scale, translation = (t[k] for t, k in zip(dataset["coordinateTransformations"], ("scale", "translation"), strict=True))
         assert scale == [result.geometry.scale(level) * 0.5] * 2
         assert translation[0] == pytest.approx((scale[0] - 0.5) / 2)
+    errors = group["errors"].attrs["ome"]["multiscales"][0]
+    assert errors["datasets"] == multiscales["datasets"]
+    assert (multiscales["name"], errors["name"]) == ("anomaly map", "error map")
+    assert [group[f"errors/{d['path']}"].shape for d in errors["datasets"]] == [
+        group[d["path"]].shape for d in errors["datasets"]
+    ]
     assert group["labels"].attrs["ome"]["labels"] == ["anomalous"]
     assert group["labels/anomalous/0"].shape == group["0"].shape
     assert not (map_folder / "journal").exists()
@@ -268,7 +287,7 @@ def test_notes_of_the_whole_are_stored_when_a_map_is_complete(tmp_path):
                 scores[:2] = np.nan
             writer.add(scored_block(block, scores))
     assert "100% of the tiles score above" in result.notes[1]  # also of a map that is not complete
-    result.finish()
+    finish(result)
     again = AnomalyMap.open(result.path)
     assert again.info.notes == again.notes == result.notes
     assert len(again.notes) == 3
@@ -278,7 +297,7 @@ def test_notes_of_the_whole_are_stored_when_a_map_is_complete(tmp_path):
 def test_maps_of_earlier_versions_have_the_notes_that_their_scores_give(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill_evenly(result, lambda n: np.full(n, 5))
-    result.finish()
+    finish(result)
     described = result.path / "zarr.json"
     content = json.loads(described.read_text())
     del content["attributes"]["napari_histoad"]["notes"]

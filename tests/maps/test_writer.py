@@ -9,11 +9,10 @@ from random import Random
 
 import numpy as np
 import pytest
-from map_makers import block_values, bytes_of, fill, make_map, scored_block
+from map_makers import block_values, bytes_of, fill, finish, make_map, scored_block
 
 from napari_histoad.errors import MapError, OutputError
-from napari_histoad.maps import MapWriter, _writer
-from napari_histoad.maps._chunks import put_in_place
+from napari_histoad.maps import AnomalyMap, MapWriter, _layers, _writer, write_error_maps
 from napari_histoad.system.atomic import hold_output
 
 _OF_MANY_CHUNKS = {"shape": (4200, 4600), "stride_px": 32, "cell_um": 2.0}
@@ -32,9 +31,10 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
     with MapWriter(straight) as writer:
         for block in range(straight.block_count):
             writer.add(_values(straight, block, error_maps=error_maps))
-    # However many are stored, and rendered, together.
+    finish(straight)
+    # However many are written, and blended, together.
     monkeypatch.setattr(_writer, "_MOST_BLOCKS", random.choice([1, 3, 256]))
-    monkeypatch.setattr(_writer, "_MOST_CELLS", random.choice([1, 300, 2**21]))
+    monkeypatch.setattr(_layers, "_BOX_CELLS", random.choice([1, 2**17, 2**21]))
     mixed = make_map(folder / "b.ome.zarr", **made)
     order = list(range(mixed.block_count))
     random.shuffle(order)
@@ -44,33 +44,35 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
             for block in part:
                 tiles = _values(mixed, block, error_maps=error_maps)
                 if random.random() < 0.5 and tiles.error_cells is not None:  # as a worker of a cluster does it
-                    put_in_place([mixed.write_error_maps(block, tiles.error_cells)])
+                    write_error_maps(mixed, tiles)
                     tiles = replace(tiles, error_cells=None)
                 writer.add(tiles)
         mixed = make_map(folder / "b.ome.zarr", **made)
+    finish(mixed)
     a, b = bytes_of(straight.path), bytes_of(mixed.path)
-    assert set(a) == set(b)
-    assert {name for name in a if a[name] != b[name]} <= {next(n for n in a if n.name == "journal")}
-    assert mixed.finished_blocks() == straight.finished_blocks()
+    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == set()
+    assert bool(mixed.error_levels) is error_maps
 
 
-def test_tiles_without_error_maps_are_filled_with_their_scores(tmp_path):
-    without, filled, mixed = (make_map(tmp_path / f"{name}.ome.zarr") for name in "abc")
-    for result in (without, filled, mixed):
+def test_error_maps_have_a_pyramid_of_their_own_and_leave_the_anomaly_map_as_it_is(tmp_path):
+    without, given = (make_map(tmp_path / f"{name}.ome.zarr") for name in "ab")
+    for result in (without, given):
         with MapWriter(result) as writer:
             for block in range(result.block_count):
                 scores, maps = block_values(result, block)
                 scores[slice(None) if block in (3, 4) else 5] = np.nan  # could not be decoded
-                maps[:] = scores[:, None, None]
-                writer.add(scored_block(block, scores, None if result is without or (result is mixed and block % 2) else maps))
+                maps[:] = 2 * scores[:, None, None]
+                writer.add(scored_block(block, scores, maps if result is given else None))
+        finish(result)
     assert without.error_maps(0) is None
+    assert without.error_levels == []
+    assert not (without.path / "errors").exists()
     assert not any((without.path / "tiles/error_map").glob("c*"))
-    assert filled.error_maps(0) is not None
-    for level, _ in enumerate(without.levels):
-        expected = np.asarray(filled.levels[level])
-        assert level or 0 < np.isnan(expected).sum() < expected.size
-        assert np.array_equal(np.asarray(without.levels[level]), expected, equal_nan=True)
-        assert np.array_equal(np.asarray(mixed.levels[level]), expected, equal_nan=True)
+    for level, errors, alone in zip(given.levels, given.error_levels, without.levels, strict=True):
+        scores = np.asarray(level)
+        assert np.array_equal(scores, np.asarray(alone), equal_nan=True)
+        np.testing.assert_allclose(np.asarray(errors), 2 * scores, rtol=1e-5)
+    assert 0 < np.isnan(given.levels[0]).sum() < given.levels[0].size
 
 
 def test_a_writer_that_gathers_holds_up_nobody(tmp_path, monkeypatch):
@@ -118,7 +120,8 @@ def test_changes_are_reported_when_they_are_on_disk(tmp_path):
         writer.add(scored_block(0, *block_values(result, 0)))
         writer.drain()
         y0, x0, y1, x1 = writer.written()
-        assert not np.isnan(np.asarray(result.levels[0])[y0:y1, x0:x1]).all()
+        assert not np.isnan(result.score_field((y0, x0, y1, x1))).all()
+        assert np.isnan(AnomalyMap.open(result.path).score_field()).sum() == np.isnan(result.score_field()).sum()
         assert writer.written() is None
 
 
@@ -173,9 +176,7 @@ def test_after_a_power_failure_a_map_goes_on_and_ends_in_the_same_bytes(tmp_path
         result = make_map(folder / "a.ome.zarr")
         done = result.finished_blocks()
         fill(result, [block for block in range(result.block_count) if block not in done])
-        if not result.info.complete:
-            result.save_labels(0.05)
-        result.finish()
+        finish(result)
         return result.path
 
     undisturbed = bytes_of(work(simulated_disk.folder))

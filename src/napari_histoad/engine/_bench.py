@@ -24,7 +24,7 @@ from napari_histoad.engine.mapping._blocks import decodes_ahead, score_blocks
 from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.engine.mapping._map import plan_map, write_blocks
 from napari_histoad.jobs import Progress, run
-from napari_histoad.maps import BLOCK_TILES, AnomalyMap
+from napari_histoad.maps import BLOCK_TILES, create_map
 from napari_histoad.networks.threads import map_in_threads
 from napari_histoad.tiles import TileLoader, find_tissue
 
@@ -250,7 +250,7 @@ def _map(plan: MapPlan, detector: Detector, choice: DeviceChoice, wanted: float)
     for _ in range(max(1, round(wanted / len(grid)))):
         with deepcopy(plan.slide) as slide, tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "bench.ome.zarr"
-            target = AnomalyMap.create(file, info, origins=grid.origins, tissue=plan.tissue, calibration=plan.calibration)
+            target = create_map(file, info, origins=grid.origins, tissue=plan.tissue, calibration=plan.calibration)
             started = time.perf_counter()
             errors: list[SlideError] = []
             computed = score_blocks(slide, grid, blocks, detector, choice, info.cells_per_tile, errors)

@@ -33,7 +33,7 @@ __all__ = [
     "Heatmap",
     "anomaly_colormap",
     "class_layers",
-    "error_layer",
+    "error_layers",
     "heatmap_layers",
     "labels_layer",
     "outline_labels",
@@ -139,10 +139,13 @@ def _placed(source: AnomalyMap, level: int = 0) -> dict[str, Any]:
     }
 
 
-def error_layer(source: AnomalyMap) -> tuple[Any, dict[str, Any], str]:
-    """Return the stored pyramid of error maps, finer than the tiles, as hidden image layer data."""
-    levels = [da.from_zarr(level) for level in source.levels]
-    coarsest = np.asarray(source.levels[-1])
+def error_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
+    """Return the blended error maps, finer than the tiles, as hidden image layer data; none if the detector gives none."""
+    stored = source.error_levels
+    if not stored:
+        return []
+    levels = [da.from_zarr(level) for level in stored]
+    coarsest = np.asarray(stored[-1])
     seen = coarsest[~np.isnan(coarsest)]
     top = float(np.quantile(seen, 0.99)) if len(seen) else 1.0
     looks = {
@@ -154,7 +157,7 @@ def error_layer(source: AnomalyMap) -> tuple[Any, dict[str, Any], str]:
         "multiscale": len(levels) > 1,
         **_placed(source),
     }
-    return levels if len(levels) > 1 else levels[0], looks, "image"
+    return [(levels if len(levels) > 1 else levels[0], looks, "image")]
 
 
 def class_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
@@ -191,7 +194,7 @@ def heatmap_layers(source: AnomalyMap, rate: float | None = None) -> list[tuple[
     """Return heatmap and flagged regions of a map; for an unfinished map only the heatmap."""
     if not source.info.complete:
         return [Heatmap(source).layer()]
-    layers = [error_layer(source), *class_layers(source), Heatmap(source).layer()]
+    layers = [*error_layers(source), *class_layers(source), Heatmap(source).layer()]
     return [*layers, labels_layer(source, source.flag(rate))]
 
 

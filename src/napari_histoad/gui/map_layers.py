@@ -8,7 +8,7 @@ from napari.layers import Image, Labels
 from superqt.utils import qthrottled
 
 from napari_histoad.errors import MapError
-from napari_histoad.gui.layers import MAP_KEY, Heatmap, class_layers, error_layer, labels_layer
+from napari_histoad.gui.layers import MAP_KEY, Heatmap, class_layers, error_layers, labels_layer
 from napari_histoad.gui.slide_view import owner_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class MapLayers:
 
     def draw(self, source: AnomalyMap) -> None:
         """Draw a finished map again, with the contrast of its final scores."""
-        for data, looks, _ in (error_layer(source), *class_layers(source)):
+        for data, looks, _ in (*error_layers(source), *class_layers(source)):
             self._context.view.replace(Image(data, **looks))
         self._draw_heatmap(source)
 

@@ -2,9 +2,24 @@
 
 from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.maps._identity import digest_of_regions
+from napari_histoad.maps._layers import save_labels
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
+from napari_histoad.maps._run import create_map, finish_job, reopen_blocks
 from napari_histoad.maps._scored import ScoredTiles
 from napari_histoad.maps._store import AnomalyMap
-from napari_histoad.maps._writer import MapWriter
+from napari_histoad.maps._writer import MapWriter, write_error_maps
 
-__all__ = ["BLOCK_TILES", "AnomalyMap", "MapGeometry", "MapInfo", "MapWriter", "ScoredTiles", "digest_of_regions"]
+__all__ = [
+    "BLOCK_TILES",
+    "AnomalyMap",
+    "MapGeometry",
+    "MapInfo",
+    "MapWriter",
+    "ScoredTiles",
+    "create_map",
+    "digest_of_regions",
+    "finish_job",
+    "reopen_blocks",
+    "save_labels",
+    "write_error_maps",
+]

@@ -1,11 +1,12 @@
-"""Chunks of a map's float32 arrays, written one by one as Zarr 3 lays them out.
+"""Chunks of a map's float32 arrays, written one by one in the format of Zarr 3.
 
-zarr plans, encodes and stores a chunk in about a millisecond, on threads of its own that hold up those that decode and
-score; a fast network would spend a third of its time on that. The bytes are the same. Arrays are made and read by zarr.
+zarr takes about a millisecond to write a chunk, in threads of its own that slow down those that decode and score: a fast
+network would spend a third of its time on that. The bytes are the same. Arrays are made by zarr.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
@@ -24,27 +25,27 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-__all__ = ["COMPRESSORS", "PARTIAL", "ChunkFiles", "WrittenChunk", "put_in_place"]
+__all__ = ["COMPRESSORS", "PARTIAL", "ChunkFiles", "WrittenChunk", "commit_chunks"]
 
 _LEVEL = 1
 """Scores that differ from tile to tile become no smaller at 3, zstd's default, but take twice as long."""
 
 COMPRESSORS = (ZstdCodec(level=_LEVEL),)
-"""How an array must be made to be written here: little-endian, with these compressors, NaN where there is nothing."""
+"""Of arrays that are written here; they must be little-endian float32 with the fill value NaN."""
 
 PARTIAL = ".partial"
-"""How the name of a file ends that is being written, or that a killed run left."""
+"""Ending of a file that is being written, or that a killed run has left."""
 
 _ZSTD = Zstd(level=_LEVEL)
 
 
 class WrittenChunk(NamedTuple):
-    """A chunk that is written and has not got its name yet."""
+    """A chunk that is written under a temporary name."""
 
     partial: Path
     file: Path
     folders: tuple[Path, ...]
-    """In which it, or a folder that was made for it, is a new name."""
+    """Folders whose list of names changes with the chunk."""
 
 
 class ChunkFiles:
@@ -62,23 +63,30 @@ class ChunkFiles:
         self._folder, self._shape, self._key = store / array.path, array.chunks, array.metadata.encode_chunk_key
 
     def file(self, *key: int) -> Path:
-        """Return where a chunk lies; one of NaN alone has no file."""
+        """Return the path of a chunk; a chunk of nothing but NaN has no file."""
         return self._folder / self._key(key)
 
+    def read(self, *key: int) -> NDArray[np.float32]:
+        """Return a chunk, float32, padded with NaN at the end of the array."""
+        values = np.full(self._shape, np.nan, np.float32)
+        with suppress(FileNotFoundError):
+            values[...] = np.frombuffer(_ZSTD.decode(self.file(*key).read_bytes()), "<f4").reshape(self._shape)
+        return values
+
     def write(self, key: tuple[int, ...], values: NDArray[np.float32]) -> WrittenChunk | None:
-        """Write a chunk beside its file, which it replaces with `put_in_place`; None for one of NaN alone, which has no file.
+        """Write a chunk under a temporary name, for `commit_chunks`; None if it is nothing but NaN and has no file.
 
         Parameters
         ----------
         key : tuple of int
             Which chunk, along each axis.
         values : float32
-            The whole chunk; at the array's end, what of it lies inside.
+            The full chunk, or the part of it that is inside the array.
 
         Raises
         ------
         MapError
-            If the array is not there any more.
+            If the array was deleted or moved.
         """
         file = self.file(*key)
         if np.isnan(values).all():
@@ -87,25 +95,25 @@ class ChunkFiles:
         if values.shape != self._shape:
             inside, values = values, np.full(self._shape, np.nan, np.float32)
             values[tuple(slice(n) for n in inside.shape)] = inside
-        partial = file.with_name(f"{file.name}.{uuid4().hex}{PARTIAL}")  # a slow worker may still write what another redoes
+        partial = file.with_name(f"{file.name}.{uuid4().hex}{PARTIAL}")  # two workers may write the same chunk
         folders: tuple[Path, ...] = (file.parent,)
         data = _ZSTD.encode(np.ascontiguousarray(values, "<f4"))
         try:
             partial.write_bytes(data)
         except FileNotFoundError as err:
-            if not self._folder.exists():  # it comes with the map: what is written into a new one is never read
+            if not self._folder.exists():  # made with the map: do not bring back one that is gone
                 msg = f"{self._folder} was deleted or moved while the map was written"
-                raise MapError(msg, "put the map back to go on with it, or map the slide again") from err
+                raise MapError(msg, "put the map back to continue it, or map the slide again") from err
             file.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data)
             folders = tuple(folder for folder in file.parents if folder.is_relative_to(self._folder))
         return WrittenChunk(partial, file, folders)
 
 
-def put_in_place(chunks: Iterable[WrittenChunk | None], pool: ThreadPoolExecutor | None = None) -> None:
-    """Give chunks their names when they are on the medium, and wait until the names are, too.
+def commit_chunks(chunks: Iterable[WrittenChunk | None], pool: ThreadPoolExecutor | None = None) -> None:
+    """Rename written chunks into place; all is flushed to disk when this returns.
 
-    Together: a file that is made while another is put on the medium has to wait for that.
+    All together: a new file has to wait while the disk flushes another one.
     """
     each = map if pool is None else pool.map
     written = [chunk for chunk in chunks if chunk is not None]

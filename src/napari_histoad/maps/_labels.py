@@ -6,77 +6,47 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from napari_histoad.maps._layout import ATTRIBUTE, chunks_of, multiscales
-from napari_histoad.system.atomic import atomic_path
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from napari_histoad.maps._store import AnomalyMap
+__all__ = ["BAND_CELLS", "flag_bands", "label_bands"]
 
-__all__ = ["flag_bands", "label_bands", "write_labels"]
-
-_BAND_CELLS = 512
+BAND_CELLS = 512
 _CORNERS = np.ones((3, 3), bool)
 
 
 def flag_bands(
-    source: AnomalyMap, rate: float | None, min_area_um2: float | None = None, field: NDArray[np.float32] | None = None
+    field: Callable[[int, int], NDArray[np.float32]], shape: tuple[int, int], threshold: float, min_cells: int
 ) -> Iterator[NDArray[np.uint32]]:
-    """Yield the numbered regions of a map, 512 rows of cells at a time; see `AnomalyMap.flag`."""
-    threshold = source.calibration.threshold(source.default_rate if rate is None else rate)
-    if min_area_um2 is None:
-        min_area_um2 = (source.info.tile_px * source.info.mpp / 2) ** 2
-    min_cells = int(min_area_um2 / (source.geometry.cell_l0 * source.info.slide_mpp) ** 2)
-    return label_bands(_Above(source, threshold, field), min_cells)
+    """Yield numbered regions above a threshold in bands of 512 rows, see `AnomalyMap.flag`.
 
-
-def write_labels(source: AnomalyMap, rate: float | None) -> None:
-    """Write the numbered regions at a false-positive rate as the OME-Zarr label image ``anomalous``.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
+    Parameters
+    ----------
+    field : callable
+        Takes the first and the last row and returns these rows of the anomaly map, (h, W) float32.
+    shape : tuple[int, int]
+        Rows and columns of the map.
+    threshold : float
+    min_cells : int
+        Smaller regions are left out.
     """
-    rate = source.default_rate if rate is None else rate
-    with atomic_path(source.path / "labels") as folder:
-        labels = zarr.create_group(folder, zarr_format=3)
-        labels.attrs["ome"] = {"version": "0.5", "labels": ["anomalous"]}
-        image = labels.create_group("anomalous")
-        image.attrs["ome"] = {**multiscales("anomalous", source.geometry, source.info.slide_mpp), "image-label": {}}
-        image.attrs[ATTRIBUTE] = {"false_positive_rate": rate}
-        levels = [
-            image.create_array(str(level), shape=shape, chunks=chunks_of(shape), dtype="uint32", fill_value=0)
-            for level, shape in enumerate(source.geometry.level_shapes())
-        ]
-        for number, band in enumerate(flag_bands(source, rate)):
-            y = number * _BAND_CELLS
-            for level, array in enumerate(levels):  # numbers have no mean: every 2nd, 4th, … cell
-                step = 2**level
-                first, stop = -(-y // step), min(-(-(y + len(band)) // step), array.shape[0])
-                if first < stop:
-                    array[first:stop] = band[first * step - y :: step, ::step][: stop - first, : array.shape[1]]
+    return label_bands(_Above(field, shape, threshold), min_cells)
 
 
 class _Above(Sequence[Any]):
-    """Bands of a map, packed: True where the score field lies above a threshold."""
+    """Bands of a map, packed: True where the anomaly map is above the threshold."""
 
-    def __init__(self, source: AnomalyMap, threshold: float, field: NDArray[np.float32] | None) -> None:
-        height, self._width = source.geometry.shape
-        self._heights = [min(_BAND_CELLS, height - y) for y in range(0, height, _BAND_CELLS)]
-        self._packed = []
-        for number, rows in enumerate(self._heights):
-            y = number * _BAND_CELLS
-            band = source.score_field((y, 0, y + rows, self._width)) if field is None else field[y : y + rows]
-            self._packed.append(np.packbits(band > threshold))  # NaN is not
+    def __init__(self, field: Callable[[int, int], NDArray[np.float32]], shape: tuple[int, int], threshold: float) -> None:
+        height, self._width = shape
+        bands = [(y, min(y + BAND_CELLS, height)) for y in range(0, height, BAND_CELLS)]
+        self._heights = [stop - first for first, stop in bands]
+        self._packed = [np.packbits(field(first, stop) > threshold) for first, stop in bands]  # NaN is not
 
     def __len__(self) -> int:
         return len(self._packed)

@@ -21,10 +21,23 @@ if TYPE_CHECKING:
     from napari_histoad.calibration import Calibration
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["ATTRIBUTE", "BLOCK_TILES", "MapInfo", "chunks_of", "multiscales", "write_skeleton"]
+__all__ = [
+    "ATTRIBUTE",
+    "BLOCK_TILES",
+    "FORMAT",
+    "MapInfo",
+    "chunks_of",
+    "create_pyramid",
+    "halve",
+    "multiscales",
+    "write_skeleton",
+]
 
 BLOCK_TILES = 64
 """Tiles in a block, the unit of work and of writing."""
+
+FORMAT = 3
+"""Version of the layout: see `AnomalyMap`."""
 
 ATTRIBUTE = "napari_histoad"
 """The Zarr attribute that holds the provenance."""
@@ -78,7 +91,7 @@ class MapInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: int = 2
+    format: int = FORMAT
     slide: str
     slide_shape: tuple[int, int]
     slide_mpp: float
@@ -133,7 +146,7 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
     columns |= {f"probability_{k}": ((), _ROWS) for k in range(len(info.classes))}
     for name, (shape, rows) in columns.items():
         _create_values(group, f"tiles/{name}", (n, *shape), (rows, *shape), chunk_key_encoding=_FLAT)
-    create_pyramid(group, "anomaly", info.geometry, info.slide_mpp)
+    create_pyramid(group, "anomaly map", info.geometry, info.slide_mpp)
     group.attrs[ATTRIBUTE] = info.model_dump(mode="json")
 
 

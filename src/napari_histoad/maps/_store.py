@@ -3,25 +3,25 @@
 ::
 
     case.ome.zarr/
-      0, 1, …           float32 anomaly map, pyramid; NaN = not scored
-      labels/anomalous  what lies above the threshold
-      classes/0, 1, …   float32 pyramids of class probabilities, if a classifier goes with the detector
-      tiles/            origins, score, p_value, error_map, probability_0, …: one row per tile; error_map has one chunk per block,
-                        or none, from a detector without
+      0, 1, …           the anomaly map: float32 pyramid of the tile scores blended over the cells; NaN = not scored
+      errors/0, 1, …    float32 pyramid of the blended error maps, if the detector gives error maps
+      classes/0/0, …    float32 pyramid of each class's probability, if a classifier goes with the detector
+      labels/anomalous  regions above the threshold, numbered
+      tiles/            origins, score, p_value, error_map, probability_0, …: one row per tile; error_map has one chunk per
+                        block, or none
       tissue            the tissue mask
       calibration       scores of held-out normal tiles
-      journal           finished blocks, one per line; gone when the map is complete
+      journal           finished blocks, one per line; removed when the map is complete
 
-A block is a fixed set of tiles. Its chunks are written first, the journal last, each atomically, see `MapWriter`: a killed
-run redoes what is not in the journal, and what it writes does not depend on where it was cut.
+During a run, only the columns of ``tiles`` and the journal are written, see `MapWriter`; pyramids and labels follow when all
+tiles are scored, see `finish_job`. In maps of formats 1 and 2 the levels 0, 1, … hold the blended error maps, if there are any.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,29 +30,30 @@ import zarr
 from pydantic import ValidationError
 
 from napari_histoad.calibration import Calibration, discovery_rate
-from napari_histoad.errors import MapError, OtherMapError, OutputError, writing
+from napari_histoad.errors import MapError
 from napari_histoad.maps._blend import blend_grid
-from napari_histoad.maps._chunks import PARTIAL, ChunkFiles
-from napari_histoad.maps._identity import check_slide, find_slide, goes_on_with, place_of, with_slide
+from napari_histoad.maps._chunks import ChunkFiles
+from napari_histoad.maps._identity import check_slide, find_slide
 from napari_histoad.maps._journal import Journal
-from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, write_skeleton
-from napari_histoad.system.atomic import atomic_path
+from napari_histoad.maps._labels import flag_bands
+from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator
     from os import PathLike
 
     from numpy.typing import NDArray
 
-    from napari_histoad.maps._chunks import WrittenChunk
     from napari_histoad.slide import Slide
+
+    Box = tuple[int, int, int, int]
 
 __all__ = ["AnomalyMap"]
 
 
 class AnomalyMap:
-    """An anomaly map on disk; use `open` or `create`.
+    """An anomaly map on disk, to be read; see `AnomalyMap.open`.
 
     Attributes
     ----------
@@ -64,13 +65,10 @@ class AnomalyMap:
 
     def __init__(self, path: Path, group: zarr.Group, info: MapInfo) -> None:
         self.path, self._group, self.info = path, group, info
-        self._journal = Journal(path)
         self.geometry = info.geometry
         self.calibration = Calibration(np.asarray(group["calibration"]), info.calibration_basis)
         self._known: dict[tuple[str, int], NDArray[np.float32]] = {}
         self._whole: dict[str, NDArray[np.float32]] = {}
-
-    # -- life
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> AnomalyMap:
@@ -92,73 +90,11 @@ class AnomalyMap:
             msg = f"{folder} is not an anomaly map, or a damaged one"
             raise MapError(msg, "give the .ome.zarr folder that histoad map wrote, or map the slide again") from err
 
-    @classmethod
-    def create(
-        cls,
-        path: str | PathLike[str],
-        info: MapInfo,
-        *,
-        origins: NDArray[np.int64],
-        tissue: TissueMask,
-        calibration: Calibration,
-        resume: bool = True,
-        slide: Slide | None = None,
-    ) -> AnomalyMap:
-        """Begin a map, or go on with one of the same slide that was made with the same settings, finished or not.
-
-        Parameters
-        ----------
-        path : path-like
-            The folder, by convention ``<slide>.ome.zarr``.
-        info : MapInfo
-        origins : (N, 2) int64
-            Level-0 origins of all tiles, in the order of work.
-        tissue : TissueMask
-        calibration : Calibration
-        resume : bool
-            False starts anew and deletes a map that is there.
-        slide : Slide, optional
-            The slide, by which the map is known again.
-
-        Raises
-        ------
-        OtherMapError
-            If the folder holds a map of another slide or made with other settings, or something else.
-        OutputError
-            If it cannot be written.
-        """
-        folder = Path(path)
-        with writing(folder):
-            exists = folder.exists()
-        if exists and (resume or not (folder / "zarr.json").exists()):
-            there = cls._resumable(folder, info, origins, tissue, slide)
-            if there is not None:
-                return there
-        if slide is not None:
-            info = with_slide(info, folder, slide, origins)
-        with atomic_path(folder) as skeleton:
-            write_skeleton(skeleton, info, origins, tissue, calibration)
-        created = cls.open(folder)
-        created.origins, created.tissue = np.asarray(origins, np.int64), tissue  # as they would be read
-        return created
-
-    @classmethod
-    def _resumable(
-        cls, folder: Path, info: MapInfo, origins: NDArray[np.int64], tissue: TissueMask, slide: Slide | None
-    ) -> AnomalyMap | None:
-        if folder.is_dir() and not any(folder.iterdir()):
-            return None
-        try:
-            there = cls.open(folder)
-        except MapError as err:
-            raise OtherMapError(f"{err.what}: nothing is written into it", "move it away, or choose another folder") from err
-        if not goes_on_with(there, info, origins, tissue, slide):
-            return None
-        moved = there.info if slide is None else there.info.model_copy(update=place_of(slide, folder))
-        if moved != there.info and moved.fingerprint is not None:  # the slide of an older map may be another one
-            with suppress(OutputError):  # a finished map that may only be read is given back all the same
-                there._record(moved)
-        return there
+    def take_info(self, info: MapInfo) -> None:
+        """Use other provenance, which was written to disk, and read again what depends on it."""
+        self.info = info
+        self._known.clear()
+        self._whole.clear()
 
     # -- tiles
 
@@ -217,81 +153,23 @@ class AnomalyMap:
         """Return which blocks are done."""
         if self.info.complete:
             return set(range(self.block_count))
-        return self._journal.blocks() & set(range(self.block_count))
-
-    def write_error_maps(self, block: int, error_cells: NDArray[np.float32]) -> WrittenChunk | None:
-        """Write the error maps of a block (B, c, c), see `ScoredTiles`; they count once they are put in place.
-
-        Processes may write those of different blocks at once; `MapWriter.add` must be given their scores afterwards.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        MapError
-            If the map is not there any more.
-        """
-        with writing(self.path):
-            return self._error_map_files.write((block, 0, 0), error_cells)
+        return Journal(self.path).blocks() & set(range(self.block_count))
 
     @cached_property
-    def _error_map_files(self) -> ChunkFiles:
+    def error_chunks(self) -> ChunkFiles:
+        """The files of the stored error maps, one chunk per block."""
         return ChunkFiles(self.path, self._array("tiles/error_map"))
 
     def error_maps(self, block: int) -> NDArray[np.float32] | None:
-        """Return the error maps of a block as stored, (B, c, c) float32, NaN = not scored; None where there are none."""
-        if not self._error_map_files.file(block, 0, 0).exists():
+        """Return the stored error maps of a block, (B, c, c) float32, NaN = not scored; None without error maps."""
+        if not self.error_chunks.file(block, 0, 0).exists():
             return None
-        rows = slice(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, self.info.tiles))
-        return np.asarray(self._array("tiles/error_map")[rows])
+        return self.error_chunks.read(block, 0, 0)[: self.info.tiles - block * BLOCK_TILES]
 
-    def finish(self) -> None:
-        """Mark the map as complete, and remove what only an unfinished one needs.
-
-        A map that was marked already, by a run that was killed before it had removed all, is rid of the rest.
-        """
-        with writing(self.path):
-            if not self.info.complete:
-                self._mark_complete()
-            if self._journal.path.exists():
-                for left in self.path.rglob(f"*{PARTIAL}"):  # by a run that was killed
-                    left.unlink(missing_ok=True)
-                self._journal.path.unlink()  # last: it tells that there is something to remove
-
-    def reopen(self, blocks: Iterable[int], info: MapInfo, slide: Slide) -> None:
-        """Take blocks as not done again: tiles of them that could not be read can be read now.
-
-        Parameters
-        ----------
-        blocks : iterable of int
-        info : MapInfo
-            As it would be of a new map.
-        slide : Slide
-            As it is now.
-        """
-        with writing(self.path):
-            self._journal.replace(self.finished_blocks() - set(blocks))
-            found = {name: getattr(self.info, name) for name in ("slide", "version")}
-            self._record(with_slide(info, self.path, slide, self.origins).model_copy(update={**found, "complete": False}))
-
-    def _mark_complete(self) -> None:
-        done = self.finished_blocks()
-        if len(done) < self.block_count:
-            raise MapError(f"{self.path.name}: {self.block_count - len(done)} blocks are missing", "run the same command again")
-        failed = int(np.isnan(self.scores).sum())
-        notes = [*self.info.notes, *self._findings(failed)]
-        info = self.info.model_copy(update={"complete": True, "failed_tiles": failed, "notes": notes})
-        self._record(info)
-
-    def _record(self, info: MapInfo) -> None:
-        described = self.path / "zarr.json"
-        content = json.loads(described.read_bytes())
-        content["attributes"][ATTRIBUTE] = info.model_dump(mode="json")
-        with atomic_path(described) as partial:  # zarr would not flush it to disk
-            partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        self.info = info
-        self._known.clear()
-        self._whole.clear()
+    @property
+    def has_error_maps(self) -> bool:
+        """Whether the detector gave error maps."""
+        return any(self.error_chunks.file(block, 0, 0).exists() for block in range(self.block_count))
 
     # -- slide
 
@@ -303,22 +181,42 @@ class AnomalyMap:
         MapError
             If it is another one.
         """
-        check_slide(self, slide)
+        check_slide(self.info, slide, self.path.name)
 
     def find_slide(self) -> Path | None:
-        """Return where the slide lies: as it was seen from the map, where it was, or by name near the map; else None.
+        """Return the path of the slide: relative to the map, where it was, or by its name near the map; None if not found.
 
-        It is not opened: `check_slide` says whether it is still the same one. An URL is returned as it is, unless it held a
+        It is not opened: `check_slide` says whether it is still the same one. An URL is returned unchanged, unless it held a
         signature or a password.
         """
-        return find_slide(self)
+        return find_slide(self.info, self.path)
 
-    # -- pyramid
+    # -- pyramids
 
     @property
     def levels(self) -> list[zarr.Array[Any]]:
-        """The float32 pyramid, finest first."""
-        return [self._array(str(i)) for i in range(len(self.geometry.level_shapes()))]
+        """The stored float32 pyramid, finest first: the anomaly map, or see `levels_hold_errors`."""
+        return self.pyramid("")
+
+    @property
+    def levels_hold_errors(self) -> bool:
+        """Whether `levels` are blended error maps, as in maps of formats 1 and 2 if the detector gave error maps."""
+        return self.info.format < 3 and self.has_error_maps
+
+    @property
+    def error_levels(self) -> list[zarr.Array[Any]]:
+        """The stored float32 pyramid of the blended error maps, finest first; empty without error maps."""
+        if self.levels_hold_errors:
+            return self.levels
+        return self.pyramid("errors/") if "errors" in self._group else []
+
+    def class_levels(self, number: int) -> list[zarr.Array[Any]]:
+        """Return the stored float32 pyramid of a class's probability, finest first."""
+        return self.pyramid(f"classes/{number}/")
+
+    def pyramid(self, group: str) -> list[zarr.Array[Any]]:
+        """Return the levels of a stored pyramid, finest first, in a group such as ``"errors/"``."""
+        return [self._array(f"{group}{i}") for i in range(len(self.geometry.level_shapes()))]
 
     @cached_property
     def tissue(self) -> TissueMask:
@@ -339,11 +237,10 @@ class AnomalyMap:
         cells: NDArray[np.bool_] = mask[rows].take(columns, axis=1)  # six times as fast as both at once
         return cells
 
-    def score_field(self, box: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
-        """Return the tile scores blended over the cells: what is shown, and what thresholds are applied to.
+    def score_field(self, box: Box | None = None) -> NDArray[np.float32]:
+        """Return the anomaly map: the tile scores blended over the cells, to which thresholds are applied.
 
-        A cell's value is the weighted mean of the scores of the tiles that hold it, so it lives on the scale that
-        the calibration speaks of.
+        A cell's value is the weighted mean of the scores of the tiles that cover it, so calibrated thresholds hold for it.
 
         Parameters
         ----------
@@ -357,8 +254,30 @@ class AnomalyMap:
         """
         return self.field("score", box)
 
-    def field(self, column: str, box: tuple[int, int, int, int] | None = None) -> NDArray[np.float32]:
+    def field(self, column: str, box: Box | None = None) -> NDArray[np.float32]:
         """Return a column of the tile table blended over the cells, see `score_field`."""
+        return self.blend(partial(self._values, column), box)
+
+    def error_field(self, box: Box | None = None) -> NDArray[np.float32]:
+        """Return the error maps blended over the cells, see `score_field`; NaN without error maps."""
+        return self.blend(self._error_cells, box)
+
+    def blend(self, values: Callable[[NDArray[np.int64]], NDArray[np.float32]], box: Box | None = None) -> NDArray[np.float32]:
+        """Return values of tiles blended over the cells: where tiles overlap, their weighted mean.
+
+        Parameters
+        ----------
+        values : callable
+            Takes rows (n,) of the tile table and returns (n,) float32, one value per tile, or (n, c, c), one per cell of it;
+            NaN where there is none.
+        box : tuple[int, int, int, int], optional
+            (y0, x0, y1, x1) in finest cells; default the whole slide.
+
+        Returns
+        -------
+        (H, W) float32
+            NaN outside tissue and where no tile has a value. A part is equal to the same part of the whole to the bit.
+        """
         y0, x0, y1, x1 = (0, 0, *self.geometry.shape) if box is None else box
         c, step = self.geometry.cells_per_tile, self.geometry.cells_per_step
         near = np.flatnonzero((self._cells < (y1, x1)).all(axis=1) & (self._cells + c > (y0, x0)).all(axis=1))
@@ -370,20 +289,30 @@ class AnomalyMap:
         part = field[inner]
         y0, x0 = y0 + inner[0].start, x0 + inner[1].start
         y1, x1 = y0 + part.shape[0], x0 + part.shape[1]
-        # All places of the grid from which a tile would reach the box, whether there is tissue or not.
+        # All places of the grid from which a tile would reach the box, with tissue or without.
         first, stop = (np.array([y0, x0]) - c) // step + 1, -(-np.array([y1, x1]) // step)
-        grid = np.full(stop - first, np.nan, np.float32)
-        grid[tuple((self._cells[near] // step - first).T)] = self._values(column, near)
+        of_tiles = values(near)
+        grid = np.full((*(stop - first), *of_tiles.shape[1:]), np.nan, np.float32)
+        grid[tuple((self._cells[near] // step - first).T)] = of_tiles
         top, left = np.array([y0, x0]) - first * step
         total, weight = (
             sums[top : top + y1 - y0, left : left + x1 - x0] for sums in blend_grid(grid, self.geometry.window(), step)
         )
-        seen = (weight > 0) & self.tissue_cells(y0, x0, y1, x1)
-        np.divide(total, weight, out=part, where=seen)
+        np.divide(total, weight, out=part, where=(weight > 0) & self.tissue_cells(y0, x0, y1, x1))
         return field
 
+    def _error_cells(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the stored error maps of some rows, (n, c, c)."""
+        cells = np.full((len(rows), *[self.geometry.cells_per_tile] * 2), np.nan, np.float32)
+        for block in np.unique(rows // BLOCK_TILES).tolist():
+            stored = self.error_maps(block)
+            if stored is not None:
+                mine = rows // BLOCK_TILES == block
+                cells[mine] = stored[rows[mine] % BLOCK_TILES]
+        return cells
+
     def _values(self, column: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return some rows of a column; what is written is read from disk once, for it will not change again."""
+        """Return some rows of a column; a scored block is read from disk once, for it does not change again."""
         if self.info.complete:
             if column not in self._whole:
                 self._whole[column] = np.asarray(self._array(f"tiles/{column}"))
@@ -413,11 +342,24 @@ class AnomalyMap:
         min_area_um2 : float, optional
             Smaller regions are left out; default a quarter of a tile.
         field : (H, W) float32, optional
-            The `score_field`, if it is at hand; else it is computed in bands.
+            The `score_field`, if it is known already; else it is computed in bands.
         """
-        from napari_histoad.maps._labels import flag_bands
+        return np.concatenate(list(self.flag_bands(rate, min_area_um2, field=field)))
 
-        return np.concatenate(list(flag_bands(self, rate, min_area_um2, field)))
+    def flag_bands(
+        self, rate: float | None = None, min_area_um2: float | None = None, *, field: Any = None
+    ) -> Iterator[NDArray[np.uint32]]:
+        """Yield what `flag` returns in bands of 512 rows: the map of a whole slide has tens of millions of cells."""
+        threshold = self.calibration.threshold(self.default_rate if rate is None else rate)
+        if min_area_um2 is None:
+            min_area_um2 = (self.info.tile_px * self.info.mpp / 2) ** 2
+        min_cells = int(min_area_um2 / (self.geometry.cell_l0 * self.info.slide_mpp) ** 2)
+        height, width = self.geometry.shape
+
+        def rows(y0: int, y1: int) -> NDArray[np.float32]:
+            return self.score_field((y0, 0, y1, width)) if field is None else np.asarray(field[y0:y1])
+
+        return flag_bands(rows, (height, width), threshold, min_cells)
 
     def discovery_rate(self, fdr: float) -> float:
         """Return the ``rate`` at which at most a share ``fdr`` of the flagged tiles is expected to be normal.
@@ -432,10 +374,11 @@ class AnomalyMap:
 
         Maps of earlier versions store none; theirs are found in the scores.
         """
-        found = self._findings(self.info.failed_tiles)
+        found = self.findings(self.info.failed_tiles)
         return [*self.info.notes, *(note for note in found if note not in self.info.notes)]
 
-    def _findings(self, failed_tiles: int) -> list[str]:
+    def findings(self, failed_tiles: int) -> list[str]:
+        """Return the notes that follow from the scores: of the calibration, and of tiles that could not be read."""
         some = "1 tile" if failed_tiles == 1 else f"{failed_tiles:,} tiles"
         unread = f"{some} could not be read and were not scored" if failed_tiles else None
         return [note for note in (self.drift_warning, unread) if note is not None]
@@ -456,7 +399,7 @@ class AnomalyMap:
 
     @property
     def saved_labels(self) -> zarr.Array[Any]:
-        """The stored regions, numbered, (H, W) uint32 over the finest cells; see `save_labels`."""
+        """The stored regions, numbered, (H, W) uint32 over the finest cells; see `maps.save_labels`."""
         return self._array("labels/anomalous/0")
 
     @property
@@ -464,23 +407,6 @@ class AnomalyMap:
         """The rate that is meant where none is given: the saved one, else `Calibration.default_rate`."""
         saved = self.saved_rate
         return self.calibration.default_rate if saved is None else saved
-
-    def save_labels(self, rate: float | None = None) -> None:
-        """Store the numbered regions at ``rate``, default `default_rate`, as the OME-Zarr label image ``anomalous``."""
-        from napari_histoad.maps._labels import write_labels
-
-        write_labels(self, rate)
-
-    def save_class_layers(self) -> None:
-        """Store the pyramid of each class's probability, if there are classes."""
-        from napari_histoad.maps._classes import write_class_layers
-
-        if self.info.classes:
-            write_class_layers(self)
-
-    def class_levels(self, number: int) -> list[zarr.Array[Any]]:
-        """Return the stored pyramid of a class's probability, finest first."""
-        return [self._array(f"classes/{number}/{i}") for i in range(len(self.geometry.level_shapes()))]
 
 
 def _overlap(begins: NDArray[np.int64], length: int, first: int, stop: int) -> tuple[int, int]:

@@ -289,7 +289,9 @@ def export_ome_tiff(source: AnomalyMap, path: str | PathLike[str]) -> None:
     levels = source.levels
     um = source.geometry.cell_l0 * source.info.slide_mpp
     size = {f"PhysicalSize{axis}": um for axis in "XY"} | {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
-    metadata: dict[str, Any] = {"axes": "YX", "Description": json.dumps(provenance(source)), **size}
+    what = "Error map" if source.levels_hold_errors else "Anomaly map"  # in maps of earlier versions
+    about = {"Name": f"{what} of {source.info.slide}", "Description": json.dumps(provenance(source))}
+    metadata: dict[str, Any] = {"axes": "YX", **about, **size}
     with atomic_path(path) as partial, tifffile.TiffWriter(partial, bigtiff=True, ome=True) as tif:
         tif.write(np.asarray(levels[0]), subifds=len(levels) - 1, tile=(256, 256), compression="zlib", metadata=metadata)
         for level in levels[1:]:

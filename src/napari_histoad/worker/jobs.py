@@ -30,7 +30,7 @@ from napari_histoad.engine import (
 from napari_histoad.errors import HistoadError, OtherMapError, SettingsError, writing
 from napari_histoad.evaluation import cross_validate_job, notes_on_classes
 from napari_histoad.jobs import Job, Progress
-from napari_histoad.maps import AnomalyMap
+from napari_histoad.maps import AnomalyMap, save_labels
 from napari_histoad.regions import read_regions
 from napari_histoad.results import UNSURE, VERDICTS, explanation_panels, exports, write_report
 from napari_histoad.samples import SlidePlan, sample_job
@@ -212,7 +212,7 @@ def save_results(args: protocol.SaveResults) -> Job[protocol.ResultsSaved]:
     total = len(files) + 1
     with open_slide(args.slide, args.slide_mpp, srgb=True) as slide:
         yield Progress("Saving", 0, total, "files", path=str(args.map))
-        result.save_labels(args.rate)
+        save_labels(result, args.rate)
         for done, (name, path) in enumerate(args.exports.items(), start=1):
             yield Progress("Saving", done, total, "files", path=str(path))
             known[name].write(result, path, slide=slide, rate=args.rate)

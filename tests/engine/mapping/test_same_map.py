@@ -17,6 +17,7 @@ from napari_histoad.cli._app import app
 from napari_histoad.engine import TrainingSource, map_job, train_job
 from napari_histoad.errors import MapError, OtherMapError, OutputError
 from napari_histoad.jobs import run
+from napari_histoad.maps import save_labels
 from napari_histoad.results import export_geojson, export_ome_tiff, export_png, export_table, write_report
 from napari_histoad.slide import ArraySlide
 from napari_histoad.system.atomic import hold_output
@@ -180,7 +181,7 @@ def test_repaired_tiles_are_scored_when_the_command_runs_again(tissue, detector_
     unread = result.unread_tiles
     assert 0 < len(unread) == result.info.failed_tiles
     assert any("could not be read" in note for note in result.notes)
-    result.save_labels(0.03)
+    save_labels(result, 0.03)
     shutil.copy(whole, slide)
     if anew:  # converted from the source once more, with levels, of which the map reads another one
         write(slide, tissue, levels=2)

@@ -32,8 +32,7 @@ from napari_histoad.engine.mapping._blocks import BlockJoiner, block_rows, score
 from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
 from napari_histoad.jobs import Progress, run
-from napari_histoad.maps import BLOCK_TILES, AnomalyMap, ScoredTiles
-from napari_histoad.maps._chunks import put_in_place
+from napari_histoad.maps import BLOCK_TILES, AnomalyMap, ScoredTiles, write_error_maps
 from napari_histoad.slide import RecolouredSlide, address, open_slide
 
 if TYPE_CHECKING:
@@ -355,9 +354,7 @@ def _work(bundle: bytes, task: dict[str, Any]) -> _Done:
     for part in score_blocks(slide, grid, range(len(numbers)), detector, choice, target.geometry.cells_per_tile, errors):
         block = None if isinstance(part, Progress) else joiner.add(part)
         if block is not None:
-            number = numbers[len(done)]
-            if block.error_cells is not None:
-                put_in_place([target.write_error_maps(number, block.error_cells)])
-            index = block.index + (number - len(done)) * BLOCK_TILES
-            done.append(replace(block, index=index, error_cells=None))
+            block = replace(block, index=block.index + (numbers[len(done)] - len(done)) * BLOCK_TILES)
+            write_error_maps(target, block)
+            done.append(replace(block, error_cells=None))
     return done, [(err.what, err.remedy) for err in errors]

@@ -20,7 +20,18 @@ from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.engine.training._self import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
-from napari_histoad.maps import BLOCK_TILES, AnomalyMap, MapGeometry, MapInfo, MapWriter, ScoredTiles, digest_of_regions
+from napari_histoad.maps import (
+    BLOCK_TILES,
+    AnomalyMap,
+    MapGeometry,
+    MapInfo,
+    MapWriter,
+    ScoredTiles,
+    create_map,
+    digest_of_regions,
+    finish_job,
+    reopen_blocks,
+)
 from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
 from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
 from napari_histoad.system.atomic import hold_output
@@ -158,7 +169,7 @@ def map_job(
         yield Progress("Finding tissue", 1, 1, "slides", note=line)
     detector, target = plan.detector, map_path(slide, out)
     with hold_output(target):
-        result = AnomalyMap.create(
+        result = create_map(
             target,
             plan.info,
             origins=plan.grid.origins,
@@ -171,7 +182,7 @@ def map_job(
             yield Progress("Mapping", path=str(target), note=f"{target.name} {_UNCHECKED}")
         repaired = _blocks_to_read_again(result, plan)
         if repaired:
-            result.reopen(repaired, plan.info, plan.slide)
+            reopen_blocks(result, repaired, plan.info, plan.slide)
             some = "1 block" if len(repaired) == 1 else f"{len(repaired)} blocks"
             yield Progress("Mapping", path=str(target), note=f"tiles that could not be read can be read now: {some} scored again")
         done = result.finished_blocks()
@@ -192,14 +203,7 @@ def map_job(
                 )
             expected = len(plan.grid) if repaired else tiles_in(todo, len(plan.grid))
             yield from write_blocks(result, computed, errors, finished, expected)
-        if not result.info.complete:
-            yield Progress("Outlining", 0, 1, "steps", path=str(target))
-            result.save_labels(result.saved_rate)
-            result.save_class_layers()
-            result.finish()
-            yield Progress("Outlining", 1, 1, "steps", path=str(target))
-        else:
-            result.finish()  # what a run left that was killed in it
+        yield from finish_job(result)
     return result
 
 
