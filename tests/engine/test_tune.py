@@ -34,7 +34,7 @@ def _work(tuner, blocks, seconds, same):
 
 
 def _key(choice):
-    return choice.batch, choice.lanes
+    return choice.batch, choice.worker_threads
 
 
 @given(st.data())
@@ -54,7 +54,7 @@ def test_it_ends_with_nothing_slower_than_the_default_and_nothing_that_differs(d
     assert seconds(tuner.best) <= seconds(cpu)
     used = {_key(step.choice) for step in done}
     assert all(alike[key] for key in used - {_key(cpu)})
-    assert all(batch <= 64 and batch * lanes <= 128 for batch, lanes in used)
+    assert all(batch <= 64 and batch * threads <= 128 for batch, threads in used)
     assert done[-1].choice == tuner.best
 
 
@@ -81,7 +81,9 @@ def test_little_work_is_not_cut_to_be_measured(cpu):
 
 def test_batches_that_take_long_are_not_made_longer(cpu):
     tuner = Tuner(cpu, 0, 0)
-    done = _work(tuner, 10**5, lambda choice: 64 * 0.3 / cpu.batch / cpu.lanes * cpu.batch / choice.batch, lambda _: True)
+    done = _work(
+        tuner, 10**5, lambda choice: 64 * 0.3 / cpu.batch / cpu.worker_threads * cpu.batch / choice.batch, lambda _: True
+    )
     assert tuner.settled
     assert max(step.choice.batch for step in done) == cpu.batch
 
@@ -92,9 +94,12 @@ def test_batches_that_take_long_are_not_made_longer(cpu):
 def test_it_goes_on_in_a_direction_while_that_is_faster(cpu, costs, found):
     tuner = Tuner(cpu, 0, 0)
     _work(
-        tuner, 10**5, lambda choice: 0.01 * costs.get(choice.batch, 9) * (1 if choice.lanes == cpu.lanes else 3), lambda _: True
+        tuner,
+        10**5,
+        lambda choice: 0.01 * costs.get(choice.batch, 9) * (1 if choice.worker_threads == cpu.worker_threads else 3),
+        lambda _: True,
     )
-    assert _key(tuner.best) == (found, cpu.lanes)
+    assert _key(tuner.best) == (found, cpu.worker_threads)
     assert tuner.note == f"Fastest here: {tuner.best.pace}"
 
 

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_histoad.networks import threads as lanes_module
+from napari_histoad.networks import threads as threads_module
 from napari_histoad.networks.threads import map_in_threads, thread_count
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=[1, 3])
-def lanes(request):
+def count(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -22,14 +22,14 @@ def lanes(request):
     torch.set_num_threads(before)
 
 
-@given(items=st.lists(st.integers(), max_size=100), told=st.sampled_from([0, 0.3, 1, 3]))
-def test_results_come_in_the_order_of_the_items(items, told):
-    doubled = map_in_threads(lambda item: 2 * item, items, CPU, total=int(told * len(items)))
+@given(items=st.lists(st.integers(), max_size=100), share=st.sampled_from([0, 0.3, 1, 3]))
+def test_map_in_threads_keeps_the_order_of_the_items(items, share):
+    doubled = map_in_threads(lambda item: 2 * item, items, CPU, total=int(share * len(items)))
     assert list(doubled) == [2 * item for item in items]
 
 
 @pytest.mark.parametrize(("seconds", "together"), [(0.0, True), (0.02, False)])
-def test_only_quick_items_are_handed_over_together(monkeypatch, seconds, together):
+def test_map_in_threads_joins_only_quick_items(monkeypatch, seconds, together):
     taken, clock = [], threading.local()  # a clock per thread that only moves while it computes
 
     def now():
@@ -39,7 +39,7 @@ def test_only_quick_items_are_handed_over_together(monkeypatch, seconds, togethe
         clock.now = now() + seconds
         return item
 
-    monkeypatch.setattr(lanes_module.time, "perf_counter", now)
+    monkeypatch.setattr(threads_module.time, "perf_counter", now)
 
     def items():
         for i in range(40):
@@ -51,7 +51,7 @@ def test_only_quick_items_are_handed_over_together(monkeypatch, seconds, togethe
     assert (max(ahead) > 2) == together
 
 
-def test_fewer_lanes_share_all_threads():
+def test_worker_threads_share_the_threads_of_torch():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -60,25 +60,25 @@ def test_fewer_lanes_share_all_threads():
         torch.set_num_threads(before)
 
 
-def test_as_many_at_once_as_torch_has_threads_and_none_far_ahead(lanes):
-    assert thread_count() == lanes
-    taken, together = [], threading.Barrier(lanes, timeout=20)
+def test_map_in_threads_computes_one_item_per_thread_and_limits_items_in_flight(count):
+    assert thread_count() == count
+    taken, together = [], threading.Barrier(count, timeout=20)
 
     def items():
-        for i in range(4 * lanes):
+        for i in range(4 * count):
             taken.append(i)
             yield i
 
     def work(item):
-        together.wait()  # passes only if all lanes compute at the same time
+        together.wait()  # passes only if all threads compute at the same time
         assert torch.get_num_threads() == 1
         return item
 
     for item in map_in_threads(work, items(), CPU):
-        assert len(taken) <= item + lanes + 1
+        assert len(taken) <= item + count + 1
 
 
-def test_the_first_failure_ends_it(lanes):
+def test_map_in_threads_raises_the_first_error(count):
     def work(item):
         if item == 2:
             raise KeyError(item)
@@ -90,7 +90,7 @@ def test_the_first_failure_ends_it(lanes):
         next(stream)
 
 
-def test_leaving_early_ends_what_was_under_way(lanes):
+def test_map_in_threads_waits_for_items_in_flight_when_closed(count):
     begun, ended = [], []
 
     def work(item):
@@ -101,43 +101,43 @@ def test_leaving_early_ends_what_was_under_way(lanes):
     next(stream)
     stream.close()
     assert sorted(ended) == sorted(begun)
-    assert len(ended) <= lanes + 1
+    assert len(ended) <= count + 1
     begun.clear()
-    list(map_in_threads(str, range(lanes), CPU))  # the same threads take work in its order: nothing was left before this
+    list(map_in_threads(str, range(count), CPU))  # the same threads take work in its order: nothing was left before this
     assert begun == []
 
 
-def test_the_threads_are_used_again(lanes):
+def test_worker_threads_are_reused(count):
     def work(_):
         together.wait()
         return threading.current_thread()
 
-    together = threading.Barrier(lanes, timeout=20)
-    first, second = (set(map_in_threads(work, range(lanes), CPU)) for _ in range(2))
+    together = threading.Barrier(count, timeout=20)
+    first, second = (set(map_in_threads(work, range(count), CPU)) for _ in range(2))
     assert first == second
-    assert len(first) == lanes
+    assert len(first) == count
 
 
-def test_threads_that_begin_later_have_as_many_of_torchs_as_before(lanes):
+def test_threads_started_later_keep_the_number_of_torch_threads(count):
     found = []
     list(map_in_threads(str, range(3), CPU))
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     thread.start()
     thread.join()
-    assert found == [lanes]
+    assert found == [count]
 
 
-def test_a_lane_opens_no_lanes(lanes):
+def test_worker_thread_starts_no_threads(count):
     def inner(_):
         return threading.current_thread()
 
     def outer(_):
         return all(found is threading.current_thread() for found in map_in_threads(inner, range(3), CPU))
 
-    assert all(map_in_threads(outer, range(2 * lanes), CPU))
+    assert all(map_in_threads(outer, range(2 * count), CPU))
 
 
-def test_precision_and_inference_mode_are_the_callers():
+def test_worker_threads_use_the_precision_and_inference_mode_of_the_caller():
     def work(_):
         return torch.ones(2, 2) @ torch.ones(2, 2)
 

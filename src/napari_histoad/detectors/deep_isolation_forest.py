@@ -129,7 +129,7 @@ class Forest(FeatureModel):
         at = root
         while True:  # for all tiles and trees at once, until all are at leaves
             right = values.index_select(0, feature.index_select(0, at) + first) > threshold.index_select(0, at)
-            below = branches.index_select(0, 2 * at + right) + root
+            below = branches.index_select(0, (2 * at).add_(right)).add_(root)
             if torch.equal(below, at):
                 break
             at = below

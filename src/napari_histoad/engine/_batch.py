@@ -76,7 +76,7 @@ def score_stream(
         def score(batch: TileBatch) -> ScoredTiles:
             return score_batch(detector, batch, choice, cells)
 
-        yield from map_in_threads(score, batches, choice.device, choice.lanes)
+        yield from map_in_threads(score, batches, choice.device, choice.worker_threads)
         return
     in_flight: deque[_InFlight] = deque()
     for batch in batches:

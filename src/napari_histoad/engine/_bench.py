@@ -231,7 +231,7 @@ def _decode(plan: MapPlan, choice: DeviceChoice, seconds: float) -> _Timed:
             with closing(
                 iter(loader)
                 if ahead
-                else map_in_threads(loader.decode, loader.undecoded(), choice.device, choice.lanes, len(loader))
+                else map_in_threads(loader.decode, loader.undecoded(), choice.device, choice.worker_threads, len(loader))
             ) as batches:
                 for batch in batches:
                     tiles += len(batch.index)

@@ -39,8 +39,8 @@ class DeviceChoice:
         For people.
     batch : int
         Tiles scored at once. The last digits of scores may depend on it: by default it follows from the kind of device.
-    lanes : int
-        Batches that a CPU scores at once, each with its part of torch's threads.
+    worker_threads : int
+        Number of batches that a CPU scores at the same time, each with a part of torch's threads.
     count : int
         How many such devices train together.
     """
@@ -49,7 +49,7 @@ class DeviceChoice:
     bf16: bool
     title: str
     batch: int
-    lanes: int = 1
+    worker_threads: int = 1
     count: int = 1
 
     @property
@@ -60,12 +60,12 @@ class DeviceChoice:
     @property
     def pace(self) -> str:
         """How many tiles at a time, and in how many threads, for people."""
-        return f"{self.batch} tiles at a time" + (f" in each of {self.lanes} threads" if self.lanes > 1 else "")
+        return f"{self.batch} tiles at a time" + (f" in each of {self.worker_threads} threads" if self.worker_threads > 1 else "")
 
     @property
     def ahead(self) -> int:
         """Batches that are begun before the first of them is fetched, beside that one, see `score_stream`."""
-        return self.lanes if self.device.type == "cpu" else int(self.device.type == "cuda")
+        return self.worker_threads if self.device.type == "cpu" else int(self.device.type == "cuda")
 
     @property
     def precision(self) -> Literal["bf16-mixed", "32-true"]:
@@ -159,7 +159,7 @@ def _choose(name: str) -> DeviceChoice:
     keep_freed_memory()
     bf16 = _cpu_has_bf16()
     title = f"CPU, {torch.get_num_threads()} threads, {'bfloat16' if bf16 else 'float32'}"
-    return DeviceChoice(device, bf16, title, batch=_BATCH, lanes=thread_count())
+    return DeviceChoice(device, bf16, title, batch=_BATCH, worker_threads=thread_count())
 
 
 def _cpu_has_bf16() -> bool:

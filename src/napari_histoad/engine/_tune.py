@@ -76,7 +76,9 @@ class Tuner:
     def __init__(self, choice: DeviceChoice, worth_s: float = _WORTH_S, worth_blocks: float = _WORTH_BLOCKS) -> None:
         self.best, self._worth_s, self._worth_blocks = choice, worth_s, worth_blocks
         cpu = choice.device.type == "cpu"
-        self._directions: list[Direction] = [partial(_tiles, 4), partial(_tiles, 2), partial(_tiles, 0.5), _lanes] if cpu else []
+        self._directions: list[Direction] = (
+            [partial(_tiles, 4), partial(_tiles, 2), partial(_tiles, 0.5), _threads] if cpu else []
+        )
         self._trial: DeviceChoice | None = None
         self._alike = False
         self._rate = 0.0
@@ -154,7 +156,7 @@ class Tuner:
 
 
 def _held(choice: DeviceChoice) -> int:
-    return choice.batch * choice.lanes
+    return choice.batch * choice.worker_threads
 
 
 def _tiles(times: float, choice: DeviceChoice) -> DeviceChoice | None:
@@ -162,8 +164,8 @@ def _tiles(times: float, choice: DeviceChoice) -> DeviceChoice | None:
     return other if 1 <= other.batch <= BLOCK_TILES and _held(other) <= _MOST_TILES else None
 
 
-def _lanes(choice: DeviceChoice) -> DeviceChoice | None:
-    return replace(choice, lanes=choice.lanes // 2) if choice.lanes > 1 else None
+def _threads(choice: DeviceChoice) -> DeviceChoice | None:
+    return replace(choice, worker_threads=choice.worker_threads // 2) if choice.worker_threads > 1 else None
 
 
 _last: tuple[Detector, DeviceChoice, Tuner] | None = None

@@ -1,9 +1,9 @@
-"""Several batches at once on a CPU, each on a core of its own.
+"""A batch per CPU core at the same time, in worker threads.
 
-Threads that share a batch wait for each other after every operation of a network. A batch per thread costs none of that:
-1.2 to 1.3 times the speed with ResNet18 and the VQ-VAE on two cores, three times with many small operations.
+Threads that share a batch wait for each other after every operation of a network. With a batch per thread there is no
+waiting: 1.2 to 1.3 times the speed with ResNet18 and the VQ-VAE on two cores, three times with many small operations.
 
-The threads stay: a new one begins with memory of its own, a hundred megabytes of page faults with the VQ-VAE.
+The threads are reused: a new one allocates its own memory, a hundred megabytes of page faults with the VQ-VAE.
 """
 
 from __future__ import annotations
@@ -25,87 +25,87 @@ if TYPE_CHECKING:
 
 __all__ = ["map_in_threads", "thread_count"]
 
-_MOST = 16  # each holds the activations of a batch
-_GATHER_S, _MOST_GATHERED = 0.01, 64
-_NAME = "lane"
+_MAX_THREADS = 16  # each needs memory for the activations of a batch
+_CHUNK_S, _MAX_CHUNK = 0.01, 64
+_NAME = "histoad-worker"
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def thread_count() -> int:
-    """Return how many batches a CPU computes at once: as many as torch may use threads."""
-    return min(torch.get_num_threads(), _MOST)
+    """Return the number of batches that a CPU computes at the same time: torch's number of threads, at most 16."""
+    return min(torch.get_num_threads(), _MAX_THREADS)
 
 
 def map_in_threads(
-    function: Callable[[T], R], items: Iterable[T], device: torch.device, lanes: int | None = None, total: int = 0
+    function: Callable[[T], R], items: Iterable[T], device: torch.device, threads: int | None = None, total: int = 0
 ) -> Generator[R]:
-    """Yield what a function returns for each item, in their order, computed in several threads on a CPU.
+    """Yield the results of a function for each item, in order, computed in several worker threads on a CPU.
 
-    Results do not depend on how many there are as long as the function has no state.
+    The results do not depend on the number of threads if the function has no state.
 
     Parameters
     ----------
     function : callable
-        Computes in the caller's autocast and inference mode.
+        Runs in the autocast and inference mode of the caller.
     items : iterable
-        Taken as results are, at most ``lanes`` + 1 ahead of them, unless their ``total`` is given.
+        At most ``threads`` + 1 items are in flight, unless ``total`` is given.
     device : torch.device
-        Where the function computes: another device than a CPU is given one item after the other. So is a lane, and who
-        may use one thread only.
-    lanes : int, optional
-        How many, between which torch's threads are divided; default `thread_count`.
+        Device that the function computes on. Items are computed one by one in the calling thread if it is not a CPU, if
+        there is only one thread, or if the caller is a worker thread itself.
+    threads : int, optional
+        Number of worker threads, which share torch's threads; default `thread_count`.
     total : int
-        How many items there are. As many as take some milliseconds are then handed over at once, for that costs a tenth of
-        one, and fewer towards the end, so that all lanes end together. Default: one by one.
+        Number of items. If given, a thread gets chunks of items that take about 10 ms, because passing one on takes a tenth
+        of a millisecond; chunks get smaller towards the end, so that all threads finish together. Default: one by one.
     """
-    threads, lanes = torch.get_num_threads(), thread_count() if lanes is None else lanes
-    if device.type != "cpu" or lanes == 1 or threading.current_thread().name.startswith(_NAME):
+    count = thread_count() if threads is None else threads
+    if device.type != "cpu" or count == 1 or threading.current_thread().name.startswith(_NAME):
         yield from map(function, items)
         return
     reduced, precision = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
     inference = torch.is_inference_mode_enabled()
 
-    took = math.inf  # per item, the last time
+    seconds = math.inf  # per item, in the last chunk
 
-    def work(gathered: list[T]) -> list[R]:
-        nonlocal took
+    def work(chunk: list[T]) -> list[R]:
+        nonlocal seconds
         started = time.perf_counter()
         with torch.inference_mode(inference), torch.autocast("cpu", precision, enabled=reduced):
-            results = [function(item) for item in gathered]
-        took = max(time.perf_counter() - started, 1e-6) / len(gathered)
+            results = [function(item) for item in chunk]
+        seconds = max(time.perf_counter() - started, 1e-6) / len(chunk)
         return results
 
-    pool = _lanes(lanes, max(1, threads // lanes), os.getpid())
-    under_way: deque[Future[list[R]]] = deque()
+    pool = _pool(count, max(1, torch.get_num_threads() // count), os.getpid())
+    in_flight: deque[Future[list[R]]] = deque()
     left = iter(items)
     try:
-        while gathered := list(islice(left, max(1, min(_MOST_GATHERED, int(_GATHER_S / took), total // (4 * lanes))))):
-            total -= len(gathered)
-            under_way.append(pool.submit(work, gathered))
-            if len(under_way) > lanes:
-                yield from under_way.popleft().result()
-        while under_way:
-            yield from under_way.popleft().result()
+        while chunk := list(islice(left, max(1, min(_MAX_CHUNK, int(_CHUNK_S / seconds), total // (4 * count))))):
+            total -= len(chunk)
+            in_flight.append(pool.submit(work, chunk))
+            if len(in_flight) > count:
+                yield from in_flight.popleft().result()
+        while in_flight:
+            yield from in_flight.popleft().result()
     finally:
-        wait([future for future in under_way if not future.cancel()])
+        wait([future for future in in_flight if not future.cancel()])
 
 
 @lru_cache(maxsize=4)
-def _lanes(count: int, threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process has none of them
-    """Return so many threads of which each computes with ``threads`` of torch's."""
+def _pool(count: int, threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process has no threads
+    """Return a pool of ``count`` threads, each of which computes with ``threads`` threads of torch."""
     begun, before = threading.Barrier(count + 1), torch.get_num_threads()
 
     def begin() -> None:
         torch.set_num_threads(threads)
-        torch.get_num_threads()  # the first to ask in a thread is given what was set last in any: it is this one
+        torch.get_num_threads()  # the first call in a thread returns the number set last in any thread: this one
         begun.wait()
 
     pool = ThreadPoolExecutor(count, _NAME, initializer=begin)
     for _ in range(count):
         pool.submit(int)
     begun.wait()
-    # What a thread sets holds for itself, and for all that begin later: for those it is put back.
+    # A thread sets the number for itself and for threads that start later; for those it is restored.
     torch.set_num_threads(before)
     return pool

@@ -137,7 +137,7 @@ def _score_batches(
     if decodes_ahead(slide, choice):
         yield from score_stream(detector, choice, loader, cells)
     else:
-        yield from map_in_threads(decode_and_score, loader.undecoded(), choice.device, choice.lanes, len(loader))
+        yield from map_in_threads(decode_and_score, loader.undecoded(), choice.device, choice.worker_threads, len(loader))
     errors += loader.errors
 
 
@@ -146,7 +146,7 @@ def decodes_ahead(slide: Slide, choice: DeviceChoice) -> bool:
 
     Where one thread hands one batch after the other to all of torch's, it is kept from decoding itself.
     """
-    return choice.device.type != "cpu" or is_remote(slide.path) or choice.lanes < min(2, thread_count())
+    return choice.device.type != "cpu" or is_remote(slide.path) or choice.worker_threads < min(2, thread_count())
 
 
 class BlockJoiner:
