@@ -1,4 +1,4 @@
-"""Pictures of the window, to be looked at: in test-out/, or where HISTOAD_SCREENSHOTS says."""
+"""Screenshots of the window for people to look at, in test-out/ or the folder HISTOAD_SCREENSHOTS."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Real faults of the file system: a disk that is full, a folder that may not be written to."""
+"""Real errors of the file system: a full disk, and a folder without write permission."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Waiting for a condition, however long the machine takes for it."""
+"""Waiting for a condition, however slow the machine is."""
 
 import threading
 from collections.abc import Callable

@@ -62,7 +62,7 @@ def polygon(*rings):
         {"type": "GeometryCollection", "geometries": [{"type": "GeometryCollection", "geometries": [SQUARE]}]},
     ],
 )
-def test_areas_are_read_however_they_are_written(write, geometry):
+def test_read_annotations_reads_areas_of_any_program(write, geometry):
     (region,) = read_regions(write(collection(feature(geometry))))
     assert region.geometry.bounds == BOUNDS
     assert region.geometry.is_valid
@@ -73,7 +73,7 @@ def test_areas_are_read_however_they_are_written(write, geometry):
     "document",
     [[feature()], feature(), [{**SQUARE, "classification": "Tumor"}], {**SQUARE, "class": "Tumor"}, collection(feature())],
 )
-def test_collections_lists_features_and_bare_geometries_are_read(write, document):
+def test_read_annotations_reads_collections_lists_features_and_geometries(write, document):
     assert [(r.name, r.geometry.bounds) for r in read_regions(write(document))] == [("Tumor", BOUNDS)]
 
 
@@ -125,7 +125,7 @@ NO_OUTLINES = {
 
 
 @pytest.mark.parametrize("bad", NO_OUTLINES.values(), ids=NO_OUTLINES)
-def test_what_is_no_outline_is_left_out_and_named(write, bad):
+def test_read_annotations_leaves_out_and_names_invalid_features(write, bad):
     found = read_annotations(write(collection(feature(), bad)))
     assert [r.geometry.bounds for r in found.regions] == [BOUNDS]
     (note,) = found.notes
@@ -136,7 +136,7 @@ def test_what_is_no_outline_is_left_out_and_named(write, bad):
     assert "\n" not in str(error.value)
 
 
-def test_areas_of_interest_say_where_to_map_and_nothing_of_the_tissue(write):
+def test_read_annotations_uses_region_star_areas_only_on_request(write):
     region, derived = feature(class_name="Region*"), feature(class_name="Region*: left")
     mixed = write(collection(feature(), region, derived, feature(class_name="Ignore*"), feature(class_name="Ignore*: Region*")))
     found = read_annotations(mixed)
@@ -154,7 +154,7 @@ def test_areas_of_interest_say_where_to_map_and_nothing_of_the_tissue(write):
     assert Annotations.of(alone.regions, with_areas=True).regions == alone.regions
 
 
-def test_equal_reasons_are_one_note_with_names(write):
+def test_read_annotations_joins_equal_reasons_in_one_note(write):
     points = {"type": "Point", "coordinates": [1, 2]}
     found = read_annotations(write(collection(*[feature(points, name=f"spot {k}") for k in range(12)], feature())))
     (note,) = found.notes
@@ -184,14 +184,14 @@ def test_equal_reasons_are_one_note_with_names(write):
         ("1" * 5000, "not JSON"),
     ],
 )
-def test_unusable_files_are_one_line_errors(write, text, word):
+def test_read_annotations_reports_unusable_files_in_one_line(write, text, word):
     with pytest.raises(RegionError, match=word) as error:
         read_regions(write(text))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
-def test_encodings(tmp_path, encoding):
+def test_read_annotations_reads_any_encoding(tmp_path, encoding):
     path = tmp_path / "a.geojson"
     path.write_bytes(json.dumps(collection(feature(class_name="Tumör")), ensure_ascii=False).encode(encoding))
     found = read_annotations(path)
@@ -199,7 +199,7 @@ def test_encodings(tmp_path, encoding):
     assert bool(found.notes) == (encoding == "latin-1")
 
 
-def test_gzip_and_zip_are_unpacked(tmp_path):
+def test_read_annotations_unpacks_gzip_and_zip(tmp_path):
     text = json.dumps(collection(feature()))
     with gzip.open(tmp_path / "a.geojson.gz", "wt") as packed:
         packed.write(text)
@@ -221,14 +221,14 @@ def test_gzip_and_zip_are_unpacked(tmp_path):
         read_regions(tmp_path)
 
 
-def test_a_key_that_is_there_twice_is_not_decided_by_the_last(write):
+def test_read_annotations_keeps_all_values_of_a_repeated_key(write):
     properties = '{"classification": {"name": "Tumor"}, "classification": {"name": "Normal"}}'
     text = '{"type": "Feature", "geometry": %s, "properties": ' + properties + "}"
     (region,) = read_regions(write(text % json.dumps(SQUARE)))
     assert region.meaning == "unknown"
 
 
-def test_measurements_are_finite_numbers_and_old_ones_are_lists(write):
+def test_read_annotations_reads_measurements_of_all_qupath_versions(write):
     text = json.dumps(
         collection(feature(measurements={"a": 1, "b": "x", "d": True}), feature(measurements=[{"name": "c", "value": 2}]))
     )
@@ -237,7 +237,7 @@ def test_measurements_are_finite_numbers_and_old_ones_are_lists(write):
     assert two.measurements == {"c": 2.0}
 
 
-def test_camelyons_negative_is_normal_and_bad_polygons_are_named(write):
+def test_read_annotations_of_camelyon_takes_negative_as_normal(write):
     square = {"name": "_0", "vertices": RING}
     found = read_annotations(write({"positive": [square, {"vertices": [[1, 2]]}], "negative": [square]}, "c.json"))
     assert [r.meaning for r in found.regions] == ["anomalous", "normal"]
@@ -245,12 +245,12 @@ def test_camelyons_negative_is_normal_and_bad_polygons_are_named(write):
 
 
 @pytest.mark.parametrize("downsample", [0, -1, float("nan"), float("inf")])
-def test_downsample_is_a_positive_number(write, downsample):
+def test_read_annotations_refuses_a_downsample_that_is_not_positive(write, downsample):
     with pytest.raises(SettingsError):
         read_regions(write(collection(feature())), downsample)
 
 
-def test_outlines_without_any_class_are_normal_and_that_is_said(write):
+def test_normal_regions_are_all_outlines_if_none_has_a_class(write):
     found = read_annotations(write(collection(feature(class_name=None), feature(None, class_name=None))))
     regions, notes = normal_regions(found, "a.geojson")
     assert len(regions) == 1
@@ -273,7 +273,7 @@ def test_outlines_without_any_class_are_normal_and_that_is_said(write):
         {**feature(class_name=None), "properties": ["Tumor"]},
     ],
 )
-def test_with_one_class_in_the_file_outlines_without_are_not_normal(write, other):
+def test_normal_regions_leave_out_outlines_without_a_class_if_others_have_one(write, other):
     unclassed = feature(class_name=None)
     with pytest.raises(RegionError, match="no outline of the class Normal"):
         normal_regions(read_annotations(write(collection(unclassed, other))), "a.geojson")
@@ -284,7 +284,7 @@ def test_with_one_class_in_the_file_outlines_without_are_not_normal(write, other
     assert "1 without a class" in notes[-1]
 
 
-def test_regions_without_a_class_stay_without_one(tmp_path):
+def test_write_geojson_keeps_regions_without_a_class(tmp_path):
     regions = [Region(box(0, 0, 9, 9), "", {"a": float("nan")}), Region(box(0, 0, 9, 9), "Normal: Stroma")]
     write_geojson(regions, tmp_path / "a.geojson")
     assert json.loads((tmp_path / "a.geojson").read_text(), parse_constant=pytest.fail)
@@ -292,7 +292,7 @@ def test_regions_without_a_class_stay_without_one(tmp_path):
     assert [r.name for r in Annotations.of(regions).regions] == ["", "Normal: Stroma"]
 
 
-def test_smaller_outlines_of_other_classes_are_cut_out_of_normal_ones():
+def test_normal_regions_cut_out_smaller_outlines_of_other_classes():
     normal = Region(box(0, 0, 90, 90), "Normal")
     inside, around, apart = (Region(box(*b), "Tumor") for b in ((30, 30, 60, 60), (-50, -50, 500, 500), (900, 900, 910, 910)))
     ignored = Region(box(0, 0, 10, 10), "Ignore*")
@@ -300,7 +300,7 @@ def test_smaller_outlines_of_other_classes_are_cut_out_of_normal_ones():
     assert left.geometry.area == 90 * 90 - 30 * 30 - 10 * 10
 
 
-def test_outlines_beyond_the_slide_are_counted():
+def test_outside_note_counts_outlines_beyond_the_slide():
     regions = [Region(box(0, 0, 50, 100.5)), Region(box(0, 0, 50, 300)), Region(box(500, 500, 600, 600))]
     assert outside_note(regions[:1], (50, 100), "a.svs") == ""
     assert "2 of 3 outlines extend beyond a.svs (100 × 50 px), 1 of them are completely outside" in outside_note(

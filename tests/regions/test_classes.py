@@ -54,7 +54,7 @@ from napari_histoad.regions._classes import UNREADABLE, class_of
         (" : ", "unclassed"),
     ],
 )
-def test_a_class_means_normal_only_where_it_says_so(name, meaning):
+def test_class_meaning_is_normal_only_for_clear_names(name, meaning):
     assert class_meaning(name) == meaning
     assert Region(None, name).is_normal == (meaning == "normal")
 
@@ -93,5 +93,5 @@ def test_a_class_means_normal_only_where_it_says_so(name, meaning):
         ({"tags": ["tumor"]}, UNREADABLE),
     ],
 )
-def test_the_class_is_read_in_every_spelling(properties, name):
+def test_class_of_reads_classes_of_any_program(properties, name):
     assert class_of(properties) == name

@@ -13,7 +13,7 @@ from napari_histoad.regions import Region, coverage, read_regions, regions_from_
 SQUARE = Polygon([(10, 20), (10, 60), (50, 60), (50, 20)])  # y 10–50, x 20–60
 
 
-def test_files_are_xy_and_regions_are_yx(tmp_path):
+def test_read_regions_exchanges_x_and_y(tmp_path):
     path = tmp_path / "a.geojson"
     write_geojson([Region(SQUARE, "Tumor", {"Area": 2.0})], path)
     written = json.loads(path.read_text())["features"][0]
@@ -23,13 +23,13 @@ def test_files_are_xy_and_regions_are_yx(tmp_path):
     assert read_regions(path) == [Region(SQUARE, "Tumor", {"Area": 2.0})]
 
 
-def test_holes_survive_the_round_trip(tmp_path):
+def test_write_geojson_keeps_holes(tmp_path):
     ring = Polygon([(0, 0), (0, 90), (90, 90), (90, 0)], [[(30, 30), (30, 60), (60, 60), (60, 30)]])
     write_geojson([Region(ring)], tmp_path / "a.geojson")
     assert read_regions(tmp_path / "a.geojson")[0].geometry.area == 90 * 90 - 30 * 30
 
 
-def test_camelyon_json_and_downsample(tmp_path):
+def test_read_regions_reads_camelyon_json_and_divides_by_downsample(tmp_path):
     path = tmp_path / "c.json"
     square = [[0, 0], [320, 0], [320, 640], [0, 640]]
     path.write_text(json.dumps({"positive": [{"name": "_0", "vertices": square}], "negative": []}))
@@ -58,14 +58,14 @@ def test_real_annotations(data_folder):
         ('{"positive": [{"vertices": [[1, 2]]}]}', "positive polygon 1"),
     ],
 )
-def test_bad_files_are_explained(tmp_path, text, word):
+def test_read_regions_reports_bad_files(tmp_path, text, word):
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(RegionError, match=word):
         read_regions(path)
 
 
-def test_missing_and_unwritable_files(tmp_path):
+def test_read_and_write_report_missing_and_unwritable_files(tmp_path):
     with pytest.raises(RegionError, match="no annotation file"):
         read_regions(tmp_path / "none.geojson")
     with pytest.raises(OutputError):
@@ -84,26 +84,26 @@ def test_coverage_is_the_area_of_the_intersection(values):
     assert coverage(array, overlapping) == pytest.approx(expected, abs=1e-9)
 
 
-def test_shapes_round_trip_and_half_pixels():
+def test_shapes_from_regions_and_back_keeps_vertices():
     data, names = shapes_from_regions([Region(SQUARE, "Normal")])
     assert data[0].min(axis=0).tolist() == [9.5, 19.5]  # napari: the centre of pixel 0 is 0
     again = regions_from_shapes(data, ["polygon"], names)
     assert again[0].geometry.equals(SQUARE)
 
 
-def test_a_hole_is_kept_as_a_cut():
+def test_shapes_from_regions_cuts_the_outline_open_to_a_hole():
     ring = Polygon([(0, 0), (0, 90), (90, 90), (90, 0)], [[(30, 30), (30, 60), (60, 60), (60, 30)]])
     data, _ = shapes_from_regions([Region(ring)])
     assert regions_from_shapes(data, ["polygon"])[0].geometry.area == pytest.approx(ring.area)
 
 
-def test_ellipses_have_their_area_and_lines_are_passed_over():
+def test_regions_from_shapes_reads_ellipses_and_ignores_lines():
     corners = np.array([[0, 0], [0, 40], [20, 40], [20, 0]], float)
     regions = regions_from_shapes([corners, corners[:2]], ["ellipse", "line"])
     assert len(regions) == 1
     assert regions[0].geometry.area == pytest.approx(np.pi * 10 * 20, rel=0.01)
 
 
-def test_a_shape_without_area_is_refused():
+def test_regions_from_shapes_refuses_a_shape_without_area():
     with pytest.raises(RegionError, match="shape 1"):
         regions_from_shapes([np.array([[0, 0], [5, 5], [9, 9]])], ["polygon"])

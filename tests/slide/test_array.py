@@ -14,7 +14,7 @@ from napari_histoad.slide import ArraySlide, pyramid
 IMAGE = picture(300, 420)
 
 
-def test_an_array_is_a_slide():
+def test_array_slide_reads_the_pixels_of_arrays():
     slide = ArraySlide([da.from_array(IMAGE, chunks=(100, 100, 3)), half(IMAGE)], "layer", mpp_yx=(0.5, 0.5))
     assert slide.shape == (300, 420)
     assert slide.mpp == 0.5
@@ -23,7 +23,7 @@ def test_an_array_is_a_slide():
     assert np.array_equal(np.asarray(pyramid(slide)[0]), IMAGE)
 
 
-def test_opacity_is_composited_on_white():
+def test_array_slide_composites_opacity_on_white():
     rgba = np.dstack([IMAGE, np.zeros((300, 420), np.uint8)])
     rgba[:100, :, 3] = 255
     pixels = ArraySlide([rgba], "layer").read(0, 0, 0, 300, 420)
@@ -31,7 +31,7 @@ def test_opacity_is_composited_on_white():
     assert (pixels[100:] == 255).all()
 
 
-def test_an_array_slide_pickles_with_its_pixels():
+def test_array_slide_pickles_with_its_pixels():
     slide = ArraySlide([IMAGE], "layer", mpp_yx=(0.5, 0.5), mpp=0.25)
     again = pickle.loads(pickle.dumps(slide))
     assert again.mpp == 0.25
@@ -39,12 +39,12 @@ def test_an_array_slide_pickles_with_its_pixels():
 
 
 @pytest.mark.parametrize("array", [np.zeros((9, 9)), np.zeros((9, 9, 3), np.uint16), np.zeros((4, 9, 9), np.uint8)])
-def test_what_is_not_rgb_is_refused(array):
+def test_array_slide_refuses_arrays_that_are_not_8_bit_rgb(array):
     with pytest.raises(SlideError, match="not 8-bit RGB"):
         ArraySlide([array], "layer")
 
 
-def test_an_array_that_fails_is_named():
+def test_array_slide_reports_an_array_that_cannot_be_read():
     def fail(block):
         raise RuntimeError("the server\nis gone")
 
@@ -54,7 +54,7 @@ def test_an_array_that_fails_is_named():
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
-def test_plain_pictures(tmp_path, suffix):
+def test_open_slide_reads_png_jpeg_and_other_pictures(tmp_path, suffix):
     path = tmp_path / f"p.{suffix}"
     Image.fromarray(IMAGE).save(path, dpi=(50800, 50800))
     with open_slide(path) as slide:
@@ -65,7 +65,7 @@ def test_plain_pictures(tmp_path, suffix):
         assert again.shape == slide.shape
 
 
-def test_pictures_that_cannot_be_slides_are_refused(tmp_path, monkeypatch):
+def test_open_slide_refuses_pictures_that_are_grey_broken_or_too_large(tmp_path, monkeypatch):
     Image.fromarray(IMAGE[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(IMAGE).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:3000])
@@ -105,7 +105,7 @@ def write_ome_zarr(path, image, *, version, order, unit="micrometer", dtype=np.u
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("order", ["cyx", "yxc", "tczyx"])
-def test_ome_zarr(tmp_path, version, order):
+def test_open_slide_reads_ome_zarr(tmp_path, version, order):
     path = write_ome_zarr(tmp_path / "s.ome.zarr", IMAGE, version=version, order=order)
     with open_slide(path) as slide:
         assert slide.format == "OME-Zarr"
@@ -118,7 +118,7 @@ def test_ome_zarr(tmp_path, version, order):
 
 
 @pytest.mark.parametrize("planes", [2, 3, 5])
-def test_ome_zarr_of_several_focal_planes_is_read_at_the_middle_one(tmp_path, planes):
+def test_ome_zarr_with_focal_planes_is_read_at_the_middle_plane(tmp_path, planes):
     path = write_ome_zarr(tmp_path / "s.zarr", IMAGE, version="0.4", order="czyx", planes=planes)
     with open_slide(path) as slide:
         assert np.array_equal(slide.read(0, 37, 41, 200, 300), IMAGE[37:237, 41:341])
@@ -130,7 +130,7 @@ def test_ome_zarr_of_several_focal_planes_is_read_at_the_middle_one(tmp_path, pl
 
 
 @pytest.mark.parametrize(("unit", "words"), [(None, "no unit"), ("pixel", "pixel, which is no length"), ("second", "second")])
-def test_ome_zarr_says_that_a_scale_without_a_length_is_not_read(tmp_path, unit, words):
+def test_ome_zarr_scale_without_a_unit_of_length_is_ignored_with_a_note(tmp_path, unit, words):
     path = write_ome_zarr(tmp_path / "s.zarr", IMAGE, version="0.5", order="cyx", unit=unit)
     with open_slide(path) as slide:
         assert slide.mpp is None
@@ -139,7 +139,7 @@ def test_ome_zarr_says_that_a_scale_without_a_length_is_not_read(tmp_path, unit,
         assert words in note
 
 
-def test_ome_zarr_that_is_no_slide_is_refused(tmp_path, map_folder):
+def test_ome_zarr_that_is_not_an_rgb_image_is_refused(tmp_path, map_folder):
     deep = write_ome_zarr(tmp_path / "deep.zarr", IMAGE, version="0.5", order="cyx", dtype=np.uint16)
     with pytest.raises(SlideError, match="3 channels of uint16"):
         open_slide(deep)
@@ -150,7 +150,7 @@ def test_ome_zarr_that_is_no_slide_is_refused(tmp_path, map_folder):
         open_slide(tmp_path / "empty.zarr")
 
 
-def test_notes_are_kept_by_copies_of_a_slide():
+def test_notes_are_kept_when_a_slide_is_pickled_or_given_another_mpp():
     slide = ArraySlide([np.zeros((40, 40, 3), np.uint8)], "layer", mpp_yx=(90.0, 90.0), notes=["Focal plane 2 of 3."])
     assert slide.notes[0] == "Focal plane 2 of 3."
     assert "90" in slide.notes[1]

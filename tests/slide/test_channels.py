@@ -1,4 +1,4 @@
-"""Grey, 16-bit and fluorescence pictures: refused by name, readable when channels are chosen."""
+"""Grey, 16-bit and fluorescence images: refused with a remedy, readable when channels are chosen."""
 
 import pickle
 
@@ -21,13 +21,13 @@ def _grey16(h, w, most=4000):
     return (most - 2000 * ((y // 16 + x // 16) % 3 == 0)).astype(np.uint16)
 
 
-def test_a_grey_16_bit_tiff_is_refused_with_the_way_out(tmp_path):
+def test_open_slide_refuses_a_grey_16_bit_tiff_and_names_channels_as_the_remedy(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", _grey16(90, 70), tile=(32, 32))
     with pytest.raises(SlideError, match="--channels 0"):
         open_slide(tmp_path / "a.tif")
 
 
-def test_one_channel_is_grey_and_scaled_by_the_cameras_bits(tmp_path):
+def test_channel_slide_shows_one_channel_as_grey_scaled_by_the_bit_depth(tmp_path):
     image = _grey16(90, 70)
     tifffile.imwrite(tmp_path / "a.tif", image, tile=(32, 32), resolution=(20000, 20000), resolutionunit="CENTIMETER")
     with open_slide(tmp_path / "a.tif", channels=[0]) as slide:
@@ -38,7 +38,7 @@ def test_one_channel_is_grey_and_scaled_by_the_cameras_bits(tmp_path):
     assert np.array_equal(pixels, np.stack([expected] * 3, axis=-1))
 
 
-def test_fluorescence_is_turned_into_its_negative(tmp_path):
+def test_channel_slide_inverts_fluorescence(tmp_path):
     stack = np.zeros((4, 80, 100), np.uint16)
     stack[1, 10:20, 10:20] = 60000
     tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "CYX", "PhysicalSizeX": 0.4, "PhysicalSizeY": 0.4})
@@ -49,26 +49,26 @@ def test_fluorescence_is_turned_into_its_negative(tmp_path):
     assert (pixels[12, 12] == round(255 - 60000 * 255 / 65535)).all()
 
 
-def test_three_channels_are_red_green_blue_in_the_order_given(tmp_path):
+def test_channel_slide_shows_three_channels_as_rgb_in_the_given_order(tmp_path):
     stack = np.stack([np.full((40, 50), v, np.uint8) for v in (200, 150, 250, 100)])
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
     with open_slide(tmp_path / "a.tif", channels=[2, 0, 3]) as slide:
         assert slide.read(0, 0, 0, 1, 1).tolist() == [[[250, 200, 100]]]
 
 
-def test_white_can_be_given(tmp_path):
+def test_channel_slide_uses_the_given_white(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.full((40, 50), 900, np.uint16))
     with open_slide(tmp_path / "a.tif", channels=[0], white=1000) as slide:
         assert (slide.read(0, 0, 0, 4, 4) == round(900 * 255 / 1000)).all()
 
 
-def test_the_bits_that_ome_metadata_state_decide(tmp_path):
+def test_channel_slide_uses_the_bit_depth_of_ome_metadata(tmp_path):
     tifffile.imwrite(tmp_path / "a.ome.tif", np.full((40, 50), 900, np.uint16), metadata={"axes": "YX", "SignificantBits": 14})
     with open_slide(tmp_path / "a.ome.tif", channels=[0]) as slide:
         assert slide.properties["White"] == str(2**14 - 1)
 
 
-def test_channels_of_an_ome_zarr_and_of_a_picture(tmp_path):
+def test_channel_slide_reads_ome_zarr_and_pictures(tmp_path):
     group = zarr.create_group(tmp_path / "a.ome.zarr", zarr_format=3)
     data = np.stack([np.full((64, 80), v, np.uint16) for v in (10000, 60000)])
     group.create_array("0", data=data, chunks=(1, 32, 32))
@@ -86,7 +86,7 @@ def test_channels_of_an_ome_zarr_and_of_a_picture(tmp_path):
         assert (slide.read(0, 0, 0, 30, 40) == 180).all()
 
 
-def test_channels_are_kept_when_a_slide_is_pickled_or_given_another_mpp(tmp_path):
+def test_channel_slide_keeps_its_channels_when_pickled_or_given_another_mpp(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", _grey16(90, 70))
     with open_slide(tmp_path / "a.tif", 0.5, channels=[0], white=5000) as slide:
         copy = pickle.loads(pickle.dumps(slide))
@@ -96,19 +96,19 @@ def test_channels_are_kept_when_a_slide_is_pickled_or_given_another_mpp(tmp_path
 
 
 @pytest.mark.parametrize("channels", [[], [0, 1], [0, 1, 2, 3]])
-def test_neither_one_nor_three_channels_are_refused(tmp_path, channels):
+def test_channel_slide_refuses_numbers_of_channels_other_than_1_and_3(tmp_path, channels):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 40, 50), np.uint8), photometric="minisblack")
     with pytest.raises(SettingsError, match="one.*three"):
         open_slide(tmp_path / "a.tif", channels=channels)
 
 
-def test_a_channel_that_is_not_there_is_named(tmp_path):
+def test_channel_slide_names_a_missing_channel(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 40, 50), np.uint8), photometric="minisblack")
     with pytest.raises(SettingsError, match="no channel 7"):
         open_slide(tmp_path / "a.tif", channels=[7])
 
 
-def test_channels_of_a_focal_stack_are_those_of_its_middle_plane(tmp_path):
+def test_channel_slide_reads_the_middle_plane_of_a_focal_stack(tmp_path):
     stack = np.stack([np.full((40, 50), value, np.uint8) for value in (10, 200, 250)])
     tifffile.imwrite(tmp_path / "z.ome.tif", stack, metadata={"axes": "ZYX"})
     with open_slide(tmp_path / "z.ome.tif", channels=[0]) as slide:
@@ -116,7 +116,7 @@ def test_channels_of_a_focal_stack_are_those_of_its_middle_plane(tmp_path):
         assert "number 2" in slide.notes[0]
 
 
-def test_float_pixels_and_time_points_are_refused(tmp_path):
+def test_channel_slide_refuses_float_pixels_and_time_points(tmp_path):
     tifffile.imwrite(tmp_path / "f.tif", np.zeros((40, 50), np.float32))
     with pytest.raises(SlideError, match="float32"):
         open_slide(tmp_path / "f.tif", channels=[0])
@@ -125,13 +125,13 @@ def test_float_pixels_and_time_points_are_refused(tmp_path):
         open_slide(tmp_path / "t.ome.tif", channels=[0])
 
 
-def test_what_is_no_picture_is_refused(tmp_path):
+def test_channel_slide_refuses_files_that_are_not_images(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"nothing of the kind")
     with pytest.raises(SlideError, match=r"a\.tif"):
         open_slide(tmp_path / "a.tif", channels=[0])
 
 
-def test_convert_makes_a_slide_of_chosen_channels(tmp_path):
+def test_convert_writes_a_slide_of_the_chosen_channels(tmp_path):
     image = _grey16(700, 900)
     tifffile.imwrite(tmp_path / "a.tif", image, tile=(128, 128), resolution=(20000, 20000), resolutionunit="CENTIMETER")
     result = CliRunner().invoke(app, ["convert", str(tmp_path / "a.tif"), "--channels", "0", "--lossless"])
@@ -142,7 +142,7 @@ def test_convert_makes_a_slide_of_chosen_channels(tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--channels", "red"], ["--white", "9"]])
-def test_convert_refuses_what_makes_no_sense(tmp_path, options):
+def test_convert_refuses_invalid_options(tmp_path, options):
     tifffile.imwrite(tmp_path / "a.tif", _grey16(64, 64))
     result = CliRunner().invoke(app, ["convert", str(tmp_path / "a.tif"), *options])
     assert result.exit_code == 2
@@ -154,7 +154,7 @@ def test_convert_refuses_what_makes_no_sense(tmp_path, options):
 
 @pytest.mark.parametrize("compression", ["zlib", "jpeg2000", None])
 @pytest.mark.parametrize("tile", [(64, 64), None])
-def test_three_channels_of_an_ome_tiff_are_rgb(tmp_path, compression, tile):
+def test_ome_tiff_of_three_8_bit_channels_is_rgb(tmp_path, compression, tile):
     image = picture(200, 300)
     coding = {"reversible": True} if compression == "jpeg2000" else {}
     layout = {"tile": tile} if tile else {"rowsperstrip": 48}
@@ -181,7 +181,7 @@ def test_three_channels_of_an_ome_tiff_are_rgb(tmp_path, compression, tile):
         ([65535, 16711935, -65281], None),
     ],
 )
-def test_the_colours_of_channels_decide_what_they_are(tmp_path, colours, order):
+def test_ome_tiff_channel_colours_decide_which_is_red_green_and_blue(tmp_path, colours, order):
     image = picture(200, 300)
     metadata = {"axes": "CYX"} | ({} if colours is None else {"Channel": {"Color": colours}})
     path = tmp_path / "a.ome.tif"
@@ -195,7 +195,7 @@ def test_the_colours_of_channels_decide_what_they_are(tmp_path, colours, order):
 
 
 @pytest.mark.parametrize(("axes", "notes"), [("ZCYX", 2), ("CZYX", 2), ("TCYX", 2)])
-def test_three_channels_of_a_stack_are_those_of_one_plane(tmp_path, axes, notes):
+def test_ome_tiff_channels_of_a_focal_stack_are_of_one_plane(tmp_path, axes, notes):
     image = picture(200, 300)
     pictures = [np.zeros((3, 200, 300), np.uint8)] * 4
     pictures[0 if "T" in axes else 2] = np.moveaxis(image, 2, 0)
@@ -208,7 +208,7 @@ def test_three_channels_of_a_stack_are_those_of_one_plane(tmp_path, axes, notes)
 
 
 @pytest.mark.parametrize("attribute", [{"EmissionWavelength": [461, 519, 590]}, {"Fluor": ["DAPI", "FITC", "Cy3"]}])
-def test_fluorescence_of_three_channels_is_not_rgb(tmp_path, attribute):
+def test_ome_tiff_of_three_fluorescence_channels_is_not_rgb(tmp_path, attribute):
     path, metadata = tmp_path / "a.ome.tif", {"axes": "CYX", "Channel": attribute}
     tifffile.imwrite(path, np.moveaxis(picture(200, 300), 2, 0), photometric="minisblack", metadata=metadata)
     with pytest.raises(SlideError, match="3 grey channels"):
@@ -216,7 +216,7 @@ def test_fluorescence_of_three_channels_is_not_rgb(tmp_path, attribute):
 
 
 @pytest.mark.parametrize("shape", [(2, 60, 70), (4, 60, 70)])
-def test_two_and_four_channels_are_not_rgb(tmp_path, shape):
+def test_ome_tiff_of_two_or_four_channels_is_not_rgb(tmp_path, shape):
     tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros(shape, np.uint8), photometric="minisblack", metadata={"axes": "CYX"})
     with pytest.raises(SlideError, match=f"{shape[0]} grey channels"):
         open_slide(tmp_path / "a.ome.tif")
@@ -225,7 +225,7 @@ def test_two_and_four_channels_are_not_rgb(tmp_path, shape):
 # -- channels of what is RGB already
 
 
-def test_channels_of_any_slide_are_its_red_green_and_blue(tmp_path):
+def test_channel_slide_of_an_rgb_slide_has_red_green_and_blue_channels(tmp_path):
     image = picture(200, 300)
     Image.fromarray(image).save(tmp_path / "a.png")
     for path in (
@@ -242,7 +242,7 @@ def test_channels_of_any_slide_are_its_red_green_and_blue(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_white_is_zero_where_the_file_says_so(tmp_path, dtype):
+def test_channel_slide_inverts_tiffs_in_which_white_is_zero(tmp_path, dtype):
     top = np.iinfo(dtype).max
     grey = np.linspace(0, top, 90 * 70).reshape(90, 70).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", top - grey, photometric="miniswhite", tile=(32, 32))
@@ -250,7 +250,7 @@ def test_white_is_zero_where_the_file_says_so(tmp_path, dtype):
         assert np.abs(slide.read(0, 0, 0, 90, 70)[..., 0] - grey * (255 / top)).max() <= 1
 
 
-def test_grey_with_opacity_is_on_white(tmp_path):
+def test_channel_slide_composites_grey_with_opacity_on_white(tmp_path):
     grey = np.zeros((40, 50, 2), np.uint8)
     grey[:, 25:, 1] = 255
     Image.fromarray(grey, "LA").save(tmp_path / "a.png")
@@ -276,7 +276,7 @@ def test_grey_with_opacity_is_on_white(tmp_path):
         (["--out", ""], "is a folder"),
     ],
 )
-def test_convert_says_in_one_line_what_is_wrong(tmp_path, monkeypatch, arguments, words):
+def test_convert_reports_errors_in_one_line(tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
     result = CliRunner().invoke(app, ["convert", "a.png", *arguments])

@@ -1,4 +1,4 @@
-"""Files that hold more than one picture of the tissue: which one is read, and that it is said."""
+"""Files with several images of the tissue: which one is read, and the note on it."""
 
 import numpy as np
 import openslide
@@ -64,7 +64,7 @@ def write_ome_stack(path, axes="ZYXS", z=(), unit="µm", shape=(3,)):
     return path
 
 
-def test_ome_tiff_of_several_time_points_says_that_the_first_is_read(tmp_path):
+def test_ome_tiff_with_time_points_is_read_at_the_first_with_a_note(tmp_path):
     with open_slide(write_ome_stack(tmp_path / "a.ome.tif", "TYXS")) as slide:
         assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
         assert slide.notes == ("It holds 3 time points: the first is read.",)
@@ -82,7 +82,7 @@ def test_ome_tiff_of_several_time_points_says_that_the_first_is_read(tmp_path):
         ((0.0, 0.0, 0.0), "µm", 1, "number 2, the middle one"),
     ],
 )
-def test_ome_tiff_is_read_at_z_zero_or_else_at_the_middle(tmp_path, z, unit, chosen, words):
+def test_ome_tiff_is_read_at_z_zero_or_else_at_the_middle_plane(tmp_path, z, unit, chosen, words):
     with open_slide(write_ome_stack(tmp_path / "a.ome.tif", z=z, unit=unit)) as slide:
         assert [level.shape for level in slide.levels] == [(240, 320), (120, 160)]
         assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[chosen])
@@ -93,20 +93,20 @@ def test_ome_tiff_is_read_at_z_zero_or_else_at_the_middle(tmp_path, z, unit, cho
 
 
 @pytest.mark.parametrize(("axes", "shape", "picture_number"), [("ZTYXS", (3, 2), 2), ("TZYXS", (2, 3), 1)])
-def test_ome_tiff_of_focal_planes_and_time_points_is_read_at_the_first_time(tmp_path, axes, shape, picture_number):
+def test_ome_tiff_with_focal_planes_and_time_points_is_read_at_the_first_time(tmp_path, axes, shape, picture_number):
     with open_slide(write_ome_stack(tmp_path / "a.ome.tif", axes, shape=shape)) as slide:
         assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[picture_number % 3])
         assert len(slide.notes) == 2
 
 
-def test_imagej_stack_is_read_at_the_middle(tmp_path):
+def test_imagej_stack_is_read_at_the_middle_plane(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.stack(PLANES), imagej=True, metadata={"axes": "ZYXS"})
     with open_slide(tmp_path / "a.tif") as slide:
         assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[1])
         assert slide.notes == ("It holds 3 focal planes: number 2, the middle one, is read.",)
 
 
-def test_ome_tiff_of_several_pictures_says_which_is_read(tmp_path):
+def test_ome_tiff_with_several_images_names_the_one_that_is_read(tmp_path):
     path = tmp_path / "a.ome.tif"
     with tifffile.TiffWriter(path, ome=True) as tif:
         for name, image in (("small", half(PLANES[0])), ("large", PLANES[1]), ("label", picture(30, 20))):
@@ -117,21 +117,21 @@ def test_ome_tiff_of_several_pictures_says_which_is_read(tmp_path):
         assert np.array_equal(slide.associated["label"](), picture(30, 20))
 
 
-def test_pages_of_one_size_are_said_to_be_several(tmp_path):
+def test_tiff_with_pages_of_one_size_is_read_at_the_first_with_a_note(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.stack(PLANES), photometric="rgb", tile=(64, 64), metadata=None)
     with open_slide(tmp_path / "a.tif") as slide:
         assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
         assert "3 pictures" in slide.notes[0]
 
 
-def test_planes_of_colour_are_one_picture(tmp_path):
+def test_tiff_colour_planes_are_one_image_without_a_note(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(PLANES[0], 2, 0), photometric="rgb", planarconfig="separate", metadata=None)
     with open_slide(tmp_path / "a.tif") as slide:
         assert np.array_equal(slide.read(0, 0, 0, 240, 320), PLANES[0])
         assert slide.notes == ()
 
 
-def test_svs_of_several_focal_planes_says_so(tmp_path):
+def test_svs_with_focal_planes_has_a_note(tmp_path):
     about = "Aperio Image Library v11.2.1\r\n320x240 [0,0 320x240] (64x64) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
     with tifffile.TiffWriter(tmp_path / "a.svs") as tif:
         options = {"photometric": "rgb", "description": about, "metadata": None}
@@ -151,7 +151,7 @@ def test_svs_of_several_focal_planes_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(("z", "chosen"), [((0, 2, -2), 0), ((-2, 0, 2), 1), ((-1.5, -0.5, 0.25), 2)])
-def test_svs_is_read_at_the_offset_nearest_to_zero(tmp_path, z, chosen):
+def test_svs_is_read_at_the_focal_offset_nearest_to_zero(tmp_path, z, chosen):
     with tifffile.TiffWriter(tmp_path / "a.svs") as tif:
         for k, plane in enumerate(PLANES):
             about = f"Aperio Image Library v11.2.1\r\n320x240 [0,0 320x240] (64x64) JPEG/RGB Q=90|MPP = 0.5|OffsetZ = {z[k]}"
@@ -163,7 +163,7 @@ def test_svs_is_read_at_the_offset_nearest_to_zero(tmp_path, z, chosen):
         assert f"the one at z = {z[chosen]:g} µm is read" in slide.notes[0]
 
 
-def test_scn_of_several_focal_planes_says_so(tmp_path):
+def test_scn_with_focal_planes_has_a_note(tmp_path):
     path = write_scn(tmp_path / "a.scn", PLANES[0], planes=PLANES[1:])
     with open_slide(path) as slide:
         assert slide.format == "Leica SCN"
@@ -176,7 +176,7 @@ def test_scn_of_several_focal_planes_says_so(tmp_path):
         assert slide.notes == ()
 
 
-def test_scn_of_several_scans_says_so(tmp_path):
+def test_scn_with_several_scans_has_a_note(tmp_path):
     path = write_scn(tmp_path / "a.scn", PLANES[0])
     data = path.read_bytes()
     scan = data[data.index(b'  <image name="scan"') : data.index(b" </collection>")]

@@ -27,21 +27,21 @@ def path(write_tiff):
     return write_tiff(IMAGE, iccprofile=linear_profile())
 
 
-def test_colours_are_converted_on_request_only(path):
+def test_srgb_conversion_is_only_on_request(path):
     with open_slide(path) as plain, open_slide(path, srgb=True) as converted:
         assert plain.icc_profile == linear_profile()
         assert np.array_equal(plain.read(0, 0, 0, 200, 170), IMAGE)
         assert np.abs(converted.read(0, 0, 0, 200, 170) - encoded(IMAGE)).max() <= 2
 
 
-def test_glass_stays_white_and_small_boxes_agree_with_large_ones(path):
+def test_srgb_conversion_keeps_white_and_agrees_between_box_sizes(path):
     with open_slide(path, srgb=True) as slide:
         whole = slide.read(0, -20, -20, 240, 210)
         assert (whole[:20] == 255).all()
         assert np.array_equal(slide.read(0, 60, 60, 20, 20), whole[80:100, 80:100])
 
 
-def test_the_choice_survives_pickling_and_another_resolution(path):
+def test_srgb_setting_is_kept_when_pickled_or_given_another_mpp(path):
     with open_slide(path, srgb=True) as slide:
         assert pickle.loads(pickle.dumps(slide)).srgb
         assert slide.with_mpp(0.3).srgb
@@ -49,14 +49,14 @@ def test_the_choice_survives_pickling_and_another_resolution(path):
         assert slide.in_srgb(True) is slide
 
 
-def test_threads_share_a_slide(path):
+def test_srgb_conversion_is_thread_safe(path):
     with open_slide(path, srgb=True) as slide, ThreadPoolExecutor(6) as pool:
         results = list(pool.map(lambda _: slide.read(0, 0, 0, 200, 170), range(40)))
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("profile", [b"nonsense", linear_profile(b"GRAY"), linear_profile()[:150]])
-def test_profiles_that_are_none_are_passed_over(write_tiff, profile):
+def test_to_srgb_refuses_invalid_profiles(write_tiff, profile):
     with pytest.raises(ValueError, match="profile"):
         ToSrgb(profile)
     with open_slide(write_tiff(IMAGE, iccprofile=profile), srgb=True) as slide:
@@ -65,7 +65,7 @@ def test_profiles_that_are_none_are_passed_over(write_tiff, profile):
         assert np.array_equal(slide.read(0, 0, 0, 200, 170), IMAGE)
 
 
-def test_a_slide_without_a_profile_is_left_alone(write_tiff):
+def test_srgb_does_nothing_without_a_profile(write_tiff):
     with open_slide(write_tiff(IMAGE), srgb=True) as slide:
         assert np.array_equal(slide.read(0, 0, 0, 200, 170), IMAGE)
         assert slide.in_srgb(True) is slide
@@ -105,7 +105,7 @@ def _save(kind, path, profile):
         _altered(140, 200, b"\xff"),
     ],
 )
-def test_an_unusable_profile_is_ignored_with_a_note_and_left_out_of_copies(tmp_path, kind, profile):
+def test_invalid_profile_is_ignored_with_a_note_and_not_copied(tmp_path, kind, profile):
     path = _save(kind, tmp_path / f"case.{kind}", profile)
     with open_slide(path, srgb=True) as slide, open_slide(path) as plain:
         assert slide.icc_profile is None
@@ -118,7 +118,7 @@ def test_an_unusable_profile_is_ignored_with_a_note_and_left_out_of_copies(tmp_p
 
 
 @pytest.mark.parametrize("kind", ["tif", "png", "jpg", "dcm"])
-def test_a_profile_converts_in_every_format(tmp_path, kind):
+def test_srgb_conversion_works_in_every_format(tmp_path, kind):
     path = _save(kind, tmp_path / f"case.{kind}", linear_profile())
     with open_slide(path, srgb=True) as converted, open_slide(path) as plain:
         assert converted.srgb
@@ -127,7 +127,7 @@ def test_a_profile_converts_in_every_format(tmp_path, kind):
         assert np.abs(converted.read(0, 0, 0, 200, 170) - encoded(pixels)).max() <= 2
 
 
-def test_a_profile_that_turns_light_into_dark_is_ignored(write_tiff, monkeypatch):
+def test_profile_that_inverts_brightness_is_ignored(write_tiff, monkeypatch):
     monkeypatch.setattr(ImageCms, "applyTransform", lambda image, transform: Image.eval(image, lambda v: 255 - v))
     with open_slide(write_tiff(IMAGE, iccprofile=linear_profile()), srgb=True) as slide:
         assert slide.icc_profile is None
@@ -135,7 +135,7 @@ def test_a_profile_that_turns_light_into_dark_is_ignored(write_tiff, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-def test_a_profile_of_megabytes_is_read_with_the_picture(tmp_path, name):
+def test_png_with_a_profile_of_megabytes_is_read(tmp_path, name):
     profile = linear_profile() + bytes(2_000_000)
     Image.fromarray(IMAGE).save(tmp_path / name, icc_profile=profile)
     with open_slide(tmp_path / name) as slide:

@@ -1,4 +1,4 @@
-"""Files that are cut short, lie about themselves or are made to do harm: one line, no hang, bounded memory."""
+"""Files that are cut short, contradictory or malicious: one-line errors, no hang, bounded memory."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from napari_histoad.errors import SlideError
 
 
 @pytest.mark.parametrize("keep", [0.99, 0.5, 0.05])
-def test_truncated_files_are_refused(write_tiff, keep):
+def test_open_slide_refuses_truncated_files(write_tiff, keep):
     path = write_tiff(picture(300, 300), compression="zlib")
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
@@ -28,7 +28,7 @@ def test_truncated_files_are_refused(write_tiff, keep):
         open_slide(path)
 
 
-def test_a_damaged_tile_is_named(write_tiff):
+def test_read_names_a_damaged_tile(write_tiff):
     path = write_tiff(np.full((128, 128, 3), 90, np.uint8), compression="jpeg")
     with tifffile.TiffFile(path) as tif:
         offset, count = tif.pages[0].dataoffsets[3], tif.pages[0].databytecounts[3]
@@ -52,7 +52,7 @@ def read_everything(path):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of tifffile, on numbers that overflow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 40), head=st.booleans())
-def test_random_damage_is_a_slide_error_or_nothing(tmp_path, seed, count, head):
+def test_random_damage_raises_slide_error_or_nothing(tmp_path, seed, count, head):
     original = tmp_path / "good.svs"
     if not original.exists():
         write_svs(original, picture(200, 180))
@@ -101,7 +101,7 @@ HARMFUL = {
 
 
 @pytest.mark.parametrize("name", HARMFUL)
-def test_tags_that_lie_are_refused_in_one_line(tmp_path, name):
+def test_open_slide_refuses_contradictory_tags_in_one_line(tmp_path, name):
     path = tmp_path / "lie.tif"
     path.write_bytes(HARMFUL[name])
     with pytest.raises(SlideError) as caught:
@@ -110,7 +110,7 @@ def test_tags_that_lie_are_refused_in_one_line(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-def test_a_million_pages_are_refused_at_once(tmp_path):
+def test_open_slide_refuses_a_million_pages_quickly(tmp_path):
     one = struct.pack("<H", 1) + struct.pack("<HHII", 256, 4, 1, 10)
     pages = b"".join(one + struct.pack("<I", 8 + 18 * (i + 1)) for i in range(10**6))
     path = tmp_path / "pages.tif"
@@ -130,7 +130,7 @@ def bomb(kind):
 
 
 @pytest.mark.parametrize("kind", ["deflate", "jpeg", "jpeg2000"])
-def test_bombs_are_refused_without_the_memory_they_ask_for(tmp_path, kind):
+def test_decompression_bombs_are_refused_without_allocating_their_memory(tmp_path, kind):
     pytest.importorskip("resource", reason="peak memory is not told on Windows")
     compression, data = bomb(kind)
     path = tmp_path / "bomb.tif"
@@ -154,7 +154,7 @@ assert grown < 60_000, grown
     assert kind == "deflate" or "tile (row 0, column 0) of level 0" in done.stdout
 
 
-def test_ten_thousand_reads_do_not_grow(tmp_path):
+def test_memory_does_not_grow_over_ten_thousand_reads(tmp_path):
     path = write_svs(tmp_path / "s.svs", picture(600, 600))
     rng = np.random.default_rng(0)
 
@@ -171,7 +171,7 @@ def test_ten_thousand_reads_do_not_grow(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
-def test_a_pipe_is_refused_at_once_instead_of_waited_for(tmp_path):
+def test_open_slide_refuses_a_pipe_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "a.svs")
     with pytest.raises(SlideError, match="pipe"):
         open_slide(tmp_path / "a.svs")

@@ -1,4 +1,4 @@
-"""DICOM in encodings that OpenSlide refuses, beside one that it reads."""
+"""DICOM in encodings that OpenSlide refuses, compared with one that it reads."""
 
 import pickle
 import threading
@@ -21,7 +21,7 @@ def dicom(request, tmp_path_factory):
     return request.param, write_dicom(tmp_path_factory.mktemp("dicom"), LEVELS, request.param)
 
 
-def test_every_encoding_gives_the_pixels_that_were_written(dicom):
+def test_dicom_of_every_encoding_has_the_written_pixels(dicom):
     name, path = dicom
     with open_slide(path) as slide:
         assert slide.format == ("OpenSlide dicom" if name == "jpeg 2000" else "DICOM")
@@ -34,7 +34,7 @@ def test_every_encoding_gives_the_pixels_that_were_written(dicom):
         assert (outside[10:] == 255).all()
 
 
-def test_openslide_refuses_what_is_read_by_its_frames(dicom):
+def test_openslide_refuses_the_encodings_that_are_decoded_here(dicom):
     name, path = dicom
     if name == "jpeg 2000":
         pytest.skip("this one OpenSlide reads")
@@ -42,7 +42,7 @@ def test_openslide_refuses_what_is_read_by_its_frames(dicom):
         openslide.OpenSlide(path)
 
 
-def test_a_folder_a_pickle_and_many_threads_read_the_same(tmp_path):
+def test_dicom_reads_the_same_by_folder_pickle_and_threads(tmp_path):
     path = write_dicom(tmp_path / "one", LEVELS, "rle")
     other = write_dicom(tmp_path / "two", (255 - IMAGE,), "rle")
     other.rename(path.with_name("of another slide.dcm"))  # first by name, but of another series
@@ -72,7 +72,7 @@ def test_a_folder_a_pickle_and_many_threads_read_the_same(tmp_path):
         assert slide.shape == (150, 200)
 
 
-def test_damage_is_said_in_one_line(tmp_path):
+def test_damaged_dicom_is_reported_in_one_line(tmp_path):
     path = write_dicom(tmp_path / "one", LEVELS, "jpeg-ls")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -81,7 +81,7 @@ def test_damage_is_said_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.svs", "a.png", "a.json", ".hidden"])
-def test_a_dicom_file_is_read_whatever_it_is_called(tmp_path, name):
+def test_dicom_file_is_read_whatever_its_name(tmp_path, name):
     image = picture(150, 200)
     write_dicom(tmp_path / "one", (image,), "jpeg 2000")
     file = next(tmp_path.rglob("*.dcm"))
@@ -90,7 +90,7 @@ def test_a_dicom_file_is_read_whatever_it_is_called(tmp_path, name):
         assert slide.name == name.rpartition(".")[0] or name
 
 
-def test_a_dicomdir_names_the_folder_to_open(tmp_path):
+def test_dicomdir_is_refused_with_the_folder_to_open(tmp_path):
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(64))
     with pytest.raises(SlideError, match="only lists DICOM files") as error:
         open_slide(tmp_path / "DICOMDIR")

@@ -1,4 +1,4 @@
-"""DICOM by its frames: how colours are stored, where frames lie, and what a header gets wrong."""
+"""DICOM decoded frame by frame: colour spaces, positions of frames, and wrong headers."""
 
 import io
 import logging
@@ -70,7 +70,7 @@ STORED = {
 
 
 @pytest.mark.parametrize("kind", STORED)
-def test_colours_are_right_however_they_are_stored(tmp_path, kind):
+def test_dicom_colours_are_right_in_every_colour_space(tmp_path, kind):
     syntax, colours, encode = STORED[kind]
 
     def change(ds, level):
@@ -86,7 +86,7 @@ def test_colours_are_right_however_they_are_stored(tmp_path, kind):
 
 
 @pytest.mark.parametrize("how", ["one table", "no table", "extended table", "fragments"])
-def test_frames_are_found_with_and_without_a_table(tmp_path, how):
+def test_dicom_frames_are_found_with_and_without_an_offset_table(tmp_path, how):
     path = write_dicom(tmp_path / "one", (IMAGE,), "rle")
     ds = dcmread(path)
     frames = list(generate_frames(ds.PixelData, number_of_frames=int(ds.NumberOfFrames)))
@@ -119,7 +119,7 @@ def concatenated(folder, encoding, image=IMAGE):
 
 
 @pytest.mark.parametrize("encoding", ["rle", "jpeg 2000"])
-def test_a_concatenation_is_one_picture_and_a_missing_part_is_said(tmp_path, encoding):
+def test_dicom_concatenation_is_one_image_and_missing_parts_are_noted(tmp_path, encoding):
     folder = concatenated(tmp_path / "one", encoding)
     for path in (folder, folder / "part1.dcm"):
         with open_slide(path) as slide:
@@ -147,7 +147,7 @@ def sparse(ds, places, planes=1):
     ds.TotalPixelMatrixFocalPlanes = planes
 
 
-def test_sparse_tiles_lie_where_they_say_and_missing_ones_are_white(tmp_path):
+def test_sparse_dicom_tiles_are_at_their_stated_positions_and_missing_ones_white(tmp_path):
     places = [(y, x, 0) for y in (0, 64, 128) for x in (0, 64, 128, 192)]
     order = [7, 3, 0, 11, 5, 1, 9, 2, 4, 10, 6]  # the ninth was not scanned
     path = write_dicom(
@@ -163,7 +163,7 @@ def test_sparse_tiles_lie_where_they_say_and_missing_ones_are_white(tmp_path):
         assert np.array_equal(slide.read(0, 0, 0, 150, 200), right)
 
 
-def test_sparse_tiles_off_the_grid_are_refused(tmp_path):
+def test_sparse_dicom_tiles_off_the_grid_are_refused(tmp_path):
     path = write_dicom(
         tmp_path / "one",
         (IMAGE,),
@@ -176,7 +176,7 @@ def test_sparse_tiles_off_the_grid_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_the_middle_of_several_focal_planes_is_opened_with_a_note(tmp_path, full):
+def test_dicom_is_read_at_the_middle_focal_plane_with_a_note(tmp_path, full):
     places = [(y, x) for y in (0, 64, 128) for x in (0, 64, 128, 192)]
 
     def change(ds, level):
@@ -198,7 +198,7 @@ def test_the_middle_of_several_focal_planes_is_opened_with_a_note(tmp_path, full
         assert chosen in note
 
 
-def test_the_first_of_several_optical_paths_is_opened_with_a_note(tmp_path):
+def test_dicom_is_read_at_the_first_optical_path_with_a_note(tmp_path):
     def change(ds, level):
         ds.NumberOfOpticalPaths = 2
         ds.OpticalPathSequence.append(ds.OpticalPathSequence[0])
@@ -215,7 +215,7 @@ def test_the_first_of_several_optical_paths_is_opened_with_a_note(tmp_path):
         assert slide.notes == ("It holds 2 optical paths: the first is read.",)
 
 
-def test_the_largest_series_of_a_folder_is_opened_with_a_note_and_no_label(tmp_path):
+def test_dicom_folder_opens_the_largest_series_with_a_note(tmp_path):
     write_dicom(tmp_path, (IMAGE // 2,), "rle").rename(tmp_path / "b.dcm")
     write_dicom(tmp_path, (half(IMAGE),), "rle").rename(tmp_path / "a.dcm")
 
@@ -232,7 +232,7 @@ def test_the_largest_series_of_a_folder_is_opened_with_a_note_and_no_label(tmp_p
 
 
 @pytest.mark.parametrize("spacing", [None, [0, 0], ["nonsense", "0.5"], [0.0000001, 0.0000001]])
-def test_a_resolution_that_makes_no_sense_is_not_taken_and_nothing_is_warned(tmp_path, spacing, caplog):
+def test_dicom_with_an_invalid_resolution_has_none_and_gives_no_warning(tmp_path, spacing, caplog):
     def change(ds, level):
         measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
         del measures.PixelSpacing, ds.ImagedVolumeWidth
@@ -249,7 +249,7 @@ def test_a_resolution_that_makes_no_sense_is_not_taken_and_nothing_is_warned(tmp
 
 
 @pytest.mark.parametrize(("samples", "bits", "colours"), [(1, 8, "MONOCHROME2"), (1, 16, "MONOCHROME2"), (1, 8, "PALETTE COLOR")])
-def test_what_is_not_rgb_is_refused_with_the_way_out(tmp_path, samples, bits, colours):
+def test_dicom_that_is_not_rgb_is_refused_with_a_remedy(tmp_path, samples, bits, colours):
     def change(ds, level):
         ds.SamplesPerPixel, ds.BitsAllocated, ds.PhotometricInterpretation = samples, bits, colours
 
@@ -258,7 +258,7 @@ def test_what_is_not_rgb_is_refused_with_the_way_out(tmp_path, samples, bits, co
         open_slide(path)
 
 
-def test_dicom_that_is_no_slide_is_refused_in_one_line(tmp_path):
+def test_dicom_that_is_not_a_slide_is_refused_in_one_line(tmp_path):
     def change(ds, level):
         ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"  # CT
 

@@ -20,7 +20,7 @@ def bytes_held(cache):
     return sum(entry.pixels.nbytes for entry in cache._entries.values())
 
 
-def test_a_tile_is_decoded_once_and_kept():
+def test_tile_cache_decodes_a_tile_once():
     cache, calls = TileCache(), []
 
     def decode(pixels):
@@ -34,7 +34,7 @@ def test_a_tile_is_decoded_once_and_kept():
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, 256), (42, 256), (3, 240), (2, 33)])
-def test_memory_for_tiles_lies_off_the_multiples_of_32_bytes(count, side):
+def test_memory_for_tiles_begins_off_the_multiples_of_32_bytes(count, side):
     tiles = memory_for_tiles(count, side, side)
     assert tiles.shape == (count, side, side, 3)
     assert tiles.flags.c_contiguous
@@ -42,7 +42,7 @@ def test_memory_for_tiles_lies_off_the_multiples_of_32_bytes(count, side):
     assert tiles.ctypes.data % 32 == 16
 
 
-def test_whole_tiles_are_kept_only_while_tiles_are_asked_for_twice():
+def test_tile_cache_keeps_whole_tiles_only_while_tiles_are_requested_twice():
     cache = TileCache()
 
     def wanted_whole(number):
@@ -60,7 +60,7 @@ def test_whole_tiles_are_kept_only_while_tiles_are_asked_for_twice():
     assert found[1000:] == ["passed by"] * 1000
 
 
-def test_threads_wait_for_the_one_that_decodes():
+def test_tile_cache_lets_threads_wait_for_the_one_that_decodes():
     cache, calls, waiting = TileCache(), [], threading.Event()
 
     def decode(pixels):
@@ -79,7 +79,7 @@ def test_threads_wait_for_the_one_that_decodes():
     assert len(calls) == 1
 
 
-def test_the_cache_is_bounded_and_tiles_in_use_are_never_overwritten():
+def test_tile_cache_is_bounded_and_never_overwrites_tiles_in_use():
     cache = TileCache(capacity=10 * 8 * 8 * 3)
     stop = threading.Event()
 
@@ -101,7 +101,7 @@ def test_the_cache_is_bounded_and_tiles_in_use_are_never_overwritten():
     assert bytes_held(cache) <= 15 * 8 * 8 * 3
 
 
-def test_a_failed_tile_is_tried_again():
+def test_tile_cache_tries_a_failed_tile_again():
     cache = TileCache()
 
     def fail(pixels):
@@ -125,7 +125,7 @@ def test_reading_after_closing_is_an_error(tmp_path):
         file.read(1, 0)
 
 
-def test_unicode_names_and_read_only_files(write_tiff):
+def test_positional_file_reads_unicode_names_and_read_only_files(write_tiff):
     image = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     path = write_tiff(image, "Präparat 7 – 切片.tif")
     path.chmod(0o444)
@@ -136,7 +136,7 @@ def test_unicode_names_and_read_only_files(write_tiff):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_reads_while_the_parent_does(write_tiff):
+def test_tile_cache_works_in_a_forked_process(write_tiff):
     """Whatever locks are held at the moment of the fork, the child reads on."""
     image = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
     with open_slide(write_tiff(image)) as slide:
@@ -163,7 +163,7 @@ def test_a_forked_child_reads_while_the_parent_does(write_tiff):
             thread.join()
 
 
-def test_a_thread_that_waited_for_a_failed_tile_gets_its_own():
+def test_tile_cache_decodes_again_for_a_thread_that_waited_for_a_failed_tile():
     """A read that fails once, as network disks do, must neither hand out garbage nor count the tile twice."""
     cache, failing, waiting = TileCache(), threading.Event(), threading.Event()
 
@@ -189,7 +189,7 @@ def test_a_thread_that_waited_for_a_failed_tile_gets_its_own():
     assert cache._bytes == bytes_held(cache)
 
 
-def test_windows_side_by_side_bypass_the_cache_and_overlapping_ones_do_not():
+def test_tile_cache_is_bypassed_by_adjacent_reads_but_not_by_overlapping_ones():
     cache = TileCache()
     assert all(cache.pass_by((0, n)) for n in range(50))
     with cache.tile((0, 7), TILE, partial(fill, 1)):
@@ -197,7 +197,7 @@ def test_windows_side_by_side_bypass_the_cache_and_overlapping_ones_do_not():
     assert not cache.pass_by((0, 99))
 
 
-def test_a_tile_that_is_passed_by_twice_ends_the_bypass():
+def test_tile_cache_bypass_ends_when_a_tile_is_read_twice():
     cache = TileCache()
     assert cache.pass_by((0, 1))
     assert not cache.pass_by((0, 1))

@@ -1,4 +1,4 @@
-"""A slide is known again by what it shows, whatever kind of file or array it is."""
+"""Fingerprints recognise a slide by its pixels, whatever the kind of file or array."""
 
 import dask.array as da
 import fsspec
@@ -53,7 +53,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_slide_is_known_again_elsewhere_and_another_is_not(tmp_path, write):
+def test_fingerprint_recognises_a_moved_slide_and_no_other(tmp_path, write):
     known, places = {}, {"here": IMAGE, "there": IMAGE, "other": OTHER}
     for place, image in places.items():
         (tmp_path / place).mkdir()
@@ -71,7 +71,7 @@ def test_a_slide_is_known_again_elsewhere_and_another_is_not(tmp_path, write):
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_arrays_are_known_by_their_pixels(lazy):
+def test_fingerprint_of_arrays_compares_pixels(lazy):
     def slide(image):
         return ArraySlide([da.from_array(image, chunks=(100, 100, 3)) if lazy else image], "layer", mpp=0.5)
 
@@ -82,7 +82,7 @@ def test_arrays_are_known_by_their_pixels(lazy):
     assert "instead of 300 x 420" in fingerprint.differences(slide(IMAGE[:299]))[0]
 
 
-def test_a_slide_smaller_than_a_place_is_known(tmp_path):
+def test_fingerprint_works_for_tiny_slides(tmp_path):
     small = ArraySlide([IMAGE[:30, :3]], "layer", mpp=0.5)
     fingerprint = take_fingerprint(small, [(15, 1)])
     assert fingerprint.is_of(ArraySlide([IMAGE[:30, :3]], "layer", mpp=0.5))

@@ -1,4 +1,4 @@
-"""Which focal plane of several is read."""
+"""The choice of a focal plane."""
 
 import pytest
 

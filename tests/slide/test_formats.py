@@ -41,7 +41,7 @@ POINTS = {"napari_histoad.slide_formats": {"numpy": "numpy_slides:NumpySlide"}}
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
 
-def test_a_format_of_another_package_is_opened_like_the_built_in_ones(add_package, tmp_path):
+def test_open_slide_and_histoad_info_use_a_format_of_another_package(add_package, tmp_path):
     np.save(tmp_path / "a.npy", IMAGE)
     with pytest.raises(SlideError, match="not a slide"):
         open_slide(tmp_path / "a.npy")
@@ -65,14 +65,14 @@ def test_open_slide_reports_why_a_format_of_another_package_refused_a_file(add_p
         open_slide(tmp_path / "a.npy")
 
 
-def test_formats_are_tried_by_priority_and_openslide_comes_last():
+def test_slide_formats_are_sorted_by_priority_and_openslide_is_last():
     assert set(slide_formats()) == {*BUILT_IN, *load_extensions("napari_histoad.slide_formats").values()}
     priorities = [one.priority for one in slide_formats()]
     assert priorities == sorted(priorities, reverse=True)
     assert slide_formats()[-1].__name__ == "OpenSlideSlide"
 
 
-def test_the_manifest_lists_the_file_patterns_of_the_built_in_formats():
+def test_manifest_lists_the_file_patterns_of_the_built_in_formats():
     (reader,) = PluginManifest.from_distribution("napari-histoad").contributions.readers
     annotations = {"*.geojson", "*.geojson.gz", "*.json"}
     assert set(reader.filename_patterns) - annotations == {pattern for one in BUILT_IN for pattern in one.patterns}

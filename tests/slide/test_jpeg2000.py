@@ -1,4 +1,4 @@
-"""Tiles in JPEG 2000, however their colours are stored, against OpenSlide or the picture they were made of."""
+"""JPEG 2000 tiles in all colour spaces, compared with OpenSlide or the encoded image."""
 
 import io
 
@@ -46,7 +46,7 @@ STEPS = {"4:2:2": (1, 2), "4:2:0": (2, 2), "4:4:0": (2, 1), "4:1:1": (1, 4), "4:
 
 @pytest.mark.parametrize("sampling", STEPS)
 @pytest.mark.parametrize("compression", [33003, 33005])
-def test_subsampled_components_are_what_openslide_makes_of_them(tmp_path, compression, sampling):
+def test_codestream_with_subsampling_decodes_as_in_openslide(tmp_path, compression, sampling):
     image, step = picture(200, 300), STEPS[sampling]
     path = write_encoded(
         tmp_path / "a.svs",
@@ -64,7 +64,7 @@ def test_subsampled_components_are_what_openslide_makes_of_them(tmp_path, compre
 @pytest.mark.parametrize("reversible", [True, False])
 @pytest.mark.parametrize("transformed", [True, False])
 @pytest.mark.parametrize("compression", [33003, 33005])
-def test_aperio_tiles_are_what_openslide_makes_of_them(tmp_path, compression, transformed, reversible):
+def test_aperio_jpeg_2000_tiles_decode_as_in_openslide(tmp_path, compression, transformed, reversible):
     image = picture(200, 300)
     options = {"ycbcr": compression == 33003, "transformed": transformed, "reversible": reversible}
     photometric = YCBCR if compression == 33003 else RGB
@@ -79,7 +79,7 @@ def test_aperio_tiles_are_what_openslide_makes_of_them(tmp_path, compression, tr
 @pytest.mark.parametrize("compression", [33004, 34712])
 @pytest.mark.parametrize("photometric", [RGB, YCBCR])
 @pytest.mark.parametrize("stored", ["plain", "transformed", "lossy", "jp2", *STEPS])
-def test_other_tiles_are_the_picture_they_were_made_of(tmp_path, compression, photometric, stored):
+def test_codestream_decodes_to_the_encoded_image(tmp_path, compression, photometric, stored):
     """Of these OpenSlide reads none: Pillow decodes the first tile by itself."""
     image = picture(200, 300)
 
@@ -97,7 +97,7 @@ def test_other_tiles_are_the_picture_they_were_made_of(tmp_path, compression, ph
             assert difference(pixels[:64, :64], np.asarray(first.convert("RGB"))).max() <= 2
 
 
-def test_the_colours_that_a_file_around_the_codestream_states_prevail(tmp_path):
+def test_codestream_uses_the_colour_space_of_the_file_around_it(tmp_path):
     image = picture(100, 100)
 
     def sycc(tile):
@@ -110,7 +110,7 @@ def test_the_colours_that_a_file_around_the_codestream_states_prevail(tmp_path):
 
 
 @pytest.mark.parametrize("sampling", ["4:2:2", "4:2:0"])
-def test_components_of_an_odd_size_lie_where_they_belong(tmp_path, sampling):
+def test_codestream_of_odd_size_has_aligned_components(tmp_path, sampling):
     image = picture(64, 64)
     tile = np.ascontiguousarray(image[:63, :61])
     path = write_encoded(tmp_path / "a.tif", image, lambda _: subsampled_jpeg2000(tile, STEPS[sampling]), 34712, YCBCR)
@@ -119,7 +119,7 @@ def test_components_of_an_odd_size_lie_where_they_belong(tmp_path, sampling):
     assert difference(pixels, tile).mean() < 4
 
 
-def test_components_of_an_odd_size_that_no_decoder_gets_right_are_refused(tmp_path):
+def test_codestream_of_odd_size_that_no_decoder_supports_is_refused(tmp_path):
     tile = picture(63, 61)
     path = write_encoded(tmp_path / "a.tif", picture(64, 64), lambda _: subsampled_jpeg2000(tile, (1, 4)), 34712, YCBCR)
     with open_slide(path) as slide, pytest.raises(SlideError, match="subsampled components of 63 x 61 px"):
@@ -127,7 +127,7 @@ def test_components_of_an_odd_size_that_no_decoder_gets_right_are_refused(tmp_pa
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\x4f\xff\x51", b"nothing of the kind" * 9, "cut", "grey", "16 bit"])
-def test_what_is_no_such_tile_is_named(tmp_path, data):
+def test_read_names_a_tile_that_is_not_jpeg_2000(tmp_path, data):
     tile = picture(64, 64)
     data = {
         "cut": whole(tile)[:60],

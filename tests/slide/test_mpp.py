@@ -10,14 +10,14 @@ from napari_histoad.slide import GivenMpp, open_slide
 TISSUE = np.full((128, 128, 3), 180, np.uint8)
 
 
-def test_one_number_fills_gaps_and_an_override_does_not_ask():
+def test_given_mpp_is_for_slides_that_state_none_and_override_for_all():
     assert GivenMpp("0.25").of(Path("any.svs")) == {"mpp": None, "slide_mpp": 0.25}
     assert GivenMpp("0,25").of(Path("any.svs")) == {"mpp": None, "slide_mpp": 0.25}
     assert GivenMpp("0.25", 0.5).of(Path("any.svs")) == {"mpp": 0.5, "slide_mpp": None}
     assert GivenMpp(None).of(Path("any.svs")) == {"mpp": None, "slide_mpp": None}
 
 
-def test_a_slide_that_states_its_resolution_keeps_it_and_notes_the_other(write_tiff):
+def test_slide_mpp_does_not_replace_a_stated_resolution_and_is_noted(write_tiff):
     with open_slide(write_tiff(TISSUE, mpp=0.5), **GivenMpp("0.25").of(Path("slide.tif"))) as slide:
         assert slide.mpp == pytest.approx(0.5)
         assert "states 0.5 µm per pixel, which is used; 0.25 is for slides that state no resolution" in slide.notes[-1]
@@ -27,7 +27,7 @@ def test_a_slide_that_states_its_resolution_keeps_it_and_notes_the_other(write_t
         assert not slide.notes
 
 
-def test_a_slide_that_states_nothing_gets_the_number(write_tiff):
+def test_slide_mpp_is_used_if_the_file_states_none(write_tiff):
     with open_slide(write_tiff(TISSUE, mpp=None), slide_mpp=0.25) as slide:
         assert slide.mpp == 0.25
         assert not slide.notes
@@ -37,7 +37,7 @@ def test_a_slide_that_states_nothing_gets_the_number(write_tiff):
         open_slide(write_tiff(TISSUE, mpp=None), slide_mpp=300)
 
 
-def test_an_override_counts_and_is_noted(write_tiff):
+def test_mpp_replaces_a_stated_resolution_and_is_noted(write_tiff):
     with open_slide(write_tiff(TISSUE, mpp=0.5), **GivenMpp(None, 0.25).of(Path("slide.tif"))) as slide:
         assert slide.mpp == 0.25
         assert slide.notes[-1].endswith("states 0.5 µm per pixel; 0.25 is used instead, as given.")
@@ -49,7 +49,7 @@ def _of(given, path):
     return given.of(Path(path))["mpp"]
 
 
-def test_a_table_names_slides_by_path_file_or_stem(tmp_path):
+def test_given_mpp_table_names_slides_by_path_file_name_or_stem(tmp_path):
     table = tmp_path / "mpp.csv"
     table.write_text("slide,mpp,note\na.svs,0.25,x\nb,0.5,\n/data/c.tif,1,\nd.svs,\n", encoding="utf-8-sig")
     given = GivenMpp(str(table))
@@ -57,7 +57,7 @@ def test_a_table_names_slides_by_path_file_or_stem(tmp_path):
     assert [_of(given, p) for p in paths] == [0.25, 0.5, 1.0, None]
 
 
-def test_slides_of_one_name_are_told_apart_by_their_path(tmp_path, monkeypatch):
+def test_given_mpp_table_distinguishes_slides_of_one_name_by_path(tmp_path, monkeypatch):
     table = tmp_path / "mpp.csv"
     table.write_text("slide,mpp\np1/a.svs,0.25\np2\\a.svs,0.5\nC:\\scans\\b.svs,1\n")
     for patient in ("p1", "p2", "p3"):
@@ -83,7 +83,7 @@ def test_slides_of_one_name_are_told_apart_by_their_path(tmp_path, monkeypatch):
         "mpp,slide\n0.5,a.svs\n",
     ],
 )
-def test_tables_are_read_as_people_write_them(tmp_path, text):
+def test_given_mpp_reads_tables_of_any_program(tmp_path, text):
     (tmp_path / "mpp.csv").write_text(text)
     assert _of(GivenMpp(str(tmp_path / "mpp.csv")), "a.svs") == 0.5
 
@@ -103,7 +103,7 @@ def test_tables_are_read_as_people_write_them(tmp_path, text):
         ("", "is empty"),
     ],
 )
-def test_bad_tables_are_explained(tmp_path, text, word):
+def test_given_mpp_reports_bad_tables(tmp_path, text, word):
     table = tmp_path / "mpp.csv"
     table.write_text(text)
     with pytest.raises(SettingsError, match=word):
@@ -111,7 +111,7 @@ def test_bad_tables_are_explained(tmp_path, text, word):
 
 
 @pytest.mark.parametrize("text", ["none.csv", "0.25 um", "-1", "nan"])
-def test_what_is_no_resolution_is_explained(text):
+def test_given_mpp_refuses_invalid_resolutions(text):
     with pytest.raises(SettingsError, match="slide-mpp"):
         GivenMpp(text)
     with pytest.raises(SettingsError, match="override-mpp"):

@@ -1,4 +1,4 @@
-"""What slides are called, and which paths are slides."""
+"""Names of slides, and which paths are slides."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_slide_name_of_a_folder_keeps_its_dots(tmp_path):
     assert slide_name(write_zarr(tmp_path / "case.1.zarr")) == "case.1"
 
 
-def test_slide_name_of_dicom_slides_that_share_a_folder_is_their_files(tmp_path):
+def test_slide_name_of_dicom_slides_in_one_folder_is_their_file_name(tmp_path):
     first = write_dicom(tmp_path, (IMAGE,), "jpeg 2000").rename(tmp_path / "first.1.dcm")
     second = write_dicom(tmp_path, (IMAGE,), "jpeg 2000").rename(tmp_path / "second.dcm")
     assert [slide_name(first), slide_name(second)] == ["first.1", "second"]
@@ -78,7 +78,7 @@ def test_slide_name_is_that_of_the_link_and_not_of_its_target(tmp_path, write_ti
         assert slide.name == slide_name(link) == "case"
 
 
-def test_slides_of_one_name_are_refused_and_folders_with_dots_are_not_of_one_name(tmp_path):
+def test_cohort_refuses_slides_of_one_name_and_tells_folders_with_dots_apart(tmp_path):
     for a, b in (("1.2.3", "1.2.4"), ("x.dicom", "x.zarr")):
         for name in (a, b):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def test_slides_of_one_name_are_refused_and_folders_with_dots_are_not_of_one_nam
 
 
 @pytest.mark.parametrize("name", ["l0.dcm", "L0.DCM", "IM000001", "1.2.840.113.7", ".."])
-def test_is_slide_finds_dicom_whatever_its_files_are_called(tmp_path, name):
+def test_is_slide_finds_dicom_with_any_file_names(tmp_path, name):
     folder = tmp_path / "one.2"
     instance = write_dicom(folder, (IMAGE,), "jpeg 2000")
     if name == "..":  # in a subfolder
@@ -105,7 +105,7 @@ def test_is_slide_finds_dicom_whatever_its_files_are_called(tmp_path, name):
         assert np.array_equal(slide.read(0, 0, 0, 150, 200), IMAGE)
 
 
-def test_is_slide_of_zarr_with_and_without_its_ending(tmp_path):
+def test_is_slide_finds_zarr_with_and_without_its_ending(tmp_path):
     for version, name in ((2, "a.zarr"), (3, "b.ome.zarr"), (2, "c"), (3, "d.1")):
         folder = write_zarr(tmp_path / name, version)
         assert is_slide(folder)
@@ -128,7 +128,7 @@ def test_is_slide_is_true_for_files_that_are_not_there(tmp_path):
     assert is_slide("https://host/case.tif?list=a.csv")
 
 
-def test_a_folder_of_slides_is_refused_as_tiles_with_the_way_out(tmp_path):
+def test_list_tile_files_refuses_a_folder_of_slides_and_names_them(tmp_path):
     (tmp_path / "case.svs").write_bytes(b"II*\0")
     with pytest.raises(SettingsError, match=r"folder of slides, not of tiles; give the slides themselves: .*case\.svs"):
         list_tile_files(tmp_path)

@@ -1,4 +1,4 @@
-"""What only OpenSlide reads, written here: the slide is where its pixels are, and nothing beside it is taken for it."""
+"""Formats that only OpenSlide reads, written here: positions of pixels, bounds and errors."""
 
 import numpy as np
 import openslide
@@ -18,7 +18,7 @@ def _difference(pixels, wanted):
 
 
 @pytest.mark.parametrize("preview", [True, False])
-def test_mrxs_is_its_folder_and_begins_where_the_tissue_does(tmp_path, preview):
+def test_mrxs_is_read_from_its_folder_and_cropped_to_its_bounds(tmp_path, preview):
     path = write_mrxs(tmp_path / "slide.mrxs", IMAGE, preview=preview)
     with open_slide(path) as slide:
         assert slide.format == "OpenSlide mirax"
@@ -30,7 +30,7 @@ def test_mrxs_is_its_folder_and_begins_where_the_tissue_does(tmp_path, preview):
         assert _difference(slide.read_at(0.5, 0, 0, 128, 160), half(IMAGE)) < 2
 
 
-def test_what_a_mrxs_did_not_scan_is_white(tmp_path):
+def test_mrxs_is_white_where_it_was_not_scanned(tmp_path):
     path = write_mrxs(tmp_path / "slide.mrxs", IMAGE, missing=[(1, 2)])
     with open_slide(path) as slide:
         pixels = slide.read(0, 0, 0, 256, 320)
@@ -39,7 +39,7 @@ def test_what_a_mrxs_did_not_scan_is_white(tmp_path):
     assert _difference(pixels, IMAGE) < 2
 
 
-def test_a_mrxs_without_its_folder_is_explained(tmp_path):
+def test_mrxs_without_its_folder_is_reported(tmp_path):
     path = write_mrxs(tmp_path / "slide.mrxs", IMAGE)
     path.with_suffix("").rename(tmp_path / "elsewhere")
     with pytest.raises(SlideError, match=r"slide\.mrxs"):
@@ -54,7 +54,7 @@ def test_a_mrxs_without_its_folder_is_explained(tmp_path):
         (write_bif, "slide.tif", (256, 288), 0.465),
     ],
 )
-def test_tiles_that_overlap_are_put_together(tmp_path, capfd, write, name, shape, mpp):
+def test_overlapping_tiles_of_trestle_and_ventana_are_joined(tmp_path, capfd, write, name, shape, mpp):
     with open_slide(write(tmp_path / name, IMAGE)) as slide:
         assert slide.format in ("OpenSlide trestle", "OpenSlide ventana")
         assert slide.shape == shape
@@ -63,7 +63,7 @@ def test_tiles_that_overlap_are_put_together(tmp_path, capfd, write, name, shape
     assert capfd.readouterr().err == ""
 
 
-def test_zeiss_in_jpeg_xr_is_refused_with_a_way_out(tmp_path):
+def test_zeiss_in_jpeg_xr_is_refused_with_a_remedy(tmp_path):
     with pytest.raises(SlideError, match=r"slide\.czi .*JPEG XR.*; convert it to OME-TIFF"):
         open_slide(write_czi(tmp_path / "slide.czi", IMAGE, compression="JPEG XR"))
 
@@ -92,7 +92,7 @@ def test_sakura(tmp_path, shape):
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 @pytest.mark.parametrize("corner", [(0, 0), (1000, -500)])
-def test_zeiss_begins_where_its_first_pixel_lies(tmp_path, compression, corner):
+def test_zeiss_is_cropped_to_its_bounds(tmp_path, compression, corner):
     with open_slide(write_czi(tmp_path / "slide.czi", IMAGE, compression=compression, corner=corner)) as slide:
         assert slide.format == "OpenSlide zeiss"
         assert slide.mpp == pytest.approx(0.5)
@@ -113,7 +113,7 @@ def test_zeiss_begins_where_its_first_pixel_lies(tmp_path, compression, corner):
         ("250000", "250000", None, "outside"),
     ],
 )
-def test_resolutions_in_odd_spellings_are_read_or_ignored_with_a_note(tmp_path, monkeypatch, y, x, mpp, note):
+def test_openslide_resolution_in_any_spelling_is_read_or_ignored_with_a_note(tmp_path, monkeypatch, y, x, mpp, note):
     path = write_dicom(tmp_path / "one", (picture(150, 200),), "jpeg 2000")
     stated = {openslide.PROPERTY_NAME_MPP_Y: y, openslide.PROPERTY_NAME_MPP_X: x}
     own = openslide.OpenSlide.properties.fget

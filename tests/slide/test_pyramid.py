@@ -34,7 +34,7 @@ def _spans(length):
 
 
 @given(y=_spans(SHAPE[0]), x=_spans(SHAPE[1]), channel=st.sampled_from([slice(None), 0, -1, slice(0, 2)]))
-def test_a_level_is_indexed_as_numpy_would(level, y, x, channel):
+def test_level_array_is_indexed_like_numpy(level, y, x, channel):
     assert np.array_equal(level[y, x, channel], IMAGE[y, x, channel])
     assert np.array_equal(level[y], IMAGE[y])
     assert np.array_equal(level[..., x, channel], IMAGE[..., x, channel])
@@ -44,12 +44,12 @@ def test_a_level_is_indexed_as_numpy_would(level, y, x, channel):
 @pytest.mark.parametrize(
     "key", [SHAPE[0], (0, -SHAPE[1] - 1), (0, 0, 3), np.s_[0, 0, 0, 0], np.s_[::-1], np.s_[:, ::-2]], ids=str
 )
-def test_what_lies_outside_or_runs_backwards_is_refused(level, key):
+def test_level_array_refuses_indices_out_of_bounds_and_negative_steps(level, key):
     with pytest.raises(IndexError):
         level[key]
 
 
-def test_a_level_is_an_array_to_others(level):
+def test_level_array_is_accepted_by_numpy_and_dask(level):
     assert (level.shape, level.ndim, level.size, len(level)) == ((150, 210, 3), 3, 150 * 210 * 3, 150)
     assert level.chunks == (64, 64, 3)
     assert level.dtype == np.uint8
@@ -60,7 +60,7 @@ def test_a_level_is_an_array_to_others(level):
     assert np.array_equal(pickle.loads(pickle.dumps(level))[:70], IMAGE[:70])
 
 
-def test_what_is_read_cannot_be_written_into_and_spoil_the_next(level):
+def test_level_array_returns_read_only_pixels(level):
     part = level[10:20, 10:20]
     with pytest.raises(ValueError, match="read-only"):
         part[:] = 0
@@ -69,7 +69,7 @@ def test_what_is_read_cannot_be_written_into_and_spoil_the_next(level):
     assert np.array_equal(level[50:80, 50:80], IMAGE[50:80, 50:80])
 
 
-def test_a_fault_reaches_whoever_reads():
+def test_level_array_raises_errors_of_its_reader_threads():
     class Broken:
         shape, dtype = IMAGE.shape, IMAGE.dtype
 
@@ -84,7 +84,7 @@ def test_a_fault_reaches_whoever_reads():
         array[:, 100:200]
 
 
-def test_pyramid_is_lazy_whole_and_equally_chunked(write_tiff):
+def test_pyramid_is_lazy_complete_and_equally_chunked(write_tiff):
     image = _picture(2500, 900)
     with open_slide(write_tiff(image, tile=(256, 256))) as slide:
         arrays = pyramid(slide, chunk_px=512)
@@ -94,7 +94,7 @@ def test_pyramid_is_lazy_whole_and_equally_chunked(write_tiff):
         assert arrays[1].compute().mean() == pytest.approx(image.mean(), abs=1)
 
 
-def test_a_pyramid_fills_wide_gaps_between_levels_with_halves(write_tiff):
+def test_pyramid_adds_half_sizes_between_distant_levels(write_tiff):
     image = _picture(1000, 800)
     with open_slide(write_tiff(image, levels=2, step=4)) as slide:
         arrays = pyramid(slide)
@@ -106,7 +106,7 @@ def test_a_pyramid_fills_wide_gaps_between_levels_with_halves(write_tiff):
         assert len(pyramid(slide)) == 3
 
 
-def test_a_pyramid_reads_a_chunk_once_and_pickles(write_tiff, monkeypatch):
+def test_pyramid_reads_a_chunk_once_and_pickles(write_tiff, monkeypatch):
     image = _picture(2500, 900)
     read = []
     with open_slide(write_tiff(image, tile=(256, 256))) as slide:

@@ -1,4 +1,4 @@
-"""Real slides, where they are at hand."""
+"""Real slides; skipped if there are none."""
 
 import numpy as np
 import openslide
@@ -22,7 +22,7 @@ def test_svs_equals_openslide(data_folder):
             assert np.array_equal(slide.read(0, y, x, 150, 180)[inside], theirs[..., :3][inside])
 
 
-def test_dicom_copy_shows_the_same_tissue_at_the_same_place_as_the_svs(data_folder):
+def test_dicom_copy_has_the_same_tissue_at_the_same_place_as_the_svs(data_folder):
     folder = data_folder / "slides/cmu-1-small-region-dicom"
     with (
         open_slide(next(folder.glob("level-0-*.dcm"))) as dicom,
@@ -36,7 +36,7 @@ def test_dicom_copy_shows_the_same_tissue_at_the_same_place_as_the_svs(data_fold
         assert agreement[1] == max(agreement) > 0.8
 
 
-def test_tissue_of_a_pale_fatty_lymph_node_without_its_glass_and_crosses(data_folder):
+def test_find_tissue_finds_a_pale_fatty_lymph_node_but_not_glass_and_crosses(data_folder):
     with open_slide(data_folder / "slides/camelyon16_tumor_001_level5.tif", 7.8) as slide:
         tissue = find_tissue(slide)
     mask, scale = tissue.mask, tissue.scale_yx[0]
@@ -46,7 +46,7 @@ def test_tissue_of_a_pale_fatty_lymph_node_without_its_glass_and_crosses(data_fo
     assert not mask[int(5800 / scale) :].mean() > 0.01
 
 
-def test_fluorescence_that_passes_for_rgb_has_no_tissue(data_folder, monkeypatch):
+def test_find_tissue_refuses_rgb_fluorescence(data_folder, monkeypatch):
     monkeypatch.setattr("napari_histoad.slide._tiff_layout._NDPI_FLUORESCENCE", 1)
     with open_slide(data_folder / "slides/fluorescence-dapi.ndpi") as slide, pytest.raises(EmptyTissueError, match="brightfield"):
         find_tissue(slide)

@@ -88,7 +88,7 @@ def server(tmp_path):
     httpd.server_close()
 
 
-def test_a_tiff_over_http_gives_the_same_pixels_and_fetches_only_what_is_looked_at(tiff, server):
+def test_tiff_over_http_has_the_same_pixels_and_fetches_only_needed_bytes(tiff, server):
     path, image = tiff
     url, sent = server
     with open_slide(f"{url}/case.tif") as slide:
@@ -103,20 +103,20 @@ def test_a_tiff_over_http_gives_the_same_pixels_and_fetches_only_what_is_looked_
     assert sum(sent) < path.stat().st_size / 3
 
 
-def test_pathlib_dropping_a_slash_does_no_harm(tiff, server):
+def test_url_that_pathlib_cut_to_one_slash_is_read(tiff, server):
     url, _ = server
     with open_slide(Path(f"{url}/case.tif")) as slide:
         assert slide.shape == (2048, 2048)
 
 
-def test_any_file_system_of_fsspec_will_do(tiff):
+def test_tiff_is_read_over_any_fsspec_file_system(tiff):
     path, image = tiff
     fsspec.filesystem("memory").pipe("/bucket/case.tif", path.read_bytes())
     with open_slide("memory://bucket/case.tif") as slide:
         assert np.array_equal(slide.read(0, 0, 0, 2048, 2048), image)
 
 
-def test_what_is_not_there_or_cannot_be_reached_is_one_line(server):
+def test_missing_or_unreachable_urls_are_one_line_errors(server):
     url, _ = server
     with pytest.raises(SlideError, match="missing.tif"):
         open_slide(f"{url}/missing.tif")
@@ -126,14 +126,14 @@ def test_what_is_not_there_or_cannot_be_reached_is_one_line(server):
         open_slide("http://127.0.0.1:9/y.tif")
 
 
-def test_only_tiffs_are_read_over_the_network(tmp_path, server):
+def test_open_slide_refuses_urls_that_are_not_tiff(tmp_path, server):
     url, _ = server
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n0000")
     with pytest.raises(SlideError, match="only those are read over the network"):
         open_slide(f"{url}/a.png")
 
 
-def test_a_server_that_goes_away_is_named_with_the_tile(tiff, server, tmp_path):
+def test_read_names_the_tile_and_a_server_that_went_away(tiff, server, tmp_path):
     url, _ = server
     with open_slide(f"{url}/case.tif") as slide:
         (tmp_path / "case.tif").unlink()
@@ -194,7 +194,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_open_slide_says_what_a_server_does_wrong(tiff, odd_server, odd):
+def test_open_slide_reports_faulty_servers(tiff, odd_server, odd):
     url, state = odd_server
     state["odd"], words = ODD[odd]
     with pytest.raises(SlideError, match=words) as caught:
@@ -205,7 +205,7 @@ def test_open_slide_says_what_a_server_does_wrong(tiff, odd_server, odd):
 
 
 @pytest.mark.parametrize("odd", [odd for odd in ODD if odd != "empty"])
-def test_read_says_what_a_server_does_wrong_later(tiff, odd_server, odd):
+def test_read_reports_servers_that_become_faulty(tiff, odd_server, odd):
     url, state = odd_server
     with open_slide(f"{url}/case.tif") as slide:
         state["odd"], words = ODD[odd]
@@ -223,7 +223,7 @@ def test_read_says_what_a_server_does_wrong_later(tiff, odd_server, odd):
         {"Content-Range": "bytes {0}-{1}/14000000"},
     ],
 )
-def test_a_file_that_changes_while_it_is_open_is_never_mixed_with_the_former(tiff, odd_server, other):
+def test_http_file_refuses_a_file_that_changes_while_it_is_open(tiff, odd_server, other):
     url, state = odd_server
     first = {"Last-Modified": "Fri, 27 Nov 2026 12:00:00 GMT"}
     state["odd"] = lambda r, s, h, b: (s, {**h, **first} if other.get("ETag") != "" else {**h, **first, "ETag": ""}, b)
@@ -242,7 +242,7 @@ def test_a_file_that_changes_while_it_is_open_is_never_mixed_with_the_former(tif
     open_slide(f"{url}/case.tif").close()
 
 
-def test_a_server_that_shrinks_its_file_is_not_read_past_the_end(tiff, odd_server):
+def test_http_file_refuses_a_file_that_shrinks(tiff, odd_server):
     url, state = odd_server
     with open_slide(f"{url}/case.tif") as slide:
         state["odd"] = lambda r, s, h, b: (416, {}, b"")
@@ -250,7 +250,7 @@ def test_a_server_that_shrinks_its_file_is_not_read_past_the_end(tiff, odd_serve
             slide.read(0, 1000, 1000, 50, 50)
 
 
-def test_a_redirect_is_followed_and_head_is_not_needed(tiff, odd_server):
+def test_http_file_follows_redirects_and_needs_no_head_request(tiff, odd_server):
     _, image = tiff
     url, state = odd_server
     state["odd"] = lambda r, s, h, b: (s, h, b) if "moved" in r.path else (302, {"Location": f"{r.path}?moved"}, b"")
@@ -258,7 +258,7 @@ def test_a_redirect_is_followed_and_head_is_not_needed(tiff, odd_server):
         assert np.array_equal(slide.read(0, 300, 400, 100, 120), image[300:400, 400:520])
 
 
-def test_hosts_that_cannot_be_reached_are_said_to_be_that(tiff, odd_server, monkeypatch):
+def test_http_file_reports_unreachable_hosts(tiff, odd_server, monkeypatch):
     with pytest.raises(SlideError, match=r"cannot be reached \(it refuses connections\)"):
         open_slide("http://127.0.0.1:9/y.tif")
     assert "no such host" in _http._reason(socket.gaierror(-2, "Name or service not known"))
@@ -276,7 +276,7 @@ def test_hosts_that_cannot_be_reached_are_said_to_be_that(tiff, odd_server, monk
     done.set()
 
 
-def test_a_presigned_url_is_used_and_never_shown(sample, detector_file, tmp_path, odd_server):
+def test_presigned_url_is_used_but_never_shown(sample, detector_file, tmp_path, odd_server):
     (tmp_path / "case.tif").write_bytes(sample.path.read_bytes())
     url, state = odd_server
     wanted = "Basic " + base64.b64encode(b"user:password").decode()
@@ -330,7 +330,7 @@ def test_a_presigned_url_is_used_and_never_shown(sample, detector_file, tmp_path
         ("abfs://container@account.dfs.core.windows.net/a@b.tif", "abfs://container@account.dfs.core.windows.net/a@b.tif"),
     ],
 )
-def test_an_url_is_shown_without_its_secrets(address, shown):
+def test_url_is_shown_without_its_secrets(address, shown):
     path = locate(address)
     assert str(path) == shown
     assert pickle.loads(pickle.dumps(path)) == path
@@ -340,7 +340,7 @@ def test_an_url_is_shown_without_its_secrets(address, shown):
     assert "pw" not in str(caught.value)
 
 
-def test_a_file_url_is_a_file(tiff):
+def test_file_url_is_a_local_file(tiff):
     path, _ = tiff
     with open_slide(path.as_uri()) as slide:
         assert slide.path == path

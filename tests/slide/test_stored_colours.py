@@ -1,4 +1,4 @@
-"""Right colours for each way in which files store them, or a refusal with the way out: against independent readers."""
+"""Right colours for every way of storing them, or an error with a remedy; compared with independent readers."""
 
 import struct
 
@@ -65,28 +65,28 @@ def by_openslide(path):
 
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize("mark", ["no mark", "JFIF", "Adobe, YCbCr"])
-def test_jpeg_tiles_of_ycbcr(tmp_path, sampling, mark):
+def test_jpeg_tiles_in_ycbcr_have_the_right_colours(tmp_path, sampling, mark):
     path = write_encoded(tmp_path / "a.tif", IMAGE, lambda tile: jpeg(tile, "YCBCR", mark, SAMPLING[sampling]), 7, YCBCR, side=64)
     assert difference(check(path, worst=5), by_openslide(path)).max() <= 4
 
 
 @pytest.mark.parametrize("mark", ["no mark", "Adobe, RGB", "Adobe, YCbCr"])
-def test_jpeg_tiles_of_rgb_that_the_tags_call_so(tmp_path, mark):
+def test_jpeg_tiles_in_rgb_by_their_tags_have_the_right_colours(tmp_path, mark):
     path = write_encoded(tmp_path / "a.tif", IMAGE, lambda tile: jpeg(tile, "RGB", mark), 7, RGB, side=64)
     assert difference(check(path), by_openslide(path)).max() <= 1
 
 
-def test_jpeg_tiles_of_rgb_that_only_their_mark_calls_so(tmp_path):
+def test_jpeg_tiles_in_rgb_by_their_marker_have_the_right_colours(tmp_path):
     check(write_encoded(tmp_path / "a.tif", IMAGE, lambda tile: jpeg(tile, "RGB", "Adobe, RGB"), 7, YCBCR, side=64))
 
 
-def test_jpeg_tiles_of_ycbcr_that_only_jfif_calls_so(tmp_path):
+def test_jpeg_tiles_in_ycbcr_by_jfif_have_the_right_colours(tmp_path):
     check(write_encoded(tmp_path / "a.tif", IMAGE, lambda tile: jpeg(tile, "YCBCR", "JFIF"), 7, RGB, side=64))
 
 
 @pytest.mark.parametrize("sampling", [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize("layout", [{"tile": (64, 64)}, {"rowsperstrip": 32}, {"rowsperstrip": 256}])
-def test_jpeg_in_tiles_and_strips(tmp_path, sampling, layout):
+def test_jpeg_in_tiles_and_strips_has_the_right_colours(tmp_path, sampling, layout):
     path = tmp_path / "a.tif"
     options = {"photometric": "rgb", "subsampling": sampling, "compression": "jpeg", "compressionargs": {"level": 95}}
     tifffile.imwrite(path, IMAGE, metadata=None, **options, **layout)
@@ -97,7 +97,7 @@ def test_jpeg_in_tiles_and_strips(tmp_path, sampling, layout):
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "jpeg", "jpeg2000"])
 @pytest.mark.parametrize("layout", [{"tile": (64, 64)}, {"rowsperstrip": 32}])
-def test_planes_of_colour(tmp_path, compression, layout):
+def test_tiff_colour_planes_have_the_right_colours(tmp_path, compression, layout):
     path, lossy = tmp_path / "a.tif", compression == "jpeg"
     coding = {"level": 95} if lossy else {"reversible": True} if compression == "jpeg2000" else {}
     options = {"photometric": "rgb", "planarconfig": "separate", "compression": compression, "compressionargs": coding}
@@ -108,7 +108,7 @@ def test_planes_of_colour(tmp_path, compression, layout):
 
 @pytest.mark.parametrize("kind", ["unassalpha", "assocalpha", "unspecified"])
 @pytest.mark.parametrize("compression", [None, "zlib", "webp"])
-def test_a_fourth_sample_is_opacity_where_the_tags_say_so(tmp_path, kind, compression):
+def test_tiff_fourth_sample_is_opacity_only_by_its_tags(tmp_path, kind, compression):
     opacity = np.linspace(0, 255, IMAGE.shape[1]).astype(np.uint8)[None].repeat(IMAGE.shape[0], 0)
     share = opacity[..., None] / 255
     stored = (IMAGE * share).astype(np.uint8) if kind == "assocalpha" else IMAGE
@@ -148,7 +148,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("layout", [{"tile": (64, 64)}, {"rowsperstrip": 32}])
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_8_bit_rgb_is_refused_with_the_way_out(tmp_path, name, layout):
+def test_tiff_that_is_not_8_bit_rgb_is_refused_with_a_remedy(tmp_path, name, layout):
     pixels, options, words = REFUSED[name]
     if pixels.dtype == bool and "tile" in layout:
         pytest.skip("tifffile writes no such tiles")
@@ -161,13 +161,13 @@ def test_what_is_not_8_bit_rgb_is_refused_with_the_way_out(tmp_path, name, layou
             open_slide(tmp_path / "a.tif", channels=[0])
 
 
-def test_16_bit_rgb_is_read_by_its_channels(tmp_path):
+def test_tiff_of_16_bit_rgb_is_read_by_channels(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", IMAGE.astype(np.uint16) * 257, photometric="rgb", tile=(64, 64), metadata=None)
     with open_slide(tmp_path / "a.tif", channels=[0, 1, 2], white=65535) as slide:
         assert np.array_equal(slide.read(0, 0, 0, *slide.shape), IMAGE)
 
 
-def test_ycbcr_without_jpeg_is_refused_with_the_way_out(tmp_path):
+def test_tiff_of_uncompressed_ycbcr_is_refused_with_a_remedy(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, IMAGE, photometric="rgb", rowsperstrip=256, metadata=None)
     with tifffile.TiffFile(path, mode="r+b") as tif:
@@ -203,12 +203,12 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_labels_of_colours(tmp_path, name):
+def test_tiff_colour_labels_have_the_right_colours(tmp_path, name):
     pixels, options, worst = BESIDE[name]
     assert difference(_label(tmp_path / "a.svs", pixels, **options), SMALL).mean() <= worst
 
 
-def test_labels_without_colours(tmp_path):
+def test_tiff_grey_labels_have_the_right_brightness(tmp_path):
     grey = SMALL[..., 0]
     expected = np.stack([grey] * 3, -1)
     assert np.array_equal(_label(tmp_path / "a.svs", grey, photometric="minisblack"), expected)
@@ -220,12 +220,12 @@ def test_labels_without_colours(tmp_path):
     assert np.array_equal(palette, (colours[:, grey] >> 8).transpose(1, 2, 0))
 
 
-def test_a_transparent_label_is_on_white(tmp_path):
+def test_tiff_transparent_label_is_composited_on_white(tmp_path):
     rgba = np.dstack([SMALL, np.zeros(SMALL.shape[:2], np.uint8)])
     assert (_label(tmp_path / "a.svs", rgba, photometric="rgb", extrasamples=["unassalpha"]) == 255).all()
 
 
-def test_pictures_beside_a_slide_in_jpeg_2000(tmp_path):
+def test_tiff_jpeg_2000_labels_have_the_right_colours(tmp_path):
     path = write_svs(tmp_path / "a.svs", IMAGE, compression=33003)
     with open_slide(path) as slide, openslide.OpenSlide(path) as other:
         for name in ("label", "macro", "thumbnail"):
@@ -248,7 +248,7 @@ def test_pictures_beside_a_slide_in_jpeg_2000(tmp_path):
         ("RGB", "bmp", 0),
     ],
 )
-def test_pictures_of_colours(tmp_path, mode, suffix, worst):
+def test_pictures_have_the_right_colours(tmp_path, mode, suffix, worst):
     path = tmp_path / f"a.{suffix}"
     options = {"quality": 95} if suffix in ("jpg", "webp") else {}
     Image.fromarray(IMAGE).convert(mode).save(path, **options)
@@ -260,7 +260,7 @@ def test_pictures_of_colours(tmp_path, mode, suffix, worst):
 @pytest.mark.parametrize(
     ("stored", "mark"), [("YCBCR", "JFIF"), ("YCBCR", "no mark"), ("YCBCR", "Adobe, YCbCr"), ("RGB", "Adobe, RGB")]
 )
-def test_jpeg_pictures_in_any_colours(tmp_path, stored, mark, sampling):
+def test_jpeg_pictures_in_any_colour_space_have_the_right_colours(tmp_path, stored, mark, sampling):
     if stored == "RGB" and sampling != "4:4:4":
         pytest.skip("RGB is not subsampled")
     data = jpeg(np.ascontiguousarray(IMAGE), stored, mark, SAMPLING[sampling])
@@ -271,13 +271,13 @@ def test_jpeg_pictures_in_any_colours(tmp_path, stored, mark, sampling):
     assert difference(pixels, imagecodecs.jpeg8_decode(data)).max() <= 4
 
 
-def test_16_bit_colours_of_a_png_are_scaled(tmp_path):
+def test_png_of_16_bits_is_scaled_to_8(tmp_path):
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(IMAGE.astype(np.uint16) * 257))
     with open_slide(tmp_path / "a.png") as slide:
         assert np.array_equal(slide.read(0, 0, 0, *slide.shape), IMAGE)
 
 
-def test_transparent_pixels_of_a_png_are_white(tmp_path):
+def test_png_transparent_pixels_are_white(tmp_path):
     palette = Image.fromarray(IMAGE).quantize(16)
     palette.save(tmp_path / "a.png", transparency=0)
     seen = np.asarray(palette) != 0
@@ -288,7 +288,7 @@ def test_transparent_pixels_of_a_png_are_white(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
-def test_grey_pictures_are_refused_with_the_way_out(tmp_path, mode):
+def test_grey_pictures_are_refused_with_a_remedy(tmp_path, mode):
     image = Image.fromarray(IMAGE[..., 0].astype(np.uint16)) if mode == "I;16" else Image.fromarray(IMAGE).convert(mode)
     image.save(tmp_path / "a.png")
     with pytest.raises(SlideError, match="--channels 0"):
@@ -299,7 +299,7 @@ def test_grey_pictures_are_refused_with_the_way_out(tmp_path, mode):
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
 @pytest.mark.parametrize("planes", [False, True])
-def test_ycbcr_without_jpeg_is_converted(tmp_path, compression, planes):
+def test_ycbcr_pictures_without_jpeg_are_converted(tmp_path, compression, planes):
     expected = np.asarray(Image.fromarray(IMAGE, "YCbCr").convert("RGB"))
     options = {"photometric": "ycbcr", "subsampling": (1, 1), "compression": compression, "tile": (64, 64), "metadata": None}
     options |= {"planarconfig": "separate" if planes else "contig"}

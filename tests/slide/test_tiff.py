@@ -49,7 +49,9 @@ LOSSLESS = {
     big=st.booleans(),
     planar=st.booleans(),
 )
-def test_any_box_of_any_lossless_tiff_is_exact(tmp_path, size, tile, rows, box, compression, order, big, planar):
+def test_read_returns_exact_pixels_of_any_box_of_a_lossless_tiff(
+    tmp_path, size, tile, rows, box, compression, order, big, planar
+):
     image = _picture(*size)
     layout = {"rowsperstrip": rows} if tile is None else {"tile": tile}
     if planar and compression not in ("webp", "jpegxl"):
@@ -65,7 +67,7 @@ def test_any_box_of_any_lossless_tiff_is_exact(tmp_path, size, tile, rows, box, 
 
 
 @pytest.mark.parametrize("extra", ["unassalpha", "assocalpha"])
-def test_transparent_pixels_are_composited_on_white(tmp_path, extra):
+def test_read_composites_transparent_pixels_on_white(tmp_path, extra):
     rgba = np.random.default_rng(0).integers(0, 256, (90, 70, 4), np.uint8)
     rgba[:20, :, 3] = 0
     rgba[20:40, :, 3] = 255
@@ -81,7 +83,7 @@ def test_transparent_pixels_are_composited_on_white(tmp_path, extra):
     assert np.abs(pixels - expected).max() <= 1
 
 
-def test_tiles_that_were_never_scanned_are_white(tmp_path):
+def test_read_returns_white_for_tiles_never_scanned(tmp_path):
     path = tmp_path / "sparse.tif"
     grey = np.full((64, 64, 3), 90, np.uint8)
     tiles = iter([grey, None, None, grey])
@@ -93,7 +95,7 @@ def test_tiles_that_were_never_scanned_are_white(tmp_path):
 
 
 @pytest.mark.parametrize("subsampling", [(1, 1), (2, 1), (2, 2)])
-def test_jpeg_of_any_subsampling_equals_what_tifffile_decodes(tmp_path, subsampling):
+def test_read_equals_tifffile_for_jpeg_of_any_subsampling(tmp_path, subsampling):
     image = np.asarray(np.add.outer(np.arange(300), np.arange(200))[..., None] % 256 * [1, 0.5, 0.2], np.uint8)
     path = tmp_path / "slide.tif"
     options = {"tile": (64, 64), "compression": "jpeg", "metadata": None}
@@ -102,7 +104,7 @@ def test_jpeg_of_any_subsampling_equals_what_tifffile_decodes(tmp_path, subsampl
         assert np.array_equal(slide.read(0, 0, 0, 300, 200), tifffile.imread(path))
 
 
-def test_jpeg_tiles_equal_what_tifffile_decodes(write_tiff):
+def test_read_equals_tifffile_for_jpeg_tiles(write_tiff):
     image = np.asarray(np.add.outer(np.arange(300), np.arange(200))[..., None] % 256 * [1, 0.5, 0.2], np.uint8)
     path = write_tiff(image, compression="jpeg")
     with open_slide(path) as slide:
@@ -118,7 +120,7 @@ def test_levels_have_exact_ratios(write_tiff):
 
 
 @pytest.mark.parametrize("shape", [(100, 80), (57, 91), (13, 13)])
-def test_scaled_reading_keeps_the_mean_and_the_place(write_tiff, shape):
+def test_read_scaled_keeps_mean_and_position(write_tiff, shape):
     image = np.zeros((400, 320, 3), np.uint8)
     image[100:300, 80:240] = 200
     with open_slide(write_tiff(image, levels=2)) as slide:
@@ -136,7 +138,7 @@ def test_overview_of_a_slide_without_pyramid_is_the_area_mean(write_tiff):
         assert np.abs(slide.overview((64, 64)) - blocks).max() <= 1
 
 
-def test_many_threads_read_the_same_pixels(write_tiff):
+def test_read_is_thread_safe(write_tiff):
     image = _picture(512, 512)
     with open_slide(write_tiff(image)) as slide, ThreadPoolExecutor(8) as pool:
         corners = [(y, x) for y in range(0, 440, 37) for x in range(0, 440, 37)]
@@ -151,7 +153,7 @@ def test_slides_pickle_as_their_path(write_tiff):
         assert np.array_equal(again.read(0, 0, 0, 64, 64), slide.read(0, 0, 0, 64, 64))
 
 
-def test_no_handle_is_left_open(write_tiff):
+def test_close_leaves_no_open_handle(write_tiff):
     path = write_tiff(_picture(128, 128))
     process = psutil.Process()
     open_slide(path).close()
@@ -174,7 +176,7 @@ def test_resolution_comes_from_the_file_or_the_user(write_tiff):
         assert slide.require_mpp() == 0.5
 
 
-def test_absurd_resolution_in_the_file_counts_as_none(write_tiff):
+def test_implausible_resolution_in_the_file_is_ignored(write_tiff):
     with open_slide(write_tiff(_picture(32, 32), mpp=350.0)) as slide:
         assert slide.mpp is None
         (note,) = slide.notes
@@ -183,12 +185,12 @@ def test_absurd_resolution_in_the_file_counts_as_none(write_tiff):
 
 
 @pytest.mark.parametrize("mpp", [0, -1, 0.01, 100, float("nan")])
-def test_absurd_resolution_from_the_user_is_refused(write_tiff, mpp):
+def test_implausible_resolution_from_the_user_is_refused(write_tiff, mpp):
     with pytest.raises(SettingsError, match="outside"):
         open_slide(write_tiff(_picture(32, 32)), mpp=mpp)
 
 
-def test_what_is_no_slide_is_refused_in_one_line(tmp_path):
+def test_open_slide_refuses_other_files_in_one_line(tmp_path):
     text, empty = tmp_path / "notes.svs", tmp_path / "empty.tif"
     text.write_text("not a slide")
     empty.touch()
@@ -199,12 +201,12 @@ def test_what_is_no_slide_is_refused_in_one_line(tmp_path):
         assert caught.value.remedy or path is empty
 
 
-def test_reading_a_level_that_is_not_there(write_tiff):
+def test_read_refuses_a_level_that_does_not_exist(write_tiff):
     with open_slide(write_tiff(_picture(32, 32))) as slide, pytest.raises(SlideError, match="no level 3"):
         slide.read(3, 0, 0, 1, 1)
 
 
-def test_grey_and_deep_tiffs_are_refused_with_a_reason(tmp_path):
+def test_open_slide_refuses_grey_and_16_bit_tiffs_with_a_reason(tmp_path):
     path = tmp_path / "grey.tif"
     tifffile.imwrite(path, np.zeros((64, 64), np.uint16), tile=(16, 16))
     with pytest.raises(SlideError, match="16 bits per sample.*--channels"):
@@ -212,7 +214,7 @@ def test_grey_and_deep_tiffs_are_refused_with_a_reason(tmp_path):
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.7, 1.0, 3.3])
-def test_any_resolution_shows_the_same_place(tmp_path, mpp):
+def test_read_at_shows_the_same_place_at_any_resolution(tmp_path, mpp):
     """A landmark lies where its level-0 coordinates say, whatever the level it is read from."""
     image = np.full((800, 800, 3), 200, np.uint8)
     image[300:460, 400:520] = 20
@@ -231,7 +233,7 @@ def test_any_resolution_shows_the_same_place(tmp_path, mpp):
         assert np.abs(dark.max(0) + mpp / 0.5 - (460, 520)).max() <= 1.2 * mpp / 0.5
 
 
-def test_pixels_that_are_not_square_are_told(tmp_path):
+def test_require_mpp_refuses_pixels_that_are_not_square(tmp_path):
     path = tmp_path / "slide.tif"
     options = {"tile": (16, 16), "photometric": "rgb", "resolutionunit": "CENTIMETER", "metadata": None}
     tifffile.imwrite(path, _picture(64, 64), resolution=(2e4, 1e4), **options)
@@ -246,7 +248,7 @@ def test_pixels_that_are_not_square_are_told(tmp_path):
         assert slide.mpp == pytest.approx(0.5025, rel=1e-3)
 
 
-def test_a_large_slide_without_levels_comes_with_advice(tmp_path):
+def test_advice_for_a_large_slide_without_a_pyramid_is_to_convert_it(tmp_path):
     path = tmp_path / "slide.tif"
     tifffile.imwrite(path, shape=(9000, 64, 3), dtype=np.uint8, tile=(256, 256), photometric="rgb", metadata=None)
     with open_slide(path) as slide:
@@ -265,7 +267,7 @@ def _smooth(h, w, seed=0):
 
 @pytest.mark.parametrize("stored", ["ycbcr", "rgb"])
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_tiles_decoded_in_reduced_size_look_like_shrunk_ones(tmp_path, stored, factor):
+def test_tiles_decoded_at_reduced_size_look_like_shrunk_ones(tmp_path, stored, factor):
     image = _smooth(515, 770)
     options = {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 95}}
     if stored == "rgb":  # as Aperio scanners write them
@@ -287,7 +289,7 @@ def test_tiles_decoded_in_reduced_size_look_like_shrunk_ones(tmp_path, stored, f
         assert (outside[-1] == 255).all()
 
 
-def test_a_level_of_the_file_is_preferred_to_decoding_in_reduced_size(tmp_path):
+def test_read_scaled_prefers_a_level_to_decoding_at_reduced_size(tmp_path):
     fine, coarse = _smooth(512, 512), np.full((128, 128, 3), 90, np.uint8)
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         options = {"tile": (64, 64), "photometric": "rgb", "compression": "jpeg", "metadata": None}
@@ -299,7 +301,7 @@ def test_a_level_of_the_file_is_preferred_to_decoding_in_reduced_size(tmp_path):
         assert abs(half - fine.reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))).mean() < 4
 
 
-def test_a_damaged_tile_is_named_in_reduced_size_too(tmp_path):
+def test_read_scaled_names_a_damaged_tile_at_reduced_size(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", _smooth(256, 256), tile=(128, 128), photometric="rgb", compression="jpeg", metadata=None)
     with tifffile.TiffFile(tmp_path / "a.tif") as tif:
         offset, count = tif.pages.first.dataoffsets[3], tif.pages.first.databytecounts[3]

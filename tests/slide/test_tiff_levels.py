@@ -1,4 +1,4 @@
-"""Lower levels that lack tiles, or state sizes that are not theirs."""
+"""TIFF levels with missing tiles or rounded sizes."""
 
 import numpy as np
 import openslide
@@ -37,7 +37,7 @@ def difference(one, other):
 
 @pytest.mark.parametrize("tag", ["TileByteCounts", "TileOffsets"])
 @pytest.mark.parametrize("compression", ["jpeg", "lzw", 33003])
-def test_a_tile_missing_in_an_svs_level_is_read_from_the_finer_one(tmp_path, compression, tag):
+def test_tile_missing_in_an_svs_level_is_read_from_the_finer_one(tmp_path, compression, tag):
     image = picture(600, 800)
     path = write_svs(tmp_path / "a.svs", image, compression=compression, side=64)
     with open_slide(path) as slide:
@@ -53,7 +53,7 @@ def test_a_tile_missing_in_an_svs_level_is_read_from_the_finer_one(tmp_path, com
         assert difference(pixels[:60, :60], expected[:60, :60]).mean() < 4
 
 
-def test_in_level_0_a_missing_tile_is_glass_at_every_resolution(tmp_path):
+def test_tile_missing_in_level_0_is_white_at_every_resolution(tmp_path):
     path = write_levels(tmp_path / "a.tif", picture(512, 512), [2, 4, 8])
     without_tiles(path, 0, [0, 1, 8, 9])  # the first 128 x 128 px
     without_tiles(path, 1, [0])
@@ -65,7 +65,7 @@ def test_in_level_0_a_missing_tile_is_glass_at_every_resolution(tmp_path):
         assert slide.read(2, 0, 33, 32, 31).max() < 255
 
 
-def test_a_tile_missing_in_several_levels_is_read_from_the_finest_that_has_it(tmp_path):
+def test_tile_missing_in_several_levels_is_read_from_the_next_that_has_it(tmp_path):
     image = picture(512, 640)
     path = write_levels(tmp_path / "a.tif", image, [2, 4, 8])
     for page in (1, 2, 3):
@@ -81,7 +81,7 @@ def test_a_tile_missing_in_several_levels_is_read_from_the_finest_that_has_it(tm
         assert difference(slide.read_scaled(128, 64, 256, 512, (64, 128)), shrunk(image[128:384, 64:576], 4)).max() <= 3
 
 
-def test_missing_tiles_are_read_in_reduced_size_as_well(tmp_path):
+def test_tile_missing_in_a_level_is_read_at_reduced_size_too(tmp_path):
     image = picture(512, 512)
     path = write_levels(tmp_path / "a.tif", image, [4], compression="jpeg", compressionargs={"level": 95})
     without_tiles(path, 1, [0, 3])
@@ -91,7 +91,7 @@ def test_missing_tiles_are_read_in_reduced_size_as_well(tmp_path):
             assert difference(small, shrunk(image, 512 // size)).mean() < 4, size
 
 
-def test_a_level_far_coarser_than_the_next_is_filled_in_strips(tmp_path, monkeypatch):
+def test_tile_missing_in_a_much_coarser_level_is_read_in_strips(tmp_path, monkeypatch):
     monkeypatch.setattr("napari_histoad.slide._tiff._STRIP_PX", 50_000)
     image = picture(1024, 1024)
     path = without_tiles(write_levels(tmp_path / "a.tif", image, [16]), 1, [0])
@@ -99,7 +99,7 @@ def test_a_level_far_coarser_than_the_next_is_filled_in_strips(tmp_path, monkeyp
         assert difference(slide.read(1, 0, 0, 64, 64), shrunk(image, 16)).max() <= 2
 
 
-def test_planes_and_subifds_that_lack_tiles_are_filled_too(tmp_path):
+def test_tile_missing_in_planes_and_subifds_is_read_from_the_finer_level(tmp_path):
     image = picture(256, 256)
     with tifffile.TiffWriter(tmp_path / "planes.tif") as tif:
         for part in (image, half(image)):
@@ -116,7 +116,7 @@ def test_planes_and_subifds_that_lack_tiles_are_filled_too(tmp_path):
         assert difference(slide.read(1, 0, 0, 128, 128), half(image)).max() <= 2
 
 
-def test_tissue_is_found_where_a_level_lacks_tiles(tmp_path):
+def test_find_tissue_works_where_a_level_lacks_tiles(tmp_path):
     rng = np.random.default_rng(0)
     image = np.full((1024, 1024, 3), 240, np.uint8)
     image[128:896, 128:896] = rng.integers(90, 200, (768, 768, 3)) * [1.0, 0.5, 0.9]
@@ -127,7 +127,7 @@ def test_tissue_is_found_where_a_level_lacks_tiles(tmp_path):
         assert np.array_equal(find_tissue(slide).mask, whole)
 
 
-def test_a_sparse_pyramid_is_not_searched_for_what_no_level_has(tmp_path, monkeypatch):
+def test_sparse_pyramid_is_not_searched_for_tiles_that_no_level_has(tmp_path, monkeypatch):
     path = write_levels(tmp_path / "a.tif", picture(1024, 1024), [2, 4, 8, 16])
     for page, tiles in ((0, 256), (1, 64), (2, 16), (3, 4), (4, 1)):
         without_tiles(path, page, range(1 if page == 0 else 0, tiles))
@@ -145,7 +145,7 @@ def test_a_sparse_pyramid_is_not_searched_for_what_no_level_has(tmp_path, monkey
 
 
 @pytest.mark.parametrize("size", [(1000, 1300), (1000, 1000), (3001, 777)])
-def test_levels_padded_to_whole_tiles_lie_where_their_pixels_belong(tmp_path, size):
+def test_place_levels_aligns_levels_padded_to_whole_tiles(tmp_path, size):
     image = picture(*size)
     path = write_levels(tmp_path / "a.tif", image, [2, 4, 8, 16], padded=True)
     with open_slide(path) as slide:
@@ -157,7 +157,7 @@ def test_levels_padded_to_whole_tiles_lie_where_their_pixels_belong(tmp_path, si
             assert difference(pixels, shrunk(image, step)).mean() < 1.5, step
 
 
-def test_sizes_that_writers_round_in_any_way_are_taken_as_they_are(tmp_path):
+def test_place_levels_accepts_sizes_rounded_in_any_way(tmp_path):
     image = picture(1003, 1501)
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         sizes = [(1003, 1501), (501, 750), (251, 376), (334, 500)[:2], (63, 93)]
@@ -170,7 +170,7 @@ def test_sizes_that_writers_round_in_any_way_are_taken_as_they_are(tmp_path):
             assert level.downsample_yx == (1003 / level.shape[0], 1501 / level.shape[1])
 
 
-def test_a_level_that_does_not_fit_is_left_out_with_a_note(tmp_path):
+def test_place_levels_leaves_out_a_level_that_does_not_fit_with_a_note(tmp_path):
     image = picture(1000, 1000)
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for size in ((1000, 1000), (500, 500), (250, 260)):

@@ -1,4 +1,4 @@
-"""Half a micrometre per pixel, in every spelling that programs use."""
+"""0.5 µm per pixel in every spelling that programs use."""
 
 import re
 
@@ -43,22 +43,22 @@ TILED = {"tile": (32, 32), "photometric": "rgb"}
         (None, ["", None, "pixel", "pixels", "reference frame", "second", "xm", "µ m s", "1", "none"]),
     ],
 )
-def test_units_are_known_in_all_their_spellings(um, spellings):
+def test_unit_um_knows_all_spellings(um, spellings):
     for spelling in spellings:
         assert unit_um(spelling) == (None if um is None else pytest.approx(um)), spelling
 
 
 @pytest.mark.parametrize("text", ["0.5", "0,5", " .5 ", "0,5000", "5e-1", "500 nm", "0.5 um", "0,0005mm", 0.5, "0.5 µm\r\n"])
-def test_lengths_are_read_with_comma_and_unit(text):
+def test_length_um_reads_decimal_comma_and_unit(text):
     assert length_um(text) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan", "inf", "0.5 pixel", None, "0.5.5", "1e999"])
-def test_what_is_no_length_is_none(text):
+def test_length_um_returns_none_for_other_texts(text):
     assert length_um(text) is None
 
 
-def test_a_side_that_is_not_stated_is_as_long_as_the_other():
+def test_size_um_takes_a_missing_side_as_equal_to_the_other():
     assert size_um(None, 0.5) == size_um(0.5, None) == (0.5, 0.5)
     assert size_um(None, None) is None
 
@@ -87,7 +87,7 @@ OME = {
 
 
 @pytest.mark.parametrize("name", OME)
-def test_ome_tiff_in_any_unit(tmp_path, name):
+def test_ome_tiff_mpp_is_read_in_any_unit(tmp_path, name):
     attributes, mpp = OME[name]
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, IMAGE, ome=True, metadata={"axes": "YXS", "PhysicalSizeX": 7, "PhysicalSizeY": 7}, **TILED)
@@ -103,13 +103,13 @@ def test_ome_tiff_in_any_unit(tmp_path, name):
     [("um", 0.5), ("micron", 0.5), ("\\u00B5m", 0.5), ("mm", 0.0005), ("nm", 500), ("inch", 0.5 / 25400), ("cm", 0.5e-4)],
 )
 @pytest.mark.parametrize("tag", [None, "INCH", "CENTIMETER"])
-def test_imagej_states_the_unit_in_its_description(tmp_path, unit, per_px, tag):
+def test_imagej_mpp_uses_the_unit_in_the_description(tmp_path, unit, per_px, tag):
     options = {} if tag is None else {"resolutionunit": tag}
     tifffile.imwrite(tmp_path / "a.tif", IMAGE, imagej=True, resolution=(1 / per_px,) * 2, metadata={"unit": unit}, **options)
     assert stated_by(tmp_path / "a.tif") == (pytest.approx(0.5, rel=1e-3),) * 2
 
 
-def test_imagej_pixels_are_no_unit(tmp_path):
+def test_imagej_mpp_is_none_if_the_unit_is_pixels(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", IMAGE, imagej=True, resolution=(2, 2), metadata={"unit": "pixel"})
     assert stated_by(tmp_path / "a.tif") is None
 
@@ -128,12 +128,12 @@ def test_imagej_pixels_are_no_unit(tmp_path):
         (((4294967295, 1), (4294967295, 1)), "CENTIMETER", None),
     ],
 )
-def test_resolution_tags_in_any_unit(tmp_path, resolution, unit, mpp_yx):
+def test_tiff_mpp_is_read_from_resolution_tags_in_any_unit(tmp_path, resolution, unit, mpp_yx):
     tifffile.imwrite(tmp_path / "a.tif", IMAGE, resolution=resolution, resolutionunit=unit, metadata=None, **TILED)
     assert stated_by(tmp_path / "a.tif") == mpp_yx
 
 
-def test_resolution_without_a_unit_tag_is_per_inch_as_tiff_says(tmp_path):
+def test_tiff_mpp_without_a_unit_tag_is_per_inch(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, IMAGE, resolution=(50800, 50800), resolutionunit="INCH", metadata=None, **TILED)
     data = path.read_bytes()
@@ -160,14 +160,14 @@ def test_resolution_without_a_unit_tag_is_per_inch_as_tiff_says(tmp_path):
         ("AppMag = 20", None),
     ],
 )
-def test_aperio_fields_in_any_manner(tmp_path, extra, mpp):
+def test_svs_mpp_is_read_in_any_spelling(tmp_path, extra, mpp):
     about = f"Aperio Image Library v11\r\n64x64 [0,0 64x64] (32x32) JPEG/RGB Q=90|{extra}"
     tifffile.imwrite(tmp_path / "a.svs", IMAGE, description=about.encode(), metadata=None, **TILED)
     assert stated_by(tmp_path / "a.svs") == (None if mpp is None else (mpp, mpp))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_pictures_state_dots_per_inch(tmp_path, kind):
+def test_picture_mpp_is_read_from_dots_per_inch(tmp_path, kind):
     Image.fromarray(IMAGE).save(tmp_path / f"a.{kind}", dpi=(50800, 50800))
     assert stated_by(tmp_path / f"a.{kind}") == (0.5, 0.5)
 
@@ -180,7 +180,7 @@ def test_pictures_state_dots_per_inch(tmp_path, kind):
         *((None, 0.5, None), ("second", 0.5, None), ("micrometer", 0, None), ("meter", 0.5, None)),
     ],
 )
-def test_ome_zarr_in_any_unit(tmp_path, unit, scale, mpp):
+def test_ome_zarr_mpp_is_read_in_any_unit(tmp_path, unit, scale, mpp):
     group = zarr.create_group(tmp_path / "a.ome.zarr", zarr_format=3)
     group.create_array("0", data=np.moveaxis(IMAGE, 2, 0), chunks=(3, 32, 32))
     space = [{"name": n, "type": "space", **({"unit": unit} if unit else {})} for n in "yx"]

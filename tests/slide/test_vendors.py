@@ -1,4 +1,4 @@
-"""Every vendor's dialect, written here, beside OpenSlide where it reads the same file."""
+"""The format of every vendor, written here, compared with OpenSlide where it reads the file."""
 
 import numpy as np
 import openslide
@@ -106,7 +106,7 @@ def test_ome_tiff(tmp_path, planar):
         assert np.array_equal(slide.read(1, 3, 5, 100, 99), half(image)[3:103, 5:104])
 
 
-def test_grey_channels_are_refused_with_their_number(tmp_path):
+def test_ome_tiff_of_grey_channels_is_refused_with_their_number(tmp_path):
     path = tmp_path / "four.ome.tif"
     tifffile.imwrite(
         path, np.zeros((4, 64, 64), np.uint8), ome=True, tile=(16, 16), photometric="minisblack", metadata={"axes": "CYX"}
@@ -115,7 +115,7 @@ def test_grey_channels_are_refused_with_their_number(tmp_path):
         open_slide(path)
 
 
-def test_fluorescence_is_refused_and_its_tiles_equal_openslide(data_folder, monkeypatch):
+def test_fluorescence_ndpi_is_refused_and_its_tiles_equal_openslide(data_folder, monkeypatch):
     path = data_folder / "slides/fluorescence-dapi.ndpi"
     with pytest.raises(SlideError, match=r"fluorescence scan \(DAPI.*brightfield"):
         open_slide(path)

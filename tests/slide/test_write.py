@@ -14,7 +14,7 @@ IMAGE = picture(1500, 1300)
 
 
 @pytest.mark.parametrize("mpp", [None, 0.5])
-def test_a_lossless_copy_has_the_same_pixels_and_a_pyramid(tmp_path, mpp):
+def test_convert_lossless_has_the_same_pixels_and_a_pyramid(tmp_path, mpp):
     events = []
     path = run(convert_job(ArraySlide([IMAGE], "layer", mpp=mpp), tmp_path / "copy.tif", lossless=True), events.append)
     assert [e.done for e in events] == [0, 1, 2]
@@ -28,13 +28,13 @@ def test_a_lossless_copy_has_the_same_pixels_and_a_pyramid(tmp_path, mpp):
     assert tifffile.imread(path).shape == (1500, 1300, 3)
 
 
-def test_a_jpeg_copy_is_close(tmp_path):
+def test_convert_to_jpeg_is_close(tmp_path):
     path = run(convert_job(ArraySlide([IMAGE], "layer"), tmp_path / "copy.tif"))
     with open_slide(path) as slide:
         assert np.abs(slide.read(0, 0, 0, 1500, 1300).astype(int) - IMAGE).mean() < 2
 
 
-def test_a_copy_of_a_broken_slide_leaves_nothing(tmp_path):
+def test_convert_of_a_broken_slide_leaves_no_file(tmp_path):
     broken = write_svs(tmp_path / "s.svs", IMAGE, compression="jpeg")
     with tifffile.TiffFile(broken) as tif:
         offset, count = tif.pages[0].dataoffsets[5], tif.pages[0].databytecounts[5]
@@ -49,7 +49,7 @@ def test_a_copy_of_a_broken_slide_leaves_nothing(tmp_path):
         run(convert_job(ArraySlide([IMAGE], "layer"), tmp_path / "file" / "copy.tif"))
 
 
-def test_a_copy_that_another_run_writes_is_refused(tmp_path):
+def test_convert_refuses_an_output_that_another_run_writes(tmp_path):
     def begin():
         return convert_job(ArraySlide([IMAGE], "layer"), tmp_path / "copy.tif")
 

@@ -1,4 +1,4 @@
-"""Folders and tables of tiles: what is a tile, what is normal, what belongs together."""
+"""Folders and tables of tiles: which files are tiles, their classes and groups."""
 
 import os
 
@@ -21,7 +21,7 @@ def _names(files):
     return [file.name for file in files]
 
 
-def test_tile_files_from_folder_and_manifest(tmp_path):
+def test_list_tile_files_reads_folders_and_manifests(tmp_path):
     _make(tmp_path, "a/1.png", "a/2.png", "b/3.png")
     assert [f.group for f in list_tile_files(tmp_path)] == ["a", "a", "b"]
     manifest = tmp_path / "manifest.csv"
@@ -51,7 +51,7 @@ def test_tile_files_from_folder_and_manifest(tmp_path):
         ("file,label\n", "contains no tiles"),
     ],
 )
-def test_bad_manifests_are_explained(tmp_path, text, word):
+def test_list_tile_files_reports_bad_manifests(tmp_path, text, word):
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(text)
     with pytest.raises(SettingsError, match=word):
@@ -61,7 +61,7 @@ def test_bad_manifests_are_explained(tmp_path, text, word):
 @pytest.mark.parametrize(
     "column", ["lable", "Labels", "target", "y", "ground_truth", "is_tumor", "diagnosis", "status", "score", "x1"]
 )
-def test_columns_that_may_be_the_label_are_refused_by_name(tmp_path, column):
+def test_list_tile_files_refuses_unknown_columns_that_may_be_the_label(tmp_path, column):
     (tmp_path / "m.csv").write_text(f"file,{column}\nx.png,1\n")
     for read in (list_tile_files, list_normal_files):
         with pytest.raises(SettingsError, match=column):
@@ -83,7 +83,7 @@ def test_columns_that_may_be_the_label_are_refused_by_name(tmp_path, column):
         ("0", "7"),
     ],
 )
-def test_only_normal_lines_are_learnt_from(tmp_path, header, normal, anomalous):
+def test_list_normal_files_returns_lines_of_label_0(tmp_path, header, normal, anomalous):
     rows = "".join(f"{k}.png,{anomalous if k % 2 else normal}\n" for k in range(6))
     (tmp_path / "m.csv").write_text(f"{header}\n{rows}", encoding="utf-8")
     files, notes, grouped = list_normal_files(tmp_path / "m.csv")
@@ -94,7 +94,7 @@ def test_only_normal_lines_are_learnt_from(tmp_path, header, normal, anomalous):
 
 
 @pytest.mark.parametrize("empty", ["", "NA", "nan", "null", " "])
-def test_lines_without_a_label_are_left_out_and_counted(tmp_path, empty):
+def test_list_normal_files_leaves_out_and_counts_lines_without_a_label(tmp_path, empty):
     (tmp_path / "m.csv").write_text(f"file,label\na.png,0\nb.png,{empty}\nc.png,1\n")
     files, notes, _ = list_normal_files(tmp_path / "m.csv")
     assert _names(files) == ["a.png"]
@@ -105,7 +105,7 @@ def test_lines_without_a_label_are_left_out_and_counted(tmp_path, empty):
         list_normal_files(tmp_path / "m.csv")
 
 
-def test_a_class_column_decides_where_there_is_no_label(tmp_path):
+def test_list_normal_files_uses_the_class_column_without_labels(tmp_path):
     (tmp_path / "m.csv").write_text("file,class,split\na.png,stroma,x\nb.png,Normal,y\nc.png,tumour,y\n")
     files, notes, _ = list_normal_files(tmp_path / "m.csv")
     assert _names(files) == ["b.png"]
@@ -117,7 +117,7 @@ def test_a_class_column_decides_where_there_is_no_label(tmp_path):
         list_normal_files(tmp_path / "m.csv")
 
 
-def test_a_table_without_labels_is_normal_and_says_so(tmp_path):
+def test_list_normal_files_returns_all_lines_of_a_table_without_labels_with_a_note(tmp_path):
     (tmp_path / "m.csv").write_text("file,group\na.png,p\nb.png,q\nb.png,q\n")
     files, notes, grouped = list_normal_files(tmp_path / "m.csv")
     assert (len(files), grouped) == (2, True)
@@ -125,7 +125,7 @@ def test_a_table_without_labels_is_normal_and_says_so(tmp_path):
     assert "all of its 2 tiles are used as normal" in notes[1]
 
 
-def test_windows_paths_in_a_table_are_found(tmp_path):
+def test_list_tile_files_finds_windows_paths(tmp_path):
     _make(tmp_path, "a/b/1.png")
     (tmp_path / "m.csv").write_text(f"file;label\na\\b\\1.png;0\n.\\a/b\\1.png;0\n{tmp_path / 'a/b/1.png'};0\n")
     assert [file.path.exists() for file in list_tile_files(tmp_path / "m.csv")] == [True] * len(
@@ -133,7 +133,7 @@ def test_windows_paths_in_a_table_are_found(tmp_path):
     )
 
 
-def test_what_systems_leave_behind_is_passed_over(tmp_path):
+def test_find_tiles_ignores_system_files(tmp_path):
     _make(
         tmp_path,
         "a/1.png",
@@ -152,7 +152,7 @@ def test_what_systems_leave_behind_is_passed_over(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
-def test_links_that_go_nowhere_are_named_and_those_in_circles_end(tmp_path):
+def test_find_tiles_keeps_broken_links_and_stops_at_circular_ones(tmp_path):
     _make(tmp_path / "tiles", "a/1.png")
     (tmp_path / "tiles" / "a" / "gone.png").symlink_to(tmp_path / "none.png")
     (tmp_path / "tiles" / "a" / "round").symlink_to(tmp_path / "tiles")
@@ -199,7 +199,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_only_normal_class_folders_are_learnt_from(tmp_path, layout):
+def test_list_normal_files_returns_tiles_of_normal_class_folders(tmp_path, layout):
     names, expected, grouped = LAYOUTS[layout]
     _make(tmp_path / "set", *names)
     files, notes, found = list_normal_files(tmp_path / "set")
@@ -208,7 +208,7 @@ def test_only_normal_class_folders_are_learnt_from(tmp_path, layout):
     assert bool(notes) == (layout not in ("flat", "patients", "patients in one folder"))
 
 
-def test_groups_are_patients_and_not_their_class_folders(tmp_path):
+def test_sort_into_classes_groups_by_patient_not_by_class_folder(tmp_path):
     _make(tmp_path, *(f"{patient}/{kind}/{k}.png" for patient in ("a1", "b2") for kind in ("normal", "tumour") for k in range(2)))
     files = list_tile_files(tmp_path)
     assert {(file.path.parts[-3], file.group) for file in files} == {("a1", "a1"), ("b2", "b2")}
@@ -228,7 +228,7 @@ def test_groups_are_patients_and_not_their_class_folders(tmp_path):
         ["tumor_1.png"],
     ],
 )
-def test_classes_of_which_none_is_known_as_normal_are_refused(tmp_path, names):
+def test_list_normal_files_refuses_classes_of_which_none_is_known_as_normal(tmp_path, names):
     _make(tmp_path / "set", *names)
     with pytest.raises(SettingsError, match="normal.*--normal-class NAME"):
         list_normal_files(tmp_path / "set")
@@ -240,7 +240,7 @@ def test_classes_of_which_none_is_known_as_normal_are_refused(tmp_path, names):
         list_normal_files(tmp_path / "set", ("other",))
 
 
-def test_an_empty_folder_and_a_missing_one_are_explained(tmp_path):
+def test_list_tile_files_reports_an_empty_or_missing_folder(tmp_path):
     for read in (list_tile_files, list_normal_files):
         with pytest.raises(SettingsError, match=r"contains no tiles; tiles are files that end in .*\.png"):
             read(tmp_path)
@@ -248,7 +248,7 @@ def test_an_empty_folder_and_a_missing_one_are_explained(tmp_path):
             read(tmp_path / "none")
 
 
-def test_names_of_classes():
+def test_kind_of_knows_names_of_normal_and_anomalous_classes():
     for name in (
         "normal",
         "Normal",
@@ -288,7 +288,7 @@ def test_names_of_classes():
     ]
 
 
-def test_the_side_is_the_files_own_or_the_nearest_that_the_method_takes():
+def test_tile_side_is_that_of_the_files_or_the_nearest_accepted():
     assert tile_side([(224, 224)] * 3, lambda side: side % 8 == 0, "x") == (224, "")
     side, note = tile_side([(50, 50)], lambda side: side % 16 == 0, "x")
     assert side == 48
@@ -298,7 +298,7 @@ def test_the_side_is_the_files_own_or_the_nearest_that_the_method_takes():
             tile_side(sizes, lambda side: True, "x")
 
 
-def test_near_duplicates_are_found_in_every_orientation():
+def test_near_duplicates_finds_copies_in_every_orientation():
     rng = np.random.default_rng(0)
     tiles = [np.kron(rng.integers(60, 220, (16, 16, 3)), np.ones((6, 6, 1))).astype(np.uint8) for _ in range(12)]
     copies = [
@@ -312,7 +312,7 @@ def test_near_duplicates_are_found_in_every_orientation():
     assert len(np.unique(clusters)) == 12
 
 
-def test_slides_beside_tiles_are_said_to_be_left_out(tmp_path):
+def test_list_normal_files_notes_slides_that_are_left_out(tmp_path):
     folder = tmp_path / "set"
     _make(folder, "a.png", "b.png")
     assert list_normal_files(folder).notes == ()

@@ -19,7 +19,7 @@ def grids(draw):
 
 @given(grids())
 @settings(max_examples=60, deadline=None)
-def test_every_pixel_of_the_slide_lies_in_a_tile(case):
+def test_cover_has_a_tile_for_every_pixel(case):
     shape, grid = case
     for axis in (0, 1):
         starts = np.unique(grid.origins[:, axis])
@@ -30,7 +30,7 @@ def test_every_pixel_of_the_slide_lies_in_a_tile(case):
 
 @given(grids(), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
-def test_every_tissue_pixel_lies_in_a_kept_tile(case, seed):
+def test_on_tissue_keeps_a_tile_for_every_tissue_pixel(case, seed):
     shape, grid = case
     mask = np.random.default_rng(seed).random((23, 17)) < 0.1
     tissue = TissueMask(mask, (shape[0] / 23, shape[1] / 17))
@@ -40,7 +40,7 @@ def test_every_tissue_pixel_lies_in_a_kept_tile(case, seed):
         assert ((boxes[:, 0] <= cy) & (cy <= boxes[:, 2]) & (boxes[:, 1] <= cx) & (cx <= boxes[:, 3])).any()
 
 
-def test_a_grid_of_many_tiles_is_cut_in_pieces_without_a_difference(monkeypatch):
+def test_on_tissue_in_pieces_equals_all_at_once(monkeypatch):
     mask = np.random.default_rng(0).random((23, 17)) < 0.1
     tissue, grid = TissueMask(mask, (100.0, 100.0)), TileGrid.cover((2300, 1700), 0.5, tile_px=64, mpp=0.5, stride_px=20)
     whole = grid.on_tissue(tissue).origins
@@ -49,18 +49,18 @@ def test_a_grid_of_many_tiles_is_cut_in_pieces_without_a_difference(monkeypatch)
     assert np.array_equal(grid.on_tissue(tissue).origins, whole)
 
 
-def test_a_resolution_near_the_slides_own_is_read_without_resampling():
+def test_cover_uses_the_slides_own_mpp_if_it_is_near():
     grid = TileGrid.cover((1000, 1000), 0.499, tile_px=256, mpp=0.5)
     assert grid.mpp == 0.499
     assert grid.tile_l0 == 256
 
 
-def test_finer_than_the_slide_is_refused():
+def test_cover_refuses_an_mpp_finer_than_the_slide():
     with pytest.raises(SettingsError, match="finer than the slide"):
         TileGrid.cover((1000, 1000), 0.5, tile_px=256, mpp=0.25)
 
 
 @pytest.mark.parametrize("stride", [0, 257])
-def test_strides_that_leave_gaps_are_refused(stride):
+def test_cover_refuses_strides_that_leave_gaps(stride):
     with pytest.raises(SettingsError, match="choose 1 to 256"):
         TileGrid.cover((1000, 1000), 0.5, tile_px=256, mpp=0.5, stride_px=stride)

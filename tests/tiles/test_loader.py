@@ -18,7 +18,7 @@ def slide(write_tiff):
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 100])
-def test_batches_hold_the_pixels_of_their_tiles_in_order(slide, batch):
+def test_loader_yields_the_pixels_of_tiles_in_order(slide, batch):
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=50, mpp=0.5)
     seen = []
     for part in TileLoader(slide, grid, batch=batch):
@@ -31,14 +31,14 @@ def test_batches_hold_the_pixels_of_their_tiles_in_order(slide, batch):
     assert seen == list(range(len(grid)))
 
 
-def test_a_slide_smaller_than_a_tile_is_mirrored_until_it_fills_it(write_tiff):
+def test_loader_mirrors_a_slide_smaller_than_a_tile(write_tiff):
     image = np.random.default_rng(0).integers(0, 256, (30, 70, 3), np.uint8)
     with open_slide(write_tiff(image)) as slide:
         (part,) = TileLoader(slide, TileGrid.cover(slide.shape, 0.5, tile_px=160, mpp=0.5))
         assert np.array_equal(part.images[0], np.pad(image, ((0, 130), (0, 90), (0, 0)), mode="symmetric"))
 
 
-def test_stopping_early_lets_the_threads_go(slide):
+def test_loader_stopped_early_ends_its_threads(slide):
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=20, mpp=0.5)
     batches = iter(TileLoader(slide, grid, batch=2))
     next(batches)
@@ -46,7 +46,7 @@ def test_stopping_early_lets_the_threads_go(slide):
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
 
 
-def test_tiles_that_cannot_be_decoded_are_named_and_white(slide, monkeypatch):
+def test_loader_marks_tiles_that_cannot_be_decoded_and_makes_them_white(slide, monkeypatch):
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=50, mpp=0.5)
     real = type(slide).read_scaled
 
@@ -65,7 +65,7 @@ def test_tiles_that_cannot_be_decoded_are_named_and_white(slide, monkeypatch):
 @pytest.mark.parametrize("mpp", [0.5, 0.8])
 @pytest.mark.parametrize("stride", [10, 25, 49, 50])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_what_is_read_in_one_go_equals_tiles_read_alone(slide, mpp, stride, shuffled):
+def test_loader_runs_equal_tiles_read_alone(slide, mpp, stride, shuffled):
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=50, mpp=mpp, stride_px=stride)
     index = np.arange(len(grid))
     if shuffled:
@@ -82,7 +82,7 @@ def test_what_is_read_in_one_go_equals_tiles_read_alone(slide, mpp, stride, shuf
 
 @pytest.mark.parametrize("stride", [20, 50])
 @pytest.mark.parametrize("batch", [3, 16])
-def test_batches_decoded_by_whoever_wants_them_are_the_same(slide, stride, batch):
+def test_loader_decode_equals_iteration(slide, stride, batch):
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=50, mpp=0.5, stride_px=stride)
     loader = TileLoader(slide, grid, batch=batch)
     with ThreadPoolExecutor(3) as pool:
@@ -96,7 +96,7 @@ def copied(batch):
     return replace(batch, images=batch.images.copy())
 
 
-def test_one_hole_spoils_only_the_tiles_that_hold_it(slide, monkeypatch):
+def test_loader_fails_only_tiles_with_damaged_pixels(slide, monkeypatch):
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=50, mpp=0.5, stride_px=25)
     hole_y, hole_x = 110, 130
     real = type(slide)._read_inside

@@ -1,4 +1,4 @@
-"""Tiles as programs write them."""
+"""Tiles as picture files of many programs."""
 
 import warnings
 
@@ -36,7 +36,7 @@ def _save(path, image, **options):
         {"tile": (16, 16)},
     ],
 )
-def test_colour_tiffs_of_every_kind_are_read(tmp_path, options):
+def test_read_picture_reads_rgb_tiffs_of_every_compression(tmp_path, options):
     pixels = np.moveaxis(RGB, 2, 0) if "planarconfig" in options else RGB
     tifffile.imwrite(tmp_path / "t.tif", pixels, photometric="rgb", **options)
     assert np.array_equal(read_picture(tmp_path / "t.tif"), RGB)
@@ -44,11 +44,11 @@ def test_colour_tiffs_of_every_kind_are_read(tmp_path, options):
 
 
 @pytest.mark.parametrize("name", ["t.png", "T.PNG", "t.bmp", "t.TIF"])
-def test_lossless_formats_keep_pixels(tmp_path, name):
+def test_read_picture_keeps_pixels_of_lossless_formats(tmp_path, name):
     assert np.array_equal(read_picture(_save(tmp_path / name, Image.fromarray(RGB))), RGB)
 
 
-def test_grey_pictures_are_grey_in_all_channels(tmp_path):
+def test_read_picture_converts_grey_to_rgb(tmp_path):
     expected = np.repeat(GREY[..., None], 3, 2)
     assert np.array_equal(read_picture(_save(tmp_path / "g.png", Image.fromarray(GREY))), expected)
     for name, photometric, pixels in (("b", "minisblack", GREY), ("w", "miniswhite", 255 - GREY)):
@@ -60,7 +60,7 @@ def test_grey_pictures_are_grey_in_all_channels(tmp_path):
     assert np.array_equal(read_picture(_save(tmp_path / "1.png", Image.fromarray(bits)))[..., 0], bits * np.uint8(255))
 
 
-def test_transparent_pixels_are_white(tmp_path):
+def test_read_picture_makes_transparent_pixels_white(tmp_path):
     paths = [
         _save(tmp_path / "rgba.png", Image.fromarray(HALF)),
         _save(tmp_path / "rgba.webp", Image.fromarray(HALF), lossless=True),
@@ -75,7 +75,7 @@ def test_transparent_pixels_are_white(tmp_path):
     assert np.array_equal(read_picture(_save(tmp_path / "la.png", Image.fromarray(grey, "LA")))[:20], WHITE_TOP[:20])
 
 
-def test_transparent_colours_of_palettes_and_of_png_are_white(tmp_path):
+def test_read_picture_makes_transparent_colours_white(tmp_path):
     palette = Image.fromarray(HALF).quantize(64)
     assert (read_picture(_save(tmp_path / "pa.png", palette))[:20] == 255).all()
     index = Image.fromarray(np.repeat([[0], [1]], 20, 0).repeat(48, 1).astype(np.uint8), "P")
@@ -89,7 +89,7 @@ def test_transparent_colours_of_palettes_and_of_png_are_white(tmp_path):
     assert (read_picture(keyed)[:20] == 255).all()
 
 
-def test_associated_alpha_is_not_multiplied_twice(tmp_path):
+def test_read_picture_does_not_multiply_associated_alpha_twice(tmp_path):
     pixels = np.full((16, 16, 4), 100, np.uint8)
     pixels[..., 3] = 128
     for compression in (None, "zstd"):
@@ -97,7 +97,7 @@ def test_associated_alpha_is_not_multiplied_twice(tmp_path):
         assert np.abs(read_picture(tmp_path / "a.tif").astype(int) - (100 + 127)).max() <= 1
 
 
-def test_cmyk_and_ycbcr_become_rgb(tmp_path):
+def test_read_picture_converts_cmyk_and_ycbcr(tmp_path):
     smooth = np.full((40, 48, 3), (220, 150, 190), np.uint8)
     for name, options in (("c.jpg", {}), ("c.tif", {})):
         read = read_picture(_save(tmp_path / name, Image.fromarray(smooth).convert("CMYK"), **options))
@@ -108,7 +108,7 @@ def test_cmyk_and_ycbcr_become_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["t.jpg", "t.png", "t.tif"])
-def test_orientation_is_applied(tmp_path, name):
+def test_read_picture_applies_the_exif_orientation(tmp_path, name):
     exif = Image.Exif()
     exif[274] = 6
     image = np.full((40, 48, 3), 200, np.uint8)
@@ -122,7 +122,7 @@ def test_orientation_is_applied(tmp_path, name):
 
 @pytest.mark.parametrize("depth", [np.uint16, np.int16, np.int8, np.uint32, np.float32, np.float64])
 @pytest.mark.parametrize("colour", [False, True])
-def test_other_depths_are_refused_unless_their_range_is_stated(tmp_path, depth, colour):
+def test_read_picture_refuses_other_depths_without_a_stated_range(tmp_path, depth, colour):
     pixels = (RGB if colour else GREY).astype(depth)
     kind = "rgb" if colour else "minisblack"
     tifffile.imwrite(tmp_path / "d.tif", pixels, photometric=kind)
@@ -131,7 +131,7 @@ def test_other_depths_are_refused_unless_their_range_is_stated(tmp_path, depth, 
             reading(tmp_path / "d.tif")
 
 
-def test_a_stated_range_is_scaled_and_nothing_is_clipped(tmp_path):
+def test_read_picture_scales_a_stated_range_without_clipping(tmp_path):
     pixels = RGB.astype(np.uint16) * 16  # of a 12-bit camera
     stated = [(281, "H", 3, (4080, 4080, 4080), True)]
     tifffile.imwrite(tmp_path / "t.tif", pixels, photometric="rgb", extratags=stated)
@@ -141,7 +141,7 @@ def test_a_stated_range_is_scaled_and_nothing_is_clipped(tmp_path):
         read_picture(tmp_path / "t.tif")
 
 
-def test_deep_png_is_refused_in_grey_and_in_colour(tmp_path):
+def test_read_picture_refuses_16_bit_png(tmp_path):
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "g.png")
     with pytest.raises(SettingsError, match="more than 8 bits"):
         read_picture(tmp_path / "g.png")
@@ -152,7 +152,7 @@ def test_deep_png_is_refused_in_grey_and_in_colour(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m.tif", "m.webp", "m.png"])
-def test_several_pictures_in_one_file_are_refused(tmp_path, name):
+def test_read_picture_refuses_several_pictures_in_one_file(tmp_path, name):
     first, second = Image.fromarray(RGB), Image.fromarray(255 - RGB)
     path = _save(tmp_path / name, first, save_all=True, append_images=[second])
     for reading in (read_picture, picture_size):
@@ -160,7 +160,7 @@ def test_several_pictures_in_one_file_are_refused(tmp_path, name):
             reading(path)
 
 
-def test_bombs_are_an_error_of_ours_and_do_not_warn(tmp_path):
+def test_read_picture_refuses_decompression_bombs_without_a_warning(tmp_path):
     Image.new("1", (20000, 20000)).save(tmp_path / "b.png")
     Image.new("1", (9500, 9500)).save(tmp_path / "w.png")  # Pillow only warns of these
     with warnings.catch_warnings():
@@ -171,7 +171,7 @@ def test_bombs_are_an_error_of_ours_and_do_not_warn(tmp_path):
                     reading(tmp_path / name)
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_read_picture_names_damaged_files(tmp_path):
     good = {
         name: _save(tmp_path / name, Image.fromarray(RGB)).read_bytes() for name in ("a.png", "a.jpg", "a.tif", "a.webp", "a.bmp")
     }

@@ -30,14 +30,14 @@ def groups_share_pixels(boxes, groups):
     return any(share_pixels(boxes[groups == g], boxes[groups != g]) for g in np.unique(groups))
 
 
-def test_sampled_tiles_of_one_group_are_neighbours(slide):
+def test_sample_tiles_groups_neighbours(slide):
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=20, mpp=0.5)
     tiles = sample_tiles(slide, grid, 60, np.random.default_rng(0))
     assert tiles.images.shape == (60, 20, 20, 3)
     assert 4 < len(np.unique(tiles.groups)) < 60
 
 
-def test_overlapping_tiles_of_different_blocks_share_no_pixel(slide):
+def test_sample_tiles_of_different_blocks_share_no_pixel(slide):
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=24, mpp=0.5, stride_px=6)
     blocks, whole = _blocks(grid)
     assert len(np.unique(blocks[whole])) >= 4
@@ -50,7 +50,7 @@ def test_overlapping_tiles_of_different_blocks_share_no_pixel(slide):
     corners=st.lists(st.tuples(st.integers(0, 220), st.integers(0, 200)), min_size=1, max_size=8, unique=True),
     stride=st.sampled_from([6, 12, 24]),
 )
-def test_overlapping_tiles_of_different_outlines_share_no_pixel(slide, corners, stride):
+def test_sample_tiles_of_different_outlines_share_no_pixel(slide, corners, stride):
     regions = [Region(box(y, x, y + 60, x + 50), "Normal") for y, x in corners]
     grid = TileGrid.cover(slide.shape, 0.5, tile_px=24, mpp=0.5, stride_px=stride)
     groups, usable = _by_region(grid, regions)
@@ -58,7 +58,7 @@ def test_overlapping_tiles_of_different_outlines_share_no_pixel(slide, corners, 
     assert usable.any()
 
 
-def test_each_outline_is_a_group(slide):
+def test_sample_tiles_makes_each_outline_a_group(slide):
     regions = [Region(box(y, x, y + 70, x + 70), "Normal") for y in (10, 150) for x in (10, 150)]
     grid = training_grid(slide, find_tissue(slide), tile_px=16, mpp=0.5, regions=regions)
     tiles = sample_tiles(slide, grid, 4000, np.random.default_rng(0), regions)
@@ -66,7 +66,7 @@ def test_each_outline_is_a_group(slide):
     assert np.bincount(tiles.groups).min() > 100
 
 
-def test_small_outlines_are_filled_with_overlapping_tiles(slide):
+def test_training_grid_fills_small_outlines_with_overlapping_tiles(slide):
     tissue = find_tissue(slide)
     small = [Region(box(100, 100, 150, 150), "Normal")]
     assert training_grid(slide, tissue, tile_px=32, mpp=0.5, regions=small).stride_px == 4

@@ -43,7 +43,7 @@ def _grouped(sizes, seed):
 
 
 @given(group_sizes.filter(lambda sizes: len(sizes) > 1 and sum(sizes) >= 48), st.integers(0, 99))
-def test_from_48_tiles_on_every_structure_of_groups_can_be_calibrated(sizes, seed):
+def test_divided_allows_calibration_from_48_tiles_on(sizes, seed):
     tiles = _grouped(sizes, seed)
     parted = tiles.divided(LEAST_HELD_OUT)
     kept, held_out = parted.split(0.25, np.random.default_rng(seed), LEAST_HELD_OUT)
@@ -61,7 +61,7 @@ def test_from_48_tiles_on_every_structure_of_groups_can_be_calibrated(sizes, see
 
 
 @given(group_sizes.filter(lambda sizes: sum(sizes) >= 48), st.integers(0, 99))
-def test_groups_are_divided_only_where_nearly_all_tiles_are_of_one(sizes, seed):
+def test_divided_cuts_only_a_group_with_nearly_all_tiles(sizes, seed):
     tiles = _grouped(sizes, seed)
     parted = tiles.divided(LEAST_HELD_OUT, single=True)
     if sum(sizes) - max(sizes) >= LEAST_HELD_OUT:
@@ -72,14 +72,14 @@ def test_groups_are_divided_only_where_nearly_all_tiles_are_of_one(sizes, seed):
             assert len(np.unique(tiles.groups[parted.groups == group])) == 1
 
 
-def test_runs_of_a_divided_group_are_neighbours():
+def test_divided_cuts_a_group_into_runs_of_neighbours():
     tiles = TileSet(np.zeros((60, 1, 1, 3), np.uint8), np.r_[np.zeros(58, np.int64), 1, 1])
     groups = tiles.divided(LEAST_HELD_OUT).groups
     assert len(np.unique(groups)) == 5
     assert (np.diff(groups) != 0).sum() == 4
 
 
-def test_too_few_tiles_to_hold_some_out_are_refused():
+def test_divided_refuses_too_few_tiles():
     with pytest.raises(TooFewTilesError, match="only 25 normal tiles; at least 26 are needed"):
         _grouped([10, 15], 0).divided(LEAST_HELD_OUT)
     with pytest.raises(TooFewTilesError, match="one place"):
@@ -87,5 +87,5 @@ def test_too_few_tiles_to_hold_some_out_are_refused():
 
 
 @given(st.lists(st.floats(-5, 1e6, width=32), min_size=LEAST_HELD_OUT, max_size=60))
-def test_the_least_that_is_held_out_survives_a_robust_calibration(values):
+def test_split_holds_out_enough_for_a_robust_calibration(values):
     assert len(Calibration.from_scores(values, robust=True).scores) >= MIN_CALIBRATION_TILES

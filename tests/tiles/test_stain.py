@@ -30,7 +30,7 @@ def _stained(axes, strength=(1.0, 1.0), seed=0, side=160):
 @pytest.mark.parametrize("method", ["macenko", "vahadane"])
 @given(shift=st.floats(-0.15, 0.15), strength=st.floats(0.7, 1.4))
 @settings(max_examples=8, deadline=None)
-def test_the_stains_that_were_mixed_are_found(method, shift, strength):
+def test_of_pixels_finds_the_stains_of_mixed_colours(method, shift, strength):
     axes = _axes(HAEMATOXYLIN + np.array([shift, 0, 0]), EOSIN + np.array([0, 0, abs(shift)]))
     found = Stain.of_pixels(_stained(axes, (strength, 1)), method)
     for ours, true in zip(np.reshape(found.values[:6], (2, 3)), axes, strict=True):
@@ -38,7 +38,7 @@ def test_the_stains_that_were_mixed_are_found(method, shift, strength):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_slide_given_another_ones_stains_looks_like_it(method):
+def test_to_makes_a_slide_look_like_the_target(method):
     strong, pale = _axes(HAEMATOXYLIN, EOSIN), _axes([0.55, 0.75, 0.37], [0.12, 0.95, 0.28])
     source, target = _stained(pale, (0.7, 0.8)), _stained(strong)
     table = Stain.of_pixels(source, method).to(Stain.of_pixels(target, method))
@@ -50,7 +50,7 @@ def test_a_slide_given_another_ones_stains_looks_like_it(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_its_own_stains_change_nothing(method):
+def test_to_its_own_stains_changes_nothing(method):
     image = _stained(_axes(HAEMATOXYLIN, EOSIN))
     own = Stain.of_pixels(image, method)
     given = image.copy()
@@ -59,7 +59,7 @@ def test_its_own_stains_change_nothing(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_has_no_stains_is_refused(method):
+def test_of_pixels_refuses_glass_and_single_colours(method):
     grey = np.random.default_rng(0).integers(40, 200, (100, 100, 1)).astype(np.uint8).repeat(3, axis=2)
     with pytest.raises(SettingsError, match="one colour"):
         Stain.of_pixels(grey, method)
@@ -67,7 +67,7 @@ def test_what_has_no_stains_is_refused(method):
         Stain.of_pixels(np.full((100, 100, 3), 250, np.uint8), method)
 
 
-def test_the_median_of_stains_has_axes_of_length_one():
+def test_between_returns_unit_vectors():
     stains = [Stain.of_pixels(_stained(_axes(HAEMATOXYLIN + np.array([d, 0, 0]), EOSIN)), "macenko") for d in (-0.1, 0.0, 0.1)]
     middle = Stain.between(stains)
     assert np.allclose(np.linalg.norm(np.reshape(middle.values[:6], (2, 3)), axis=1), 1)
@@ -76,7 +76,7 @@ def test_the_median_of_stains_has_axes_of_length_one():
         middle.to(Stain("reinhard", (0.0,) * 6))
 
 
-def test_a_recoloured_slide_is_the_slide_through_the_table(sample):
+def test_recoloured_slide_reads_through_the_colour_table(sample):
     with open_slide(sample.path) as slide:
         tissue = find_tissue(slide)
         own = Stain.of_slide(slide, tissue, "macenko", tile_px=128, mpp=1.0)
@@ -94,7 +94,7 @@ def test_a_recoloured_slide_is_the_slide_through_the_table(sample):
         assert slide.read(0, 0, 0, 5, 5).shape == (5, 5, 3)  # its owner closes it
 
 
-def test_a_recoloured_array_is_no_file():
+def test_recoloured_array_is_not_on_disk():
     slide = ArraySlide([_stained(_axes(HAEMATOXYLIN, EOSIN))], "layer", mpp=0.5)
     own = Stain.of_pixels(slide.read(0, 0, 0, 160, 160), "macenko")
     assert not RecolouredSlide(slide, own.to(own)).on_disk

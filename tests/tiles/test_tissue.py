@@ -25,7 +25,7 @@ def test_fraction_is_the_covered_area(seed, corner, size):
     assert tissue.fraction(box)[0] == pytest.approx(min(expected, 1), abs=0.25 / min(size) + 0.01)
 
 
-def test_tissue_of_the_sample_is_the_tissue_drawn(sample):
+def test_find_tissue_finds_the_tissue_of_the_sample(sample):
     with open_slide(sample.path) as slide:
         tissue = find_tissue(slide)
     y = (np.arange(tissue.mask.shape[0]) + 0.5) * tissue.scale_yx[0]
@@ -35,7 +35,7 @@ def test_tissue_of_the_sample_is_the_tissue_drawn(sample):
     assert overlap > 0.88
 
 
-def test_ink_is_not_tissue(sample):
+def test_find_tissue_leaves_out_ink(sample):
     with open_slide(sample.path) as slide:
         tissue = find_tissue(slide)
         view = slide.overview(tissue.mask.shape).astype(int)
@@ -44,7 +44,7 @@ def test_ink_is_not_tissue(sample):
     assert not (tissue.mask & ink).any()
 
 
-def test_finding_tissue_takes_little_memory_beside_the_overview(monkeypatch):
+def test_find_tissue_needs_little_memory_beside_the_overview(monkeypatch):
     rng = np.random.default_rng(0)
     glass = rng.integers(238, 248, (2000, 1500, 3)).astype(np.uint8)
     glass[300:1200, 200:900] = rng.integers((150, 60, 140), (210, 150, 200), (900, 700, 3))
@@ -58,18 +58,18 @@ def test_finding_tissue_takes_little_memory_beside_the_overview(monkeypatch):
     assert 0.1 < mask.mean() < 0.3
 
 
-def test_empty_glass_is_refused(write_tiff):
+def test_find_tissue_refuses_empty_glass(write_tiff):
     glass = np.full((512, 512, 3), 243, np.uint8)
     with open_slide(write_tiff(glass)) as slide, pytest.raises(EmptyTissueError, match="no tissue"):
         find_tissue(slide)
 
 
-def test_unknown_resolution_is_asked_for(write_tiff):
+def test_find_tissue_needs_the_resolution(write_tiff):
     with open_slide(write_tiff(np.zeros((64, 64, 3), np.uint8), mpp=None)) as slide, pytest.raises(MissingMppError):
         find_tissue(slide)
 
 
-def test_outlines_stand_in_for_tissue():
+def test_regions_as_tissue_covers_the_outlines():
     """Every tile that outlines cover by half is on tissue; far from them nothing is."""
     slide = ArraySlide([np.full((2000, 3000, 3), 240, np.uint8)], "glass", mpp_yx=(0.5, 0.5))
     ring = rectangle(500, 1000, 1500, 2000).difference(rectangle(800, 1300, 1200, 1700))
