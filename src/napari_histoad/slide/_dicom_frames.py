@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydicom import dcmread
+from pydicom.encaps import generate_fragments, parse_basic_offsets, parse_fragments
 
 from napari_histoad.errors import SlideError
 from napari_histoad.slide._dicom_folder import without_warnings
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["JPEG", "FrameFile", "FrameImage", "declares_other_colours", "defragmented", "is_ycbcr", "read_images"]
 
-_ITEM = b"\xfe\xff\x00\xe0"
 JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 _EXPORT = "export it as an 8-bit RGB slide, OME-TIFF for example"
@@ -135,16 +135,7 @@ def declares_other_colours(path: Path) -> bool:
 
 def defragmented(data: bytes) -> bytes:
     """Return a frame without the headers of its fragments (DICOM items)."""
-    parts, at = [], 0
-    while data[at : at + 4] == _ITEM:
-        (length,) = struct.unpack_from("<I", data, at + 4)
-        if at + 8 + length > len(data):
-            raise ValueError("it is cut short")
-        parts.append(data[at + 8 : at + 8 + length])
-        at += 8 + length
-    if not parts:
-        raise ValueError("no frame begins there")
-    return b"".join(parts)
+    return b"".join(generate_fragments(data))
 
 
 def _read(path: Path) -> FrameFile:
@@ -176,43 +167,16 @@ def _spans(handle: BinaryIO, header: Dataset) -> list[tuple[int, int]]:
         size = int(header.Rows) * int(header.Columns) * (2 if header.PhotometricInterpretation == "YBR_FULL_422" else 3)
         return [(begin + n * size, begin + (n + 1) * size) for n in range(count)]
     handle.seek(begin)
-    table = _item(handle)
-    first = handle.tell() + table
-    given = handle.read(table)
-    offsets = list(struct.unpack(f"<{len(given) // 4}I", given))
+    offsets, first = parse_basic_offsets(handle), handle.tell()
     if header.get("ExtendedOffsetTable"):
         extended = header.ExtendedOffsetTable
         offsets = list(struct.unpack(f"<{len(extended) // 8}Q", extended))
     if len(offsets) != count or any(b <= a for a, b in itertools.pairwise(offsets)) or offsets[:1] != [0]:
-        offsets, end = _walk(handle, first, count, end)  # no table, or one of 32 bits in a file of more than 4 GB
-    else:
-        end -= first
-    return [(first + a, first + b) for a, b in zip(offsets, [*offsets[1:], end], strict=True)]
-
-
-def _walk(handle: BinaryIO, first: int, count: int, size: int) -> tuple[list[int], int]:
-    """Return the offset of each item relative to the first, and where the last ends."""
-    offsets, at = [], first
-    handle.seek(first)
-    while at + 8 <= size:
-        head = handle.read(8)
-        if head[:4] != _ITEM:
-            break
-        offsets.append(at - first)
-        at += 8 + int(struct.unpack_from("<I", head, 4)[0])
-        handle.seek(at)
-    if count == 1:
-        offsets = offsets[:1]
-    if len(offsets) != count:
-        raise ValueError(f"it has {len(offsets)} of {count} frames")
-    return offsets, at - first
-
-
-def _item(handle: BinaryIO) -> int:
-    head = handle.read(8)
-    if head[:4] != _ITEM:
-        raise ValueError("its pixels are not encapsulated")
-    return int(struct.unpack_from("<I", head, 4)[0])
+        # No table, or one of 32 bits in a file of more than 4 GB.
+        offsets = [start - first for start in parse_fragments(handle)[1]][: 1 if count == 1 else None]
+        if len(offsets) != count:
+            raise ValueError(f"it has {len(offsets)} of {count} frames")
+    return [(first + a, first + b) for a, b in zip(offsets, [*offsets[1:], end - first], strict=True)]
 
 
 def _image(files: list[FrameFile]) -> FrameImage:

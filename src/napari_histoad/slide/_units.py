@@ -8,36 +8,16 @@ import unicodedata
 
 __all__ = ["length_um", "size_um", "unit_um"]
 
-_SI = dict(zip("YZEPTGMkh", (1e24, 1e21, 1e18, 1e15, 1e12, 1e9, 1e6, 1e3, 1e2), strict=True))
-_SI |= dict(zip("dcmμunpfazy", (1e-1, 1e-2, 1e-3, 1e-6, 1e-6, 1e-9, 1e-12, 1e-15, 1e-18, 1e-21, 1e-24), strict=True))
-_SI |= {"": 1.0, "da": 10.0}
-_PREFIXES = {
-    "yotta": "Y",
-    "zetta": "Z",
-    "exa": "E",
-    "peta": "P",
-    "tera": "T",
-    "giga": "G",
-    "mega": "M",
-    "kilo": "k",
-    "hecto": "h",
-    "deca": "da",
-    "deka": "da",
-    "": "",
-    "deci": "d",
-    "centi": "c",
-    "milli": "m",
-    "micro": "u",
-    "nano": "n",
-    "pico": "p",
-    "femto": "f",
-    "atto": "a",
-    "zepto": "z",
-    "yocto": "y",
-}
+_PREFIXES = (
+    "yotta zetta exa peta tera giga mega kilo hecto deca deka  deci centi milli micro micro nano pico femto atto zepto yocto"
+)
+_SYMBOLS = "Y Z E P T G M k h da da  d c m u μ n p f a z y"
+_POWERS = (24, 21, 18, 15, 12, 9, 6, 3, 2, 1, 1, 0, -1, -2, -3, -6, -6, -9, -12, -15, -18, -21, -24)
+_SI = {symbol: 10.0**power for symbol, power in zip(_SYMBOLS.split(" "), _POWERS, strict=True)}
+_METRE = ("meter", "metre")
 _INCH_UM, _FOOT_UM = 25400.0, 304800.0
 _WORDS_UM = {
-    **{f"{prefix}{word}": _SI[symbol] * 1e6 for prefix, symbol in _PREFIXES.items() for word in ("meter", "metre")},
+    **{f"{prefix}{word}": 10.0 ** (n + 6) for prefix, n in zip(_PREFIXES.split(" "), _POWERS, strict=True) for word in _METRE},
     **dict.fromkeys(("micron", "μ", "u", "mcm", "um", "μm"), 1.0),
     **dict.fromkeys(("å", "angstrom", "ångström", "angström", "ångstrom"), 1e-4),
     **dict.fromkeys(("in", "inch", "inche", '"'), _INCH_UM),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from napari_histoad.errors import SettingsError
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,32 +76,26 @@ def picture_size(path: Path) -> tuple[int, int]:
         return (width, height) if sideways else (height, width)
 
 
-class _reading:  # noqa: N801 - used like a function
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     """Turn the errors that decoders raise for damaged files into a `SettingsError`, and suppress their warnings."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._warnings: AbstractContextManager[Any] = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: Any) -> None:
-        self._warnings.__exit__(kind, err, trace)
-        if err is None or isinstance(err, SettingsError) or not isinstance(err, Exception):
-            return
-        if isinstance(err, Image.DecompressionBombError):
-            raise _too_large(self.path) from err
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except SettingsError:
+        raise
+    except Image.DecompressionBombError as err:
+        raise _too_large(path) from err
+    except Exception as err:
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         if isinstance(err, FileNotFoundError):
-            reason = "there is no such file" if "://" not in str(self.path) else "only local files can be read, not URLs"
+            reason = "there is no such file" if "://" not in str(path) else "only local files can be read, not URLs"
         elif isinstance(err, UnidentifiedImageError):
             reason = "not a picture in a known format"
         elif isinstance(err, OSError) and err.strerror:
             reason = err.strerror
-        else:
-            reason = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise SettingsError(f"tile {self.path} cannot be read ({reason})", "check the file or its line in the manifest") from err
+        raise SettingsError(f"tile {path} cannot be read ({reason})", "check the file or its line in the manifest") from err
 
 
 def _opened(path: Path) -> Any:
@@ -109,20 +104,12 @@ def _opened(path: Path) -> Any:
         image = Image.open(path)
     except UnidentifiedImageError:
         if path.suffix.lower() in _TIFF:
-            return _Nothing()
+            return nullcontext()
         raise
     if image.format == "TIFF" and _is_deep(image):
         image.close()
-        return _Nothing()
+        return nullcontext()
     return image
-
-
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
 
 def _is_deep(image: Image.Image) -> bool:
