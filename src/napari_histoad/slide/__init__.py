@@ -7,7 +7,8 @@ writes any slide as a pyramidal TIFF.
 
 from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import Level, Slide, UnsupportedVariantError, check_mpp
-from napari_histoad.slide._colour import ColourTable
+from napari_histoad.slide._colour import GLASS, ColourTable
+from napari_histoad.slide._file import memory_for_tiles
 from napari_histoad.slide._fingerprint import SlideFingerprint, take_fingerprint
 from napari_histoad.slide._mpp import GivenMpp, StatedMpp, listed_mpp
 from napari_histoad.slide._name import file_name, slide_name
@@ -19,6 +20,7 @@ from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
 
 __all__ = [
     "BAND_PX",
+    "GLASS",
     "ArraySlide",
     "ColourTable",
     "GivenMpp",
@@ -40,6 +42,7 @@ __all__ = [
     "level_arrays",
     "listed_mpp",
     "locate",
+    "memory_for_tiles",
     "open_slide",
     "pyramid",
     "pyramid_job",

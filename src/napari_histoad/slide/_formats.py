@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from napari_histoad.slide._dicom import DicomSlide
 from napari_histoad.slide._openslide import MiraxSlide, OpenSlideSlide
-from napari_histoad.slide._plain import PlainSlide
+from napari_histoad.slide._picture import PictureSlide
 from napari_histoad.slide._tiff import TiffSlide
 from napari_histoad.slide._zarr import OmeZarrSlide
 from napari_histoad.system.extensions import load_extensions
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_IN", "slide_formats"]
 
-BUILT_IN: tuple[type[Slide], ...] = (TiffSlide, OmeZarrSlide, DicomSlide, PlainSlide, MiraxSlide, OpenSlideSlide)
+BUILT_IN: tuple[type[Slide], ...] = (TiffSlide, OmeZarrSlide, DicomSlide, PictureSlide, MiraxSlide, OpenSlideSlide)
 
 
 def slide_formats() -> list[type[Slide]]:

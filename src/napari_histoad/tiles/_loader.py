@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.errors import SlideError
-from napari_histoad.slide._colour import GLASS
-from napari_histoad.slide._file import memory_for_tiles
+from napari_histoad.slide import GLASS, memory_for_tiles
 from napari_histoad.system.host import usable_cores
 
 if TYPE_CHECKING:

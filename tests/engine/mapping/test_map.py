@@ -234,7 +234,7 @@ def test_bad_input_says_what_and_leaves_nothing(sample, detector_file, tmp_path,
             map_slide(slide, out, **{"model": detector_file, "device": "cpu", **options})
         assert not out.exists() or not list(out.iterdir())
 
-    check(MissingMppError, "how large", slide=write_tiff(np.zeros((99, 99, 3), np.uint8), "a.tif", mpp=None))
+    check(MissingMppError, "does not state its resolution", slide=write_tiff(np.zeros((99, 99, 3), np.uint8), "a.tif", mpp=None))
     check(EmptyTissueError, "no tissue", slide=write_tiff(np.full((999, 999, 3), 240, np.uint8), "b.tif"))
     check(BundleError, "no detector file", model=tmp_path / "none.safetensors")
     check(RegionError, "hold no tissue", regions=[Region(box(0, 0, 100, 100))])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["PlainSlide"]
+__all__ = ["PictureSlide"]
 
 _LONGEST_CHUNK = 2**26
 _limits = threading.Lock()
@@ -36,7 +36,7 @@ def _long_chunks() -> Iterator[None]:
             PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
 
 
-class PlainSlide(ArraySlide):
+class PictureSlide(ArraySlide):
     """A picture, decoded at once and kept in memory.
 
     Raises
