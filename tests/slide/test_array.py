@@ -129,7 +129,9 @@ def test_ome_zarr_with_focal_planes_is_read_at_the_middle_plane(tmp_path, planes
         assert grey.notes == (note,)
 
 
-@pytest.mark.parametrize(("unit", "words"), [(None, "no unit"), ("pixel", "the unit pixel, not a unit of length"), ("second", "second")])
+@pytest.mark.parametrize(
+    ("unit", "words"), [(None, "no unit"), ("pixel", "the unit pixel, not a unit of length"), ("second", "second")]
+)
 def test_ome_zarr_scale_without_a_unit_of_length_is_ignored_with_a_note(tmp_path, unit, words):
     path = write_ome_zarr(tmp_path / "s.zarr", IMAGE, version="0.5", order="cyx", unit=unit)
     with open_slide(path) as slide:
