@@ -13,7 +13,7 @@ from map_makers import block_values, bytes_of, fill, finish, make_map, scored_bl
 
 from napari_histoad.errors import MapError, OutputError
 from napari_histoad.maps import AnomalyMap, MapWriter, _layers, _writer, write_error_maps
-from napari_histoad.system.atomic import hold_output
+from napari_histoad.system.atomic import lock_output
 
 _OF_MANY_CHUNKS = {"shape": (4200, 4600), "stride_px": 32, "cell_um": 2.0}
 
@@ -147,8 +147,8 @@ def test_two_runs_cannot_write_one_map(tmp_path):
     code = """
         import sys
         from pathlib import Path
-        from napari_histoad.system.atomic import hold_output
-        with hold_output(Path(sys.argv[1])):
+        from napari_histoad.system.atomic import lock_output
+        with lock_output(Path(sys.argv[1])):
             print("held", flush=True)
             sys.stdin.read()
     """
@@ -157,13 +157,13 @@ def test_two_runs_cannot_write_one_map(tmp_path):
     )
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(OutputError, match="another run is writing"), hold_output(folder):
+        with pytest.raises(OutputError, match="another run is writing"), lock_output(folder):
             pass
     finally:
         other.kill()  # a run that dies holds nothing any more
         other.wait()
         other.stdout.close()
-    with hold_output(folder):
+    with lock_output(folder):
         pass
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from napari_histoad.errors import OutputError
-from napari_histoad.system.atomic import atomic_path, hold_output
+from napari_histoad.system.atomic import atomic_path, lock_output
 
 
 def write(path, data):
@@ -108,10 +108,10 @@ def test_atomic_path_writes_to_drives_that_cannot_flush_folders(tmp_path, monkey
 
 def test_hold_output_refuses_a_second_run_and_leaves_no_files(tmp_path):
     target = tmp_path / "new" / "folder" / "d.safetensors"
-    with hold_output(target):
-        with pytest.raises(OutputError, match="another run is writing .*d.safetensors"), hold_output(target):
+    with lock_output(target):
+        with pytest.raises(OutputError, match="another run is writing .*d.safetensors"), lock_output(target):
             pass
-        with hold_output(target.with_name("other")):
+        with lock_output(target.with_name("other")):
             pass
     assert not list(tmp_path.iterdir())
 
@@ -120,12 +120,12 @@ def test_hold_output_is_released_when_a_run_is_killed(tmp_path):
     code = f"""
 import os
 from pathlib import Path
-from napari_histoad.system.atomic import hold_output
-with hold_output(Path({str(tmp_path / "a")!r})):
+from napari_histoad.system.atomic import lock_output
+with lock_output(Path({str(tmp_path / "a")!r})):
     os._exit(1)
 """
     subprocess.run([sys.executable, "-c", code], check=False)
     assert list(tmp_path.iterdir())
-    with hold_output(tmp_path / "a"):
+    with lock_output(tmp_path / "a"):
         pass
     assert not list(tmp_path.iterdir())

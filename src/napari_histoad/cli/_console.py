@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from napari_histoad.errors import BackboneError, BundleError, DeviceError, HistoadError, SettingsError, explained
-from napari_histoad.system.atomic import hold_output
+from napari_histoad.system.atomic import lock_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +96,7 @@ def command(*examples: str, locks_out: bool = False) -> Callable[[Callable[P, T]
                 if not logger.handlers:
                     logger.addHandler(logging.StreamHandler())
             try:
-                with hold_output(out) if locks_out and isinstance(out, Path) else nullcontext():
+                with lock_output(out) if locks_out and isinstance(out, Path) else nullcontext():
                     return function(*args, **kwargs)
             except HistoadError as err:
                 fail(err, as_json=as_json)

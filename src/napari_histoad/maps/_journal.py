@@ -37,7 +37,7 @@ class Journal:
     def add(self, blocks: Iterable[int]) -> None:
         """Note blocks as done, when all that belongs to them is on the medium; then the note is, too.
 
-        To be called after `begin`, by one process at a time, see `hold_output`.
+        To be called after `begin`, by one process at a time, see `lock_output`.
         """
         with self.path.open("ab") as journal:
             journal.write(b"".join(b"%d\n" % block for block in blocks))

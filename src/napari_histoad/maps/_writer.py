@@ -75,7 +75,7 @@ class MapWriter:
     Parameters
     ----------
     target : AnomalyMap
-        Held by this process, see `hold_output`.
+        Held by this process, see `lock_output`.
     """
 
     def __init__(self, target: AnomalyMap) -> None:

@@ -21,7 +21,7 @@ from napari_histoad.regions import write_geojson
 from napari_histoad.results._figures import overlay
 from napari_histoad.results._findings import provenance
 from napari_histoad.results._regions import measure_regions
-from napari_histoad.system.atomic import atomic_path, hold_output
+from napari_histoad.system.atomic import atomic_path, lock_output
 from napari_histoad.system.extensions import load_extensions
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def write_exports(
     written = []
     for export in chosen:
         path = folder / f"{stem}.{export.ending}"
-        with hold_output(path):
+        with lock_output(path):
             export.write(source, path, slide=slide, rate=rate)
         written += [path, *(folder / f"{stem}.{ending}" for ending in export.side_endings)]
     return written

@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 
 from napari_histoad.jobs import Progress
-from napari_histoad.system.atomic import atomic_path, hold_output
+from napari_histoad.system.atomic import atomic_path, lock_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,7 +53,7 @@ def convert_job(slide: Slide, path: Path, *, lossless: bool = False) -> Job[Path
     """
     height, width = slide.shape
     bands = (slide.read(0, y, 0, min(BAND_PX, height - y), width) for y in range(0, height, BAND_PX))
-    with hold_output(path):
+    with lock_output(path):
         return (yield from pyramid_job(path, bands, slide.shape, slide.mpp, title="Copying the slide", lossless=lossless))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 
-__all__ = ["atomic_path", "fsync_path", "hold_output", "holds_output"]
+__all__ = ["atomic_path", "fsync_path", "lock_output", "locks_output"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,7 +80,7 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def hold_output(path: Path) -> Iterator[None]:
+def lock_output(path: Path) -> Iterator[None]:
     """Lock an output against other runs that would write it; the lock also ends if the process is killed.
 
     Raises
@@ -109,16 +109,16 @@ def hold_output(path: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def holds_output(job: Callable[P, Generator[Any, None, T]]) -> Callable[P, Generator[Any, None, T]]:
-    """Decorate a job so that it locks its argument ``out`` while it runs, see `hold_output`."""
+def locks_output(job: Callable[P, Generator[Any, None, T]]) -> Callable[P, Generator[Any, None, T]]:
+    """Decorate a job so that it locks its argument ``out`` while it runs, see `lock_output`."""
     signature = inspect.signature(job)
 
     @functools.wraps(job)
-    def held(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, None, T]:
-        with hold_output(Path(signature.bind(*args, **kwargs).arguments["out"])):
+    def locked(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, None, T]:
+        with lock_output(Path(signature.bind(*args, **kwargs).arguments["out"])):
             return (yield from job(*args, **kwargs))
 
-    return held
+    return locked
 
 
 def fsync_path(path: Path) -> None:

@@ -20,7 +20,7 @@ from napari_histoad.jobs import run
 from napari_histoad.maps import save_labels
 from napari_histoad.results import export_geojson, export_ome_tiff, export_png, export_table, write_report
 from napari_histoad.slide import ArraySlide
-from napari_histoad.system.atomic import hold_output
+from napari_histoad.system.atomic import lock_output
 
 SIDE = 1024
 
@@ -234,7 +234,7 @@ def test_a_second_training_of_the_same_file_is_refused_at_once(sample, tmp_path)
 
 
 def test_a_file_that_another_run_exports_is_refused(map_folder, tmp_path, capsys):
-    with hold_output(tmp_path / "sample.tiles.csv"):
+    with lock_output(tmp_path / "sample.tiles.csv"):
         assert run_cli("export", map_folder, "--csv", "--out", tmp_path) == 1
     assert "another run is writing" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

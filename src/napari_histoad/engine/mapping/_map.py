@@ -34,7 +34,7 @@ from napari_histoad.maps import (
 )
 from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
 from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
-from napari_histoad.system.atomic import hold_output
+from napari_histoad.system.atomic import lock_output
 from napari_histoad.tiles import Stain, TileGrid, TileLoader, tissue_mask
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def map_job(
     for line in notes:
         yield Progress("Finding tissue", 1, 1, "slides", note=line)
     detector, target = plan.detector, map_path(slide, out)
-    with hold_output(target):
+    with lock_output(target):
         result = create_map(
             target,
             plan.info,

@@ -17,7 +17,7 @@ from napari_histoad.engine.training._sources import training_sources
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.slide import file_name, slide_path
-from napari_histoad.system.atomic import holds_output
+from napari_histoad.system.atomic import locks_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["recalibrate", "recalibrate_job"]
 
 
-@holds_output
+@locks_output
 def recalibrate_job(
     sources: Sequence[TrainingSource],
     model: Path,

@@ -23,7 +23,7 @@ from napari_histoad.engine.training._tile_files import accepts_side, own_side
 from napari_histoad.errors import SettingsError, TrainingError, writing
 from napari_histoad.jobs import Progress, run
 from napari_histoad.slide import slide_path
-from napari_histoad.system.atomic import holds_output
+from napari_histoad.system.atomic import locks_output
 from napari_histoad.tiles import list_normal_files, write_places
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _forecast(detector: Detector, tiles: TileSet, choice: DeviceChoice, refine: 
     return Progress("Estimating", 1, 1, "steps", note=f"{estimate}.")
 
 
-@holds_output
+@locks_output
 def train_job(
     sources: Sequence[TrainingSource],
     out: Path,
