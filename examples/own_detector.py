@@ -27,6 +27,7 @@ class EdgeDetector(Detector):
     name: ClassVar[str] = "edges"
     title: ClassVar[str] = "Edges"
     summary: ClassVar[str] = "Compares the mean gradient of a tile with that of normal tissue."
+    exports_onnx: ClassVar[bool] = True
     Settings = DetectorSettings
 
     def __init__(self, settings: DetectorSettings) -> None:
