@@ -49,7 +49,7 @@ def test_pretrained_weights_are_kept_and_the_first_convolution_adapted(tmp_path)
 
 
 def test_what_cannot_be_built_is_said():
-    with pytest.raises(SettingsError, match="86 px or more, these are 64"):
+    with pytest.raises(SettingsError, match="at least 86 px, these have 64"):
         build_network("separable_cnn", 3, 2, 64)
     with pytest.raises(SettingsError, match="no pretrained weights of vggnet"):
         build_network("vggnet", 3, 2, 64, pretrained=True)

@@ -75,7 +75,7 @@ def test_what_is_missing_or_wrong_is_said(tmp_path):
     with pytest.raises(BackboneError, match="no model named 'resnet1008'"):
         create_detector("embedding", tile_px=64, backbone="resnet1008")
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(BackboneError, match="does not hold weights"):
+    with pytest.raises(BackboneError, match="does not contain weights"):
         create_detector("embedding", tile_px=64, backbone=CNN, backbone_weights=tmp_path / "w.safetensors")
 
 

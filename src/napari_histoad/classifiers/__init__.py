@@ -1,6 +1,6 @@
-"""Which class: classifiers of tiles on image, reconstruction and error map, ensembles of them, and what they look at."""
+"""Classifiers of tiles on image, reconstruction and error map, their ensembles, and maps of relevance."""
 
-from napari_histoad.classifiers._base import CHANNELS, Classifier, ClassifierSettings, Input, class_weights, gives_error
+from napari_histoad.classifiers._base import CHANNELS, Classifier, ClassifierSettings, Input, class_weights, computes_error_map
 from napari_histoad.classifiers._bundle import (
     ClassifierHeader,
     has_classifier,
@@ -23,7 +23,7 @@ __all__ = [
     "build_network",
     "class_weights",
     "classes_of",
-    "gives_error",
+    "computes_error_map",
     "has_classifier",
     "load_classifier",
     "load_model",

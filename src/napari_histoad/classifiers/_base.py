@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector, TileScores
     from napari_histoad.networks.classifier import TileNetwork
 
-__all__ = ["CHANNELS", "Classifier", "ClassifierSettings", "Input", "class_weights", "gives_error"]
+__all__ = ["CHANNELS", "Classifier", "ClassifierSettings", "Input", "class_weights", "computes_error_map"]
 
 Input = Literal["image", "reconstruction", "error"]
 CHANNELS: dict[Input, int] = {"image": 3, "reconstruction": 3, "error": 1}
@@ -248,7 +248,7 @@ class Classifier(FittedModule):
         return self.probabilities(images)
 
 
-def gives_error(detector: Detector) -> bool:
+def computes_error_map(detector: Detector) -> bool:
     """Return whether a detector computes error maps."""
     return _probe(detector).error_map is not None
 

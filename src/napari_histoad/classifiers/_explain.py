@@ -1,4 +1,4 @@
-"""Where a classifier looks: Grad-CAM by captum, or the share of each window where a network is a mean over windows.
+"""Relevance of each place in a tile for a class: Grad-CAM by captum, or class activation maps.
 
 Papers: Selvaraju et al. 2016 (arXiv:1610.02391, Grad-CAM); Zhou et al. 2015 (arXiv:1512.04150, class activation maps).
 """
@@ -22,23 +22,23 @@ __all__ = ["relevance"]
 
 
 def relevance(classifier: Classifier, images: Tensor, target: int) -> tuple[Tensor, str]:
-    """Return how much each place of the tiles speaks for a class, and by which method that was found.
+    """Return the relevance of each place in the tiles for a class, and the method.
 
-    Of an ensemble the members' maps are joined by how much each counts. Networks that learn from pixels are asked by
-    Grad-CAM. If there are none, it is the class activation map: a support vector machine's answer is the mean of its answers
-    on windows of the tile, so that each one's share is exact. With ``centre="crop"`` what was cut off is 0.
+    The maps of an ensemble are averaged by the weights of its networks. Networks that are trained on pixels use Grad-CAM. If
+    there are none, the class activation map is used: the output of a support vector machine is the mean over windows of the
+    tile, so the contribution of each window is exact. With ``centre="crop"`` the relevance is 0 outside the crop.
 
     Parameters
     ----------
     classifier : Classifier
     images : (B, H, W, 3) uint8 tensor on its device
     target : int
-        The class.
+        Index of the class.
 
     Returns
     -------
     relevance : (B, H, W) float32 tensor in [0, 1]
-        1 at the strongest; 0 throughout if nothing speaks for the class.
+        1 at the maximum of each tile; 0 everywhere if no place is relevant for the class.
     method : {"Grad-CAM", "Class activation"}
     """
     members = list(zip(classifier.members, classifier.shares.tolist(), strict=True))
@@ -58,7 +58,7 @@ def relevance(classifier: Classifier, images: Tensor, target: int) -> tuple[Tens
 
 
 def _grad_cam(member: TileNetwork, stack: Tensor, target: int) -> Tensor:
-    from captum.attr import LayerGradCam  # slow to import, and few ask for it
+    from captum.attr import LayerGradCam  # slow to import, and rarely used
 
     found: Tensor = LayerGradCam(member, member.body).attribute(stack, target=target, relu_attributions=True)
     return found.detach()
@@ -70,6 +70,6 @@ def _activation(member: TileNetwork, stack: Tensor, target: int) -> Tensor:
         cells = member.head.cells(member.body(stack))[:, target : target + 1].clamp_min(0)
         if cells.shape[2] == 1:
             return cells
-        # Windows overlap by half: each quarter of the side is given the mean of the windows that hold it.
+        # Windows overlap by half: each quarter of the side gets the mean of the windows that contain it.
         spread = cells.new_ones(1, 1, 2, 2)
         return F.conv_transpose2d(cells, spread) / F.conv_transpose2d(torch.ones_like(cells), spread)

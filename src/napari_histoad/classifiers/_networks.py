@@ -1,4 +1,4 @@
-"""Networks of classifiers by name."""
+"""Networks of classifiers, by name."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["NETWORKS", "build_network"]
 
 _OWN = ("texture", "base_cnn", "vggnet", "separable_cnn")
-_OF_TIMM = {
-    # name of ours: (timm's, with the tag of the weights; hidden layer; dropout)
+_TIMM = {
+    # name: (timm model with the tag of its weights, width of the hidden layer, dropout)
     "resnet18": ("resnet18.a1_in1k", 0, 0.0),
     "efficientnet_b0": ("efficientnet_b0.ra_in1k", 128, 0.5),
     "mobilenetv2": ("mobilenetv2_100.ra_in1k", 256, 0.0),
 }
-NETWORKS = (*_OF_TIMM, *_OWN)
-"""Names offered; any name of timm's is one too."""
-_LEAST_PX = {"base_cnn": 22, "separable_cnn": 86, "texture": 32}
-"""Valid convolutions eat the rim."""
+NETWORKS = (*_TIMM, *_OWN)
+"""Names of networks; any timm model may be used too."""
+_MIN_PX = {"base_cnn": 22, "separable_cnn": 86, "texture": 32}
+"""Minimum side of tiles: convolutions without padding reduce it."""
 
 
 def build_network(
@@ -51,37 +51,35 @@ def build_network(
     Parameters
     ----------
     name : str
-        One of `NETWORKS`, or a name of timm's.
+        One of `NETWORKS`, or a timm model.
     channels, classes, side : int
     attention : bool
-        Weigh the centre, see `TileNetwork`.
+        Weigh the centre more, see `TileNetwork`.
     dropout : float
-        Of `base_cnn`.
+        Dropout of `base_cnn`.
     pretrained : bool
-        Start from timm's weights; the first convolution is adapted to the channels.
+        Load timm's weights; those of the first convolution are adapted to the channels.
     weights : Path, optional
-        File of the weights; default: where an earlier download left them.
+        File of the weights; by default that of an earlier download.
 
     Raises
     ------
     BackboneError
-        If timm knows no such model, or the weights are not on this machine.
+        If timm has no such model, or the weights are not on this machine.
     SettingsError
-        If the tiles are too small, or weights are asked for a network that has none.
+        If the tiles are too small, or pretrained weights do not exist.
     """
-    if side < _LEAST_PX.get(name, 1):
-        raise SettingsError(f"{name} takes tiles of {_LEAST_PX[name]} px or more, these are {side}", "use larger tiles")
+    if side < _MIN_PX.get(name, 1):
+        raise SettingsError(f"{name} needs tiles of at least {_MIN_PX[name]} px, these have {side} px", "use larger tiles")
     if name in _OWN:
         if pretrained:
-            raise SettingsError(
-                f"there are no pretrained weights of {name}", f"choose {', '.join(_OF_TIMM)}, or a name of timm's"
-            )
+            raise SettingsError(f"there are no pretrained weights of {name}", f"choose {', '.join(_TIMM)}, or a timm model")
         if name == "texture":
             return texture_network(channels, classes, side)
         if name == "base_cnn":
             return base_cnn(channels, classes, side, attention=attention, dropout=dropout)
         return (vggnet if name == "vggnet" else separable_cnn)(channels, classes, attention=attention)
-    of_timm, hidden, drop = _OF_TIMM.get(name, (name, 0, 0.0))
-    model = create_timm(of_timm, channels, side, pretrained=pretrained, weights=weights)
+    timm_name, hidden, drop = _TIMM.get(name, (name, 0, 0.0))
+    model = create_timm(timm_name, channels, side, pretrained=pretrained, weights=weights)
     body = TokensToMap(model, int(getattr(model, "num_prefix_tokens", 0)), int(model.num_features))
     return TileNetwork(body, pooled_head(body_map(body, channels, side)[0], classes, hidden, drop), attention=attention)

@@ -30,7 +30,7 @@ OWN, STARTER = "own", "starter"
 
 
 class _StarterEncoder(nn.Module):
-    """Encoder of the bundled VQ-VAE: mean and deviation of its latents."""
+    """Encoder of the starter model; its features are mean and deviation of the latents."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,21 +47,21 @@ class _StarterEncoder(nn.Module):
 
 
 def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple[nn.Module, BackboneRecord | None]:
-    """Return an encoder of pixels (B, 3, S, S) in [0, 1] and, for weights of others, which they are.
+    """Return an encoder of pixels (B, 3, S, S) in [0, 1], and the record of its weights if they are third-party.
 
     Parameters
     ----------
     name : str
-        ``own`` (untrained), ``starter``, or a name of timm's with its tag.
+        ``own`` (untrained), ``starter``, or a timm model with its tag.
     tile_px : int
         Side S of the tiles.
     weights : Path, optional
-        File of weights; default: where `fetch_weights` put them.
+        File of weights; by default the one that `fetch_weights` downloaded.
 
     Raises
     ------
     BackboneError
-        If the name is unknown, or the weights are not on this machine or do not fit.
+        If the name is unknown, or the weights are not on this machine or do not match the model.
     """
     if name in (OWN, STARTER):
         return (Encoder() if name == OWN else _StarterEncoder()).to(memory_format=torch.channels_last), None  # type: ignore[call-overload]
@@ -77,32 +77,34 @@ def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple
 
 
 def create_timm(name: str, channels: int, side: int, *, pretrained: bool, weights: Path | None = None) -> Any:
-    """Return a trainable model of timm's that gives a map of features or tokens of (B, channels, side, side).
+    """Return a trainable timm model from images (B, channels, side, side) to a map of features or tokens.
 
     Parameters
     ----------
     name : str
     channels, side : int
-        Other than three channels: timm adapts the first convolution, weights kept.
+        For other than three channels timm adapts the weights of the first convolution.
     pretrained : bool
-        Start from weights, see `open_backbone`.
+        Load weights, see `open_backbone`.
     weights : Path, optional
 
     Raises
     ------
     BackboneError
-        If the name is unknown, the size does not suit it, or the weights are not on this machine or do not fit.
+        If the name is unknown, the model cannot take this size, or the weights are not on this machine or do not match it.
     """
     timm, config = _config(name)
     patch = _patch_of(timm, name)
     if patch is not None and side % patch:
-        raise BackboneError(f"{name} cuts tiles into patches of {patch} px, {side} px are no whole number of them", "resize them")
+        raise BackboneError(
+            f"{name} divides tiles into patches of {patch} px, but the side is {side} px", f"use a multiple of {patch} px"
+        )
     options = {"num_classes": 0, "global_pool": "", "in_chans": channels, **({} if patch is None else {"img_size": side})}
     return _with_weights(timm, name, config, weights, **options)[0] if pretrained else timm.create_model(name, **options)
 
 
 def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None, **options: Any) -> tuple[Any, Path]:
-    """Return a model of timm's with its weights, and their file."""
+    """Return a timm model with its weights, and their file."""
     file = weights or cached_weights(config)
     if file is None:
         remedy = (
@@ -110,24 +112,24 @@ def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None
             "histoad models --weights FILE for a detector that was trained on it"
         )
         raise BackboneError(f"the weights of {name} are not on this machine", remedy)
-    # timm's own reader runs the code in a pickle in some of its versions. NumPy's arrays, which some models take, hold none.
+    # Some versions of timm run the code in a pickle. The NumPy arrays that some models use contain no code.
     arrays = file.suffix == ".npz" and config.custom_load
     source: dict[str, Any] = {"file": str(file)} if arrays else {"state_dict": read_weights(file), "custom_load": False}
     try:
         with only_weights():
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **options), file
-    except Exception as err:  # whatever a model makes of tensors, or arrays, that are another's
+    except Exception as err:  # any error of a model that gets tensors or arrays of another one
         reason = next(iter(str(err).splitlines()), type(err).__name__)[:160]
-        raise BackboneError(f"{file.name} does not hold weights of {name} ({reason})", "check the file and the name") from err
+        raise BackboneError(f"{file.name} does not contain weights of {name} ({reason})", "check the file and the name") from err
 
 
 def describe_backbone(name: str) -> dict[str, str]:
-    """Return what is known of a timm model without its weights: name, licence, origin, and file if it is here.
+    """Return name, licence, origin and local file of a timm model's weights; the file is empty if it is not on this machine.
 
     Raises
     ------
     BackboneError
-        If timm knows no weights of that name.
+        If timm has no weights of that name.
     """
     _, config = _config(name)
     file = cached_weights(config)
@@ -140,23 +142,23 @@ def describe_backbone(name: str) -> dict[str, str]:
 
 
 def fetch_weights(name: str) -> Path:
-    """Download a timm model's weights and return their file. Show the licence of `describe_backbone` first.
+    """Download a timm model's weights and return their file. Show the licence from `describe_backbone` first.
 
     Raises
     ------
     BackboneError
-        If they cannot be had.
+        If they cannot be downloaded.
     """
     return download_weights(name, _config(name)[1])
 
 
 def weights_file(name: str) -> Path | None:
-    """Return the file of a timm model's weights that an earlier download left, or None.
+    """Return the file of a timm model's weights from an earlier download, or None.
 
     Raises
     ------
     BackboneError
-        If timm knows no weights of that name.
+        If timm has no weights of that name.
     """
     return cached_weights(_config(name)[1])
 
@@ -166,13 +168,13 @@ def _config(name: str) -> tuple[ModuleType, Any]:
     config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
     if config is None:
         near = timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]
-        hint = f"near are {', '.join(near)}" if near else "timm.list_models(pretrained=True) names them"
-        raise BackboneError(f"timm has no model named {name!r}", f"choose own, starter, or a name of timm's; {hint}")
+        hint = f"similar names are {', '.join(near)}" if near else "timm.list_models(pretrained=True) lists them"
+        raise BackboneError(f"timm has no model named {name!r}", f"choose own, starter, or a timm model; {hint}")
     return timm, config
 
 
 def _patch_of(timm: ModuleType, name: str) -> int | None:
-    """Return the patch size of a transformer, which must divide its input; None for other models."""
+    """Return the patch size of a transformer, which must divide the side of its input; None for other models."""
     with torch.device("meta"):
         probe = timm.create_model(name, num_classes=0)
     size = getattr(getattr(probe, "patch_embed", None), "patch_size", None)
@@ -185,8 +187,9 @@ _declared: list[torch.library.Library] = []
 def import_timm() -> ModuleType:
     """Import timm; it needs torchvision, but none of torchvision's compiled operators.
 
-    torchvision from one index beside torch from another (PyPI's builds are for CUDA, a CPU build comes from elsewhere)
-    cannot load its operators and then fails to import for want of two names. These are declared; nobody calls them.
+    If torch and torchvision come from different package indexes (PyPI's builds are for CUDA, CPU builds are elsewhere),
+    torchvision cannot load its operators and fails to import because two of their names are missing. This declares these
+    names; the operators are never called.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is not None and spec.origin is not None and not _declared:
@@ -197,5 +200,5 @@ def import_timm() -> ModuleType:
             operators = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
             for name in ("nms", "qnms"):
                 operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-            _declared.append(operators)  # its definitions go when it goes
+            _declared.append(operators)  # the definitions exist as long as this object
     return importlib.import_module("timm")

@@ -1,4 +1,4 @@
-"""The starter model in the wheel: see ``models/README.md`` for what it was trained on and what it can do."""
+"""The starter model of the package; ``models/README.md`` describes its training data and accuracy."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ __all__ = ["starter_path"]
 
 
 def starter_path() -> Path:
-    """Return the path of the starter model, a conv-32 VQ-VAE."""
+    """Return the path of the starter model, a VQ-VAE with the preset conv-32."""
     return Path(__file__).parents[1] / "models" / "starter-conv-32.safetensors"

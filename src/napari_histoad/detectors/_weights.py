@@ -1,7 +1,7 @@
-"""Where weights of others lie on this machine: in the hub's cache, or in a file that the user gave once.
+"""Third-party weights on this machine: in the cache of the Hugging Face hub, or in a file that the user named before.
 
-They are never downloaded unasked: see `fetch_weights`. A saved detector names them by hash and does not contain them; by
-that hash they are found again.
+They are only downloaded on request, see `fetch_weights`. A detector file records their hash and does not contain them; by
+that hash their file is found again.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ __all__ = ["cached_weights", "download_weights", "known_weights", "only_weights"
 
 _FORCED, _ALLOWED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _INNER = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where training scripts put the weights among other things; the first that is there counts, as timm does it."""
+"""Keys of the weights in files of training scripts; the first that exists is used, as in timm."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _KIND = "weights"
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file of weights by name: safetensors, or torch's own format without running what it holds.
+    """Return the tensors in a file of weights by name: safetensors, or torch's format without running code in it.
 
     Raises
     ------
     BackboneError
-        If the file holds anything else.
+        If the file contains anything else.
     """
     try:
         with file.open("rb") as handle, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, on old formats
             is_safetensors = handle.read(9)[8:] == b"{"
             handle.seek(0)
-            # Code in a pickle is refused, not run. By handle, as torch goes by the name's ending otherwise.
+            # Code in a pickle is refused, not run. An open file, because torch would choose the format by the extension.
             loaded: Any = (
                 safetensors.torch.load_file(file) if is_safetensors else torch.load(handle, map_location="cpu", weights_only=True)
             )
         inner = next((loaded[name] for name in _INNER if loaded.get(name) is not None), loaded)
         tensors: dict[str, torch.Tensor] = {name.removeprefix("module."): value for name, value in inner.items()}
-    except Exception as err:  # there is no telling what a damaged or hostile file makes an unpickler raise
+    except Exception as err:  # a damaged or hostile file may raise anything
         reason = next(iter(str(err).strip().splitlines()), type(err).__name__)[:120]
-        remedy = "give a .safetensors, .pth or .bin file of weights alone"
-        raise BackboneError(f"{file.name} does not hold weights that can be read safely ({reason})", remedy) from err
+        remedy = "use a .safetensors, .pth or .bin file that contains only weights"
+        raise BackboneError(f"{file.name} does not contain weights that can be read safely ({reason})", remedy) from err
     if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise BackboneError(f"{file.name} does not hold weights alone", "give the file of a state dict: tensors by name")
+        raise BackboneError(f"{file.name} does not contain only weights", "use a file with a state dict: tensors by name")
     return tensors
 
 
 @contextmanager
 def only_weights() -> Iterator[None]:
-    """Have torch refuse code in whatever is loaded within, by other libraries and against their wish too."""
+    """Make torch refuse files with code, also those that other libraries load, whatever arguments they use."""
     before = {name: os.environ.pop(name, None) for name in (_FORCED, _ALLOWED)}
     os.environ[_FORCED] = "1"
     try:
@@ -73,7 +73,7 @@ def only_weights() -> Iterator[None]:
 
 
 def register_weights(file: Path) -> str:
-    """Remember where a file of weights lies and return its SHA-256.
+    """Remember the location of a file of weights and return its SHA-256.
 
     Raises
     ------
@@ -90,13 +90,13 @@ def register_weights(file: Path) -> str:
 
 
 def known_weights(sha256: str) -> Path | None:
-    """Return the file that `register_weights` saw with this hash, if there is one still; whoever loads it checks its content."""
+    """Return the file that `register_weights` recorded with this hash, if it still exists. Its content is not checked here."""
     found = recall(_KIND, sha256)
     return Path(found) if isinstance(found, str) and Path(found).is_file() else None
 
 
 def cached_weights(config: Any) -> Path | None:
-    """Return the file that an earlier download of a timm configuration left; nothing is asked of the network."""
+    """Return the file of an earlier download of a timm configuration, or None, without using the network."""
     if not config.hf_hub_id:
         return None
     look = importlib.import_module("huggingface_hub").try_to_load_from_cache
@@ -110,19 +110,21 @@ def download_weights(name: str, config: Any) -> Path:
     Raises
     ------
     BackboneError
-        If they cannot be had.
+        If they cannot be downloaded.
     """
     hub = importlib.import_module("huggingface_hub")
-    offline = "download the file elsewhere and give it: Weights in the panel, --backbone-weights, or backbone_weights in Python"
+    offline = (
+        "download the file elsewhere, and name it under Weights in the panel, --backbone-weights, or backbone_weights in Python"
+    )
     if not config.hf_hub_id:
         raise BackboneError(f"{name} has no weights on the hub", offline)
     for file in _FILES:
         try:
             return Path(hub.hf_hub_download(config.hf_hub_id, file))
         except hub.errors.EntryNotFoundError as err:
-            if isinstance(err, hub.errors.LocalEntryNotFoundError):  # nobody answered
+            if isinstance(err, hub.errors.LocalEntryNotFoundError):  # no answer
                 raise BackboneError(f"the weights of {name} cannot be downloaded (no connection to the hub)", offline) from err
-        except Exception as err:  # one that breaks off raises whatever the HTTP library under the hub's client does
+        except Exception as err:  # an interrupted download raises errors of the HTTP library
             reason = str(err).strip().split("\n")[0][:160] or type(err).__name__
             raise BackboneError(f"the weights of {name} cannot be downloaded ({reason})", f"try again, or {offline}") from err
-    raise BackboneError(f"{config.hf_hub_id} holds no weights that timm reads", offline)
+    raise BackboneError(f"{config.hf_hub_id} contains no weights that timm can read", offline)

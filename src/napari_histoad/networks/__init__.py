@@ -1,4 +1,4 @@
-"""Torch modules and nothing else: no files, no slides, no settings objects."""
+"""Torch modules only: no files, slides or settings objects."""
 
 from napari_histoad.networks.vqvae import VqVae, VqVaeOutput
 

@@ -1,4 +1,4 @@
-"""Random changes of tiles that leave normal tissue normal: tissue has no up, and stains differ from day to day."""
+"""Data augmentation that normal tissue tolerates: it has no preferred orientation, and stains vary from day to day."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def crop(pixels: Tensor, side: int) -> Tensor:
 
 
 def turn(pixels: Tensor) -> Tensor:
-    """Return the batch flipped and turned by quarters, the same for all of it."""
+    """Return the batch (B, C, S, S) randomly flipped and rotated by a multiple of 90°, in the same way for all tiles."""
     if torch.rand(()) < 0.5:
         pixels = pixels.flip(3)
     return pixels.rot90(int(torch.randint(4, ())), (2, 3))
 
 
 def colour_jitter(pixels: Tensor, gain: float = 0.08, shift: float = 0.06) -> Tensor:
-    """Return pixels (B, 3, H, W) in [0, 1] with brightness and colour changed a little, differently for each tile."""
+    """Return pixels (B, 3, H, W) in [0, 1] with small random changes of brightness and colour of each tile."""
     shape = (len(pixels), 3, 1, 1)
     gains = 1 + gain * (torch.rand(shape, device=pixels.device) - 0.5)
     shifts = shift * (torch.rand(shape, device=pixels.device) - 0.5)
@@ -36,7 +36,7 @@ def colour_jitter(pixels: Tensor, gain: float = 0.08, shift: float = 0.06) -> Te
 
 
 def stain_jitter(pixels: Tensor, strength: float) -> Tensor:
-    """Return pixels (B, 3, H, W) in [0, 1] with more or less haematoxylin and eosin, differently for each tile.
+    """Return pixels (B, 3, H, W) in [0, 1] with the haematoxylin and eosin of each tile changed at random.
 
     Tellez et al. 2018 (doi:10.1109/TMI.2018.2820199): each stain's density is scaled by 1 ± ``strength`` and shifted.
     """
@@ -50,7 +50,7 @@ def stain_jitter(pixels: Tensor, strength: float) -> Tensor:
 
 
 def resized_crop(pixels: Tensor, side: int, least: float) -> Tensor:
-    """Return a random square of each tile, of at least this share of its area, turned and resized, (B, 3, side, side)."""
+    """Return a random square crop (B, 3, side, side) of at least a share of each tile, rotated and resized."""
     n = len(pixels)
     scale = (least + (1 - least) * torch.rand(n)).sqrt()
     angle = (2 * math.pi / 4) * torch.randint(4, (n,))
@@ -64,12 +64,12 @@ def resized_crop(pixels: Tensor, side: int, least: float) -> Tensor:
 
 
 def affine_jitter(stack: Tensor, *, degrees: float = 20.0, shift: float = 0.1, shear: float = 0.2, zoom: float = 0.2) -> Tensor:
-    """Return stacks (B, C, S, S), each mirrored, turned by a quarter and a little more, shifted, sheared and zoomed at random.
+    """Return stacks (B, C, S, S), each randomly flipped, rotated, shifted, sheared and zoomed.
 
     Parameters
     ----------
     degrees, shift, shear, zoom : float
-        At most: angle, part of the side, tangent, and share of the size.
+        Maximum angle in addition to a multiple of 90°, shift as a share of the side, tangent, and change of the size.
     """
     n = len(stack)
 

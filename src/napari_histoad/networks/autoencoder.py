@@ -14,7 +14,7 @@ _VGG16: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256, 256), (5
 
 
 class Autoencoder(nn.Module):
-    """An encoder to a latent of any shape and a decoder to logits of pixels."""
+    """An encoder to a latent of any shape, and a decoder to the logits of pixels."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -55,7 +55,7 @@ class VggAutoencoder(Autoencoder):
         up: list[nn.Module] = [nn.Conv2d(7, last, 1)]
         for k, stage in enumerate(_VGG16[::-1]):
             up.append(nn.Upsample(scale_factor=2))
-            # The last convolution of a stage leads to the width of the next.
+            # The last convolution of a stage has the width of the next stage.
             widths = [*stage[1:], _VGG16[::-1][k + 1][0] if k + 1 < len(_VGG16) else stage[-1]]
             for width in widths:
                 up += [nn.Conv2d(last, width, 3, padding=1), nn.ReLU()]
@@ -69,16 +69,16 @@ class VggAutoencoder(Autoencoder):
 
 
 class DenseAutoencoder(Autoencoder):
-    """Two layers of 1000 units either way and a linear code; a convolutional front end where tiles are images.
+    """Two layers of 1000 units in encoder and decoder and a linear latent, with or without convolutions around them.
 
     Parameters
     ----------
     side : int
-        Of the images, a multiple of 8.
+        Side of the images, a multiple of 8.
     code : int
-        Length of the code.
+        Length of the latent vector.
     convolutional : bool
-        Whether three strided convolutions come before and after.
+        Whether there are three strided convolutions before and after the layers.
     """
 
     def __init__(self, side: int, code: int, *, convolutional: bool) -> None:
@@ -106,12 +106,12 @@ class DenseAutoencoder(Autoencoder):
 
 
 def critic(code: int) -> nn.Module:
-    """Return a judge of codes (B, code): two layers of 1000 units, one logit."""
+    """Return a critic of latent vectors (B, code): two layers of 1000 units and one logit."""
     return nn.Sequential(nn.Linear(code, 1000), nn.ReLU(), nn.Linear(1000, 1000), nn.ReLU(), nn.Linear(1000, 1))
 
 
 def shrink(pixels: Tensor, side: int) -> Tensor:
-    """Return pixels (B, 3, S, S) resized to ``side`` with an antialiasing filter; as they are if they have it."""
+    """Return pixels (B, 3, S, S) resized to ``side`` with an antialiasing filter, unchanged if S is ``side``."""
     if pixels.shape[-1] == side:
         return pixels
     return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True, align_corners=False)

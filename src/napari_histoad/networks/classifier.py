@@ -1,6 +1,6 @@
-"""Classifiers of tiles: a body that gives a map of features, and a head that gives one number per class.
+"""Classifiers of tiles: a body that computes a map of features, and a head that computes one logit per class.
 
-Papers: Veeling et al. 2018 (arXiv:1806.03962, PatchCamelyon, whose label speaks of the centre); Simonyan & Zisserman 2014
+Papers: Veeling et al. 2018 (arXiv:1806.03962, PatchCamelyon, whose labels describe the centre); Simonyan & Zisserman 2014
 (arXiv:1409.1556, VGG); Chollet 2016 (arXiv:1610.02357, separable convolutions).
 """
 
@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What is subtracted from pixels in [0, 1], and by what they are divided: as most of timm's weights were trained."""
+"""Mean and deviation by which pixels in [0, 1] are standardised, as for most of timm's weights."""
 
 
 class _CentreAttention(nn.Module):
-    """Weighs a map of features by a Gaussian around its centre whose width is learnt; the mean weight is 1."""
+    """Multiplies a map of features by a Gaussian around its centre; its width is learnt and its mean is 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,13 +50,13 @@ class TileNetwork(nn.Module):
     Parameters
     ----------
     body : Module
-        (B, C, S, S) to a map of features (B, D, h, w).
+        From (B, C, S, S) to a map of features (B, D, h, w).
     head : Module
-        That map to logits (B, K).
+        From the map to logits (B, K).
     attention : bool
-        Look at the centre more than at the rim, by a learnt measure.
+        Weigh the centre of the map more than its edge, by a Gaussian of learnt width.
     fine : bool
-        The body measures fine texture and learns nothing: tiles are not resampled for it, and it is asked but once.
+        The body measures fine texture and is not trained: tiles are not resampled in training, and features are computed once.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class TileNetwork(nn.Module):
 
 
 class TokensToMap(nn.Module):
-    """A model that gives tokens (B, P + h·w, D) or a channels-last map, as a map (B, D, h, w)."""
+    """Wraps a model whose output is tokens (B, P + h·w, D) or a channels-last map; the output is a map (B, D, h, w)."""
 
     def __init__(self, model: nn.Module, prefix: int, width: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def pooled_head(width: int, classes: int, hidden: int = 0, dropout: float = 0.0)
 
 
 def body_map(body: nn.Module, channels: int, side: int) -> tuple[int, int, int]:
-    """Return the shape (D, h, w) of the map of features that a body gives."""
+    """Return the shape (D, h, w) of a body's map of features."""
     training = body.training
     with torch.inference_mode():
         shape = body.eval()(torch.zeros(1, channels, side, side)).shape
@@ -158,11 +158,11 @@ def separable_cnn(channels: int, classes: int, *, attention: bool = False) -> Ti
 
 
 class TextureBody(nn.Module):
-    """What texture and which colours the first three channels have, and mean and deviation of all channels.
+    """Statistics of texture and colour of the first three channels, and mean and deviation of all channels.
 
-    Texture statistics say nothing of how dark or blue a tile is: that say the shares of pixels above nine levels of red, green,
-    blue, haematoxylin and eosin. All are taken in 3 x 3 windows of half the side, by steps of half of that: a class is often only
-    in a part of a tile. Tiles below 64 px are one window.
+    Texture statistics do not depend on how dark or blue a tile is. Colour statistics do: they are the shares of pixels above
+    nine levels of red, green, blue, haematoxylin and eosin. All are computed in 3 x 3 windows of half the side that overlap by
+    half, because a class is often only in a part of a tile. Tiles below 64 px are one window.
     """
 
     mean: Tensor
@@ -178,16 +178,16 @@ class TextureBody(nn.Module):
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, stack: Tensor) -> Tensor:
-        """Return them on the scale of the training tiles, as a map (B, D, 3, 3) or (B, D, 1, 1)."""
+        """Return the statistics, standardised over the training tiles, as a map (B, D, 3, 3) or (B, D, 1, 1)."""
         return self.scaled(self.measure(stack))
 
     def scaled(self, measured: Tensor) -> Tensor:
-        """Return what `measure` found on the scale of the training tiles."""
+        """Return statistics from `measure`, standardised over the training tiles."""
         scaled: Tensor = self.scale(measured)
         return scaled.clamp(-_FARTHEST, _FARTHEST)
 
     def measure(self, stack: Tensor) -> Tensor:
-        """Return the statistics as they are, shaped like the map."""
+        """Return the statistics before standardisation, in the shape of the map."""
         n = self.windows
         with torch.autocast(stack.device.type, enabled=False):  # fourth powers
             stack = stack.float()
@@ -195,7 +195,7 @@ class TextureBody(nn.Module):
             images = (255 * pixels).movedim(1, 3)
             colours = torch.cat([pixels, _DENSITY * self.statistics.densities(images)], 1).flatten(0, 1)
             parts = [self.statistics(images)]
-            # A level's edge is soft, so that a little more stain changes little.
+            # A level is a ramp, not a step, so that a little more stain changes little.
             parts += [window_means((_SOFT * (colours - level) + 0.5).clamp_(0, 1), n) for level in _LEVELS]
             parts.append(window_moments(stack.flatten(0, 1), n, 2))
         return torch.cat([part.reshape(len(stack), -1, n, n) for part in parts], 1)
@@ -206,24 +206,24 @@ _COLOURS = 5
 _LEVELS = tuple(k / 10 for k in range(1, 10))
 _SOFT = 10.0
 _DENSITY = 5.0
-"""Puts optical densities about where the levels are."""
+"""Scales optical densities to the range of the levels."""
 _LINEAR = 0.3
 _FARTHEST = 8.0
-"""In deviations; a statistic farther out says no more."""
+"""In deviations; larger values carry no more information."""
 
 
 class KernelHead(FittedModule):
-    """A support vector machine, one class against the rest; fitted in closed form.
+    """A support vector machine, each class against the rest; fitted in closed form.
 
-    The kernel is ``exp(-|x - y|² / D) + 0.3 x·y / D``: the first term tells apart what lies close together, the second goes on
-    where nothing of the training is near. Without it, tissue unlike all of training would all get the same probability.
+    The kernel is ``exp(-|x - y|² / D) + 0.3 x·y / D``. The first term separates similar tiles, the second one those far from
+    all training tiles, which would all get the same probability without it.
 
     It has no support vectors until `adopt` is called or a state is loaded.
 
     Parameters
     ----------
     width : int
-        Numbers per cell, D.
+        Number of features per cell, D.
     classes : int
 
     Attributes
@@ -248,15 +248,15 @@ class KernelHead(FittedModule):
 
     @staticmethod
     def kernel(x: Tensor, y: Tensor) -> Tensor:
-        """Return how much alike cells (B, D) and (N, D) are, (B, N)."""
+        """Return the kernel (B, N) of cells (B, D) and (N, D)."""
         return torch.exp(-torch.cdist(x, y).square() / x.shape[1]) + _LINEAR * x @ y.T / x.shape[1]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the distance from the margins, (B, K), of a map of features (B, D, h, w): the mean over its cells."""
+        """Return the decision values (B, K) of a map of features (B, D, h, w): the mean over its cells."""
         return self.cells(features).mean((2, 3))
 
     def cells(self, features: Tensor) -> Tensor:
-        """Return the distance from the margins of each cell, (B, K, h, w): what each contributes."""
+        """Return the decision values (B, K, h, w) of each cell."""
         with torch.autocast(features.device.type, enabled=False):  # small differences of large numbers
             x = features.float().movedim(1, 3)
             distance = self.kernel(x.flatten(0, 2), self.support) @ self.weights + self.bias
@@ -268,9 +268,9 @@ class KernelHead(FittedModule):
 
 
 def texture_network(channels: int, classes: int, side: int) -> TileNetwork:
-    """Return a support vector machine on texture statistics, see `TextureStatistics`: for few tiles, and CPUs.
+    """Return a support vector machine on texture statistics, see `TextureStatistics`; for few tiles, and for CPUs.
 
-    The first three channels are the image.
+    The first three channels must be the image.
     """
     body = TextureBody(channels, side)
     return TileNetwork(body, KernelHead(body.width, classes), fine=True)

@@ -1,4 +1,4 @@
-"""Encoders of whole tiles: a small residual one with the self-supervised objective it learns by, and timm's.
+"""Encoders of tiles: a small residual network with its self-supervised loss, and timm models.
 
 Papers: He et al. 2015 (arXiv:1512.03385, ResNet), Chen et al. 2020 (arXiv:2002.05709, SimCLR).
 """
@@ -17,14 +17,14 @@ __all__ = ["Encoder", "Features", "Projector", "TimmEncoder", "contrast"]
 
 
 class Features(NamedTuple):
-    """What an encoder gives for B tiles.
+    """Features of a batch of B tiles.
 
     Attributes
     ----------
     tile : (B, D) float32
-        Of the whole tile.
+        Features of the whole tile.
     cells : (B, C, h, w) float32
-        Of its parts.
+        Features of its parts.
     """
 
     tile: Tensor
@@ -49,7 +49,7 @@ class _Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Four stages of residual blocks; 16 px of the tile become one cell.
+    """Four stages of residual blocks; a cell covers 16 px of the tile.
 
     Parameters
     ----------
@@ -67,19 +67,19 @@ class Encoder(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Features:
-        """Return features of pixels (B, 3, S, S) in [0, 1]: mean and greatest over the cells, and the cells."""
+        """Return features of pixels (B, 3, S, S) in [0, 1]: mean and maximum over the cells, and the cells."""
         cells = self.stages(self.stem(pixels * 4 - 3))  # H&E is bright
         return Features(torch.cat([cells.mean((2, 3)), cells.amax((2, 3))], 1), cells)
 
 
 class TimmEncoder(nn.Module):
-    """A frozen model of timm.
+    """A frozen timm model.
 
     Parameters
     ----------
     model : timm model without classifier
     mean, std : (3,) sequences of float
-        What its training subtracted and divided by.
+        Mean and deviation by which pixels were standardised at its training.
     side : int
         Input size in pixels.
     """
@@ -108,7 +108,7 @@ class TimmEncoder(nn.Module):
 
 
 class Projector(nn.Sequential):
-    """What SimCLR compares: a small perceptron over the pooled features, thrown away after training."""
+    """Projection head of SimCLR: a small perceptron on the pooled features, only used in training."""
 
     def __init__(self, dimensions: int, width: int = 128) -> None:
         super().__init__(
@@ -118,9 +118,9 @@ class Projector(nn.Sequential):
 
 
 def contrast(a: Tensor, b: Tensor, weights: Tensor | None = None, temperature: float = 0.2) -> dict[str, Tensor]:
-    """Return SimCLR's loss of two views' projections (B, D), eq. 1, and how often the other view is the nearest.
+    """Return SimCLR's loss of the projections (B, D) of two views, eq. 1, and how often the other view is the nearest.
 
-    ``weights`` (B,) says how much each tile counts.
+    ``weights`` (B,) are the weights of the tiles.
     """
     z = F.normalize(torch.cat([a, b]).float(), dim=1)
     likeness = (z @ z.T / temperature).fill_diagonal_(-torch.inf)

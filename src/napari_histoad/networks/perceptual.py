@@ -48,7 +48,7 @@ class PreActivation(nn.Module):
 
 
 class GrowingAutoencoder(nn.Module):
-    """Autoencoder with one halving a stage, which may be trained from the innermost stage outwards.
+    """Autoencoder that halves the resolution once per stage and may be trained from the innermost stage outwards.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class GrowingAutoencoder(nn.Module):
     latent : int
         Channels of the latent.
     stages : int
-        Halvings: 3 makes an 8 × 8 latent of 64 px.
+        Number of stages: 3 give a latent of 8 × 8 for 64 px.
     """
 
     critic: nn.Module
@@ -66,7 +66,7 @@ class GrowingAutoencoder(nn.Module):
     def __init__(self, width: int, latent: int, stages: int) -> None:
         super().__init__()
         self.stages = stages
-        # Stage 0 is the innermost; each has its own way in from and out to pixels.
+        # Stage 0 is the innermost; each has its own layers from and to pixels.
         self.inward = nn.ModuleList(
             nn.Sequential(nn.Conv2d(3, width, 3, 1, 1), PreActivation(width, width), PreActivation(width, width))
             for _ in range(stages)
@@ -84,15 +84,15 @@ class GrowingAutoencoder(nn.Module):
         )
 
         for way in self.outward:
-            # Without normalisation activations grow with depth: start from grey rather than from noise.
+            # Without normalisation activations grow with depth: a small start gives grey rather than noise.
             last: nn.Conv2d = way[-1]  # type: ignore[index]
             nn.init.normal_(last.weight, std=1e-3)
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def encode(self, pixels: Tensor, stage: int | None = None, alpha: float = 1.0) -> Tensor:
-        """Return the latent of pixels (B, 3, S, S) in [-1, 1] at the resolution of a stage, default the outermost.
+        """Return the latent of pixels (B, 3, S, S) in [-1, 1] at the resolution of a stage, by default the outermost.
 
-        Below ``alpha`` = 1 the way in of the stage before, from pixels of half the size, is blended in.
+        If ``alpha`` < 1, the layers of the stage before, on pixels of half the size, have the weight 1 - ``alpha``.
         """
         top = self.stages - 1 if stage is None else stage
         x = self.down[top](self.inward[top](pixels))
@@ -103,7 +103,7 @@ class GrowingAutoencoder(nn.Module):
         return self.to_latent(x)  # type: ignore[no-any-return]
 
     def decode(self, latent: Tensor, stage: int | None = None, alpha: float = 1.0) -> Tensor:
-        """Return pixels (B, 3, S, S), about [-1, 1]; they are not squashed."""
+        """Return pixels (B, 3, S, S), about in [-1, 1]; they are not limited to it."""
         top = self.stages - 1 if stage is None else stage
         x = self.from_latent(latent)
         before = x
@@ -127,9 +127,9 @@ class VectorAutoencoder(nn.Module):
     widths : sequence of int
         Channels at each resolution, from the pixels inwards; each step halves the side.
     latent : int
-        Length of the latent.
+        Length of the latent vector.
     side : int
-        Of the images, divisible by 2 to the number of widths.
+        Side of the images, divisible by 2 to the power of the number of widths.
     """
 
     images: nn.Module
@@ -161,7 +161,7 @@ class VectorAutoencoder(nn.Module):
 
 
 def image_critic(widths: Sequence[int], side: int) -> nn.Module:
-    """Return a critic of images (B, 3, S, S): residual blocks to one number."""
+    """Return a critic of images (B, 3, S, S): residual blocks and one output."""
     inner = side // 2 ** len(widths)
     pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
     return nn.Sequential(
@@ -173,12 +173,12 @@ def image_critic(widths: Sequence[int], side: int) -> nn.Module:
     )
 
 
-def gradient_penalty(judge: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Return the WGAN-GP loss of a critic and its estimate of the Wasserstein distance, to be shown."""
     share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
     between = (share * real + (1 - share) * fake).requires_grad_()
-    slope = torch.autograd.grad(judge(between).sum(), between, create_graph=True)[0].flatten(1).norm(dim=1)
-    of_real, of_fake = judge(real), judge(fake)
+    slope = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0].flatten(1).norm(dim=1)
+    of_real, of_fake = critic(real), critic(fake)
     distance = of_real.mean() - of_fake.mean()
     return -distance + _PENALTY * (slope - 1).square().mean() + _DRIFT * of_real.square().mean(), distance
 

@@ -1,4 +1,4 @@
-"""Texture statistics of haematoxylin, eosin and differences of colours, as one batched module without weights.
+"""Texture statistics of haematoxylin, eosin and colour differences, as one batched module without weights.
 
 Papers: Ruifrok & Johnston 2001 (colour deconvolution); Lindeberg 1998, doi:10.1023/A:1008045108935 (scale-normalised
 derivatives); Ojala et al. 2002, doi:10.1109/TPAMI.2002.1017623 (uniform local binary patterns).
@@ -23,27 +23,27 @@ _PLANES = 5
 _DARKEST = 1e-6
 _COMPRESSION = 10.0
 _GREY_LEVEL = 1 / 255
-# In deviations of the plane: differences below it are noise of flat background, which would otherwise fill the histograms.
+# In deviations of the plane: smaller differences are noise of the background and would fill the histograms.
 _FLAT = 0.02
-# Numbers per intermediate on a CPU, 2 MB: what is read again at once is then still in its cache.
+# Elements per intermediate result on a CPU, 2 MB, so that it stays in the cache until it is read again.
 _AT_ONCE = 2**19
 _BAND = 32
-# Of the tile's deviation: below it, fourth powers are lost in rounding.
+# Share of the tile's deviation below which fourth powers are only rounding errors.
 _FLAT_WINDOW = 0.03
 
 
 class TextureStatistics(nn.Module):
     """Moments of blob and edge responses at four scales, and histograms of local binary patterns at three radii.
 
-    Of five planes: haematoxylin, eosin, R − G, G − B and R − B, each z-scored over the tile, so that a paler or darker stain
-    gives nearly the same statistics. The differences weigh bright tissue, optical density weighs dark nuclei.
+    They are computed of five planes: haematoxylin, eosin, R − G, G − B and R − B, each z-scored over the tile, so that a paler
+    or darker stain has nearly the same statistics. Colour differences respond to bright tissue, optical density to dark nuclei.
 
     Parameters
     ----------
     tile_px : int
         Side S of the tiles.
     windows : int
-        1: statistics of the whole tile. n: of n x n windows of 2 S / (n + 1) pixels, which overlap by half.
+        1 computes statistics of the whole tile, n those of n x n windows of 2 S / (n + 1) pixels that overlap by half.
     """
 
     unmix: Tensor
@@ -55,7 +55,7 @@ class TextureStatistics(nn.Module):
         super().__init__()
         self.windows = windows
         self._at_once = max(1, _AT_ONCE // (_PLANES * tile_px**2))
-        # What the package ships is float64 and read-only.
+        # scikit-image's array is float64 and read-only.
         self.register_buffer("unmix", torch.tensor(hed_from_rgb[:, :2].copy(), dtype=torch.float32), persistent=False)
         filters = torch.stack([_derivatives(tile_px, sigma) for sigma in _SIGMAS_PX])
         self.register_buffer("filters", filters, persistent=False)
@@ -74,7 +74,7 @@ class TextureStatistics(nn.Module):
             parts += [window_moments(response, self.windows, 4) for response in _responses(planes, filters, sigma)]
         parts += [_window_shares(_codes(planes, radius), self.patterns, self.windows) for radius in _RADII_PX]
         values = torch.cat(parts, 1).reshape(len(images), self.dimensions, self.windows, self.windows)
-        # Skewness and kurtosis have long tails, which a covariance does not bear.
+        # Skewness and kurtosis have long tails, which distort a covariance.
         return values.sign() * (_COMPRESSION * values.abs()).log1p()
 
     def stains(self, images: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class TextureStatistics(nn.Module):
         return ((density - mean) / (deviation + 1e-6)).contiguous()
 
     def densities(self, images: Tensor) -> Tensor:
-        """Return how much haematoxylin and eosin there is (B, 2, S, S), about 0 to 0.2, as scikit-image's ``rgb2hed`` does."""
+        """Return haematoxylin and eosin densities (B, 2, S, S), about 0 to 0.2, as scikit-image's ``rgb2hed`` computes them."""
         rgb = (images.float() / 255).clamp_min(_DARKEST)
         return ((rgb.log() / math.log(_DARKEST)) @ self.unmix).clamp_min(0).permute(0, 3, 1, 2)
 
@@ -92,7 +92,7 @@ class TextureStatistics(nn.Module):
 def differences(images: Tensor) -> Tensor:
     """Return R − G, G − B and R − B (B, 3, S, S) of images (B, S, S, 3) uint8, each with mean 0 and deviation 1 over the tile.
 
-    What varies by less than a grey level is left small: it is noise of compression.
+    Planes that vary by less than a grey level stay small: they are noise of compression.
     """
     red, green, blue = (images.float() / 255).unbind(3)
     planes = torch.stack([red - green, green - blue, red - blue], 1)
@@ -101,9 +101,9 @@ def differences(images: Tensor) -> Tensor:
 
 
 def _derivatives(side: int, sigma: float) -> Tensor:
-    """Return matrices (3, S, S) that smooth a line of S pixels, mirrored at its ends, or give its 1st or 2nd derivative.
+    """Return matrices (3, S, S) that smooth a line of S pixels, reflected at its ends, or compute its 1st or 2nd derivative.
 
-    A product of matrices is many times faster on a CPU than a convolution of one channel with a long kernel.
+    On a CPU a matrix product is many times faster than the convolution of one channel with a long kernel.
     """
     radius = math.ceil(4 * sigma)
     x = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -136,21 +136,21 @@ def _responses(planes: Tensor, filters: Tensor, sigma: float) -> tuple[Tensor, T
 
 @cache
 def _bands(side: int, reach: int) -> list[tuple[slice, slice]]:
-    """Return parts of a line and what a filter reaches from each: beyond that its matrix is 0 and need not be multiplied."""
+    """Return parts of a line and the range that a filter uses for each; elsewhere its matrix is 0 and is not multiplied."""
     edges = [*range(0, side, _BAND), side]
     return [(slice(a, b), slice(max(0, a - reach), min(side, b + reach))) for a, b in pairwise(edges)]
 
 
 @cache
 def _edges(side: int, windows: int) -> list[int]:
-    """Return where the blocks of a line begin and where the last one ends; two blocks make a window, a single window is one."""
+    """Return the starts of the blocks of a line and the end of the last; a window has two blocks, a single window has one."""
     blocks = windows + 1 if windows > 1 else 1
     return [round(k * side / blocks) for k in range(blocks + 1)]
 
 
 @cache
 def _averages(side: int, windows: int, device: torch.device) -> Tensor:
-    """Return the matrix (n, side) that averages a line over windows; a product is faster than pooling on a CPU."""
+    """Return the matrix (n, side) that averages a line over windows; on a CPU a product is faster than pooling."""
     edges = _edges(side, windows)
     with torch.inference_mode(mode=False):  # it may be used in training later
         matrix = torch.zeros(windows, side)
@@ -169,7 +169,7 @@ def window_means(values: Tensor, windows: int) -> Tensor:
 def window_moments(values: Tensor, windows: int, order: int) -> Tensor:
     """Return mean, deviation and, for order 4, skewness and kurtosis over windows of planes (N, S, S), (N, order, n, n)."""
     mean = values.mean((1, 2), keepdim=True)
-    centred = values - mean  # small numbers, of which fourth powers can be subtracted
+    centred = values - mean  # small numbers, whose fourth powers can be subtracted accurately
     squared = centred.square()
     a1, a2 = window_means(centred, windows), window_means(squared, windows)
     deviation = (a2 - a1.square()).clamp_min(0).sqrt()
@@ -212,7 +212,7 @@ def _between(planes: Tensor, dim: int, start: float, n: int) -> Tensor:
 
 
 def _patterns() -> Tensor:
-    """Return which of ten kinds each binary pattern is of, (256, 10): as many bits as are set in one run, or the rest."""
+    """Return the kind of each binary pattern as one-hot rows (256, 10): the number of set bits if they are adjacent, or 9."""
     kinds = torch.zeros(2**_NEIGHBOURS, _NEIGHBOURS + 2)
     for code in range(2**_NEIGHBOURS):
         bits = [code >> k & 1 for k in range(_NEIGHBOURS)]

@@ -88,7 +88,7 @@ class ConvDecoder(nn.Module):
 
 
 def _widths(patch: int, width: int) -> list[int]:
-    """Channels from the latent grid outwards: halved on the way to the pixels, where the maps are large."""
+    """Return the channels from the latent grid outwards, halved towards the pixels, where the maps are large."""
     return [max(width // 2 ** max(0, k - 1), 16) for k in range(int(math.log2(patch)))]
 
 
@@ -217,7 +217,7 @@ class VqVae(nn.Module):
         tokens = latent.float().permute(0, 2, 3, 1)
         b, h, w, d = tokens.shape
         flat = tokens.reshape(b, h * w, d)
-        # Nearest codes are a matter of small differences: never in reduced precision.
+        # The nearest code depends on small differences: never in reduced precision.
         with torch.autocast(latent.device.type, enabled=False):
             if self.kind == "fsq":
                 passed, index = self.quantizer(flat)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_histoad.classifiers import ClassifierSettings, classes_of, gives_error, load_model, save_classifier
+from napari_histoad.classifiers import ClassifierSettings, classes_of, computes_error_map, load_model, save_classifier
 from napari_histoad.detectors import describe_backbone, describe_detectors, fetch_weights, load_detector
 from napari_histoad.engine import (
     DetectorView,
@@ -117,7 +117,7 @@ def train_classifier(args: protocol.TrainClassifier) -> Job[protocol.ClassifierT
     )
     settings = ClassifierSettings(
         networks=("texture",),
-        inputs=("image", "error") if gives_error(detector) else ("image",),
+        inputs=("image", "error") if computes_error_map(detector) else ("image",),
         classes=data.classes,
         tile_px=view.tile_px,
         mpp=view.mpp,
