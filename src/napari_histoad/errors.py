@@ -36,6 +36,7 @@ __all__ = [
     "WorkerError",
     "explained",
     "first_error",
+    "first_line",
     "writing",
 ]
 
@@ -134,9 +135,10 @@ def explained(err: Exception, doing: str = "") -> HistoadError:
     if isinstance(err, HistoadError):
         return err
     logging.getLogger("napari_histoad").debug("%s", doing or "unexpected error", exc_info=err)
-    reason = (str(err).strip().splitlines() or ["no message"])[0][:200]
     start = f"{doing}: unexpected" if doing else "unexpected"
-    found = HistoadError(f"{start} {type(err).__name__}: {reason}", "set HISTOAD_DEBUG=1 for the details, and please report it")
+    found = HistoadError(
+        f"{start} {type(err).__name__}: {first_line(err)}", "set HISTOAD_DEBUG=1 for the details, and please report it"
+    )
     found.__cause__ = err
     return found
 
@@ -146,6 +148,11 @@ def first_error(err: ValidationError) -> str:
     problem = err.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+
+
+def first_line(err: BaseException) -> str:
+    """Return the first line of an error's message, at most 160 characters; the name of its class if it has no message."""
+    return (str(err).strip().splitlines() or [type(err).__name__])[0][:160]
 
 
 _REMEDIES = {

@@ -10,7 +10,7 @@ import tifffile
 import zarr
 from PIL import Image, UnidentifiedImageError
 
-from napari_histoad.errors import SettingsError, SlideError
+from napari_histoad.errors import SettingsError, SlideError, first_line
 from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
 from napari_histoad.slide._base import Slide
 from napari_histoad.slide._colour import GLASS
@@ -70,8 +70,7 @@ class ChannelSlide(ArraySlide):
         try:
             planes, mpp_yx, camera_white, white_is_zero = _read_planes(path)
         except (*_BROKEN, OSError, RuntimeError) as err:
-            reason = (str(err).strip().splitlines() or [type(err).__name__])[0][:160]
-            raise SlideError(f"{path.name}: its channels cannot be read ({reason})", "check the file") from err
+            raise SlideError(f"{path.name}: its channels cannot be read ({first_line(err)})", "check the file") from err
         count, dtype = planes[0].shape[2], planes[0].dtype
         missing = [number for number in self._chosen if not 0 <= number < count]
         if missing:

@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from napari_histoad.errors import SlideError
+from napari_histoad.errors import SlideError, first_line
 from napari_histoad.slide._base import make_levels
 from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._dicom_folder import choose_series, find_instances, holds_instances, pictures_of, series_of
@@ -105,8 +105,7 @@ class DicomSlide(TiledSlide):
         except SlideError:
             raise
         except Exception as err:  # a damaged header may raise anything
-            reason = (str(err).splitlines() or [type(err).__name__])[0][:160]
-            raise SlideError(f"{path.name} is not a slide that can be read ({reason})", "check the file") from err
+            raise SlideError(f"{path.name} is not a slide that can be read ({first_line(err)})", "check the file") from err
         super().__init__(
             path,
             make_levels([image.shape for image in images]),
@@ -135,8 +134,7 @@ class DicomSlide(TiledSlide):
         except Exception as err:  # so may a damaged frame, depending on the codec
             if str(err) == "the slide has been closed":
                 raise SlideError(f"{self.path.name} has been closed", "open it again") from err
-            reason = (str(err).splitlines() or [type(err).__name__])[0][:160]
-            msg = f"{file.path.name}: tile (row {row}, column {column}) of level {level} cannot be decoded ({reason})"
+            msg = f"{file.path.name}: tile (row {row}, column {column}) of level {level} cannot be decoded ({first_line(err)})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
 
     def close(self) -> None:

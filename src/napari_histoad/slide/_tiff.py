@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from napari_histoad.errors import SlideError
+from napari_histoad.errors import SlideError, first_line
 from napari_histoad.slide._base import Level, coarsest
 from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._file import PositionalFile
@@ -78,10 +78,10 @@ class TiffSlide(TiledSlide):
                 self._pages = [parse_level(layout.pages[i], layout.planes[i] if layout.planes else ()) for i in kept]
                 icc = _profile(layout.pages[0])
         except _BROKEN as err:
-            msg = f"{path.name} is not a readable TIFF ({_first_line(err)})"
+            msg = f"{path.name} is not a readable TIFF ({first_line(err)})"
             raise SlideError(msg, "the file may be cut short or damaged: copy it again from its source") from err
         except OSError as err:
-            raise SlideError(f"{path.name} cannot be read ({_first_line(err)})", "check the disk or the network") from err
+            raise SlideError(f"{path.name} cannot be read ({first_line(err)})", "check the disk or the network") from err
         self.format = layout.format  # type: ignore[misc]
         super().__init__(
             path,
@@ -141,7 +141,7 @@ class TiffSlide(TiledSlide):
             raise SlideError(f"{_place(page, level, row, column)}: {err.what}", err.remedy) from None
         except (*_BROKEN, RuntimeError, OSError, imagecodecs.DelayedImportError) as err:
             where = _place(page, level, row, column)
-            msg = f"{self.path.name}: {where} cannot be decoded ({_first_line(err)})"
+            msg = f"{self.path.name}: {where} cannot be decoded ({first_line(err)})"
             raise SlideError(msg, "the file is damaged there: copy it again from its source") from err
 
     @property
@@ -223,9 +223,5 @@ def _read_beside(path: Path, page: int) -> NDArray[np.uint8]:
     try:
         return read_picture(path, page)
     except (*_BROKEN, RuntimeError, OSError) as err:
-        msg = f"{path.name}: its label, macro or thumbnail cannot be decoded ({_first_line(err)})"
+        msg = f"{path.name}: its label, macro or thumbnail cannot be decoded ({first_line(err)})"
         raise SlideError(msg, "the slide itself may still be intact") from err
-
-
-def _first_line(err: BaseException) -> str:
-    return (str(err).strip().splitlines() or [type(err).__name__])[0][:160]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from napari_histoad.errors import SlideError
+from napari_histoad.errors import SlideError, first_line
 from napari_histoad.slide._array import ArraySlide, Planes, tile_of_chunks
 from napari_histoad.slide._base import CHOOSE_CHANNELS
 from napari_histoad.slide._units import unit_um
@@ -80,7 +80,7 @@ def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | No
     except SlideError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, OSError, AttributeError) as err:
-        msg = f"{path.name} is not an OME-Zarr slide ({str(err).splitlines()[0] if str(err) else type(err).__name__})"
+        msg = f"{path.name} is not an OME-Zarr slide ({first_line(err)})"
         raise SlideError(msg, "give the folder that contains the multiscales metadata") from err
     version = str(ome.get("version") or scales.get("version") or "0.4")
     return levels, mpp_yx, {"OME-Zarr version": version, "Name": str(scales.get("name") or path.stem)}

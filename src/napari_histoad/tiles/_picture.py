@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from napari_histoad.errors import SettingsError
+from napari_histoad.errors import SettingsError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def _reading(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as err:
         raise _too_large(path) from err
     except Exception as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        reason = first_line(err)
         if isinstance(err, FileNotFoundError):
             reason = "there is no such file" if "://" not in str(path) else "only local files can be read, not URLs"
         elif isinstance(err, UnidentifiedImageError):
