@@ -6,7 +6,7 @@ import pytest
 
 from napari_histoad import AnomalyMap
 from napari_histoad.jobs import Progress
-from napari_histoad.worker.protocol import Cancelled, Died, Failed, Progressed
+from napari_histoad.worker.protocol import Cancelled, Failed, Progressed
 
 
 @pytest.fixture
@@ -21,9 +21,7 @@ def flagged(viewer):
     return [y for y in viewer.layers if y.name.startswith("Flagged regions")]
 
 
-@pytest.mark.parametrize(
-    "ending", [Cancelled(id=1), Failed(id=1, kind="HistoadError", what="it broke", remedy=""), Died(id=1, code=-9)]
-)
+@pytest.mark.parametrize("ending", [Cancelled(id=1), Failed(id=1, kind="HistoadError", what="it broke", remedy="")])
 def test_a_map_that_fails_or_is_cancelled_gives_the_former_review_back(
     viewer, panel, words, case, qtbot, map_folder, tmp_path, monkeypatch, ending
 ):

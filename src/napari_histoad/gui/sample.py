@@ -10,7 +10,7 @@ from qtpy.QtCore import QEventLoop, QObject, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QProgressDialog
 
-from napari_histoad.errors import HistoadError, JobCancelledError
+from napari_histoad.errors import JobCancelledError
 from napari_histoad.gui.layers import NORMAL_NAME, regions_layer
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.samples import SlidePlan
@@ -80,5 +80,3 @@ def _draw(path: Path) -> None:
         raise JobCancelledError("drawing the sample slide was cancelled", "open it again to draw it")
     if isinstance(ended[0], protocol.Failed):
         raise ended[0].error
-    if isinstance(ended[0], protocol.Died):
-        raise HistoadError("the background process ended unexpectedly", "try again")

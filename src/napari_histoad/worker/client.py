@@ -11,7 +11,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from napari_histoad.worker.protocol import Cancel, Cancelled, Died, Progressed, Request, parse_event
+from napari_histoad.errors import WorkerError
+from napari_histoad.worker.protocol import Cancel, Cancelled, Failed, Progressed, Request, parse_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ class WorkerClient:
     ----------
     on_event : callable
         Called **from a reading thread** with every event of the running job, see `napari_histoad.worker.protocol`.
-        When the child dies, the running job's last event is `Died`.
+        When the child dies, the running job ends with `Failed`.
     """
 
     def __init__(self, on_event: Callable[[Event], object]) -> None:
@@ -137,7 +138,8 @@ class WorkerClient:
             if number is None:
                 return
             self._current = None
-        self._on_event(Died(id=number, code=code))
+        remedy = "click again to continue where it stopped, and close other programs if memory ran out"
+        self._on_event(Failed.of(number, WorkerError(f"the background process ended unexpectedly (code {code})", remedy)))
 
 
 def _send(process: subprocess.Popen[str], message: BaseModel) -> None:

@@ -91,11 +91,10 @@ def list_detectors(_args: protocol.ListDetectors) -> Job[protocol.DetectorsListe
     return protocol.DetectorsListed(detectors=[found.model_dump() for found in describe_detectors()])
 
 
-def check_model(args: protocol.CheckModel) -> Job[protocol.ModelChecked]:
+def check_model(args: protocol.CheckModel) -> Job[None]:
     """Open a detector's file."""
     yield Progress("Opening the detector")
     load_model(args.model)
-    return protocol.ModelChecked(path=args.model)
 
 
 def train_classifier(args: protocol.TrainClassifier) -> Job[protocol.ClassifierTrained]:
@@ -222,13 +221,12 @@ def save_results(args: protocol.SaveResults) -> Job[protocol.ResultsSaved]:
     return protocol.ResultsSaved(files=files)
 
 
-def draw_sample(args: protocol.DrawSample) -> Job[protocol.SampleDrawn]:
+def draw_sample(args: protocol.DrawSample) -> Job[None]:
     """Draw the sample slide."""
-    path = yield from sample_job(args.path, SlidePlan(args.size_px))
-    return protocol.SampleDrawn(path=path)
+    yield from sample_job(args.path, SlidePlan(args.size_px))
 
 
-JOBS: dict[type[protocol.Arguments], Callable[[Any], Job[protocol.Result]]] = {
+JOBS: dict[type[protocol.Arguments], Callable[[Any], Job[protocol.Result | None]]] = {
     protocol.FindTissue: find_tissue_mask,
     protocol.Train: train,
     protocol.Recalibrate: recalibrate,

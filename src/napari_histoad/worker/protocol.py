@@ -1,7 +1,7 @@
 """Messages between the window and its background process: one JSON document per line, no pickle.
 
 A line to the process is a `Request`, which carries the arguments of one job, or a `Cancel`. A line back is an `Event`: any
-number of `Progressed`, then one of `Finished`, `Failed` and `Cancelled`. Both ends read and write them with these classes.
+number of `Progressed`, then one of `Finished`, `Failed` and `Cancelled`.
 """
 
 from __future__ import annotations
@@ -31,43 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "Arguments",
-    "Cancel",
-    "Cancelled",
-    "CheckModel",
-    "ClassifierTrained",
-    "ComputeMap",
-    "DescribeEncoder",
-    "DetectorsListed",
-    "Died",
-    "DrawSample",
-    "EncoderDescribed",
-    "Event",
-    "Explain",
-    "Failed",
-    "FindTissue",
-    "Finished",
-    "ListDetectors",
-    "MapComputed",
-    "ModelChecked",
-    "Progressed",
-    "Ready",
-    "Recalibrate",
-    "Request",
-    "Result",
-    "ResultsSaved",
-    "SampleDrawn",
-    "SaveResults",
-    "SlideArguments",
-    "TileExplained",
-    "TissueFound",
-    "Train",
-    "TrainClassifier",
-    "Trained",
-    "parse_event",
-]
-
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -93,10 +56,8 @@ def _encode_picture(picture: Any) -> str:
 def _decode_progress(value: Any) -> Progress:
     if isinstance(value, Progress):
         return value
-    preview, updated = value["preview"], value["updated"]
-    return Progress(
-        **value | {"preview": preview and _decode_picture(preview), "updated": None if updated is None else tuple(updated)}
-    )
+    pixels, box = value["preview"], value["updated"]
+    return Progress(**value | {"preview": pixels and _decode_picture(pixels), "updated": box and tuple(box)})
 
 
 def _encode_progress(progress: Progress) -> dict[str, Any]:
@@ -107,7 +68,7 @@ def _encode_progress(progress: Progress) -> dict[str, Any]:
 if TYPE_CHECKING:
     Picture = NDArray[np.uint8]
     SentProgress = Progress
-else:  # NumPy is imported only when a picture comes: the window imports this module at start
+else:  # without importing NumPy
     Picture = Annotated[Any, PlainValidator(_decode_picture), PlainSerializer(_encode_picture)]
     SentProgress = Annotated[Any, PlainValidator(_decode_progress), PlainSerializer(_encode_progress)]
 
@@ -243,19 +204,10 @@ class Request(_Message):
 
     id: int
     args: Annotated[
-        FindTissue
-        | Train
-        | Recalibrate
-        | DescribeEncoder
-        | ListDetectors
-        | CheckModel
-        | TrainClassifier
-        | Explain
-        | ComputeMap
-        | SaveResults
-        | DrawSample,
+        FindTissue | Train | Recalibrate | DescribeEncoder | ListDetectors | CheckModel | TrainClassifier | Explain | ComputeMap
+        | SaveResults | DrawSample,
         Field(discriminator="job"),
-    ]
+    ]  # fmt: skip
 
 
 class Cancel(_Message):
@@ -270,7 +222,6 @@ class Cancel(_Message):
 class TissueFound(_Message):
     """Where the mask was written, level-0 pixels per mask pixel (y, x), and area."""
 
-    job: Literal["tissue"] = "tissue"
     path: Path
     scale_yx: tuple[float, float]
     area_mm2: float
@@ -279,7 +230,6 @@ class TissueFound(_Message):
 class Trained(_Message):
     """A detector's file, what its thresholds rest on, and the table of tiles that were left out as suspicious."""
 
-    job: Literal["train"] = "train"
     path: Path
     calibration: str
     suspicious: Path | None = None
@@ -288,7 +238,6 @@ class Trained(_Message):
 class EncoderDescribed(_Message):
     """An encoder's licence, where its weights come from, and their file, if it is on this machine."""
 
-    job: Literal["encoder"] = "encoder"
     name: str
     licence: str
     origin: str
@@ -298,21 +247,12 @@ class EncoderDescribed(_Message):
 class DetectorsListed(_Message):
     """Fields of the `DetectorDescription` of each detector."""
 
-    job: Literal["detectors"] = "detectors"
     detectors: list[dict[str, Any]]
-
-
-class ModelChecked(_Message):
-    """A file that holds a usable detector."""
-
-    job: Literal["check"] = "check"
-    path: Path
 
 
 class ClassifierTrained(_Message):
     """A classifier's file, its cross-validated AUROC with interval, and what limits that figure."""
 
-    job: Literal["classify"] = "classify"
     path: Path
     auroc: str
     verdicts: int
@@ -323,7 +263,6 @@ class ClassifierTrained(_Message):
 class TileExplained(_Message):
     """Titles and pictures (H, W, 3) uint8, and the explanation in words."""
 
-    job: Literal["explain"] = "explain"
     panels: list[tuple[str, Picture]]
     words: str
 
@@ -331,7 +270,6 @@ class TileExplained(_Message):
 class MapComputed(_Message):
     """A map's folder, and the number of tiles that could not be read."""
 
-    job: Literal["map"] = "map"
     path: Path
     failed: int
 
@@ -339,39 +277,15 @@ class MapComputed(_Message):
 class ResultsSaved(_Message):
     """Files written."""
 
-    job: Literal["save"] = "save"
     files: list[Path]
 
 
-class SampleDrawn(_Message):
-    """Where the sample slide was written."""
-
-    job: Literal["sample"] = "sample"
-    path: Path
-
-
 Result = (
-    TissueFound
-    | Trained
-    | EncoderDescribed
-    | DetectorsListed
-    | ModelChecked
-    | ClassifierTrained
-    | TileExplained
-    | MapComputed
-    | ResultsSaved
-    | SampleDrawn
+    TissueFound | Trained | EncoderDescribed | DetectorsListed | ClassifierTrained | TileExplained | MapComputed | ResultsSaved
 )
 
 
 # -- events
-
-
-class Ready(_Message):
-    """The process has loaded its libraries."""
-
-    event: Literal["ready"] = "ready"
-    id: int = 0
 
 
 class Progressed(_Message):
@@ -383,15 +297,15 @@ class Progressed(_Message):
 
 
 class Finished(_Message):
-    """The job has ended with a result."""
+    """The job has ended; its result is None if the arguments say all there is to know."""
 
     event: Literal["result"] = "result"
     id: int
-    result: Annotated[Result, Field(discriminator="job")]
+    result: Result | None
 
 
 class Failed(_Message):
-    """The job has ended with an error: the name of its class, what happened, and the remedy."""
+    """The job, or the process itself, has ended with an error: the name of its class, what happened, and the remedy."""
 
     event: Literal["error"] = "error"
     id: int
@@ -418,15 +332,7 @@ class Cancelled(_Message):
     id: int
 
 
-class Died(_Message):
-    """The process ended during the job; the client reports it with the exit code."""
-
-    event: Literal["died"] = "died"
-    id: int
-    code: int
-
-
-Event = Ready | Progressed | Finished | Failed | Cancelled | Died
+Event = Progressed | Finished | Failed | Cancelled
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 

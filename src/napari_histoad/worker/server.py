@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from napari_histoad.errors import HistoadError, SettingsError, first_error
-from napari_histoad.worker.protocol import Cancel, Cancelled, Event, Failed, Finished, Progressed, Ready, Request
+from napari_histoad.worker.protocol import Cancel, Cancelled, Event, Failed, Finished, Progressed, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,5 +91,4 @@ def main() -> None:
     threading.Thread(target=server.listen, daemon=True).start()
     import napari_histoad.worker.jobs  # noqa: F401 - warm up: the first click should not wait for torch
 
-    send(Ready())
     server.serve()

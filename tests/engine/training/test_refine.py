@@ -105,7 +105,7 @@ def test_unknown_refinements_and_methods_without_features_are_refused():
 
     detector = Plain(create_detector("vqvae", tile_px=64, max_steps=2, batch=4).settings)
     detector.fit = lambda images, robust=False: None
-    with pytest.raises(SettingsError, match="offers no features"):
+    with pytest.raises(SettingsError, match="has no features"):
         run(fit_job(detector, _tiles(100, 0), device="cpu", refine="svm"))
 
 

@@ -13,7 +13,7 @@ from napari_histoad.errors import HistoadError
 from napari_histoad.gui.remedies import in_window
 from napari_histoad.jobs import Eta, Job, Progress
 from napari_histoad.worker.client import WorkerClient
-from napari_histoad.worker.protocol import Arguments, Cancelled, Died, Event, Failed, Finished, Progressed
+from napari_histoad.worker.protocol import Arguments, Cancelled, Event, Failed, Finished, Progressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,14 +183,11 @@ class JobRunner:
         running = self._running
         assert running is not None
         self._running = self._stop_thread = None
-        if isinstance(outcome, Cancelled | Died | Failed) and running.on_failure is not None:
+        if isinstance(outcome, Cancelled | Failed) and running.on_failure is not None:
             running.on_failure()
         self.busy_changed.emit(False)  # noqa: FBT003 - a signal takes positions
         if isinstance(outcome, Cancelled):
             self.cancelled.emit()
-        elif isinstance(outcome, Died):
-            words = f"the background process ended unexpectedly (code {outcome.code}); click again to continue where it stopped"
-            self.failed.emit(f"{words}, and close other programs if memory ran out", running.section)
         elif isinstance(outcome, Failed):
             self.failed.emit(in_window(outcome.error), running.section)
         else:

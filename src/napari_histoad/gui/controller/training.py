@@ -106,7 +106,7 @@ class Training:
     def check_model(self, path: Path) -> None:
         """Start to check whether a file holds a detector; `model_checked` follows, or an error with the reason."""
         args = protocol.CheckModel(model=path)
-        self._runner.submit(args, section="map", on_result=lambda result: self.model_checked.emit(result.path))
+        self._runner.submit(args, section="map", on_result=lambda _: self.model_checked.emit(path))
 
     def require_model(self, problem: str) -> Path:
         """Return the file of the chosen detector.
