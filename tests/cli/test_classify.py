@@ -82,7 +82,7 @@ def test_train_on_a_slide_with_named_outlines_and_a_detector_is_mapped(sample, d
     options = ("--model", detector_file, "--input", "image", "--input", "error", "--network", "base_cnn", "--folds", 0)
     rest = ("--settings", settings, "--max-tiles", 120, "--device", "cpu")
     words = _run("train", sample.path, "--regions", outlines, "--out", out, *options, *rest).stdout
-    assert "the detector has learnt from sample.tif" in words
+    assert "the detector was trained on sample.tif" in words
     assert "Normal (" in words
     assert "Anomaly (" in words
     mapped = CliRunner().invoke(

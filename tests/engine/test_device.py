@@ -14,7 +14,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_batch_arrives_as_it_was_sent(device):
+def test_upload_returns_the_same_batch(device):
     choice, rng = choose_device(device), np.random.default_rng(0)
     allocate = choice.allocate or (lambda shape: np.empty(shape, np.uint8))
     batches = [allocate((choice.batch, 64, 64, 3)) for _ in range(4)]
@@ -27,7 +27,7 @@ def test_a_batch_arrives_as_it_was_sent(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_many_batches_under_way_are_scored_as_each_by_itself(device, detector_file):
+def test_batches_in_flight_get_the_same_scores_as_single_ones(device, detector_file):
     choice, rng = choose_device(device), np.random.default_rng(0)
     detector = load_detector(detector_file)
     detector.to(choice.device)
@@ -40,7 +40,7 @@ def test_many_batches_under_way_are_scored_as_each_by_itself(device, detector_fi
 
 
 @needs_cuda
-def test_a_gpu_maps_as_a_cpu_does(sample, detector_file, map_folder, tmp_path):
+def test_gpu_and_cpu_give_the_same_map(sample, detector_file, map_folder, tmp_path):
     here, there = AnomalyMap.open(map_folder), map_slide(sample.path, tmp_path, model=detector_file, stride_px=64, device="cuda")
     assert np.abs(here.scores - there.scores).max() < 1e-3
     assert spearmanr(here.scores, there.scores).statistic > 0.999  # scores are small: near is not yet alike

@@ -23,17 +23,17 @@ from napari_histoad.slide import open_slide
 
 @pytest.mark.parametrize("name", ["seed", "devices", "max_tiles", "stride_px", "folds", "mpp", "cell_um", "seconds"])
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf, -math.inf, "1", True, 2**70])
-def test_what_is_no_number_in_range_is_refused(name, value):
+def test_check_options_refuses_values_out_of_range(name, value):
     with pytest.raises(SettingsError, match=f"{name} is .*; give a (whole )?number from"):
         check_options(**{name: value})
 
 
-def test_what_is_in_range_passes():
+def test_check_options_accepts_values_in_range():
     check_options(seed=0, devices=1, max_tiles=48, stride_px=32, folds=5, mpp=0.25, cell_um=8, seconds=0.1)
     check_options(seed=np.int64(MAX_SEED), mpp=np.float32(0.5), stride_px=None)
 
 
-def test_every_entry_refuses_them_before_it_begins(sample, tmp_path):
+def test_every_job_refuses_bad_options_before_it_starts(sample, tmp_path):
     out, model = tmp_path / "out", starter_path()
     data = labelled(48)
     settings = ClassifierSettings(networks=("base_cnn",), tile_px=64, epochs=1)
@@ -83,7 +83,7 @@ def test_every_entry_refuses_them_before_it_begins(sample, tmp_path):
         "classify train SLIDE --out O --folds -1",
     ],
 )
-def test_the_terminal_says_wrong_use_and_writes_nothing(line, sample, tmp_path, monkeypatch):
+def test_commands_refuse_bad_options_and_write_nothing(line, sample, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"SLIDE": str(sample.path), "MODEL": str(starter_path())}
     result = CliRunner().invoke(app, [names.get(word, word) for word in line.split()])
@@ -96,13 +96,13 @@ def test_the_terminal_says_wrong_use_and_writes_nothing(line, sample, tmp_path, 
 @pytest.mark.parametrize(
     "address", ["nonsense", "", "host", "http://host:8786", "tcp://host", "tcp://host:99999", "tcp://a b:1", "::1"]
 )
-def test_what_is_no_address_of_a_scheduler_is_refused_at_once(address, monkeypatch):
+def test_cluster_refuses_an_invalid_address_at_once(address, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda *args, **options: pytest.fail("asked the network"))
     with pytest.raises(SettingsError, match="is no address of a scheduler; give it as tcp://"):
         Cluster(address)
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line():
+def test_cluster_reports_an_unreachable_scheduler_in_one_line():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, but nobody listens
         port = unused.getsockname()[1]
@@ -113,7 +113,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of folders are others there")
-def test_weights_are_said_to_be_known_only_if_that_was_stored(tmp_path, monkeypatch):
+def test_weights_are_known_only_if_they_were_stored(tmp_path, monkeypatch):
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"weights")
     (tmp_path / "taken").touch()

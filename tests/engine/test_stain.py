@@ -34,7 +34,7 @@ def detector_at(request, sample, tmp_path_factory):
     return path
 
 
-def test_normalised_scores_do_not_see_the_other_stain(sample, other_lab, detector_at, tmp_path):
+def test_normalised_scores_do_not_depend_on_the_stain(sample, other_lab, detector_at, tmp_path):
     detector = load_detector(detector_at)
     assert bool(detector.stain_target) == (detector.settings.stain == "macenko")
     here, there = (map_slide(p, tmp_path, model=detector_at, stride_px=64) for p in (sample.path, other_lab))
@@ -46,7 +46,7 @@ def test_normalised_scores_do_not_see_the_other_stain(sample, other_lab, detecto
         assert flagged[1] < flagged[0] + 0.1
 
 
-def test_recalibration_and_a_cluster_see_the_same_colours(sample, other_lab, tmp_path):
+def test_recalibration_and_a_cluster_use_the_same_normalisation(sample, other_lab, tmp_path):
     from distributed import Client, LocalCluster
 
     from napari_histoad import recalibrate
@@ -72,7 +72,7 @@ def test_recalibration_and_a_cluster_see_the_same_colours(sample, other_lab, tmp
     assert np.array_equal(alone.scores, spread.scores, equal_nan=True)
 
 
-def test_tiles_that_are_files_are_normalised_too(sample, tmp_path):
+def test_tile_files_are_normalised(sample, tmp_path):
     folder = tmp_path / "tiles"
     folder.mkdir()
     with open_slide(sample.path) as slide, (folder / "manifest.csv").open("w", newline="") as handle:
@@ -92,7 +92,7 @@ def test_jitter_without_steps_is_refused(sample, tmp_path):
         train(sample.path, tmp_path / "d.safetensors", detector="texture", stain_jitter=0.2)
 
 
-def test_jitter_changes_what_is_learnt_and_is_recorded(sample, tmp_path):
+def test_stain_jitter_changes_the_weights_and_is_recorded(sample, tmp_path):
     weights = []
     for strength in (0.0, 0.2, 0.2):
         path = tmp_path / "d.safetensors"
@@ -105,7 +105,7 @@ def test_jitter_changes_what_is_learnt_and_is_recorded(sample, tmp_path):
     assert np.array_equal(weights[1], weights[2])
 
 
-def test_a_classifier_learns_from_tiles_in_the_stains_that_a_map_has(sample, other_lab, detector_at):
+def test_classifier_trains_on_tiles_normalised_as_in_a_map(sample, other_lab, detector_at):
     detector = load_detector(detector_at)
     regions = [*sample.plan.normal, *(Region(r.geometry, "Anomaly") for r in sample.plan.planted)]
     plain, given = (

@@ -21,7 +21,7 @@ def _draw(classes, n=300, seed=0):
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_figures_are_those_of_scikit_learn(classes):
+def test_report_classes_matches_scikit_learn(classes):
     labels, probabilities, groups = _draw(classes)
     report = report_classes(labels, probabilities, groups)
     said = probabilities.argmax(1)
@@ -36,7 +36,7 @@ def test_figures_are_those_of_scikit_learn(classes):
     assert (report.tiles, report.groups) == (300, 30)
 
 
-def test_cross_validation_tests_every_tile_once_and_knows_no_labels_it_should_not():
+def test_cross_validation_tests_every_tile_once_without_its_label():
     data = labelled(60)
     settings = ClassifierSettings(networks=("base_cnn",), tile_px=64, epochs=15, batch=16, learning_rate=3e-3)
     report = run(cross_validate_job(settings, data, folds=3, device="cpu"))
@@ -53,23 +53,23 @@ def _of_slides(data, *slides):
     return replace(data, tiles=replace(data.tiles, sources=slides, places=places))
 
 
-def test_what_to_mind_is_said_of_figures_and_probabilities():
+def test_notes_on_classes_state_the_limits():
     even = labelled(40)
     detector = SimpleNamespace(trained_on=("b.tif",))
     assert notes_on_classes(even, None) == ()
     assert notes_on_classes(_of_slides(even, "a.tif", "c.tif"), detector) == ()
     (note,) = notes_on_classes(_of_slides(even, "a.tif", "b.tif"), detector)
-    assert note == "the detector has learnt from b.tif: elsewhere expect less than these figures"
+    assert note == "the detector was trained on b.tif: expect lower values on other slides"
     (note,) = notes_on_classes(_of_slides(even, "a.tif"), None)
     assert note.startswith("all tiles are of one slide, a.tif")
     (note,) = notes_on_classes(even, None, judged=True)
     assert "not of the slide as a whole" in note
     (note,) = notes_on_classes(replace(even, labels=(np.arange(40) % 5 == 0).astype(np.int64)), None)
-    assert "the probability of anomalous is higher than its share" in note
+    assert "that of anomalous is higher than its share" in note
 
 
-def test_a_rare_class_is_favoured_which_is_why_it_is_said():
-    """Where tiles tell nothing apart, the probability of a class that one tile in five is of is a half, not a fifth."""
+def test_rare_class_gets_a_higher_probability():
+    """If tiles are identical, the probability of a class with a fifth of the tiles is a half, not a fifth."""
     data = labelled(60)
     rare = replace(data, labels=(np.random.default_rng(0).random(60) < 0.2).astype(np.int64))
     grey = replace(rare, tiles=replace(rare.tiles, images=np.full_like(rare.tiles.images, 128)))

@@ -23,7 +23,7 @@ def test_perfect_and_useless_scores():
 
 
 @pytest.mark.parametrize("count", [10, 30, 98, 99, 1000])
-def test_the_rate_of_scores_is_one_that_the_calibration_tiles_can_state(count):
+def test_default_rate_is_one_that_the_calibration_tiles_allow(count):
     labels = np.arange(40) % 2 == 0
     lowest = float(f"{1 / (count + 1):.6g}")  # as a table holds it
     args = labels, labels + 0.0, np.where(labels, lowest, 0.9), np.arange(40)
@@ -39,7 +39,7 @@ def test_the_rate_of_scores_is_one_that_the_calibration_tiles_can_state(count):
     assert bool(unknown.notes) == (count < 99)
 
 
-def test_one_kind_of_label_is_refused():
+def test_evaluate_scores_refuses_labels_that_are_all_the_same():
     with pytest.raises(SettingsError, match="all alike"):
         evaluate_scores(np.zeros(9, bool), np.zeros(9), np.zeros(9), np.arange(9))
 
@@ -56,7 +56,7 @@ def test_intervals_over_groups_are_wider_than_over_tiles():
     assert whole.high - whole.low > 3 * (single.high - single.low)
 
 
-def test_a_map_against_its_planted_anomalies(map_folder, sample):
+def test_evaluate_finds_planted_anomalies(map_folder, sample):
     result = AnomalyMap.open(map_folder)
     ours = evaluate(result, sample.plan.planted, rate=0.1)
     assert 0.5 < ours.auroc.value <= 1
@@ -77,7 +77,7 @@ def test_outlines_smaller_than_a_tile_count(map_folder):
     assert evaluation.anomalous_tiles >= 1
 
 
-def test_normal_regions_are_holes(map_folder, sample):
+def test_normal_outlines_are_cut_out_of_anomalies(map_folder, sample):
     result = AnomalyMap.open(map_folder)
     with pytest.raises(RegionError, match="no anomalous region"):
         evaluate(result, sample.plan.normal)
@@ -99,7 +99,7 @@ def _squares(result, *names):
     return found
 
 
-def test_only_classes_that_say_so_are_anomalous(map_folder):
+def test_only_anomalous_classes_count(map_folder):
     result = AnomalyMap.open(map_folder)
     tumour, negative, ignored, plain = _squares(result, "Tumor: Necrosis", "Negative", "Ignore*", "")
     alone = evaluate(result, [tumour])
@@ -119,7 +119,7 @@ def test_only_classes_that_say_so_are_anomalous(map_folder):
     assert (normal.tiles, normal.lesions) == (alone.tiles, 1)
 
 
-def test_cells_and_cores_of_a_truth_file_are_no_anomalies(map_folder, tmp_path):
+def test_cells_and_cores_of_an_annotation_file_are_not_anomalies(map_folder, tmp_path):
     result = AnomalyMap.open(map_folder)
     tumour, other, core = _squares(result, "Tumor", "Tumor", "Tumor")
     write_geojson([tumour, other, core], tmp_path / "a.geojson")
@@ -133,15 +133,15 @@ def test_cells_and_cores_of_a_truth_file_are_no_anomalies(map_folder, tmp_path):
     assert json.loads(json.dumps(found.to_json()))["notes"] == list(found.notes)
 
 
-def test_a_slide_that_was_learnt_from_is_named(map_folder, sample):
+def test_evaluate_notes_that_the_detector_was_trained_on_the_slide(map_folder, sample):
     result = AnomalyMap.open(map_folder)
     assert result.info.slide in result.info.trained_on
     told = evaluate(result, sample.plan.planted)
     assert "are counted: expect less on other slides" in told.notes[-1]
-    assert ("Mind", told.notes[-1]) in told.rows()
+    assert ("Note", told.notes[-1]) in told.rows()
     assert "are not counted" in evaluate(result, sample.plan.planted, exclude=sample.plan.normal).notes[-1]
     result.info = result.info.model_copy(update={"trained_on": ["another.svs"]})
-    assert not any("learnt from" in note for note in evaluate(result, sample.plan.planted).notes)
+    assert not any("trained on" in note for note in evaluate(result, sample.plan.planted).notes)
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 2, float("nan"), float("inf")])

@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision."""
+"""The device to compute on, its precision and its batch size."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """A device and whether it computes fast in bfloat16.
+    """A device and how it is used.
 
     Attributes
     ----------
     device : torch.device
     bf16 : bool
+        Whether it is fast in bfloat16.
     title : str
-        For people.
+        Name to show.
     batch : int
-        Tiles scored at once. The last digits of scores may depend on it: by default it follows from the kind of device.
+        Tiles per batch. The last digits of scores may depend on it, so the default depends on the kind of device only.
     worker_threads : int
         Number of batches that a CPU scores at the same time, each with a part of torch's threads.
     count : int
-        How many such devices train together.
+        Number of such devices that train together.
     """
 
     device: torch.device
@@ -54,26 +55,26 @@ class DeviceChoice:
 
     @property
     def name(self) -> str:
-        """What `choose_device` takes: ``cpu``, ``cuda:0``, …."""
+        """Name for `choose_device`: ``cpu``, ``cuda:0``, …."""
         return str(self.device)
 
     @property
     def pace(self) -> str:
-        """How many tiles at a time, and in how many threads, for people."""
+        """Batch size and number of threads, to show."""
         return f"{self.batch} tiles at a time" + (f" in each of {self.worker_threads} threads" if self.worker_threads > 1 else "")
 
     @property
     def ahead(self) -> int:
-        """Batches that are begun before the first of them is fetched, beside that one, see `score_stream`."""
+        """Number of batches in flight besides the one that is waited for, see `score_stream`."""
         return self.worker_threads if self.device.type == "cpu" else int(self.device.type == "cuda")
 
     @property
     def precision(self) -> Literal["bf16-mixed", "32-true"]:
-        """Lightning Fabric's name of the precision."""
+        """Precision by its name in Lightning Fabric."""
         return "bf16-mixed" if self.bf16 else "32-true"
 
     def fabric(self) -> Fabric:
-        """Return Lightning's Fabric for these devices; what a cluster's variables suggest does not count, all are here."""
+        """Return a Lightning Fabric for these devices of this machine; environment variables of a cluster are ignored."""
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -87,31 +88,31 @@ class DeviceChoice:
 
     @property
     def allocate(self) -> Callable[[tuple[int, ...]], NDArray[np.uint8]] | None:
-        """What takes a shape and returns memory for tiles, from which a GPU copies by itself; None where any memory does."""
+        """Function that allocates pinned memory of a shape for tiles; None if the device needs no pinned memory."""
         if self.device.type != "cuda":
             return None
         return lambda shape: torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
     def upload(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """Return a batch on the device; a GPU copies it on a stream of its own, while it still computes the one before.
+        """Return a batch on the device; a GPU copies it on a separate stream while it computes the previous batch.
 
         Parameters
         ----------
         images : (B, H, W, 3) uint8
-            In memory of `allocate`, to be kept as they are until what is computed of them has been fetched.
+            Allocated by `allocate`; must not change until the results of the batch have been fetched.
         """
         batch = torch.from_numpy(images)
         if self.device.type != "cuda":
             return batch.to(self.device)
         computing, copying = torch.cuda.current_stream(self.device), _copy_stream(self.device)
         with torch.cuda.stream(copying):
-            there = batch.to(self.device, non_blocking=True)
+            copied = batch.to(self.device, non_blocking=True)
         computing.wait_stream(copying)
-        there.record_stream(computing)  # its memory is not given to the next copy before that stream is done with it
-        return there
+        copied.record_stream(computing)  # its memory is not reused before that stream has finished with it
+        return copied
 
     def autocast(self, detector: Detector) -> AbstractContextManager[None]:
-        """Return a context in which a detector runs in the device's fast precision, if its scores bear that."""
+        """Return a context that runs a detector in the device's fast precision, if its scores are stable in it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and detector.allows_bfloat16)
 
 
@@ -121,21 +122,21 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def choose_device(name: str = "auto", count: int = 1) -> DeviceChoice:
-    """Return the device by name: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; or several of a kind, to train on.
+    """Return a device by name: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; or ``count`` of them to train on.
 
     Raises
     ------
     DeviceError
-        If it is not there, or there are not so many.
+        If it is not available, or not ``count`` of them.
     """
     choice = _choose(name)
     if count == 1:
         return choice
     kind = choice.device.type
-    there = {"cuda": torch.cuda.device_count(), "cpu": usable_cores()}.get(kind, 1)
-    if ":" in name or not 1 <= count <= there:
-        what = f"{count} devices cannot train together as {name}: {there} of kind {kind} there"
-        raise DeviceError(what, f"ask for 1 to {there}, and for --device {kind} without a number")
+    available = {"cuda": torch.cuda.device_count(), "cpu": usable_cores()}.get(kind, 1)
+    if ":" in name or not 1 <= count <= available:
+        what = f"{count} devices named {name} cannot train together: {available} of kind {kind} available"
+        raise DeviceError(what, f"choose 1 to {available} devices, and --device {kind} without a number")
     return replace(choice, count=count, title=f"{count} × {choice.title}")
 
 
@@ -145,7 +146,7 @@ def _choose(name: str) -> DeviceChoice:
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise DeviceError(f"there is no kind of device named {name!r}", "choose auto, cpu, cuda or mps") from err
+        raise DeviceError(f"unknown device {name!r}", "choose auto, cpu, cuda or mps") from err
     if device.type == "cuda":
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(f"the GPU {name} is not available to torch", "use --device cpu, or install a CUDA build of torch")
@@ -163,6 +164,6 @@ def _choose(name: str) -> DeviceChoice:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    """Return whether the CPU computes bfloat16 in hardware; emulated, it is slower than float32."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)

@@ -1,4 +1,4 @@
-"""Numbers that users give: refused at once where they make no sense, rather than after what comes first."""
+"""Checks numbers given by users before any work starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from napari_histoad.errors import SettingsError
 __all__ = ["MAX_SEED", "check_options"]
 
 MAX_SEED = 2**32 - 1
-"""What NumPy, scikit-learn and torch all take."""
+"""Largest seed that NumPy, scikit-learn and torch all accept."""
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, MAX_SEED),
     "devices": (1, 1024),
@@ -25,7 +25,7 @@ _WHOLE = {"seed", "devices", "max_tiles", "stride_px", "folds"}
 
 
 def check_options(**values: object) -> None:
-    """Raise a SettingsError if an option is out of range; None, where an option is left to us, passes."""
+    """Raise a SettingsError if an option is out of range; None stands for the default and passes."""
     for name, value in values.items():
         low, high = _RANGES[name]
         kind = Integral if name in _WHOLE else Real

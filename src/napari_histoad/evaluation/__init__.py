@@ -1,4 +1,4 @@
-"""How good: maps and tile scores against known anomalies."""
+"""Measures how well maps, tile scores and classifiers find known anomalies."""
 
 from napari_histoad.evaluation._classes import ClassReport, cross_validate_job, notes_on_classes, report_classes
 from napari_histoad.evaluation._evaluate import Evaluation, evaluate, evaluate_scores

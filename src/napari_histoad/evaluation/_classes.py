@@ -1,4 +1,4 @@
-"""How good a classifier is, on tiles that it has not seen."""
+"""Measures a classifier on tiles that it was not trained on."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassReport", "cross_validate_job", "notes_on_classes", "report_classes"]
 
-_ALIKE = 1.1
+_BALANCED = 1.1
 
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Figures of merit of a classifier.
+    """Metrics of a classifier, with bootstrap intervals over groups.
 
-    With two classes precision, recall and F1 are those of the second; with more, means over classes. Intervals are
-    by bootstrap over groups.
+    Precision, recall and F1 are those of the second of two classes, or means over more classes.
 
     Attributes
     ----------
     accuracy, precision, recall, f1, auroc : Interval
     tiles, groups : int
     folds : int
-        0: of tiles that the classifier had not seen.
+        Folds of the cross-validation; 0 if the tiles were not part of the training set.
     """
 
     accuracy: Interval
@@ -51,45 +50,45 @@ class ClassReport:
     folds: int = 0
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return (what, value) lines for people."""
-        how = f"cross-validated in {self.folds} folds" if self.folds else "not seen in training"
+        """Return (name, value) rows to show."""
+        how = f"{self.folds}-fold cross-validation" if self.folds else "not part of the training set"
         names = ("accuracy", "precision", "recall", "f1", "auroc")
         titles = ("Accuracy (95% interval)", "Precision", "Recall", "F1", "AUROC")
         figures = [(title, str(getattr(self, name))) for title, name in zip(titles, names, strict=True)]
-        return [*figures, ("Of", f"{self.tiles:,} tiles in {self.groups:,} groups, {how}")]
+        return [*figures, ("Measured on", f"{self.tiles:,} tiles in {self.groups:,} groups, {how}")]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return JSON-serialisable data."""
         return asdict(self)
 
 
 def notes_on_classes(data: LabelledTiles, detector: Detector | None, *, judged: bool = False) -> tuple[str, ...]:
-    """Return what to mind about the figures and probabilities of a classifier of these tiles, a sentence each.
+    """Return sentences on what limits the metrics and probabilities of a classifier that was trained on these tiles.
 
     Parameters
     ----------
     data : LabelledTiles
-        What it was trained and cross-validated on.
+        Tiles that it was trained and cross-validated on.
     detector : Detector or None
-        What gives it reconstructions or error maps; None if it looks at images alone.
+        Detector that provides its reconstructions or error maps; None if it uses images only.
     judged : bool
-        Whether the tiles were judged because they stand out on a map.
+        Whether the tiles were chosen for their high scores on a map.
     """
     notes = []
     sources = set(data.tiles.sources)
-    known_to = sources & set(() if detector is None else detector.trained_on)
-    if known_to:
-        notes.append(f"the detector has learnt from {min(known_to)}: elsewhere expect less than these figures")
+    shared = sources & set(() if detector is None else detector.trained_on)
+    if shared:
+        notes.append(f"the detector was trained on {min(shared)}: expect lower values on other slides")
     elif len(sources) == 1 and data.tiles.places and all(place.box is not None for place in data.tiles.places):
-        notes.append(f"all tiles are of one slide, {min(sources)}: elsewhere expect less than these figures")
+        notes.append(f"all tiles are from one slide, {min(sources)}: expect lower values on other slides")
     if judged:
-        notes.append("tiles were judged because they stand out: the figures are of such tiles, not of the slide as a whole")
+        notes.append("the judged tiles have unusual scores: the values hold for such tiles, not for the whole slide")
     counts = np.bincount(data.labels, minlength=len(data.classes))
-    if counts.max() > _ALIKE * counts.min():
+    if counts.max() > _BALANCED * counts.min():
         rare = data.classes[int(counts.argmin())]
         notes.append(
-            f"rare classes weigh more in training, so the probability of {rare} is higher than its share of the tiles: "
-            "it is as if all classes were equally frequent"
+            "rare classes have a larger weight in training, so probabilities assume equally frequent classes, "
+            f"and that of {rare} is higher than its share of the tiles"
         )
     return tuple(notes)
 
@@ -97,7 +96,7 @@ def notes_on_classes(data: LabelledTiles, detector: Detector | None, *, judged: 
 def report_classes(
     labels: NDArray[np.int64], probabilities: NDArray[np.float32], groups: NDArray[np.int64], folds: int = 0
 ) -> ClassReport:
-    """Return figures of merit.
+    """Return metrics of predicted class probabilities.
 
     Parameters
     ----------
@@ -106,15 +105,15 @@ def report_classes(
     groups : (N,) int64
         Slide, patient or outline of each tile.
     folds : int
-        How the probabilities were come by, see `ClassReport`.
+        See `ClassReport`.
     """
     classes = probabilities.shape[1]
     average = "binary" if classes == 2 else "macro"
 
     def of(part: int) -> Interval:
         def metric(rows: NDArray[np.int64]) -> float:
-            said = probabilities[rows].argmax(1)
-            found = precision_recall_fscore_support(labels[rows], said, average=average, zero_division=0)
+            predicted = probabilities[rows].argmax(1)
+            found = precision_recall_fscore_support(labels[rows], predicted, average=average, zero_division=0)
             return float(found[part])
 
         return _interval(metric, labels, groups)
@@ -140,7 +139,7 @@ def report_classes(
 
 def _interval(metric: Any, labels: NDArray[np.int64], groups: NDArray[np.int64]) -> Interval:
     rows = np.arange(len(labels))
-    # `bootstrap` draws rows whose labels are not all the same; the metric sees which rows.
+    # The rows stand for the scores, so that the metric gets the rows that `bootstrap` has drawn.
     return bootstrap(lambda _, picked: metric(picked.astype(np.int64)), labels > 0, rows.astype(np.float64), groups)
 
 
@@ -154,12 +153,14 @@ def cross_validate_job(
     device: str = "auto",
     seed: int = 0,
 ) -> Job[ClassReport]:
-    """Train on all folds but one and classify that one, in turn; groups are never split.
+    """Cross-validate a classifier: train on all folds but one and predict that one, in turn; groups are never split.
+
+    Other parameters are those of `fit_classifier_job`.
 
     Raises
     ------
     TooFewTilesError
-        If some class comes from fewer than three groups: one to learn from, one to stop by, one to test on.
+        If a class has fewer than three groups, for training, early stopping and testing.
     """
     from napari_histoad.classifiers import Classifier
 

@@ -1,4 +1,4 @@
-"""A map against outlines, or a table of scores against labels."""
+"""Compares a map with outlined anomalies, or tile scores with labels."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ FROC_RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well scores tell anomalous from normal tiles.
+    """How well scores separate anomalous from normal tiles.
 
     Attributes
     ----------
     auroc, average_precision : Interval
-        Of tiles; intervals by bootstrap over spatial blocks or groups.
+        Over tiles; bootstrap intervals over spatial blocks or groups.
     rate : float
-        The false-positive rate that the threshold was set for.
+        False-positive rate that defines the threshold.
     false_positive_rate, sensitivity, f1 : float
-        Of tiles, at that threshold.
+        Over tiles, at that threshold.
     tiles, anomalous_tiles : int
-        Tiles counted. A tile is anomalous if outlines cover half of it, or if it holds half of an outline; tiles
-        that an outline merely touches are left out.
+        Number of tiles. A tile is anomalous if outlines cover at least half of it, or if it contains at least half of an
+        outline; other tiles that overlap an outline are left out.
     lesions, lesions_found : int or None
-        Outlines, and those touched by a flagged region.
+        Number of outlined anomalies, and of those that a flagged region overlaps.
     froc : float or None
-        Mean sensitivity to lesions at ¼, ½, 1, 2, 4, 8 false positives (Camelyon16; Bejnordi et al. 2017).
+        Mean lesion sensitivity at ¼, ½, 1, 2, 4 and 8 false positives (Camelyon16; Bejnordi et al. 2017).
     anomalous_classes : dict[str, int]
-        Outlines taken as anomalous, by class; those without one under "".
+        Number of outlines taken as anomalous, by class; "" for outlines without a class.
     notes : tuple of str
-        A sentence each on what was assumed or left out, and on what makes the figures too favourable.
+        Sentences on what was assumed or left out, and on what makes the results too optimistic.
     """
 
     auroc: Interval
@@ -70,7 +70,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return (what, value) lines for people."""
+        """Return (name, value) rows to show."""
         rows = [
             ("AUROC of tiles (95% interval)", str(self.auroc)),
             ("Average precision", str(self.average_precision)),
@@ -78,7 +78,7 @@ class Evaluation:
                 f"At a threshold of {self.rate:.1%}",
                 f"sensitivity {self.sensitivity:.1%}, false positives {self.false_positive_rate:.1%}, F1 {self.f1:.3f}",
             ),
-            ("Tiles", f"{self.tiles:,}, {self.anomalous_tiles:,} of them anomalous"),
+            ("Tiles", f"{self.tiles:,}, of which {self.anomalous_tiles:,} anomalous"),
         ]
         if self.lesions is not None:
             rows.append(("Known anomalies found", f"{self.lesions_found} of {self.lesions}"))
@@ -87,10 +87,10 @@ class Evaluation:
         if self.anomalous_classes:
             counts = ", ".join(f"{n} {name or 'without a class'}" for name, n in self.anomalous_classes.items())
             rows.append(("Taken as anomalous", counts))
-        return [*rows, *(("Mind", note) for note in self.notes)]
+        return [*rows, *(("Note", note) for note in self.notes)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return JSON-serialisable data."""
         return asdict(self)
 
 
@@ -102,32 +102,32 @@ def evaluate(
     downsample: float = 1.0,
     exclude: Sequence[Region] = (),
 ) -> Evaluation:
-    """Return how well a map finds known anomalies.
+    """Measure how well a map finds known anomalies.
 
     Parameters
     ----------
     result : AnomalyMap
     truth : path-like or sequence of Region
-        Outlines of the anomalies; those classed normal (or Camelyon's ``negative``) are taken as holes. Without any class in
-        the file all are anomalies. Tiles in outlines whose class says neither, or ``Ignore*``, are not counted.
+        Outlines of the anomalies. Outlines of a normal class (or Camelyon's ``negative``) are cut out of them. If no outline has
+        a class, all are anomalies. Tiles in outlines of other classes, or of ``Ignore*``, are left out.
     rate : float, optional
         False-positive rate of the threshold; default: see `AnomalyMap.default_rate`.
     downsample : float
-        Divides the coordinates of an annotation file.
+        Divisor of the coordinates of an annotation file.
     exclude : sequence of Region
-        Tiles that touch these are not counted, such as those a detector was trained on.
+        Tiles that overlap these are left out, such as those that the detector was trained on.
 
     Raises
     ------
     RegionError
-        If the outlines hold no tile of the map, or all of them.
+        If no tile of the map is anomalous, or all are.
     """
     given = read_annotations(truth, downsample) if isinstance(truth, str | PathLike) else Annotations.of(truth)
     rate = _checked(result.default_rate if rate is None else rate)
     lesions, undecided = _lesions(given)
     scores = result.scores.astype(np.float64)
     cover = coverage(result.boxes, lesions)
-    anomalous = (cover >= ANOMALOUS_COVER) | _holds_a_lesion(result, lesions)
+    anomalous = (cover >= ANOMALOUS_COVER) | _contains_lesion(result, lesions)
     use = ~np.isnan(scores) & ((cover == 0) | anomalous)
     if undecided:
         use &= (coverage(result.boxes, undecided) == 0) | anomalous
@@ -140,8 +140,8 @@ def evaluate(
     notes = [*given.notes, outside_note(given.regions, result.info.slide_shape, result.info.slide)]
     if undecided:
         counts = count_classes(undecided)
-        notes.append(f"neither normal nor anomalous by their class, their tiles are not counted: {counts}")
-    notes.append(_learnt_from(result, left_out=bool(exclude)))
+        notes.append(f"tiles in outlines whose class is neither normal nor anomalous are left out: {counts}")
+    notes.append(_trained_on_note(result, left_out=bool(exclude)))
     notes.append(nothing_flagged(rate, len(result.calibration.scores)))
     return _evaluate(
         labels,
@@ -157,16 +157,16 @@ def evaluate(
     )
 
 
-def _learnt_from(result: AnomalyMap, *, left_out: bool) -> str:
-    """Return a sentence if the detector has learnt from the slide it is evaluated on."""
+def _trained_on_note(result: AnomalyMap, *, left_out: bool) -> str:
+    """Return a sentence if the detector was trained on the slide, else an empty text."""
     name = result.info.slide
     if name not in result.info.trained_on:
         return ""
     if left_out:
-        return f"the detector has learnt from {name}: the excluded tiles are not counted, other slides are a fairer test"
+        return f"the detector was trained on {name}: excluded tiles are left out, but other slides are a fairer test"
     return (
-        f"the detector has learnt from {name}, and the tiles it has learnt from are counted: expect less on other slides; "
-        "leave them out by their outlines (--exclude), or evaluate a slide that was not learnt from"
+        f"the detector was trained on {name}, and its training tiles are included: expect lower values on other slides; "
+        "leave the training tiles out by their outlines (--exclude), or evaluate another slide"
     )
 
 
@@ -179,34 +179,35 @@ def evaluate_scores(
     rate: float | None = None,
     calibration_tiles: int | None = None,
 ) -> Evaluation:
-    """Return how well scores of tiles tell label True from False; intervals are over groups.
+    """Measure how well scores of tiles separate label True from False; intervals are over groups.
 
     Parameters
     ----------
     labels : (N,) bool
+        Whether a tile is anomalous.
     scores, p_values : (N,) floats
     groups : (N,) int64
-        Which tiles come from one place.
+        Slide, patient or folder of each tile.
     rate : float, optional
-        False-positive rate of the threshold; default 1%, or the smallest that so many calibration tiles can state.
+        False-positive rate of the threshold; default 1%, or the smallest rate that the calibration tiles allow.
     calibration_tiles : int, optional
-        How many the p-values rest on; None if that is not known.
+        Number of calibration tiles behind the p-values; None if unknown.
 
     Raises
     ------
     SettingsError
-        If only one kind of label is there.
+        If all labels are the same.
     """
     if not 0 < labels.sum() < len(labels):
-        raise SettingsError("the labels are all alike", "the manifest needs tiles with label 0 and with label 1")
+        raise SettingsError("all labels are the same", "the manifest needs tiles with label 0 and with label 1")
     if calibration_tiles is None:
         rate = _checked(0.01 if rate is None else rate)
-        few = f"nothing is flagged, as fewer than {1 / rate - 1:.0f} calibration tiles cannot state a rate of {rate:.1%}"
-        note = "" if (p_values <= rate).any() else f"{few}, or nothing stands out: how many there are is not known"
+        few = f"nothing is flagged: a rate of {rate:.1%} needs at least {1 / rate - 1:.0f} calibration tiles"
+        note = "" if (p_values <= rate).any() else f"{few}, whose number is unknown, or no tile is anomalous"
     else:
         rate = _checked(default_rate(calibration_tiles) if rate is None else rate)
         note = nothing_flagged(rate, calibration_tiles)
-    flagged = p_values <= rate * (1 + 1e-5)  # tables hold six digits
+    flagged = p_values <= rate * (1 + 1e-5)  # p-values in tables have six digits
     return _evaluate(labels, scores.astype(np.float64), flagged, groups, rate, notes=(note,) if note else ())
 
 
@@ -238,7 +239,7 @@ def _evaluate(
 
 
 def _lesions(given: Annotations) -> tuple[list[Region], list[Region]]:
-    """Return the known anomalies less normal outlines, and the outlines that are neither."""
+    """Return the anomalies with normal outlines cut out, and the outlines that are neither normal nor anomalous."""
     classed = given.classed or any(region.name for region in given.regions)
     lesions = [r for r in given.regions if r.meaning == "anomalous" or not classed]
     undecided = [r for r in given.regions if classed and r.meaning in ("unknown", "unclassed")]
@@ -247,13 +248,13 @@ def _lesions(given: Annotations) -> tuple[list[Region], list[Region]]:
     kept = [r for r in cut if not r.geometry.is_empty]
     if not kept:
         found = count_classes([*given.regions, *given.ignored])
-        msg = f"the truth holds no anomalous region (found: {found})"
-        raise RegionError(msg, "outline the anomalies and class them other than Normal")
+        msg = f"the annotations contain no anomalous region (found: {found})"
+        raise RegionError(msg, "outline the anomalies and give them a class other than Normal")
     return kept, [*undecided, *given.ignored]
 
 
-def _holds_a_lesion(result: AnomalyMap, lesions: Sequence[Region]) -> NDArray[np.bool_]:
-    """Return which tiles hold half of an outline or more: one smaller than a tile cannot cover half of it."""
+def _contains_lesion(result: AnomalyMap, lesions: Sequence[Region]) -> NDArray[np.bool_]:
+    """Return which tiles contain at least half of an outline, for outlines too small to cover half a tile."""
     holds = np.zeros(len(result), bool)
     tile_area = result.info.tile_l0**2
     for lesion in lesions:
@@ -264,12 +265,12 @@ def _holds_a_lesion(result: AnomalyMap, lesions: Sequence[Region]) -> NDArray[np
 
 def _check(labels: NDArray[np.bool_], name: str) -> None:
     if not labels.any():
-        msg = f"no mapped tile of {name} lies in the known anomalies"
+        msg = f"no mapped tile of {name} overlaps the outlined anomalies enough to count"
         raise RegionError(
             msg, "check that the outlines belong to this slide and level (--truth-downsample), or map with smaller tiles"
         )
     if labels.all():
-        raise RegionError(f"all mapped tiles of {name} lie in the known anomalies", "map normal tissue too")
+        raise RegionError(f"all mapped tiles of {name} are in outlined anomalies", "map normal tissue as well")
 
 
 def _lesions_found(result: AnomalyMap, lesions: Sequence[Region], rate: float) -> int:
@@ -278,7 +279,7 @@ def _lesions_found(result: AnomalyMap, lesions: Sequence[Region], rate: float) -
 
 
 def _froc(result: AnomalyMap, lesions: Sequence[Region]) -> float:
-    """Return the mean sensitivity over six false-positive counts; detections are score maxima, one tile apart."""
+    """Return the mean sensitivity over six false-positive counts; detections are local score maxima, at least a tile apart."""
     scores, side = result.scores, result.info.tile_l0
     centres = result.origins + side / 2
     order = [i for i in np.argsort(-scores, kind="stable").tolist() if not np.isnan(scores[i])]

@@ -1,4 +1,4 @@
-"""Figures of merit with confidence intervals."""
+"""Metrics with confidence intervals."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ def bootstrap(
     draws: int = 300,
     seed: int = 0,
 ) -> Interval:
-    """Return a metric with its percentile bootstrap interval, drawing whole groups.
+    """Return a metric with its 95% percentile bootstrap interval, resampling whole groups.
 
-    Neighbouring tiles look alike; drawing them one by one would give intervals that are far too narrow.
+    Neighbouring tiles are similar; resampling single tiles would give intervals that are far too narrow.
 
     Parameters
     ----------
     metric : callable
-        Of (labels, scores).
+        Function of (labels, scores).
     labels : (N,) bool
     scores : (N,) float
     groups : (N,) int
-        Slide, patient or spatial block of each.
+        Slide, patient or spatial block of each tile.
     draws, seed : int
+        Number of resamples, and their seed.
     """
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(groups == g) for g in np.unique(groups)]
@@ -72,5 +73,5 @@ def bootstrap(
 def f1(labels: NDArray[np.bool_], flagged: NDArray[np.bool_]) -> float:
     """Return the F1 score of flags; 0 if nothing is flagged or anomalous."""
     hits = float((labels & flagged).sum())
-    due = float(labels.sum() + flagged.sum())
-    return 2 * hits / due if due else 0.0
+    total = float(labels.sum() + flagged.sum())
+    return 2 * hits / total if total else 0.0

@@ -27,7 +27,7 @@ _GRACE_SECONDS = 0.8
 
 
 class WorkerClient:
-    """Runs one job at a time in a child process that is kept warm, and replaced when it dies.
+    """Runs one job at a time in a child process that stays alive between jobs and is replaced if it dies.
 
     Parameters
     ----------
@@ -45,24 +45,24 @@ class WorkerClient:
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs."""
+        """Whether a job is running."""
         return self._current is not None
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child, if it lives."""
+        """Process id of the child, or None if it is not running."""
         alive = self._process is not None and self._process.poll() is None
         return self._process.pid if alive and self._process is not None else None
 
     def start(self) -> None:
-        """Start the child now, so that the first job need not wait for it."""
+        """Start the child now, so that the first job does not have to wait for it."""
         with self._lock:
             if self.pid is not None:
                 return
-            # -m with our own interpreter, not multiprocessing: nothing of napari's main module is imported again.
+            # A new interpreter, not multiprocessing, which would import napari's main module again.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "napari_histoad.worker"],
-                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # waiting threads do not spin on cores that decode
+                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # waiting OpenMP threads leave the cores to decoding
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -95,7 +95,7 @@ class WorkerClient:
                     return
                 self._current = None
                 if self._process is process:
-                    self._process = None  # a job that is submitted from now on needs another process
+                    self._process = None  # a job submitted from now on needs a new process
             process.kill()
             self._on_event(Cancelled(id=number))
             process.wait()

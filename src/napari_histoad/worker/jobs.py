@@ -98,10 +98,9 @@ def check_model(args: protocol.CheckModel) -> Job[None]:
 
 
 def train_classifier(args: protocol.TrainClassifier) -> Job[protocol.ClassifierTrained]:
-    """Train a classifier on verdicts, beside the detector of the map that they were given on.
+    """Train a classifier on verdicts; it uses the detector of the map that they were given on.
 
-    Verdicts are given on what stands out. Ordinary tissue is learnt from the outlines of normal tissue; without them the
-    classifier has seen none.
+    Verdicts are given on unusual tiles only, so ordinary tissue is learnt from the outlines of normal tissue, if there are any.
     """
     detector = load_detector(args.model)
     view = DetectorView.of(detector)
@@ -139,12 +138,12 @@ def explain(args: protocol.Explain) -> Job[protocol.TileExplained]:
     words = f"score {found.score:.3g}"
     if found.target is not None:
         name = classes_of(model)[found.target]
-        words += f"\n{name} {found.probability:.0%}\n{found.method}: the warmer a place, the more it speaks for {name}"
+        words += f"\n{name} {found.probability:.0%}\n{found.method}: warmer colours contribute more to {name}"
     return protocol.TileExplained(panels=panels, words=words)
 
 
 _open: dict[tuple[Any, ...], tuple[Slide, Slide, Detector]] = {}
-"""The last explanation's slide, the same as its detector sees it, and the detector: stains need not be measured for each tile."""
+"""Slide, the same slide as its detector sees it, and detector of the last explanation, kept for the next tile."""
 
 
 def close_slides() -> None:
@@ -173,7 +172,7 @@ def compute_map(args: protocol.ComputeMap) -> Job[protocol.MapComputed]:
     with open_slide(args.slide, args.slide_mpp) as slide:
         try:
             result = yield from _map_once(slide, args)
-        except OtherMapError:  # who chose another detector may still want the earlier map, or what is left of it
+        except OtherMapError:  # the earlier map is kept: it may be damaged, or from another detector
             _set_aside(map_path(slide, args.out))
             result = yield from _map_once(slide, args)
     return protocol.MapComputed(path=result.path, failed=result.info.failed_tiles)

@@ -68,7 +68,7 @@ def _poisoned_after(monkeypatch, cls, last_good):
 
 @pytest.mark.parametrize("last_good", [0, 2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_that_diverges_is_not_saved(name, last_good, tile_folder, tmp_path, monkeypatch):
+def test_diverged_network_is_not_saved(name, last_good, tile_folder, tmp_path, monkeypatch):
     detector = _create(name)
     _poisoned_after(monkeypatch, type(detector), last_good)
     settings = detector.settings.model_dump(exclude={"mpp"})
@@ -78,14 +78,14 @@ def test_a_network_that_diverges_is_not_saved(name, last_good, tile_folder, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_loss_that_is_infinite_from_the_first_step_on_is_refused(tiles, monkeypatch):
+def test_training_refuses_an_infinite_loss_in_the_first_step(tiles, monkeypatch):
     real = VqVaeDetector.losses
     monkeypatch.setattr(VqVaeDetector, "losses", lambda *args: real(*args) | {"reconstruction": torch.tensor(torch.inf)})
     with pytest.raises(TrainingError, match="diverged in step 1:"):
         run(fit_job(_create("vqvae"), tiles, device="cpu"))
 
 
-def test_refinement_that_diverges_after_a_good_training_is_not_saved(tile_folder, tmp_path, monkeypatch):
+def test_diverged_refinement_is_not_saved(tile_folder, tmp_path, monkeypatch):
     detector = _create("adversarial_autoencoder")
     _poisoned_after(monkeypatch, type(detector), STEPS + 1)
     settings = detector.settings.model_dump(exclude={"mpp"})
@@ -97,7 +97,7 @@ def test_refinement_that_diverges_after_a_good_training_is_not_saved(tile_folder
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_training_that_was_cut_goes_on_and_ends_in_the_same_bytes(name, tiles, tmp_path):
+def test_interrupted_training_resumes_to_the_same_bytes(name, tiles, tmp_path):
     undisturbed = save_detector(run(fit_job(_create(name), tiles, device="cpu")), tmp_path / "one.safetensors")
     checkpoint = tmp_path / "c"
     job = fit_job(_create(name), tiles, device="cpu", checkpoint=checkpoint)
@@ -128,7 +128,7 @@ def broken():
     return detector
 
 
-def test_a_detector_without_scores_for_its_calibration_tiles_is_refused(tiles, monkeypatch):
+def test_training_refuses_nan_calibration_scores(tiles, monkeypatch):
     monkeypatch.setattr(VqVaeDetector, "score", lambda self, images: _nan_scores(images))
     with pytest.raises(TrainingError, match="no finite score"):
         run(fit_job(_create("vqvae"), tiles, device="cpu"))
@@ -140,7 +140,7 @@ def _nan_scores(images):
     return TileScores(torch.full((len(images),), torch.nan))
 
 
-def test_nan_scores_of_a_map_are_not_called_tiles_that_could_not_be_read(sample, broken, tmp_path):
+def test_nan_scores_of_a_map_are_not_reported_as_unreadable_tiles(sample, broken, tmp_path):
     with open_slide(sample.path) as slide, pytest.raises(TrainingError, match="colour detector gives no finite score for 1 of"):
         run(map_job(slide, tmp_path, detector=broken, device="cpu"))
 
@@ -150,7 +150,7 @@ def test_nan_scores_of_tiles_in_memory_are_refused(tiles, broken):
         score_images(broken, tiles.images, "cpu")
 
 
-def test_the_critic_of_a_growing_network_is_not_descended_before_it_learns(tiles):
+def test_critic_of_a_growing_network_is_not_trained_before_its_stage(tiles):
     detector = _create("perceptual_autoencoder")
     detector.network.train()
     images = torch.from_numpy(tiles.images[:4])
@@ -171,7 +171,7 @@ def test_the_critic_of_a_growing_network_is_not_descended_before_it_learns(tiles
     assert not all(learnt)
 
 
-def test_settings_that_lead_nowhere_are_refused_before_training(sample, tmp_path):
+def test_training_refuses_impossible_settings_before_it_starts(sample, tmp_path):
     for name, settings, word in (
         ("vqvae", {"quantizer": "fsq", "error": "latent"}, "does not bring together"),
         ("perceptual_autoencoder", {"wgan": 0.1, "tile_px": 32}, "critic of wgan looks at 64 px"),

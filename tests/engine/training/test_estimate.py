@@ -17,14 +17,14 @@ def _estimate(method, images=IMAGES, **settings):
     return estimate_training(detector, torch.from_numpy(images), choose_device("cpu"))
 
 
-def test_more_steps_take_longer_and_larger_batches_more_memory():
+def test_estimate_grows_with_steps_and_batch_size():
     few, many = (_estimate("vqvae", max_steps=n, batch=4) for n in (10, 1000))
     assert many.seconds > 10 * few.seconds
     assert many.memory_bytes == pytest.approx(few.memory_bytes, rel=0.05)
     assert _estimate("vqvae", max_steps=10, batch=16).memory_bytes > 2 * few.memory_bytes
 
 
-def test_the_bank_of_normal_tiles_is_bounded_and_said():
+def test_estimate_states_the_bounded_memory_of_stored_features():
     estimate = _estimate("texture")
     assert estimate.bank_bytes == 64 * 310 * 4
     model = create_detector("texture", tile_px=64).model
@@ -32,7 +32,7 @@ def test_the_bank_of_normal_tiles_is_bounded_and_said():
     assert "bank of normal tiles" in str(estimate)
 
 
-def test_trying_a_batch_changes_neither_the_detector_nor_the_dice():
+def test_estimate_changes_neither_detector_nor_random_state():
     detector = create_detector("vqvae", tile_px=64, batch=4)
     detector.prepare(IMAGES)
     before = {name: value.clone() for name, value in detector.network.state_dict().items()}
@@ -43,7 +43,7 @@ def test_trying_a_batch_changes_neither_the_detector_nor_the_dice():
 
 
 @pytest.mark.parametrize("method", ["vqvae", "texture", "colour"])
-def test_it_is_said_before_training_starts(method):
+def test_training_reports_the_estimate_before_it_starts(method):
     settings = {"max_steps": 2, "batch": 4} if method == "vqvae" else {}
     job = fit_job(create_detector(method, tile_px=64, **settings), TileSet(IMAGES, np.arange(64) // 8), device="cpu")
     reports = list(job)
@@ -51,7 +51,7 @@ def test_it_is_said_before_training_starts(method):
     assert not any(report.note for report in reports[1:])
 
 
-def test_sizes_are_said_as_people_do():
+def test_estimate_formats_sizes_and_durations():
     assert str(TrainingEstimate(200, 2_340_000_000)) == "Takes 3 min 20 s and 2.3 GB of memory at most"
     assert str(TrainingEstimate(0.2, 12_000_000, 1_600_000)) == (
         "Takes 1 s and 12 MB of memory at most, 2 MB of it the bank of normal tiles"

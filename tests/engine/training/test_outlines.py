@@ -28,7 +28,7 @@ def test_outlines_belong_to_one_slide(tmp_path, sample):
     assert "no class" in two.notes[0]
 
 
-def test_regions_given_in_python_follow_their_classes(sample):
+def test_regions_given_in_python_are_used_by_class(sample):
     both = [*sample.plan.planted, *sample.plan.normal]
     (source,) = training_sources([sample.path], both, None)
     assert {region.name for region in source.regions} == {"Normal"}
@@ -48,7 +48,7 @@ def test_notes_on_outlines_are_reported(tmp_path, sample):
     assert "1 of them are completely outside" in words
 
 
-def test_outlines_stand_in_for_tissue_that_is_not_found(write_tiff):
+def test_outlines_are_taken_as_tissue_if_detection_fails(write_tiff):
     grey_slide = write_tiff(np.random.default_rng(0).integers(225, 235, (1024, 1024, 1), np.uint8).repeat(3, 2), mpp=0.5)
     outlines = [Region(box(100, 100, 900, 900), "Normal")]
     with pytest.raises(EmptyTissueError, match="--tissue regions"):
@@ -80,7 +80,7 @@ def test_a_map_covers_the_regions_where_no_tissue_is_found(tmp_path, write_tiff,
         map_slide(grey, tmp_path, model=detector_file, tissue_from="regions", device="cpu")
 
 
-def test_the_same_region_map_with_found_tissue_is_another(tmp_path, sample, detector_file):
+def test_map_of_regions_differs_from_one_with_detected_tissue(tmp_path, sample, detector_file):
     options = {"model": detector_file, "regions": sample.plan.normal[:1], "stride_px": 64, "device": "cpu"}
     first = map_slide(sample.path, tmp_path, tissue_from="regions", **options)
     again = map_slide(sample.path, tmp_path, tissue_from="regions", **options)

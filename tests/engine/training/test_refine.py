@@ -121,7 +121,7 @@ def test_what_was_left_out_is_listed_beside_the_detector(sample, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.safetensors", "d.suspicious.csv"]
 
 
-def test_recalibration_keeps_the_weights_and_takes_the_sites_thresholds(sample, detector_file, tmp_path):
+def test_recalibration_keeps_weights_and_changes_thresholds(sample, detector_file, tmp_path):
     before = load_detector(detector_file)
     with pytest.raises(SettingsError, match=r"was trained on sample\.tif"):
         recalibrate(detector_file, sample.path, tmp_path / "r.safetensors", normal=sample.plan.normal)
@@ -137,7 +137,7 @@ def test_recalibration_keeps_the_weights_and_takes_the_sites_thresholds(sample, 
 
 
 @pytest.mark.parametrize("method", ["texture", "colour"])
-def test_cross_fitted_false_positive_rates_hold(method):
+def test_cross_fitted_false_positive_rates_are_as_stated(method):
     """Nominal 10% on exchangeable tiles, over draws of training sets."""
     rates = []
     for seed in range(6):
@@ -149,7 +149,7 @@ def test_cross_fitted_false_positive_rates_hold(method):
     assert 0.03 < np.mean(rates) < 0.14
 
 
-def test_recalibration_takes_the_words_for_all_tissue_as_training_does(sample, tmp_path, monkeypatch):
+def test_recalibration_accepts_all_tissue_and_mixed_tissue(sample, tmp_path, monkeypatch):
     model = tmp_path / "m.safetensors"
     train(sample.path, model, normal=sample.plan.normal, detector="colour", tile_px=64, device="cpu")
     other = tmp_path / "other.tif"

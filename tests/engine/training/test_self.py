@@ -1,4 +1,4 @@
-"""Normal learnt from the slide itself."""
+"""A detector fitted to the slide itself."""
 
 from itertools import groupby
 
@@ -11,7 +11,7 @@ from napari_histoad.slide import open_slide
 from napari_histoad.tiles import find_tissue
 
 
-def test_it_counts_tiles_from_the_first_to_the_last(sample):
+def test_self_detector_reports_progress_in_tiles(sample):
     seen = []
     with open_slide(sample.path) as slide:
         detector = run(self_detector_job(slide, find_tissue(slide), device="cpu"), seen.append)
@@ -28,7 +28,7 @@ def test_it_counts_tiles_from_the_first_to_the_last(sample):
     assert len(stages["Reading tiles"]) > 4
 
 
-def test_features_computed_in_parts_fit_the_same_model():
+def test_features_computed_in_parts_give_the_same_model():
     images = np.random.default_rng(0).integers(0, 256, (128, 64, 64, 3), np.uint8)
     at_once, in_parts = (load_detector(starter_path(), error="mahalanobis", tile_px=64) for _ in range(2))
     at_once.fit(images)

@@ -52,7 +52,7 @@ def model(tmp_path_factory):
     return folder / "d.safetensors"
 
 
-def test_a_flat_folder_trains_at_its_own_size_and_says_what_it_assumes(tmp_path):
+def test_flat_folder_trains_at_its_tile_size_and_notes_missing_groups(tmp_path):
     detector, notes = _train(_make(tmp_path / "flat", side=56), tmp_path)
     assert detector.settings.tile_px == 56
     assert len(detector.calibration.scores) == 50
@@ -60,7 +60,7 @@ def test_a_flat_folder_trains_at_its_own_size_and_says_what_it_assumes(tmp_path)
     assert "the 50 tiles have no groups" in notes[0]
 
 
-def test_copies_in_a_flat_folder_are_kept_together(tmp_path):
+def test_near_duplicates_in_a_flat_folder_share_a_group(tmp_path):
     folder = _make(tmp_path / "flat")
     for k in range(20):
         Image.open(folder / f"{k:03}.png").transpose(Image.Transpose.ROTATE_90).save(folder / f"{k:03}-turned.png")
@@ -70,7 +70,7 @@ def test_copies_in_a_flat_folder_are_kept_together(tmp_path):
     assert "(50 clusters)" in notes[0]
 
 
-def test_tiles_that_all_look_alike_train_one_by_one(tmp_path):
+def test_tiles_that_are_all_similar_are_their_own_groups(tmp_path):
     folder = tmp_path / "flat"
     folder.mkdir()
     for k in range(50):
@@ -79,7 +79,7 @@ def test_tiles_that_all_look_alike_train_one_by_one(tmp_path):
     assert detector.calibration.basis.grouping == "tile files"
 
 
-def test_only_the_normal_class_is_learnt_from_by_command_and_by_python(tmp_path):
+def test_training_uses_the_normal_class_only(tmp_path):
     _make(tmp_path / "set" / "stroma", seed=1)
     _make(tmp_path / "set" / "adenoma", 20, shade=60, seed=2)
     with pytest.raises(SettingsError, match="adenoma, stroma.*--normal-class"):
@@ -94,7 +94,7 @@ def test_only_the_normal_class_is_learnt_from_by_command_and_by_python(tmp_path)
     assert len(load_detector(out).calibration.scores) == 50
 
 
-def test_one_bad_file_does_not_end_training_and_is_named(tmp_path):
+def test_training_continues_after_a_bad_file_and_names_it(tmp_path):
     folder = _make(tmp_path / "flat")
     (folder / "cut.png").write_bytes((folder / "000.png").read_bytes()[:60])
     Image.fromarray(np.full((48, 48), 40000, np.uint16)).save(folder / "deep.png")
@@ -106,7 +106,7 @@ def test_one_bad_file_does_not_end_training_and_is_named(tmp_path):
     assert "deep.png" in note
 
 
-def test_a_side_that_the_method_does_not_take_is_replaced_by_the_nearest_in_training_and_scoring(tmp_path):
+def test_tiles_are_resized_to_the_nearest_size_that_the_method_accepts(tmp_path):
     folder = _make(tmp_path / "flat", side=56)
     for path in folder.iterdir():
         Image.open(path).crop((0, 0, 50, 50)).save(path)
@@ -120,7 +120,7 @@ def test_a_side_that_the_method_does_not_take_is_replaced_by_the_nearest_in_trai
     assert any("50 px are resized to 48 px" in note for note in said)
 
 
-def test_mixed_sizes_need_a_choice_and_resizing_is_said(tmp_path):
+def test_tiles_of_mixed_sizes_need_a_chosen_size(tmp_path):
     folder = _make(tmp_path / "flat")
     Image.new("RGB", (64, 64)).save(folder / "large.png")
     with pytest.raises(SettingsError, match=r"of several sizes: 48 x 48 px \(50\), 64 x 64 px \(1\); .*--tile-px"):
@@ -129,7 +129,7 @@ def test_mixed_sizes_need_a_choice_and_resizing_is_said(tmp_path):
     assert any("resized to 32 px: 48 x 48 px (50), 64 x 64 px (1)" in note for note in notes)
 
 
-def test_score_goes_on_after_bad_tiles_and_names_them(model, tmp_path):
+def test_scoring_continues_after_bad_tiles_and_names_them(model, tmp_path):
     folder = _make(tmp_path / "tiles", 5, side=48, seed=3)
     (folder / "002.png").write_bytes(b"nothing")
     Image.new("RGB", (64, 64)).save(folder / "large.png")
@@ -154,14 +154,14 @@ def test_score_goes_on_after_bad_tiles_and_names_them(model, tmp_path):
     assert "auroc" in {key.lower() for key in evaluated}
 
 
-def test_score_of_nothing_but_bad_tiles_is_one_error(model, tmp_path):
+def test_scoring_only_bad_tiles_raises_one_error(model, tmp_path):
     folder = _make(tmp_path / "tiles", 3, side=64)
     words = _run("score", folder, "--model", model, "--out", tmp_path / "s.csv", code=2).stderr
     assert "64 x 64 px, but the detector needs 48 x 48; add --resize" in words
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_transparent_and_opaque_tiles_score_alike_on_white(model, tmp_path):
+def test_transparent_tiles_score_as_on_white(model, tmp_path):
     rng = np.random.default_rng(0)
     half = _tissue(rng, 48, 150)
     half[:24] = 255
@@ -173,7 +173,7 @@ def test_transparent_and_opaque_tiles_score_alike_on_white(model, tmp_path):
     assert scores[0] == scores[1]
 
 
-def test_labelled_tiles_know_patients_and_pass_over_bad_files(tmp_path):
+def test_labelled_tiles_are_grouped_by_patient_and_skip_bad_files(tmp_path):
     for patient in ("p1", "p2"):
         for kind, shade in (("normal", 150), ("tumour", 60)):
             _make(tmp_path / "set" / patient / kind, 8, shade=shade)
@@ -189,6 +189,6 @@ def test_labelled_tiles_know_patients_and_pass_over_bad_files(tmp_path):
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**40)])
-def test_seeds_out_of_range_are_wrong_use(tmp_path, seed):
+def test_commands_refuse_seeds_out_of_range(tmp_path, seed):
     for command in (["train"], ["classify", "train"]):
         assert "--seed" in _run(*command, tmp_path, "--out", tmp_path / "d.safetensors", "--seed", seed, code=2).output

@@ -64,18 +64,18 @@ def test_processes_average_gradients_share_buffers_and_nothing_else():
 
 
 @pytest.mark.slow
-def test_an_error_in_a_process_is_the_jobs():
+def test_error_in_a_process_is_raised_by_the_job():
     with pytest.raises(SettingsError, match=r"refuses; ask nicely"):
         run(together_job(_refusing_job, TWO))
 
 
-def test_a_process_that_dies_ends_the_job_with_a_word():
+def test_process_that_dies_ends_the_job_with_an_error():
     with pytest.raises(DeviceError, match=r"process \d of 2 (ended unexpectedly \(exit code 3\)|failed)"):
         run(together_job(_dying_job, TWO))
     assert not multiprocessing.active_children()
 
 
-def test_a_job_that_is_stopped_leaves_no_process():
+def test_closed_job_leaves_no_process():
     job = together_job(_endless_job, TWO)
     for progress in job:
         if progress.stage == "Learning":
@@ -106,7 +106,7 @@ def test_two_processes_train_a_detector():
 
 
 @pytest.mark.slow
-def test_a_training_by_two_is_the_same_each_time_and_goes_on_after_a_cut(tmp_path):
+def test_training_with_two_processes_is_repeatable_and_resumes(tmp_path):
     images, job = _training()
     undisturbed = run(job)
     _, cut = _training(tmp_path / "c")
@@ -121,7 +121,7 @@ def test_a_training_by_two_is_the_same_each_time_and_goes_on_after_a_cut(tmp_pat
 
 
 def test_too_many_devices_and_too_small_batches_are_refused():
-    with pytest.raises(DeviceError, match=r"100000 devices cannot train together"):
+    with pytest.raises(DeviceError, match=r"100000 devices named cpu cannot train together"):
         choose_device("cpu", 100_000)
     with pytest.raises(DeviceError, match="without a number"):
         choose_device("cpu:0", 2)

@@ -47,12 +47,12 @@ def test_training_reports_losses_and_pictures_and_calibrates(tiles):
     assert detector.trained_on == ("made up",)
 
 
-def test_same_seed_same_detector(tiles):
+def test_training_is_repeatable_with_the_same_seed(tiles):
     one, two = (run(_fit(tiles)) for _ in range(2))
     assert np.array_equal(score_images(one, tiles.images[:8], "cpu"), score_images(two, tiles.images[:8], "cpu"))
 
 
-def test_a_clusters_variables_do_not_count(tiles, monkeypatch):
+def test_training_ignores_environment_variables_of_a_cluster(tiles, monkeypatch):
     """A job of SLURM's with several tasks is no order to train in all of them."""
     for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():
         monkeypatch.setenv(name, value)
@@ -61,7 +61,7 @@ def test_a_clusters_variables_do_not_count(tiles, monkeypatch):
     assert detector.calibration is not None
 
 
-def test_a_cut_training_goes_on_and_ends_the_same(tiles, tmp_path):
+def test_interrupted_training_resumes_to_the_same_weights(tiles, tmp_path):
     undisturbed = run(_fit(tiles))
     checkpoint = tmp_path / "c"
     job = _fit(tiles, checkpoint=checkpoint)
@@ -76,12 +76,12 @@ def test_a_cut_training_goes_on_and_ends_the_same(tiles, tmp_path):
     assert np.array_equal(score_images(resumed, tiles.images[:8], "cpu"), score_images(undisturbed, tiles.images[:8], "cpu"))
 
 
-def test_a_damaged_checkpoint_is_passed_over(tiles, tmp_path):
+def test_training_ignores_a_damaged_checkpoint(tiles, tmp_path):
     (tmp_path / "c").write_bytes(b"PK\x03\x04 nonsense")
     assert run(_fit(tiles, checkpoint=tmp_path / "c")).calibration is not None
 
 
-def test_training_on_a_slide_leaves_one_file(sample, tmp_path):
+def test_training_writes_only_the_detector_file(sample, tmp_path):
     detector = train(sample.path, tmp_path / "d.safetensors", normal=sample.plan.normal, device="cpu", **SMALL)
     assert [p.name for p in tmp_path.iterdir()] == ["d.safetensors"]
     again = load_detector(tmp_path / "d.safetensors")
@@ -89,7 +89,7 @@ def test_training_on_a_slide_leaves_one_file(sample, tmp_path):
     assert again.trained_on == ("sample.tif",)
 
 
-def test_training_on_tile_files_takes_only_label_0(tmp_path):
+def test_training_on_tile_files_uses_label_0_only(tmp_path):
     rng = np.random.default_rng(0)
     lines = ["file,label,group"]
     for i in range(80):
@@ -106,7 +106,7 @@ def test_training_on_tile_files_takes_only_label_0(tmp_path):
     assert score_images(detector, bright, "cpu").min() > score_images(detector, dark, "cpu").max()
 
 
-def test_one_annotation_file_per_slide_and_only_the_normal_ones(tmp_path, sample):
+def test_training_sources_pair_slides_with_normal_outlines(tmp_path, sample):
     path = tmp_path / "a.geojson"
     write_geojson([*sample.plan.planted, *sample.plan.normal], path)
     sources = training_sources([sample.path], str(path), None)
@@ -118,7 +118,7 @@ def test_one_annotation_file_per_slide_and_only_the_normal_ones(tmp_path, sample
         training_sources([sample.path], [path], None)
 
 
-def test_bad_input_says_what_and_leaves_nothing(sample, tmp_path, write_tiff):
+def test_training_refuses_bad_input_and_writes_nothing(sample, tmp_path, write_tiff):
     from shapely.geometry import box
 
     def check(kind, word, slide=sample.path, **options):
@@ -139,19 +139,19 @@ def test_bad_input_says_what_and_leaves_nothing(sample, tmp_path, write_tiff):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("cuda:99", "not available"), ("toaster", "no kind of device"), ("meta", "not supported")]
+    ("name", "word"), [("cuda:99", "not available"), ("toaster", "unknown device"), ("meta", "not supported")]
 )
-def test_devices_that_are_not_there(name, word):
+def test_choose_device_refuses_unavailable_devices(name, word):
     with pytest.raises(DeviceError, match=word):
         choose_device(name)
 
 
-def test_tiles_of_another_size_are_refused(detector_file):
+def test_scoring_refuses_tiles_of_another_size(detector_file):
     with pytest.raises(SettingsError, match="tiles of 64x64 px, these are 32x32x3"):
         score_images(load_detector(detector_file), np.zeros((2, 32, 32, 3), np.uint8), "cpu")
 
 
-def test_a_detector_trained_in_srgb_maps_in_srgb(sample, tmp_path):
+def test_detector_trained_in_srgb_maps_in_srgb(sample, tmp_path):
     """A slide with a profile scores as its converted copy without one does."""
     import tifffile
     from slide_writers import linear_profile
@@ -180,8 +180,8 @@ def test_a_detector_trained_in_srgb_maps_in_srgb(sample, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_training_is_not_checked_on_one_kind_of_tissue_alone(seed):
-    """Of few outlines each is learnt from and checked on: the one that is all fat decides nothing by itself."""
+def test_validation_tiles_come_from_several_outlines(seed):
+    """With few outlines, validation uses tiles of all of them, so that one with only fat does not decide alone."""
     from napari_histoad.engine.training._descend import _split
 
     rng = np.random.default_rng(seed)
@@ -194,7 +194,7 @@ def test_training_is_not_checked_on_one_kind_of_tissue_alone(seed):
     assert not set(many.groups[learnt]) & set(many.groups[checked])
 
 
-def test_a_growing_network_is_kept_only_when_it_has_grown(tiles):
+def test_growing_network_is_saved_only_when_fully_grown(tiles):
     """Its loss on whole tiles stands still until the outermost stage is trained; that must not end the training."""
     detector = create_detector("perceptual_autoencoder", tile_px=64, growing=True, max_steps=40, batch=4, width=4)
     events = []
@@ -204,7 +204,7 @@ def test_a_growing_network_is_kept_only_when_it_has_grown(tiles):
     assert int(detector.network.step) >= 32  # the last fifth
 
 
-def test_notes_of_a_source_are_shown_once(sample):
+def test_notes_of_a_source_are_reported_once(sample):
     noted = TrainingSource(sample.path, sample.plan.normal, notes=("read as drawn.", "two outlines were left out."))
     seen = []
     run(gather_job([noted, TrainingSource(sample.path, sample.plan.normal)], 64, 1.0, max_tiles=100), seen.append)
@@ -217,7 +217,7 @@ def test_notes_of_a_source_are_shown_once(sample):
 
 @pytest.mark.parametrize("sizes", [(24, 24), (41, 12), (47, 6), (6, 47), (52, 1), (1,) * 48])
 @pytest.mark.parametrize(("method", "refine"), [("vqvae", None), ("vqvae", "neighbours"), ("colour", None), ("texture", "svm")])
-def test_48_tiles_of_any_two_groups_train_and_calibrate(tiles, sizes, method, refine):
+def test_training_needs_only_48_tiles_of_two_groups(tiles, sizes, method, refine):
     few = TileSet(tiles.images[: sum(sizes)], np.repeat(np.arange(len(sizes)), sizes), grouping="outlines")
     settings = {"tile_px": 64, "max_steps": 2, "batch": 4} if method == "vqvae" else {"tile_px": 64}
     detector = run(fit_job(create_detector(method, **settings), few, device="cpu", refine=refine))
@@ -229,7 +229,7 @@ def test_48_tiles_of_any_two_groups_train_and_calibrate(tiles, sizes, method, re
 
 @pytest.mark.parametrize("groups", [np.zeros(80), np.arange(19)])
 @pytest.mark.parametrize("method", ["vqvae", "texture"])
-def test_what_cannot_be_calibrated_is_refused_before_it_is_trained(tiles, groups, method):
+def test_training_refuses_tiles_that_cannot_calibrate_before_it_starts(tiles, groups, method):
     events = []
     few = TileSet(tiles.images[: len(groups)], groups.astype(np.int64))
     with pytest.raises(TooFewTilesError):
@@ -246,7 +246,7 @@ def with_a_rare_tissue(tiles):
 
 
 @pytest.mark.parametrize("method", ["colour", "vqvae"])
-def test_of_tissue_that_is_normal_everything_counts_in_fit_and_calibration(with_a_rare_tissue, method):
+def test_all_normal_tissue_is_used_for_fit_and_calibration(with_a_rare_tissue, method):
     """Of tissue that may hold lesions what is rare counts in neither."""
     settings = {"error": "mahalanobis", "max_steps": 2, "batch": 4} if method == "vqvae" else {}
     rare = with_a_rare_tissue.images[::10]
@@ -261,7 +261,7 @@ def test_of_tissue_that_is_normal_everything_counts_in_fit_and_calibration(with_
 
 
 @pytest.mark.parametrize(("normal", "mixed"), [(None, False), ("all-tissue", False), ("mixed-tissue", True)])
-def test_what_all_tissue_means_is_chosen_by_word_and_reaches_fit_and_file(sample, tmp_path, normal, mixed, monkeypatch):
+def test_all_tissue_and_mixed_tissue_reach_fit_and_file(sample, tmp_path, normal, mixed, monkeypatch):
     fitted = []
     cls = type(create_detector("colour"))
     real = cls.fit_features
@@ -274,14 +274,14 @@ def test_what_all_tissue_means_is_chosen_by_word_and_reaches_fit_and_file(sample
     assert ("may hold lesions" in note) is mixed
 
 
-def test_outlines_and_words_can_be_mixed_over_slides(sample, tmp_path):
+def test_outlines_and_all_tissue_can_be_mixed_over_slides(sample, tmp_path):
     write_geojson(sample.plan.normal, tmp_path / "a.geojson")
     sources = training_sources([sample.path] * 3, [tmp_path / "a.geojson", "all-tissue", "mixed-tissue"], None)
     assert [(s.regions is None, s.mixed) for s in sources] == [(False, False), (True, False), (True, True)]
     assert [s.mixed for s in training_sources([sample.path] * 3, "mixed-tissue", None)] == [True] * 3
 
 
-def test_what_is_assumed_of_a_slide_is_said_when_it_is_learnt_from(sample):
+def test_gathering_reports_assumptions_about_a_slide(sample):
     source = TrainingSource(sample.path, [*sample.plan.normal, *sample.plan.planted], slide_mpp=0.25)
     for gather in (gather_job, gather_labelled_job):
         seen = []

@@ -1,4 +1,4 @@
-"""Training and using classifiers of tiles."""
+"""Trains tile classifiers and predicts with them."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ _ERROR_CELLS = 32
 _TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 61))
 _PIXEL_CHANNELS = 3
 _TINT, _BRIGHTNESS = 0.2, 0.2
-_MOST_FITTED = 6000
-"""Windows that a support vector machine learns from: the kernel has a number for each pair of them."""
+_MAX_FITTED = 6000
+"""Maximum number of windows to fit a support vector machine to: its kernel matrix has one number per pair."""
 _SOFTNESS = 30.0
-"""How much a tile on the wrong side of the margin costs a support vector machine, the margin's own cost being 1."""
+"""Regularisation parameter C of the support vector machines."""
 
 
 class _Split(NamedTuple):
-    learnt: NDArray[np.int64]
-    checked: NDArray[np.int64]
+    trained: NDArray[np.int64]
+    validated: NDArray[np.int64]
 
 
 def grouped_folds(
     labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield (kept, held out) rows; groups are never split, and classes are spread over the folds as evenly as they allow.
+    """Yield (kept, held out) rows of each fold; groups are never split, and classes are spread evenly over the folds.
 
-    A fold that holds all of some class is left out: nothing could be learnt of it.
+    A fold that holds all tiles of a class is left out, as the class could not be learnt without it.
 
     Raises
     ------
     TooFewTilesError
-        If some class comes from fewer than two groups, or groups cannot be shared out so that both sides know all classes.
+        If a class has fewer than two groups, or no fold leaves tiles of all classes to train on.
     """
     per_class = [len(np.unique(groups[labels == k])) for k in np.unique(labels)]
     usable = []
@@ -74,22 +74,22 @@ def grouped_folds(
         parts = splitter.split(labels, labels, groups)
         usable = [(kept, held_out) for kept, held_out in parts if len(np.unique(labels[kept])) == len(per_class)]
     if not usable:
-        msg = "all tiles of one class come from one place, so nothing is left to test on"
-        raise TooFewTilesError(msg, "outline that class in a second place")
+        msg = "all tiles of one class come from one group, so none can be held out for testing"
+        raise TooFewTilesError(msg, "outline that class in a second place, or on another slide")
     yield from usable
 
 
 class Prepared(NamedTuple):
-    """What the networks of a classifier see of N tiles, computed once.
+    """Inputs of a classifier's networks for N tiles, computed once.
 
     Attributes
     ----------
     stack : (N, C, S, S) float16 tensor or None
-        The stacked inputs; None if every network looks at fixed statistics.
+        The stacked inputs; None if all networks use fixed statistics only.
     measured : (N, D, h, w) float32 tensor or None
-        The fixed statistics, if some network looks at them.
+        The fixed statistics; None if no network uses them.
     error_scale : (2,) tensor
-        Of the error maps in the stack, see `Classifier`.
+        Scale of the error maps in the stack, see `Classifier`.
     """
 
     stack: Tensor | None
@@ -98,9 +98,9 @@ class Prepared(NamedTuple):
 
 
 def prepare_job(classifier: Classifier, images: NDArray[np.uint8], device: str = "auto") -> Job[Prepared]:
-    """Compute what the networks see of tiles (N, H, W, 3) uint8, once for all folds and networks.
+    """Compute the networks' inputs for tiles (N, H, W, 3) uint8, once for all folds and networks.
 
-    The scale of the error map is taken from these tiles.
+    These tiles also define the scale of the error map.
     """
     choice = choose_device(device)
     classifier.to(choice.device)
@@ -114,21 +114,21 @@ def prepare_job(classifier: Classifier, images: NDArray[np.uint8], device: str =
             yield Progress("Mapping errors", int(found.index[-1]) + 1, len(images))
         classifier.prepare(torch.from_numpy(np.concatenate(errors)))
     body = next((member.body for member in classifier.members if isinstance(member.body, TextureBody)), None)
-    learning = not all(member.fine for member in classifier.members)
+    stacked = not all(member.fine for member in classifier.members)
 
-    def look(part: slice) -> tuple[slice, Tensor | None, Tensor | None]:
+    def prepare(part: slice) -> tuple[slice, Tensor | None, Tensor | None]:
         with torch.inference_mode():
             stack = classifier.stack(torch.from_numpy(images[part]).to(choice.device))
-            return part, stack.half().cpu() if learning else None, None if body is None else body.measure(stack).cpu()
+            return part, stack.half().cpu() if stacked else None, None if body is None else body.measure(stack).cpu()
 
-    yield Progress("Looking at tiles", 0, len(images))
+    yield Progress("Preparing tiles", 0, len(images))
     stacks, measured = [], []
-    for part, stack, values in map_in_threads(look, _parts(images, choice), choice.device):
+    for part, stack, values in map_in_threads(prepare, _parts(images, choice), choice.device):
         if stack is not None:
             stacks.append(stack)
         if values is not None:
             measured.append(values)
-        yield Progress("Looking at tiles", part.stop, len(images))
+        yield Progress("Preparing tiles", part.stop, len(images))
     whole = torch.cat(stacks) if stacks else None
     return Prepared(whole, torch.cat(measured) if measured else None, classifier.error_scale)
 
@@ -144,26 +144,26 @@ def fit_classifier_job(
     device: str = "auto",
     seed: int = 0,
 ) -> Job[Classifier]:
-    """Train a classifier: each network stops by a fifth of the groups, which also set its temperature and its share.
+    """Train a classifier. A fifth of the groups is used for early stopping, and to set each network's temperature and weight.
 
     Parameters
     ----------
     settings : ClassifierSettings
     data : LabelledTiles
     detector : Detector, optional
-        Gives reconstruction and error map.
+        Provides reconstruction and error map, if these are among the inputs.
     weights : dict of str to Path, optional
-        Files of pretrained weights by network.
+        Files of pretrained weights, by name of the network.
     rows : (M,) int64, optional
-        Learn from these tiles only.
+        Train on these tiles only.
     prepared : Prepared, optional
-        Of all tiles of ``data``, from `prepare_job`, if that was done already.
+        Result of `prepare_job` for all tiles of ``data``, to save time.
     device, seed
 
     Raises
     ------
     TooFewTilesError
-        If some class comes from fewer than two groups.
+        If a class has fewer than two groups.
     HistoadError
         See `Classifier`.
     """
@@ -177,11 +177,11 @@ def fit_classifier_job(
         prepared, where = (yield from prepare_job(classifier, data.tiles.images[rows], device)), np.arange(len(rows))
     classifier.keep(error_scale=prepared.error_scale)
     labels = data.labels[rows]
-    kept, checked = next(grouped_folds(labels, data.tiles.groups[rows], _VALIDATION_FOLDS, seed))
+    kept, validated = next(grouped_folds(labels, data.tiles.groups[rows], _VALIDATION_FOLDS, seed))
     classifier.to(choice.device)
     tiles = _Tiles(prepared.stack, torch.from_numpy(labels), where)
     losses = []
-    split = _Split(kept, checked)
+    split = _Split(kept, validated)
     for k, member in enumerate(classifier.members):
         if isinstance(member.body, TextureBody):
             assert prepared.measured is not None
@@ -190,7 +190,7 @@ def fit_classifier_job(
             member.to(choice.device)
         else:
             yield from _descend_job(classifier, member, k, tiles, split, choice, seed)
-            temperature, loss = _temperature(_logits(member, tiles, checked, choice), tiles.labels[checked])
+            temperature, loss = _temperature(_logits(member, tiles, validated, choice), tiles.labels[validated])
         classifier.temperatures[k] = temperature
         losses.append(loss)
     if settings.weighting == "validation":
@@ -202,7 +202,7 @@ def fit_classifier_job(
 
 
 class _Tiles(NamedTuple):
-    """Stacked inputs, labels, and which row of the stack belongs to which label."""
+    """Stacked inputs, labels, and the row of the stack of each label."""
 
     stack: Tensor | None
     labels: Tensor
@@ -218,7 +218,7 @@ def _descend_job(
 ) -> Job[None]:
     settings = classifier.settings
     fabric = choice.fabric()
-    importance = class_weights(tiles.labels[split.learnt].tolist(), len(settings.classes)).to(choice.device)
+    importance = class_weights(tiles.labels[split.trained].tolist(), len(settings.classes)).to(choice.device)
     frozen = settings.frozen_epochs if settings.pretrained else 0
     optimizer = _optimizer(member, settings, frozen=bool(frozen))
     best, best_state, stale = np.inf, copy.deepcopy(member.state_dict()), 0
@@ -229,12 +229,12 @@ def _descend_job(
             optimizer, stale = _optimizer(member, settings, frozen=False), 0
         member.train()
         if epoch < frozen:
-            member.body.eval()  # the statistics of its batches are weights too
+            member.body.eval()  # frozen weights include the batch statistics
         rng = np.random.default_rng([seed, number, epoch])
-        order = rng.permutation(split.learnt)
+        order = rng.permutation(split.trained)
         for step, start in enumerate(range(0, len(order), settings.batch)):
             picked = order[start : start + settings.batch]
-            if len(picked) < 2:  # batch statistics of one tile are none
+            if len(picked) < 2:  # one tile has no batch statistics
                 continue
             with torch.random.fork_rng(devices=[]), fabric.autocast():
                 torch.manual_seed((seed * 1009 + number) * 1_000_003 + epoch * 10_007 + step)
@@ -245,7 +245,7 @@ def _descend_job(
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
-        current = float(F.cross_entropy(_logits(member, tiles, split.checked, choice), tiles.labels[split.checked]))
+        current = float(F.cross_entropy(_logits(member, tiles, split.validated, choice), tiles.labels[split.validated]))
         if not np.isfinite(current):
             what = (
                 f"training of {settings.networks[number // settings.seeds]} diverged in epoch {epoch + 1}: its loss is not finite"
@@ -272,7 +272,7 @@ def _augmented(inputs: Tensor, settings: ClassifierSettings) -> Tensor:
     inputs = affine_jitter(inputs)
     first = 0
     for name in settings.inputs:
-        if name == "image":  # brightness and tint, in units of the normalised pixels
+        if name == "image":  # brightness and tint, on normalised pixels
             n = len(inputs)
             gain = 1 + _BRIGHTNESS * (2 * torch.rand(n, 1, 1, 1, device=inputs.device) - 1)
             tint = _TINT * (2 * torch.rand(n, _PIXEL_CHANNELS, 1, 1, device=inputs.device) - 1)
@@ -283,20 +283,20 @@ def _augmented(inputs: Tensor, settings: ClassifierSettings) -> Tensor:
 
 
 def _fit_texture(member: TileNetwork, measured: Tensor, labels: Tensor, split: _Split) -> tuple[float, float]:
-    """Fit a support vector machine; return the temperature and the loss that held-out tiles give."""
+    """Fit support vector machines; return temperature and loss on held-out tiles."""
     member.to(torch.device("cpu"))
     body, head = member.body, member.head
     assert isinstance(body, TextureBody)
     assert isinstance(head, KernelHead)
-    _fit_support(body, head, measured[split.learnt], labels[split.learnt])
+    _fit_support(body, head, measured[split.trained], labels[split.trained])
     with torch.inference_mode():
-        found = _temperature(head(body.scaled(measured[split.checked])), labels[split.checked])
-    _fit_support(body, head, measured, labels)  # nothing stops early here, so in the end all tiles are learnt from
+        found = _temperature(head(body.scaled(measured[split.validated])), labels[split.validated])
+    _fit_support(body, head, measured, labels)  # there is no early stopping, so the final fit uses all tiles
     return found
 
 
 def _fit_support(body: TextureBody, head: KernelHead, measured: Tensor, labels: Tensor) -> None:
-    """Fit one machine per class against the rest, on the windows of tiles, on their own scale; of very many on a part."""
+    """Fit one support vector machine per class against the rest, to standardised windows of tiles, at most 6,000 of them."""
     with torch.no_grad():
         body.scale.reset_running_stats()
         body.scale.train()
@@ -304,14 +304,14 @@ def _fit_support(body: TextureBody, head: KernelHead, measured: Tensor, labels: 
         body.scale.eval()
         x = body.scaled(measured).movedim(1, 3).flatten(0, 2)
         truth = labels.repeat_interleave(len(x) // len(labels)).numpy()
-        if len(x) > _MOST_FITTED:
-            chosen = np.random.default_rng(0).permutation(len(x))[:_MOST_FITTED]
+        if len(x) > _MAX_FITTED:
+            chosen = np.random.default_rng(0).permutation(len(x))[:_MAX_FITTED]
             x, truth = x[torch.from_numpy(chosen)], truth[chosen]
-        alike = head.kernel(x, x).double().numpy()
+        kernel = head.kernel(x, x).double().numpy()
     weights = np.zeros((len(x), head.classes), np.float32)
     bias = np.zeros(head.classes, np.float32)
     for k in range(head.classes):
-        machine = SVC(C=_SOFTNESS, kernel="precomputed", class_weight="balanced").fit(alike, truth == k)
+        machine = SVC(C=_SOFTNESS, kernel="precomputed", class_weight="balanced").fit(kernel, truth == k)
         weights[machine.support_, k], bias[k] = machine.dual_coef_[0], machine.intercept_[0]
     used = np.flatnonzero(weights.any(axis=1))
     head.adopt(x[torch.from_numpy(used)], torch.from_numpy(weights[used]), torch.from_numpy(bias))
@@ -325,7 +325,7 @@ def _logits(network: nn.Module, tiles: _Tiles, rows: NDArray[np.int64], choice: 
 
 
 def _temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the temperature of least cross-entropy, and that (Guo et al. 2017)."""
+    """Return the temperature with the smallest cross-entropy, and that cross-entropy (Guo et al. 2017)."""
     losses = [float(F.cross_entropy(logits / t, labels)) for t in _TEMPERATURES]
     k = int(np.argmin(losses))
     return float(_TEMPERATURES[k]), losses[k]
@@ -334,7 +334,7 @@ def _temperature(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 def predict_prepared(
     classifier: Classifier, prepared: Prepared, rows: NDArray[np.int64], device: str = "auto"
 ) -> NDArray[np.float32]:
-    """Return the probability of each class of tiles that were prepared, (M, K) float32."""
+    """Return class probabilities (M, K) float32 of prepared tiles."""
     choice = choose_device(device)
     labels = torch.zeros(len(rows), dtype=torch.int64)
     logits = []
@@ -354,7 +354,7 @@ def predict_prepared(
 def predict_job(
     classifier: Classifier, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], device: str = "auto"
 ) -> Job[NDArray[np.float32]]:
-    """Return the probability of each class of tiles (N, H, W, 3) uint8, (N, K) float32."""
+    """Return class probabilities (N, K) float32 of tiles (N, H, W, 3) uint8."""
     choice = choose_device(device)
     classifier.to(choice.device)
     classifier.eval()
@@ -365,8 +365,8 @@ def predict_job(
 
     yield Progress("Classifying", 0, len(images))
     parts = []
-    for part, said in map_in_threads(classify, _parts(images, choice), choice.device):
-        parts.append(said)
+    for part, probabilities in map_in_threads(classify, _parts(images, choice), choice.device):
+        parts.append(probabilities)
         yield Progress("Classifying", part.stop, len(images))
     return np.concatenate(parts) if parts else np.empty((0, len(classifier.settings.classes)), np.float32)
 
