@@ -61,9 +61,9 @@ def test_notes_on_classes_state_the_limits():
     (note,) = notes_on_classes(_of_slides(even, "a.tif", "b.tif"), detector)
     assert note == "the detector was trained on b.tif: expect lower values on other slides"
     (note,) = notes_on_classes(_of_slides(even, "a.tif"), None)
-    assert note.startswith("all tiles are of one slide, a.tif")
+    assert note.startswith("all tiles are from one slide, a.tif")
     (note,) = notes_on_classes(even, None, judged=True)
-    assert "not of the slide as a whole" in note
+    assert "not for the whole slide" in note
     (note,) = notes_on_classes(replace(even, labels=(np.arange(40) % 5 == 0).astype(np.int64)), None)
     assert "that of anomalous is higher than its share" in note
 

@@ -40,7 +40,7 @@ def test_default_rate_is_one_that_the_calibration_tiles_allow(count):
 
 
 def test_evaluate_scores_refuses_labels_that_are_all_the_same():
-    with pytest.raises(SettingsError, match="all alike"):
+    with pytest.raises(SettingsError, match="all labels are the same"):
         evaluate_scores(np.zeros(9, bool), np.zeros(9), np.zeros(9), np.arange(9))
 
 
@@ -110,7 +110,7 @@ def test_only_anomalous_classes_count(map_folder):
         assert both.lesions == 1
         assert both.anomalous_tiles == alone.anomalous_tiles
         assert both.tiles < alone.tiles  # neither anomalous nor normal
-        assert any("not counted" in note for note in both.notes)
+        assert any("neither normal nor anomalous" in note for note in both.notes)
         if other is not plain:
             with pytest.raises(RegionError, match="no anomalous region"):
                 evaluate(result, [other])
@@ -136,10 +136,10 @@ def test_cells_and_cores_of_an_annotation_file_are_not_anomalies(map_folder, tmp
 def test_evaluate_notes_that_the_detector_was_trained_on_the_slide(map_folder, sample):
     result = AnomalyMap.open(map_folder)
     assert result.info.slide in result.info.trained_on
-    told = evaluate(result, sample.plan.planted)
-    assert "are counted: expect less on other slides" in told.notes[-1]
-    assert ("Note", told.notes[-1]) in told.rows()
-    assert "are not counted" in evaluate(result, sample.plan.planted, exclude=sample.plan.normal).notes[-1]
+    found = evaluate(result, sample.plan.planted)
+    assert "training tiles are included: expect lower values on other slides" in found.notes[-1]
+    assert ("Note", found.notes[-1]) in found.rows()
+    assert "are left out" in evaluate(result, sample.plan.planted, exclude=sample.plan.normal).notes[-1]
     result.info = result.info.model_copy(update={"trained_on": ["another.svs"]})
     assert not any("trained on" in note for note in evaluate(result, sample.plan.planted).notes)
 
