@@ -1,5 +1,8 @@
 """What every registered detector keeps; a new one is tested by being registered."""
 
+import copy
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +87,29 @@ def test_scores_have_their_shapes(detector):
     if result.reconstruction is not None:
         assert result.reconstruction.shape[:2] == (5, 3)
         assert result.reconstruction.shape[2] == result.reconstruction.shape[3]
+
+
+def test_every_tensor_is_a_parameter_or_a_buffer(detector):
+    """What `state_dict` does not know, `to` does not move."""
+    stray = [
+        f"{type(module).__name__}.{name}"
+        for module in detector.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    ]
+    assert stray == []
+
+
+def test_detector_moves_to_another_device_as_a_whole(detector, monkeypatch):
+    elsewhere = copy.deepcopy(detector).to("meta")
+    assert elsewhere.device.type == "meta"
+    assert {value.device.type for value in (*elsewhere.parameters(), *elsewhere.buffers())} == {"meta"}
+    # The others take decisions that depend on values, of which this device has none.
+    if detector.exports_onnx and getattr(detector.settings, "quantizer", "") != "ema":
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # this device has none
+        images = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8, device="meta")
+        with torch.inference_mode():
+            assert elsewhere(images).score.device.type == "meta"
 
 
 def test_a_tile_scores_the_same_in_any_company(detector):
