@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 __all__ = [
-    "BackboneError",
     "BundleError",
     "DeviceError",
     "EmptyTissueError",
+    "EncoderError",
     "HistoadError",
     "JobCancelledError",
     "MapError",
@@ -93,7 +93,7 @@ class BundleError(HistoadError):
     """A saved detector cannot be read, or does not fit what it is used for."""
 
 
-class BackboneError(HistoadError):
+class EncoderError(HistoadError):
     """The name of an encoder is unknown, or its weights are missing or do not fit."""
 
 

@@ -4,8 +4,8 @@ import safetensors.torch
 import torch
 
 from napari_histoad.classifiers import NETWORKS, build_network
-from napari_histoad.detectors._backbone import import_timm
-from napari_histoad.errors import BackboneError, SettingsError
+from napari_histoad.detectors._encoders import import_timm
+from napari_histoad.errors import EncoderError, SettingsError
 from napari_histoad.networks.classifier import TextureBody
 from napari_histoad.networks.texture import TextureStatistics
 
@@ -53,11 +53,11 @@ def test_what_cannot_be_built_is_said():
         build_network("separable_cnn", 3, 2, 64)
     with pytest.raises(SettingsError, match="no pretrained weights of vggnet"):
         build_network("vggnet", 3, 2, 64, pretrained=True)
-    with pytest.raises(BackboneError, match="no model named 'resnet1008'"):
+    with pytest.raises(EncoderError, match="no model named 'resnet1008'"):
         build_network("resnet1008", 3, 2, 64)
-    with pytest.raises(BackboneError, match="patches of 16 px"):
+    with pytest.raises(EncoderError, match="patches of 16 px"):
         build_network("test_vit.r160_in1k", 3, 2, 72)
-    with pytest.raises(BackboneError, match="not on this machine"):
+    with pytest.raises(EncoderError, match="not on this machine"):
         build_network("resnet18", 3, 2, 64, pretrained=True)
 
 

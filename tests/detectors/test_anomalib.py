@@ -8,7 +8,7 @@ import torch
 
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import create_detector, load_detector, save_detector
-from napari_histoad.errors import BackboneError, SettingsError
+from napari_histoad.errors import EncoderError, SettingsError
 
 needs_anomalib = pytest.mark.skipif(
     importlib.util.find_spec("anomalib") is None, reason="anomalib is not installed: tox -e anomalib"
@@ -60,5 +60,5 @@ def test_unknown_models_options_and_missing_weights_are_said():
         create_detector("anomalib:x")
     with pytest.raises(SettingsError, match="surprise"):
         create_detector("anomalib:padim", tile_px=64, options={"surprise": 1, "pre_trained": False}).fit(_tiles(20))
-    with pytest.raises(BackboneError, match="--fetch resnet18"):
+    with pytest.raises(EncoderError, match="--fetch resnet18"):
         create_detector("anomalib:padim", tile_px=64).fit(_tiles(20))

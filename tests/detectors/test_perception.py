@@ -16,7 +16,7 @@ def test_a_growing_network_judges_small_tiles_by_the_layer_before(growing, depth
 
     vgg = torch.nn.ModuleDict({"features": torch.nn.Sequential(*[Plus() for _ in range(37)])})
     encoder = TimmEncoder(vgg, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 64)
-    monkeypatch.setattr(_perception, "open_backbone", lambda *_: (encoder, None))
+    monkeypatch.setattr(_perception, "open_encoder", lambda *_: (encoder, None))
     settings = PerceptualAutoencoderSettings(features="vgg19.tv_in1k", growing=growing)
     distance, _ = _perception.open_distance(settings, growing=growing)
     found = distance.layers(torch.zeros(1, 3, 2, 2))

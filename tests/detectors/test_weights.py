@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 
 from napari_histoad.detectors import create_detector
-from napari_histoad.detectors._backbone import create_timm, import_timm, open_backbone
+from napari_histoad.detectors._encoders import create_timm, import_timm, open_encoder
 from napari_histoad.detectors._weights import only_weights, read_weights
-from napari_histoad.errors import BackboneError
+from napari_histoad.errors import EncoderError
 
 CNN = "resnet18.a1_in1k"
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npz", "")
@@ -66,9 +66,9 @@ def test_code_in_a_file_of_weights_is_not_run(write, ending, bomb, tmp_path):
     for load in (
         lambda: create_detector("embedding", tile_px=64, backbone=CNN, backbone_weights=file),
         lambda: create_timm(CNN, 3, 64, pretrained=True, weights=file),
-        lambda: open_backbone(CNN, 64, file),
+        lambda: open_encoder(CNN, 64, file),
     ):
-        with pytest.raises(BackboneError, match=f"{file.name} does not contain weights") as caught:
+        with pytest.raises(EncoderError, match=f"{file.name} does not contain weights") as caught:
             load()
         assert "\n" not in str(caught.value)
 
@@ -77,8 +77,8 @@ def test_code_in_a_file_of_weights_is_not_run(write, ending, bomb, tmp_path):
 def test_code_in_arrays_of_numpy_is_not_run(write, bomb, tmp_path):
     """Some models of timm read these by themselves."""
     write(tmp_path / "w.npz", bomb)
-    with pytest.raises(BackboneError, match="w.npz does not contain weights"):
-        open_backbone("vit_tiny_patch16_224.augreg_in21k", 64, tmp_path / "w.npz")
+    with pytest.raises(EncoderError, match="w.npz does not contain weights"):
+        open_encoder("vit_tiny_patch16_224.augreg_in21k", 64, tmp_path / "w.npz")
 
 
 def test_hostile_weights_are_hostile(tmp_path):
@@ -133,12 +133,12 @@ def test_the_content_says_what_a_file_is_not_its_ending(state, tmp_path):
 def test_damaged_weights_are_one_line(content, tmp_path):
     file = tmp_path / "w.pth"
     file.write_bytes(content)
-    with pytest.raises(BackboneError, match=r"w\.pth does not contain weights that can be read safely"):
+    with pytest.raises(EncoderError, match=r"w\.pth does not contain weights that can be read safely"):
         read_weights(file)
 
 
 @pytest.mark.parametrize("value", [torch.zeros(3), [1, 2], {"a": 1}, {"state_dict": {"a": "text"}}, {}])
 def test_what_is_no_table_of_tensors_is_refused(value, tmp_path):
     torch.save(value, tmp_path / "w.pth")
-    with pytest.raises(BackboneError, match="does not contain (only )?weights"):
+    with pytest.raises(EncoderError, match="does not contain (only )?weights"):
         read_weights(tmp_path / "w.pth")

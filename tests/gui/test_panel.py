@@ -14,7 +14,7 @@ from shapely import Point
 
 from napari_histoad import AnomalyMap
 from napari_histoad.detectors import describe_detectors, load_detector
-from napari_histoad.detectors._backbone import import_timm
+from napari_histoad.detectors._encoders import import_timm
 from napari_histoad.gui import reader
 from napari_histoad.gui.layers import Heatmap
 from napari_histoad.gui.sections.detector import _DEFAULT

@@ -64,7 +64,7 @@ def build_network(
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If timm has no such model, or the weights are not on this machine.
     SettingsError
         If the tiles are too small, or pretrained weights do not exist.

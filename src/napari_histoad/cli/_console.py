@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from napari_histoad.errors import BackboneError, BundleError, DeviceError, HistoadError, SettingsError, explained
+from napari_histoad.errors import BundleError, DeviceError, EncoderError, HistoadError, SettingsError, explained
 from napari_histoad.system.atomic import lock_output
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["WRONG_USE", "CommandWithExamples", "command", "emit", "fail", "finis
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WRONG_USE = (SettingsError, BundleError, BackboneError, DeviceError)
+WRONG_USE = (SettingsError, BundleError, EncoderError, DeviceError)
 """Errors in what was asked for, exit code 2; all others are exit code 1."""
 
 

@@ -15,9 +15,9 @@ __all__ = ["models"]
 
 
 def _fetch(name: str, *, agreed: bool, as_json: bool) -> None:
-    from napari_histoad.detectors import describe_backbone, fetch_weights
+    from napari_histoad.detectors import describe_encoder, fetch_weights
 
-    known = describe_backbone(name)
+    known = describe_encoder(name)
     if not known["file"]:
         say(f"{name}: licence {known['licence']}, downloaded from {known['from']}")
         if not agreed and not typer.confirm("Download these weights under this licence?", err=True):

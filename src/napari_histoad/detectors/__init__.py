@@ -1,7 +1,6 @@
 """Anomaly detectors: one file per method, a registry of their names, and the format of detector files."""
 
-from napari_histoad.detectors._backbone import create_timm, describe_backbone, fetch_weights, import_timm
-from napari_histoad.detectors._base import BackboneRecord, Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._base import Detector, DetectorSettings, EncoderRecord, TileScores
 from napari_histoad.detectors._bundle import (
     CLASSIFIER_PREFIX,
     BundleHeader,
@@ -14,6 +13,7 @@ from napari_histoad.detectors._bundle import (
     save_detector,
     write_bundle,
 )
+from napari_histoad.detectors._encoders import create_timm, describe_encoder, fetch_weights, import_timm
 from napari_histoad.detectors._features import FeatureDetector, FeatureModel, features_of, to_pixels
 from napari_histoad.detectors._onnx import export_onnx
 from napari_histoad.detectors._registry import (
@@ -28,18 +28,18 @@ from napari_histoad.detectors._weights import known_weights, register_weights
 
 __all__ = [
     "CLASSIFIER_PREFIX",
-    "BackboneRecord",
     "BundleHeader",
     "Detector",
     "DetectorDescription",
     "DetectorSettings",
+    "EncoderRecord",
     "FeatureDetector",
     "FeatureModel",
     "TileScores",
     "create_detector",
     "create_timm",
-    "describe_backbone",
     "describe_detectors",
+    "describe_encoder",
     "detector_class",
     "detector_names",
     "detector_parts",

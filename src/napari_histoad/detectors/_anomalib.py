@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from pydantic import Field
 
-from napari_histoad.detectors._backbone import import_timm, weights_file
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
+from napari_histoad.detectors._encoders import import_timm, weights_file
 from napari_histoad.detectors._features import to_pixels
 from napari_histoad.detectors._weights import only_weights
-from napari_histoad.errors import BackboneError, SettingsError
+from napari_histoad.errors import EncoderError, SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +137,7 @@ class AnomalibDetector(Detector):
         wanted = options.get("pre_trained", True) and (pre_trained or "pre_trained" not in known)
         backbone = options.get("backbone", known["backbone"].default if "backbone" in known else None)
         if wanted and isinstance(backbone, str) and weights_file(backbone) is None:
-            raise BackboneError(
+            raise EncoderError(
                 f"the weights of {backbone}, which {self.name} uses, are not on this machine",
                 f"download them with histoad models --fetch {backbone}, or set options: {{pre_trained: false}}",
             )

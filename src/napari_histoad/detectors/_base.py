@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.calibration import Calibration
 
-__all__ = ["BackboneRecord", "Detector", "DetectorSettings", "TileScores", "descend", "weighted_mean"]
+__all__ = ["Detector", "DetectorSettings", "EncoderRecord", "TileScores", "descend", "weighted_mean"]
 
 _MAX_GRADIENT_NORM = 1.0
 
@@ -52,7 +52,7 @@ class DetectorSettings(BaseModel):
     stain_jitter: float = Field(0.0, ge=0, le=0.5)
 
 
-class BackboneRecord(BaseModel):
+class EncoderRecord(BaseModel):
     """Third-party weights of the encoder that a detector was fitted on.
 
     Attributes
@@ -112,7 +112,7 @@ class Detector(FittedModule, ABC):
         Scores of normal tiles; None until the detector is trained.
     trained_on : tuple of str
         Names of slides or tile sets.
-    backbone : BackboneRecord or None
+    backbone : EncoderRecord or None
         Third-party weights of its encoder, if any.
     stain_target : tuple of float
         Target of the stain normalisation; empty without it.
@@ -146,7 +146,7 @@ class Detector(FittedModule, ABC):
         self.trained_on: tuple[str, ...] = ()
         self.stain_target: tuple[float, ...] = ()
         self.left_out: NDArray[np.int64] = np.empty(0, np.int64)
-        self.backbone: BackboneRecord | None = None
+        self.backbone: EncoderRecord | None = None
         self.hold("_located", torch.empty(0), persistent=False)
 
     @property

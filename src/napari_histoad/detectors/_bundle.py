@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from napari_histoad import __version__
 from napari_histoad.calibration import Calibration, CalibrationBasis
-from napari_histoad.detectors._base import BackboneRecord  # noqa: TC001 - pydantic reads it
+from napari_histoad.detectors._base import EncoderRecord  # noqa: TC001 - pydantic reads it
 from napari_histoad.detectors._registry import create_detector
 from napari_histoad.detectors._weights import known_weights
 from napari_histoad.errors import BundleError, HistoadError, first_error
@@ -49,7 +49,7 @@ class BundleHeader(BaseModel):
         Its settings, tile size and mpp included.
     trained_on : list of str
         Names of slides or tile sets.
-    backbone : BackboneRecord or None
+    backbone : EncoderRecord or None
         Third-party weights that it was fitted on, which the file does not contain.
     stain_target : tuple of float
         Target of the stain normalisation; empty without it.
@@ -65,7 +65,7 @@ class BundleHeader(BaseModel):
     detector: str
     settings: dict[str, Any]
     trained_on: list[str] = []
-    backbone: BackboneRecord | None = None
+    backbone: EncoderRecord | None = None
     stain_target: tuple[float, ...] = ()
     calibration_basis: CalibrationBasis | None = None
     version: str
@@ -198,7 +198,7 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         detector = create_detector(header.detector, **{**header.settings, **found, **overrides})
         if overrides:
             detector.check_trainable()
-        _check_backbone(detector, header)
+        _check_encoder(detector, header)
         stored = safetensors.torch.load_file(file)
         tensors = {name: value for name, value in stored.items() if not name.startswith(CLASSIFIER_PREFIX)}
         scores = tensors.pop(_CALIBRATION).numpy()
@@ -214,7 +214,7 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
     return detector.eval()
 
 
-def _check_backbone(detector: Detector, header: BundleHeader) -> None:
+def _check_encoder(detector: Detector, header: BundleHeader) -> None:
     """Raise a BundleError if the encoder on this machine has other weights than at training."""
     if detector.backbone != header.backbone:
         name = header.backbone.name if header.backbone is not None else "its encoder"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from napari_histoad.detectors._backbone import STARTER, open_backbone
-from napari_histoad.detectors._base import BackboneRecord, Detector, DetectorSettings
+from napari_histoad.detectors._base import Detector, DetectorSettings, EncoderRecord
+from napari_histoad.detectors._encoders import STARTER, open_encoder
 from napari_histoad.networks.perceptual import LayerOutputs, PerceptualDistance, PixelOutputs
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PerceptualSettings(DetectorSettings):
     backbone_weights: Path | None = Field(None, exclude=True)
 
 
-def open_distance(settings: PerceptualSettings, *, growing: bool = False) -> tuple[PerceptualDistance, BackboneRecord | None]:
+def open_distance(settings: PerceptualSettings, *, growing: bool = False) -> tuple[PerceptualDistance, EncoderRecord | None]:
     """Return the distance that the settings name, its constants not yet estimated, and the record of third-party weights.
 
     While a network grows, the distance uses the shallower layers: all but the deepest, or the one before it in VGG19.
@@ -56,7 +56,7 @@ def open_distance(settings: PerceptualSettings, *, growing: bool = False) -> tup
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If the weights are not on this machine.
     """
     layers, record = _layers(settings, growing=growing)
@@ -67,10 +67,10 @@ def open_distance(settings: PerceptualSettings, *, growing: bool = False) -> tup
     return PerceptualDistance(layers, widths, outer=(last,) if alone else (), inner=range(last) if growing else ()), record
 
 
-def _layers(settings: PerceptualSettings, *, growing: bool) -> tuple[nn.Module, BackboneRecord | None]:
+def _layers(settings: PerceptualSettings, *, growing: bool) -> tuple[nn.Module, EncoderRecord | None]:
     if settings.features == PIXELS:
         return PixelOutputs(), None
-    encoder, record = open_backbone(settings.features, settings.tile_px, settings.backbone_weights)
+    encoder, record = open_encoder(settings.features, settings.tile_px, settings.backbone_weights)
     if settings.features == STARTER:
         return LayerOutputs(encoder.get_submodule("encoder.body"), _STARTER_LAYERS), record
     names = list(LAYERS)

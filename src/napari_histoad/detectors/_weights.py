@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 
-from napari_histoad.errors import BackboneError
+from napari_histoad.errors import EncoderError
 from napari_histoad.system.remembered import recall, remember
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If the file contains anything else.
     """
     try:
@@ -54,9 +54,9 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     except Exception as err:  # a damaged or hostile file may raise anything
         reason = next(iter(str(err).strip().splitlines()), type(err).__name__)[:120]
         remedy = "use a .safetensors, .pth or .bin file that contains only weights"
-        raise BackboneError(f"{file.name} does not contain weights that can be read safely ({reason})", remedy) from err
+        raise EncoderError(f"{file.name} does not contain weights that can be read safely ({reason})", remedy) from err
     if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise BackboneError(f"{file.name} does not contain only weights", "use a file with a state dict: tensors by name")
+        raise EncoderError(f"{file.name} does not contain only weights", "use a file with a state dict: tensors by name")
     return tensors
 
 
@@ -77,14 +77,14 @@ def register_weights(file: Path) -> str:
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If the file cannot be read.
     """
     try:
         with file.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as err:
-        raise BackboneError(f"the weights {file} cannot be read ({err.strerror})", "check the path") from err
+        raise EncoderError(f"the weights {file} cannot be read ({err.strerror})", "check the path") from err
     remember(_KIND, digest, str(file.resolve()))
     return digest
 
@@ -109,7 +109,7 @@ def download_weights(name: str, config: Any) -> Path:
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If they cannot be downloaded.
     """
     hub = importlib.import_module("huggingface_hub")
@@ -117,14 +117,14 @@ def download_weights(name: str, config: Any) -> Path:
         "download the file elsewhere, and name it under Weights in the panel, --backbone-weights, or backbone_weights in Python"
     )
     if not config.hf_hub_id:
-        raise BackboneError(f"{name} has no weights on the hub", offline)
+        raise EncoderError(f"{name} has no weights on the hub", offline)
     for file in _FILES:
         try:
             return Path(hub.hf_hub_download(config.hf_hub_id, file))
         except hub.errors.EntryNotFoundError as err:
             if isinstance(err, hub.errors.LocalEntryNotFoundError):  # no answer
-                raise BackboneError(f"the weights of {name} cannot be downloaded (no connection to the hub)", offline) from err
+                raise EncoderError(f"the weights of {name} cannot be downloaded (no connection to the hub)", offline) from err
         except Exception as err:  # an interrupted download raises errors of the HTTP library
             reason = str(err).strip().split("\n")[0][:160] or type(err).__name__
-            raise BackboneError(f"the weights of {name} cannot be downloaded ({reason})", f"try again, or {offline}") from err
-    raise BackboneError(f"{config.hf_hub_id} contains no weights that timm can read", offline)
+            raise EncoderError(f"the weights of {name} cannot be downloaded ({reason})", f"try again, or {offline}") from err
+    raise EncoderError(f"{config.hf_hub_id} contains no weights that timm can read", offline)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from napari_histoad.detectors._backbone import OWN, STARTER, open_backbone
 from napari_histoad.detectors._base import DetectorSettings, TileScores
+from napari_histoad.detectors._encoders import OWN, STARTER, open_encoder
 from napari_histoad.detectors._features import FeatureDetector, features_of, in_full_precision, to_pixels
 from napari_histoad.detectors._neighbours import Bank
 from napari_histoad.detectors._normal_model import Measure, NormalModel
@@ -63,7 +63,7 @@ class EncoderDetector(FeatureDetector):
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(settings)
-        self.encoder, self.backbone = open_backbone(settings.backbone, settings.tile_px, settings.backbone_weights)
+        self.encoder, self.backbone = open_encoder(settings.backbone, settings.tile_px, settings.backbone_weights)
         with torch.inference_mode():
             probe = self.encoder(torch.zeros(1, 3, settings.tile_px, settings.tile_px))
         self.dimensions, self.cell_dimensions = probe.tile.shape[1], probe.cells.shape[1]

@@ -38,7 +38,7 @@ _OF_KIND: dict[type[HistoadError], str] = {
     errors.EmptyTissueError: "click Show tissue in step 2 to see what is taken for tissue, or outline normal tissue",
     errors.TooFewTilesError: "outline more normal tissue in step 3, in a few more places",
     errors.BundleError: "choose another detector in step 5, or train one in step 4",
-    errors.BackboneError: "choose another encoder in step 4, or the file of its weights",
+    errors.EncoderError: "choose another encoder in step 4, or the file of its weights",
     errors.OtherMapError: "move the map that is there to another folder, and click again",
     errors.MapError: "compute the map again in step 5",
     errors.DeviceError: "close other programs that use the memory or the GPU, and click again",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_histoad.classifiers import ClassifierSettings, classes_of, computes_error_map, load_model, save_classifier
-from napari_histoad.detectors import describe_backbone, describe_detectors, fetch_weights, load_detector
+from napari_histoad.detectors import describe_detectors, describe_encoder, fetch_weights, load_detector
 from napari_histoad.engine import (
     DetectorView,
     TrainingSource,
@@ -77,10 +77,10 @@ def _trained(path: Path, detector: Detector, suspicious: Path | None = None) -> 
     return protocol.Trained(path=path, calibration=detector.calibration.note, suspicious=suspicious)
 
 
-def describe_encoder(args: protocol.DescribeEncoder) -> Job[protocol.EncoderDescribed]:
+def look_up_encoder(args: protocol.DescribeEncoder) -> Job[protocol.EncoderDescribed]:
     """Describe an encoder's weights; download them if that was asked for."""
     yield Progress("Downloading weights" if args.fetch else "Looking for weights", unit="files")
-    known = describe_backbone(args.name)
+    known = describe_encoder(args.name)
     file = fetch_weights(args.name) if args.fetch else Path(known["file"]) if known["file"] else None
     return protocol.EncoderDescribed(name=args.name, licence=known["licence"], origin=known["from"], file=file)
 
@@ -229,7 +229,7 @@ JOBS: dict[type[protocol.Arguments], Callable[[Any], Job[protocol.Result | None]
     protocol.FindTissue: find_tissue_mask,
     protocol.Train: train,
     protocol.Recalibrate: recalibrate,
-    protocol.DescribeEncoder: describe_encoder,
+    protocol.DescribeEncoder: look_up_encoder,
     protocol.ListDetectors: list_detectors,
     protocol.CheckModel: check_model,
     protocol.TrainClassifier: train_classifier,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from napari_histoad.detectors._base import BackboneRecord
+from napari_histoad.detectors._base import EncoderRecord
 from napari_histoad.detectors._starter import starter_path
 from napari_histoad.detectors._weights import cached_weights, download_weights, only_weights, read_weights, register_weights
-from napari_histoad.errors import BackboneError
+from napari_histoad.errors import EncoderError
 from napari_histoad.networks.encoder import Encoder, Features, TimmEncoder
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["OWN", "STARTER", "create_timm", "describe_backbone", "fetch_weights", "import_timm", "open_backbone", "weights_file"]
+__all__ = ["OWN", "STARTER", "create_timm", "describe_encoder", "fetch_weights", "import_timm", "open_encoder", "weights_file"]
 
 OWN, STARTER = "own", "starter"
 
@@ -46,7 +46,7 @@ class _StarterEncoder(nn.Module):
         return Features(torch.cat([cells.mean((2, 3)), cells.std((2, 3))], 1), cells)
 
 
-def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple[nn.Module, BackboneRecord | None]:
+def open_encoder(name: str, tile_px: int, weights: Path | None = None) -> tuple[nn.Module, EncoderRecord | None]:
     """Return an encoder of pixels (B, 3, S, S) in [0, 1], and the record of its weights if they are third-party.
 
     Parameters
@@ -60,7 +60,7 @@ def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If the name is unknown, or the weights are not on this machine or do not match the model.
     """
     if name in (OWN, STARTER):
@@ -73,7 +73,7 @@ def open_backbone(name: str, tile_px: int, weights: Path | None = None) -> tuple
     digest = register_weights(file)
     resolved = timm.data.resolve_model_data_config(model)
     encoder = TimmEncoder(model, resolved["mean"], resolved["std"], side)
-    return encoder, BackboneRecord(name=name, licence=config.license or "not stated", sha256=digest)
+    return encoder, EncoderRecord(name=name, licence=config.license or "not stated", sha256=digest)
 
 
 def create_timm(name: str, channels: int, side: int, *, pretrained: bool, weights: Path | None = None) -> Any:
@@ -85,18 +85,18 @@ def create_timm(name: str, channels: int, side: int, *, pretrained: bool, weight
     channels, side : int
         For other than three channels timm adapts the weights of the first convolution.
     pretrained : bool
-        Load weights, see `open_backbone`.
+        Load weights, see `open_encoder`.
     weights : Path, optional
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If the name is unknown, the model cannot take this size, or the weights are not on this machine or do not match it.
     """
     timm, config = _config(name)
     patch = _patch_of(timm, name)
     if patch is not None and side % patch:
-        raise BackboneError(
+        raise EncoderError(
             f"{name} divides tiles into patches of {patch} px, but the side is {side} px", f"use a multiple of {patch} px"
         )
     options = {"num_classes": 0, "global_pool": "", "in_chans": channels, **({} if patch is None else {"img_size": side})}
@@ -111,7 +111,7 @@ def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None
             f"download them with histoad models --fetch {name}, or give their file: --backbone-weights FILE to train, "
             "histoad models --weights FILE for a detector that was trained on it"
         )
-        raise BackboneError(f"the weights of {name} are not on this machine", remedy)
+        raise EncoderError(f"the weights of {name} are not on this machine", remedy)
     # Some versions of timm run the code in a pickle. The NumPy arrays that some models use contain no code.
     arrays = file.suffix == ".npz" and config.custom_load
     source: dict[str, Any] = {"file": str(file)} if arrays else {"state_dict": read_weights(file), "custom_load": False}
@@ -120,15 +120,15 @@ def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **options), file
     except Exception as err:  # any error of a model that gets tensors or arrays of another one
         reason = next(iter(str(err).splitlines()), type(err).__name__)[:160]
-        raise BackboneError(f"{file.name} does not contain weights of {name} ({reason})", "check the file and the name") from err
+        raise EncoderError(f"{file.name} does not contain weights of {name} ({reason})", "check the file and the name") from err
 
 
-def describe_backbone(name: str) -> dict[str, str]:
+def describe_encoder(name: str) -> dict[str, str]:
     """Return name, licence, origin and local file of a timm model's weights; the file is empty if it is not on this machine.
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If timm has no weights of that name.
     """
     _, config = _config(name)
@@ -142,11 +142,11 @@ def describe_backbone(name: str) -> dict[str, str]:
 
 
 def fetch_weights(name: str) -> Path:
-    """Download a timm model's weights and return their file. Show the licence from `describe_backbone` first.
+    """Download a timm model's weights and return their file. Show the licence from `describe_encoder` first.
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If they cannot be downloaded.
     """
     return download_weights(name, _config(name)[1])
@@ -157,7 +157,7 @@ def weights_file(name: str) -> Path | None:
 
     Raises
     ------
-    BackboneError
+    EncoderError
         If timm has no weights of that name.
     """
     return cached_weights(_config(name)[1])
@@ -169,7 +169,7 @@ def _config(name: str) -> tuple[ModuleType, Any]:
     if config is None:
         near = timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]
         hint = f"similar names are {', '.join(near)}" if near else "timm.list_models(pretrained=True) lists them"
-        raise BackboneError(f"timm has no model named {name!r}", f"choose own, starter, or a timm model; {hint}")
+        raise EncoderError(f"timm has no model named {name!r}", f"choose own, starter, or a timm model; {hint}")
     return timm, config
 
 

@@ -6,14 +6,14 @@ import torch
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import (
     create_detector,
-    describe_backbone,
+    describe_encoder,
     fetch_weights,
     load_detector,
     register_weights,
     save_detector,
 )
-from napari_histoad.detectors._backbone import import_timm, open_backbone
-from napari_histoad.errors import BackboneError, BundleError
+from napari_histoad.detectors._encoders import import_timm, open_encoder
+from napari_histoad.errors import BundleError, EncoderError
 
 VIT, CNN = "test_vit.r160_in1k", "resnet18.a1_in1k"
 
@@ -34,7 +34,7 @@ def _images(n):
 
 def test_weights_from_a_file_give_features_and_a_record(weights):
     name, path = weights
-    encoder, record = open_backbone(name, 64, path)
+    encoder, record = open_encoder(name, 64, path)
     features = encoder(torch.rand(2, 3, 64, 64))
     assert features.tile.shape[0] == features.cells.shape[0] == 2
     assert torch.allclose(features.tile.norm(dim=1), torch.ones(2))
@@ -70,17 +70,17 @@ def test_a_detector_on_them_is_saved_without_them_and_asks_for_the_same(weights,
 
 
 def test_what_is_missing_or_wrong_is_said(tmp_path):
-    with pytest.raises(BackboneError, match="not on this machine.*--fetch resnet18"):
+    with pytest.raises(EncoderError, match="not on this machine.*--fetch resnet18"):
         create_detector("embedding", tile_px=64, backbone=CNN)
-    with pytest.raises(BackboneError, match="no model named 'resnet1008'"):
+    with pytest.raises(EncoderError, match="no model named 'resnet1008'"):
         create_detector("embedding", tile_px=64, backbone="resnet1008")
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(BackboneError, match="does not contain weights"):
+    with pytest.raises(EncoderError, match="does not contain weights"):
         create_detector("embedding", tile_px=64, backbone=CNN, backbone_weights=tmp_path / "w.safetensors")
 
 
 def test_a_licence_is_known_before_any_download():
-    known = describe_backbone("vit_small_patch14_reg4_dinov2.lvd142m")
+    known = describe_encoder("vit_small_patch14_reg4_dinov2.lvd142m")
     assert known["licence"] == "apache-2.0"
     assert known["from"]
     assert known["file"] == ""
@@ -88,7 +88,7 @@ def test_a_licence_is_known_before_any_download():
 
 def test_the_default_encoders_need_nothing():
     for name in ("starter", "own"):
-        encoder, record = open_backbone(name, 64)
+        encoder, record = open_encoder(name, 64)
         assert record is None
         assert encoder(torch.rand(1, 3, 64, 64)).tile.ndim == 2
 
@@ -100,7 +100,7 @@ def test_a_download_that_nobody_answers_is_one_line(monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("Connection error")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(BackboneError, match="no connection.*backbone_weights"):
+    with pytest.raises(EncoderError, match="no connection.*backbone_weights"):
         fetch_weights(CNN)
 
 
@@ -115,7 +115,7 @@ def test_a_download_that_breaks_off_is_one_line(monkeypatch, words):
         raise ReadTimeoutError(words)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(BackboneError, match=f"cannot be downloaded .{words or 'ReadTimeoutError'}.*backbone_weights"):
+    with pytest.raises(EncoderError, match=f"cannot be downloaded .{words or 'ReadTimeoutError'}.*backbone_weights"):
         fetch_weights(CNN)
 
 
@@ -128,6 +128,6 @@ def test_what_was_fetched_is_found_and_used(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, file: str(path))
     assert fetch_weights(VIT) == path
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: str(path))
-    assert describe_backbone(VIT)["file"] == str(path)
-    _, record = open_backbone(VIT, 64)
+    assert describe_encoder(VIT)["file"] == str(path)
+    _, record = open_encoder(VIT, 64)
     assert record.name == VIT
