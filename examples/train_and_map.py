@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import napari_histoad as ha
-from napari_histoad.results import export_geojson, export_png, measure_regions
+from napari_histoad.results import GeoJsonExport, PngExport, measure_regions
 
 
 def main(slide: str, normal: str, out: str, **settings) -> ha.AnomalyMap:
@@ -19,9 +19,9 @@ def main(slide: str, normal: str, out: str, **settings) -> ha.AnomalyMap:
     # A threshold is a false-positive rate: the share of normal tiles that may be flagged.
     for region in measure_regions(result, rate=0.01):
         print(f"{region.measurements['Area mm²']:.3f} mm², mean score {region.measurements['Mean score']:.4g}")
-    export_geojson(result, folder / "anomalies.geojson", rate=0.01)
+    GeoJsonExport().write(result, folder / "anomalies.geojson", rate=0.01)
     with ha.open_slide(slide) as pixels:
-        export_png(result, pixels, folder / "overlay.png")
+        PngExport().write(result, folder / "overlay.png", slide=pixels)
     return result
 
 

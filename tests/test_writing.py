@@ -11,7 +11,7 @@ from napari_histoad import AnomalyMap, load_detector, map_slide, open_slide, sav
 from napari_histoad.engine import map_job
 from napari_histoad.errors import OutputError
 from napari_histoad.jobs import run
-from napari_histoad.results import export_geojson, export_png, write_report
+from napari_histoad.results import GeoJsonExport, PngExport, write_report
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and mounts")
 
@@ -59,8 +59,8 @@ def test_a_folder_without_permission_is_one_line(locked, sample, detector_file, 
         "bundle": lambda: save_detector(detector, locked / "d.safetensors"),
         "regions": lambda: write_geojson(sample.plan.normal, locked / "r.geojson"),
         "sample": lambda: write_sample(locked / "s.tif", 1024),
-        "geojson": lambda: export_geojson(anomaly_map, locked / "a.geojson"),
-        "png": lambda: export_png(anomaly_map, slide, locked / "a.png"),
+        "geojson": lambda: GeoJsonExport().write(anomaly_map, locked / "a.geojson"),
+        "png": lambda: PngExport().write(anomaly_map, locked / "a.png", slide=slide),
         "report": lambda: write_report([(anomaly_map, slide)], locked / "a.html"),
     }
     for name, write in writers.items():

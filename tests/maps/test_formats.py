@@ -12,7 +12,7 @@ from map_makers import bytes_of, fill, finish, make_map
 
 from napari_histoad import AnomalyMap
 from napari_histoad.maps import save_labels
-from napari_histoad.results import export_geojson, export_ome_tiff, export_table
+from napari_histoad.results import CsvExport, GeoJsonExport, OmeTiffExport
 
 
 def _to_format_2(folder):
@@ -60,9 +60,9 @@ def test_a_map_of_format_2_gives_the_same_scores_flags_and_error_maps(new_and_ol
 def test_exports_of_a_map_of_format_2_are_named_after_what_they_hold(new_and_old, tmp_path):
     new, old = new_and_old
     for source, name in ((new, "new"), (old, "old")):
-        export_geojson(source, tmp_path / f"{name}.geojson", 0.3)
-        export_table(source, tmp_path / f"{name}.csv")
-        export_ome_tiff(source, tmp_path / f"{name}.ome.tif")
+        GeoJsonExport().write(source, tmp_path / f"{name}.geojson", rate=0.3)
+        CsvExport().write(source, tmp_path / f"{name}.csv")
+        OmeTiffExport().write(source, tmp_path / f"{name}.ome.tif")
     assert (tmp_path / "old.csv").read_bytes() == (tmp_path / "new.csv").read_bytes()
     outlines = [json.loads((tmp_path / f"{name}.geojson").read_text())["features"] for name in ("new", "old")]
     assert [each["geometry"] for each in outlines[0]] == [each["geometry"] for each in outlines[1]]

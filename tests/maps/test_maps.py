@@ -14,7 +14,15 @@ from PIL import Image
 from napari_histoad import AnomalyMap, open_slide, read_regions
 from napari_histoad.errors import MapError, SettingsError
 from napari_histoad.maps import BLOCK_TILES, MapGeometry, MapWriter
-from napari_histoad.results import export_geojson, export_ome_tiff, export_png, export_table, measure_regions, write_report
+from napari_histoad.results import (
+    CsvExport,
+    GeoJsonExport,
+    OmeTiffExport,
+    ParquetExport,
+    PngExport,
+    measure_regions,
+    write_report,
+)
 from napari_histoad.tiles import TileGrid
 
 
@@ -200,16 +208,17 @@ def test_regions_outline_their_cells(map_folder):
 
 def test_exports(map_folder, sample, tmp_path):
     result = AnomalyMap.open(map_folder)
-    assert export_geojson(result, tmp_path / "a.geojson", 0.3) == len(read_regions(tmp_path / "a.geojson"))
-    assert export_table(result, tmp_path / "a.parquet") == len(result)
+    GeoJsonExport().write(result, tmp_path / "a.geojson", rate=0.3)
+    assert len(read_regions(tmp_path / "a.geojson")) == len(measure_regions(result, 0.3))
+    ParquetExport().write(result, tmp_path / "a.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
     assert table.column_names == ["y", "x", "size", "score", "p_value"]
     assert np.array_equal(table["score"].to_numpy(), result.scores)
-    export_table(result, tmp_path / "a.csv")
+    CsvExport().write(result, tmp_path / "a.csv")
     assert len((tmp_path / "a.csv").read_text().splitlines()) == len(result) + 1
-    with pytest.raises(SettingsError, match=r"\.csv or \.parquet"):
-        export_table(result, tmp_path / "a.xlsx")
-    export_ome_tiff(result, tmp_path / "a.ome.tif")
+    with pytest.raises(SettingsError, match="png needs the slide"):
+        PngExport().write(result, tmp_path / "a.png")
+    OmeTiffExport().write(result, tmp_path / "a.ome.tif")
     with tifffile.TiffFile(tmp_path / "a.ome.tif") as tif:
         assert tif.is_ome
         assert len(tif.series[0].levels) == len(result.levels)
@@ -219,7 +228,7 @@ def test_exports(map_folder, sample, tmp_path):
 def test_the_overlay_colours_tissue_and_nothing_else(map_folder, sample, tmp_path):
     result = AnomalyMap.open(map_folder)
     with open_slide(sample.path) as slide:
-        export_png(result, slide, tmp_path / "a.png", max_px=512, rate=1e-3)
+        PngExport(max_px=512).write(result, tmp_path / "a.png", slide=slide, rate=1e-3)
         plain = slide.thumbnail(512).astype(int)
     picture = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
     changed = np.abs(picture - plain).sum(2) > 6

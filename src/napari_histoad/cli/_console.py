@@ -29,6 +29,10 @@ T = TypeVar("T")
 
 WRONG_USE = (SettingsError, BundleError, EncoderError, DeviceError)
 """Errors in what was asked for, exit code 2; all others are exit code 1."""
+_SLIDES = ("tissue", "mpp", "slide_mpp", "override_mpp", "normal_class", "tile_px", "stride", "srgb", "stain", "max_tiles")
+_COMPUTING = ("seed", "device", "devices", "compiled", "scheduler")
+PANELS = dict.fromkeys(_SLIDES, "Slides and tiles") | dict.fromkeys(_COMPUTING, "Computing")
+"""Headings of options in the help; options without one come first."""
 
 
 def say(text: str) -> None:
@@ -122,7 +126,10 @@ class CommandWithExamples(TyperCommand):
     """A command whose help ends with the examples of its function, one per line: an epilog would be wrapped."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help, then the examples."""
+        """Print the help with options in groups, then the examples."""
+        for param in self.params:
+            if param.name in PANELS:
+                param.rich_help_panel = PANELS[param.name]  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
         examples = self.callback.__dict__["examples"]
         formatter.write(

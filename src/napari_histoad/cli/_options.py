@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from napari_histoad.errors import SettingsError, SlideError
 
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
 
 __all__ = [
-    "COMPUTING",
     "SLIDE",
-    "SLIDES",
     "CompileOption",
     "DeviceOption",
     "FdrOption",
@@ -44,65 +42,45 @@ def _typed_path(text: str) -> Path:
 SLIDE: Any = {"parser": _typed_path, "metavar": "SLIDE"}
 """For arguments and options that take slides: a URL is kept exactly as typed."""
 
-SLIDES, COMPUTING = "Slides and tiles", "Computing"
-"""Headings in the help; options of no group come first."""
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
-DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTING)]
+JsonOption = Annotated[bool, Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
+DeviceOption = Annotated[str, Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.")]
 CompileOption = Annotated[
-    bool,
-    typer.Option(
-        "--compile", help="Compile the network first: takes up to a minute, then runs a little faster.", rich_help_panel=COMPUTING
-    ),
+    bool, Option("--compile", help="Compile the network first: takes up to a minute, then runs a little faster.")
 ]
 MppOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--slide-mpp",
         metavar="MPP|CSV",
         help="µm per level-0 pixel for slides that do not state it; or a csv with the columns slide, mpp, whose values are "
         "used even where the slide states another one.",
-        rich_help_panel=SLIDES,
     ),
 ]
 OverrideMppOption = Annotated[
-    float | None,
-    typer.Option("--override-mpp", help="µm per level-0 pixel for all slides, whatever they state.", rich_help_panel=SLIDES),
+    float | None, Option("--override-mpp", help="µm per level-0 pixel for all slides, whatever they state.")
 ]
 TissueOption = Annotated[
     str,
-    typer.Option(
+    Option(
         "--tissue",
         metavar="found|regions",
         help="What counts as tissue: what is found on the slide, or the outlined regions, for stains that are not found.",
-        rich_help_panel=SLIDES,
     ),
 ]
-StrideOption = Annotated[
-    int | None,
-    typer.Option(help="Step between tiles in tile pixels; default: half a tile.", min=1, max=1024, rich_help_panel=SLIDES),
-]
-SeedOption = Annotated[
-    int,
-    typer.Option(
-        help="Seed of the random numbers: the same seed and device repeat a training.", min=0, rich_help_panel=COMPUTING
-    ),
-]
+StrideOption = Annotated[int | None, Option(help="Step between tiles in tile pixels; default: half a tile.", min=1, max=1024)]
+SeedOption = Annotated[int, Option(help="Seed of the random numbers: the same seed and device repeat a training.", min=0)]
 RateOption = Annotated[
     float | None,
-    typer.Option(
+    Option(
         help="False-positive rate that sets the threshold; default: the rate of the saved regions, else 0.01 or the smallest "
         "rate that the calibration supports."
     ),
 ]
 FdrOption = Annotated[
-    float | None,
-    typer.Option(help="False discovery rate instead of --rate: the share of flagged tiles that may be normal."),
+    float | None, Option(help="False discovery rate instead of --rate: the share of flagged tiles that may be normal.")
 ]
-MapArgument = Annotated[Path, typer.Argument(help="Anomaly map, <slide>.ome.zarr.", metavar="MAP")]
-SlideOption = Annotated[
-    Path | None, typer.Option("--slide", help="The slide of the map, if it is not found beside the map.", **SLIDE)
-]
+MapArgument = Annotated[Path, Argument(help="Anomaly map, <slide>.ome.zarr.", metavar="MAP")]
+SlideOption = Annotated[Path | None, Option("--slide", help="The slide of the map, if it is not found beside the map.", **SLIDE)]
 
 
 def read_settings(path: Path | None) -> dict[str, Any]:

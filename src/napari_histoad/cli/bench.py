@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit
 from napari_histoad.cli._options import SLIDE, CompileOption, DeviceOption, JsonOption, MppOption, OverrideMppOption, StrideOption
@@ -20,12 +20,10 @@ __all__ = ["bench"]
 
 @command("histoad bench", "histoad bench case.svs --model normal.safetensors --device cuda")
 def bench(
-    slide: Annotated[
-        Path | None, typer.Argument(help="The slide to read; without one, a sample slide is drawn.", **SLIDE)
-    ] = None,
-    model: Annotated[Path | None, typer.Option(help="Detector file; default: the starter model.")] = None,
+    slide: Annotated[Path | None, Argument(help="The slide to read; without one, a sample slide is drawn.", **SLIDE)] = None,
+    model: Annotated[Path | None, Option(help="Detector file; default: the starter model.")] = None,
     stride: StrideOption = None,
-    seconds: Annotated[float, typer.Option(help="Approximate duration of each of the three measurements.", min=0.1)] = 5.0,
+    seconds: Annotated[float, Option(help="Approximate duration of each of the three measurements.", min=0.1)] = 5.0,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
     device: DeviceOption = "auto",

@@ -8,18 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import CommandWithExamples, command, emit, finish_tiles, say
-from napari_histoad.cli._options import (
-    SLIDE,
-    SLIDES,
-    DeviceOption,
-    JsonOption,
-    MppOption,
-    OverrideMppOption,
-    SeedOption,
-    read_settings,
-)
+from napari_histoad.cli._options import SLIDE, DeviceOption, JsonOption, MppOption, OverrideMppOption, SeedOption, read_settings
 from napari_histoad.cli._progress import follow
 from napari_histoad.errors import SettingsError, first_error
 from napari_histoad.system.atomic import atomic_path
@@ -36,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-ModelArgument = Annotated[Path, typer.Option("--model", help="Classifier file.")]
+ModelArgument = Annotated[Path, Option("--model", help="Classifier file.")]
 
 
 @command(
@@ -46,58 +38,49 @@ ModelArgument = Annotated[Path, typer.Option("--model", help="Classifier file.")
 )
 def train(
     sources: Annotated[
-        list[Path],
-        typer.Argument(help="Slides, folders with one folder of tile images per class, or manifest.csv files.", **SLIDE),
+        list[Path], Argument(help="Slides, folders with one folder of tile images per class, or manifest.csv files.", **SLIDE)
     ],
-    out: Annotated[Path, typer.Option(help="The classifier file to write, .safetensors.")],
+    out: Annotated[Path, Option(help="The classifier file to write, .safetensors.")],
     regions: Annotated[
-        list[Path] | None, typer.Option(help="Outlines named after their class, one file per slide in the same order.")
+        list[Path] | None, Option(help="Outlines named after their class, one file per slide in the same order.")
     ] = None,
     network: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="resnet18 (default), vggnet, base_cnn, efficientnet_b0, mobilenetv2, separable_cnn, or the name of a timm "
             "model; several make an ensemble."
         ),
     ] = None,
     look_at: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--input",
             help="What the network looks at: image (default), reconstruction or error; several are stacked as channels.",
         ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Detector file that computes reconstruction and error; it is saved with the classifier.")
+        Path | None, Option(help="Detector file that computes reconstruction and error; it is saved with the classifier.")
     ] = None,
     tile_px: Annotated[
         int | None,
-        typer.Option(
-            help="Width of a tile in pixels; default: that of the detector or of the tile images, else 256.",
-            min=32,
-            max=1024,
-            rich_help_panel=SLIDES,
+        Option(
+            help="Width of a tile in pixels; default: that of the detector or of the tile images, else 256.", min=32, max=1024
         ),
     ] = None,
-    input_px: Annotated[int | None, typer.Option(help="Shrink tiles to this width for the network, which is faster.")] = None,
+    input_px: Annotated[int | None, Option(help="Shrink tiles to this width for the network, which is faster.")] = None,
     mpp: Annotated[
-        float | None,
-        typer.Option(
-            help="µm per tile pixel; default: that of the detector, else 0.5.", min=0.05, max=20, rich_help_panel=SLIDES
-        ),
+        float | None, Option(help="µm per tile pixel; default: that of the detector, else 0.5.", min=0.05, max=20)
     ] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from pretrained weights of timm.")] = False,
-    weights: Annotated[Path | None, typer.Option(help="With --pretrained and one --network: file with its weights.")] = None,
+    pretrained: Annotated[bool, Option("--pretrained", help="Start from pretrained weights of timm.")] = False,
+    weights: Annotated[Path | None, Option(help="With --pretrained and one --network: file with its weights.")] = None,
     folds: Annotated[
         int,
-        typer.Option(
-            help="Number of folds of the cross-validation that measures how good the classifier is; 0: none.", min=0, max=20
-        ),
+        Option(help="Number of folds of the cross-validation that measures how good the classifier is; 0: none.", min=0, max=20),
     ] = 5,
-    max_tiles: Annotated[int, typer.Option(help="Maximum number of tiles to train on.", min=16, rich_help_panel=SLIDES)] = 4000,
-    settings: Annotated[Path | None, typer.Option(help="YAML file with further settings.")] = None,
+    max_tiles: Annotated[int, Option(help="Maximum number of tiles to train on.", min=16)] = 4000,
+    settings: Annotated[Path | None, Option(help="YAML file with further settings.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -156,12 +139,12 @@ def train(
 
 @command("histoad classify predict tiles --model classes.safetensors --out classes.csv", locks_out=True)
 def predict(
-    tiles: Annotated[Path, typer.Argument(help="A folder of tile images, or a manifest.csv that lists them.")],
+    tiles: Annotated[Path, Argument(help="A folder of tile images, or a manifest.csv that lists them.")],
     model: ModelArgument,
     out: Annotated[
-        Path, typer.Option(help="The table to write: file, class, one probability per class; and problem, if tiles fail.")
+        Path, Option(help="The table to write: file, class, one probability per class; and problem, if tiles fail.")
     ] = Path("classes.csv"),
-    resize: Annotated[bool, typer.Option("--resize", help="Resize tiles that do not have the classifier's tile size.")] = False,
+    resize: Annotated[bool, Option("--resize", help="Resize tiles that do not have the classifier's tile size.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -203,10 +186,10 @@ def predict(
 
 @command("histoad classify explain tile.png --model classes.safetensors --out explained")
 def explain(
-    tiles: Annotated[list[Path], typer.Argument(help="Tile images.")],
+    tiles: Annotated[list[Path], Argument(help="Tile images.")],
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write the pictures to.")] = Path("explained"),
-    of_class: Annotated[str | None, typer.Option("--class", help="The class to explain; default: the most probable one.")] = None,
+    out: Annotated[Path, Option(help="Folder to write the pictures to.")] = Path("explained"),
+    of_class: Annotated[str | None, Option("--class", help="The class to explain; default: the most probable one.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

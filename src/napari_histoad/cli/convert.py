@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit
 from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption
@@ -17,19 +17,14 @@ __all__ = ["convert"]
 
 @command("histoad convert case.mrxs", "histoad convert case.czi --lossless --out case.tif")
 def convert(
-    slide: Annotated[Path, typer.Argument(help="The slide or picture.", **SLIDE)],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The .tif file to write; default: <slide>.pyramid.tif beside the slide."),
-    ] = None,
-    lossless: Annotated[
-        bool, typer.Option("--lossless", help="Keep every pixel value; the file is about five times larger.")
-    ] = False,
+    slide: Annotated[Path, Argument(help="The slide or picture.", **SLIDE)],
+    out: Annotated[Path | None, Option(help="The .tif file to write; default: <slide>.pyramid.tif beside the slide.")] = None,
+    lossless: Annotated[bool, Option("--lossless", help="Keep every pixel value; the file is about five times larger.")] = False,
     channels: Annotated[
-        str | None, typer.Option(help="One channel or three of a grey, 16-bit or fluorescence picture, for example 2,1,0.")
+        str | None, Option(help="One channel or three of a grey, 16-bit or fluorescence picture, for example 2,1,0.")
     ] = None,
     white: Annotated[
-        int | None, typer.Option(help="With --channels: the intensity shown as white; default: the camera's maximum.", min=1)
+        int | None, Option(help="With --channels: the intensity shown as white; default: the camera's maximum.", min=1)
     ] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,

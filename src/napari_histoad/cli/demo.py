@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from napari_histoad.cli._console import command, emit, say
 from napari_histoad.cli._options import DeviceOption, JsonOption
@@ -22,13 +22,11 @@ __all__ = ["demo"]
 
 @command("histoad demo --out demo-out --view")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write everything to.")] = Path("demo-out"),
-    view: Annotated[bool, typer.Option("--view", help="Open the result in napari.")] = False,
-    size: Annotated[int, typer.Option(help="Side of the sample slide in pixels.", min=4096)] = 8192,
-    steps: Annotated[int, typer.Option(help="Number of training steps.", min=1)] = 500,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the random numbers: another seed draws another slide.", min=0, max=2**32 - 1)
-    ] = 0,
+    out: Annotated[Path, Option(help="Folder to write everything to.")] = Path("demo-out"),
+    view: Annotated[bool, Option("--view", help="Open the result in napari.")] = False,
+    size: Annotated[int, Option(help="Side of the sample slide in pixels.", min=4096)] = 8192,
+    steps: Annotated[int, Option(help="Number of training steps.", min=1)] = 500,
+    seed: Annotated[int, Option(help="Seed of the random numbers: another seed draws another slide.", min=0, max=2**32 - 1)] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -36,7 +34,7 @@ def demo(
     from napari_histoad.detectors import create_detector, load_detector
     from napari_histoad.engine import TrainingSource, fit_job, gather_job, map_job, train_job
     from napari_histoad.evaluation import evaluate
-    from napari_histoad.results import export_geojson, export_png, write_report
+    from napari_histoad.results import GeoJsonExport, PngExport, write_report
     from napari_histoad.samples import SlidePlan, sample_job
     from napari_histoad.slide import open_slide
 
@@ -57,14 +55,14 @@ def demo(
         ours = evaluate(result, plan.planted, exclude=plan.normal)
         theirs = evaluate(baseline, plan.planted, exclude=plan.normal)
         overlay, report = out / "overlay.png", out / "report.html"
-        export_png(result, slide, overlay, truth=plan.planted)
+        PngExport(plan.planted).write(result, overlay, slide=slide)
         rows = [
             *ours.rows(),
             ("Colour baseline: AUROC", str(theirs.auroc)),
             ("Colour baseline: average precision", str(theirs.average_precision)),
         ]
         write_report([(result, slide)], report, truth={path.name: plan.planted}, evaluations={path.name: rows})
-    export_geojson(result, out / "anomalies.geojson")
+    GeoJsonExport().write(result, out / "anomalies.geojson")
     document = {
         "evaluation": ours.to_json(),
         "colour_baseline": theirs.to_json(),

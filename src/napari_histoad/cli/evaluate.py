@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit
 from napari_histoad.cli._options import FdrOption, JsonOption, RateOption, chosen_rate
@@ -17,17 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-@command(
-    "histoad evaluate maps/case.ome.zarr --truth lesions.geojson",
-    "histoad evaluate scores.csv --truth manifest.csv",
-)
+@command("histoad evaluate maps/case.ome.zarr --truth lesions.geojson", "histoad evaluate scores.csv --truth manifest.csv")
 def evaluate(
-    result: Annotated[Path, typer.Argument(help="Anomaly map, or a scores.csv of histoad score.", metavar="MAP|CSV")],
-    truth: Annotated[Path, typer.Option(help="Outlines of the known anomalies; for scores, a manifest.csv with labels.")],
+    result: Annotated[Path, Argument(help="Anomaly map, or a scores.csv of histoad score.", metavar="MAP|CSV")],
+    truth: Annotated[Path, Option(help="Outlines of the known anomalies; for scores, a manifest.csv with labels.")],
     rate: RateOption = None,
     fdr: FdrOption = None,
-    truth_downsample: Annotated[float, typer.Option(help="Divide the coordinates of the outlines by this number.")] = 1.0,
-    exclude: Annotated[Path | None, typer.Option(help="Outlines of tissue to leave out, such as the training regions.")] = None,
+    truth_downsample: Annotated[float, Option(help="Divide the coordinates of the outlines by this number.")] = 1.0,
+    exclude: Annotated[Path | None, Option(help="Outlines of tissue to leave out, such as the training regions.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a map with outlined anomalies, or tile scores with labels: AUROC, average precision, F1, FROC."""

@@ -59,8 +59,7 @@ def _parameter(name: str) -> str:
 
 
 @command(
-    "histoad export maps/case.ome.zarr --geojson --csv",
-    "histoad export maps/case.ome.zarr --png --slide case.svs --out figures",
+    "histoad export maps/case.ome.zarr --geojson --csv", "histoad export maps/case.ome.zarr --png --slide case.svs --out figures"
 )
 def export(
     context: typer.Context,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from napari_histoad.cli._console import command, emit
 from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption
@@ -15,7 +15,7 @@ __all__ = ["info"]
 
 @command("histoad info case.svs", "histoad info case.svs --json")
 def info(
-    slide: Annotated[Path, typer.Argument(help="The slide, a file or a URL.", **SLIDE)],
+    slide: Annotated[Path, Argument(help="The slide, a file or a URL.", **SLIDE)],
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
     as_json: JsonOption = False,

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import WRONG_USE, command, emit, say
 from napari_histoad.cli._options import (
-    COMPUTING,
     SLIDE,
-    SLIDES,
     CompileOption,
     DeviceOption,
     JsonOption,
@@ -30,33 +29,27 @@ if TYPE_CHECKING:
 __all__ = ["map_slides"]
 
 
-@command(
-    "histoad map case.svs --out maps",
-    "histoad map *.svs --model normal.safetensors --out maps",
-)
+@command("histoad map case.svs --out maps", "histoad map *.svs --model normal.safetensors --out maps")
 def map_slides(
     slides: Annotated[
-        list[Path],
-        typer.Argument(help="Slides, or a csv with the column slide and optionally mpp, model, regions.", **SLIDE),
+        list[Path], Argument(help="Slides, or a csv with the column slide and optionally mpp, model, regions.", **SLIDE)
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write the maps to, each as <slide>.ome.zarr.")],
+    out: Annotated[Path, Option(help="Folder to write the maps to, each as <slide>.ome.zarr.")],
     model: Annotated[
-        Path | None, typer.Option(help="Detector or classifier file; without one, a detector is trained on the slide itself.")
+        Path | None, Option(help="Detector or classifier file; without one, a detector is trained on the slide itself.")
     ] = None,
     mpp: Annotated[
-        float | None,
-        typer.Option(help="µm per tile pixel, if no --model is given; default: 0.5.", min=0.05, max=20, rich_help_panel=SLIDES),
+        float | None, Option(help="µm per tile pixel, if no --model is given; default: 0.5.", min=0.05, max=20)
     ] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
     stride: StrideOption = None,
-    cell_um: Annotated[float, typer.Option(help="Width of a pixel of the map in µm.", min=0.5)] = 8.0,
-    regions: Annotated[Path | None, typer.Option(help="Outlines on the slide: map only inside them.")] = None,
+    cell_um: Annotated[float, Option(help="Width of a pixel of the map in µm.", min=0.5)] = 8.0,
+    regions: Annotated[Path | None, Option(help="Outlines on the slide: map only inside them.")] = None,
     tissue: TissueOption = "found",
-    resume: Annotated[bool, typer.Option(help="Resume an unfinished map, or start again.")] = True,
+    resume: Annotated[bool, Option(help="Resume an unfinished map, or start again.")] = True,
     scheduler: Annotated[
-        str | None,
-        typer.Option(help="Compute on the Dask cluster with this scheduler, such as tcp://host:8786.", rich_help_panel=COMPUTING),
+        str | None, Option(help="Compute on the Dask cluster with this scheduler, such as tcp://host:8786.")
     ] = None,
     device: DeviceOption = "auto",
     compiled: CompileOption = False,

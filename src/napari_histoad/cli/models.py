@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit, say
 from napari_histoad.cli._options import JsonOption
@@ -26,22 +27,19 @@ def _fetch(name: str, *, agreed: bool, as_json: bool) -> None:
     emit(known, [(key.capitalize(), value) for key, value in known.items()], as_json=as_json)
 
 
-@command(
-    "histoad models normal.safetensors",
-    "histoad models normal.safetensors --onnx normal.onnx",
-)
+@command("histoad models normal.safetensors", "histoad models normal.safetensors --onnx normal.onnx")
 def models(
-    model: Annotated[Path | None, typer.Argument(help="Detector file to describe or to export.")] = None,
-    fetch: Annotated[str | None, typer.Option(help="Name of a timm encoder: show its licence and download its weights.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="With --fetch: accept the licence without being asked.")] = False,
+    model: Annotated[Path | None, Argument(help="Detector file to describe or to export.")] = None,
+    fetch: Annotated[str | None, Option(help="Name of a timm encoder: show its licence and download its weights.")] = None,
+    yes: Annotated[bool, Option("--yes", help="With --fetch: accept the licence without being asked.")] = False,
     weights: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="File with encoder weights: remember where it is, for detectors that were trained on these weights elsewhere.",
             show_default=False,
         ),
     ] = None,
-    onnx: Annotated[Path | None, typer.Option(help="ONNX file to write the detector to, for other programs.")] = None,
+    onnx: Annotated[Path | None, Option(help="ONNX file to write the detector to, for other programs.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the detectors, describe a detector file, export it as ONNX, or fetch encoder weights."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit, say
 from napari_histoad.cli._options import SLIDE, JsonOption, RateOption, open_slide_of
@@ -18,17 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["report"]
 
 
-@command(
-    "histoad report maps/case.ome.zarr",
-    "histoad report maps/*.ome.zarr --out study.html",
-    locks_out=True,
-)
+@command("histoad report maps/case.ome.zarr", "histoad report maps/*.ome.zarr --out study.html", locks_out=True)
 def report(
-    results: Annotated[list[Path], typer.Argument(help="Anomaly maps, <slide>.ome.zarr.", metavar="MAP")],
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    results: Annotated[list[Path], Argument(help="Anomaly maps, <slide>.ome.zarr.", metavar="MAP")],
+    out: Annotated[Path, Option(help="The HTML file to write.")] = Path("report.html"),
     slide: Annotated[
         list[Path] | None,
-        typer.Option("--slide", help="The slides of the maps, in any order, if they are not found beside the maps.", **SLIDE),
+        Option("--slide", help="The slides of the maps, in any order, if they are not found beside the maps.", **SLIDE),
     ] = None,
     rate: RateOption = None,
     as_json: JsonOption = False,

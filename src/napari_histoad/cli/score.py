@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import command, finish_tiles
 from napari_histoad.cli._options import DeviceOption, JsonOption
@@ -18,15 +18,13 @@ __all__ = ["score"]
 
 @command("histoad score tiles --model normal.safetensors --out scores.csv", locks_out=True)
 def score(
-    tiles: Annotated[Path, typer.Argument(help="A folder of tile images, or a manifest.csv that lists them.")],
-    model: Annotated[Path, typer.Option(help="Detector file.")],
+    tiles: Annotated[Path, Argument(help="A folder of tile images, or a manifest.csv that lists them.")],
+    model: Annotated[Path, Option(help="Detector file.")],
     out: Annotated[
         Path,
-        typer.Option(
-            help="The table to write, with the columns file, score, p_value, calibration_tiles; and problem, if tiles fail."
-        ),
+        Option(help="The table to write, with the columns file, score, p_value, calibration_tiles; and problem, if tiles fail."),
     ] = Path("scores.csv"),
-    resize: Annotated[bool, typer.Option("--resize", help="Resize tiles that do not have the detector's tile size.")] = False,
+    resize: Annotated[bool, Option("--resize", help="Resize tiles that do not have the detector's tile size.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

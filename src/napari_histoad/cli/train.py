@@ -6,13 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit
 from napari_histoad.cli._options import (
-    COMPUTING,
     SLIDE,
-    SLIDES,
     DeviceOption,
     JsonOption,
     MppOption,
@@ -26,26 +24,19 @@ from napari_histoad.cli._progress import follow
 __all__ = ["recalibrate", "train"]
 
 SlidesArgument = Annotated[
-    list[Path],
-    typer.Argument(help="Slides, folders of tile images, or manifest.csv files that list tile images.", **SLIDE),
+    list[Path], Argument(help="Slides, folders of tile images, or manifest.csv files that list tile images.", **SLIDE)
 ]
 NormalOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         help="Outlines of normal tissue, one file per slide in the same order; or all-tissue (the default), if all tissue of "
         "these slides is normal; or mixed-tissue, if they may contain lesions: rare tissue is left out and rates are approximate."
     ),
 ]
 NormalClassOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="For tile images with classes: the normal classes, if their names do not say so; or all-tiles.",
-        rich_help_panel=SLIDES,
-    ),
+    list[str] | None, Option(help="For tile images with classes: the normal classes, if their names do not say so; or all-tiles.")
 ]
-MaxTilesOption = Annotated[
-    int, typer.Option(help="Maximum number of tiles to train on, over all slides.", min=48, rich_help_panel=SLIDES)
-]
+MaxTilesOption = Annotated[int, Option(help="Maximum number of tiles to train on, over all slides.", min=48)]
 
 
 @command(
@@ -54,58 +45,34 @@ MaxTilesOption = Annotated[
 )
 def train(
     slides: SlidesArgument,
-    out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.")],
+    out: Annotated[Path, Option(help="The detector file to write, .safetensors.")],
     normal: NormalOption = None,
     tissue: TissueOption = "found",
-    detector: Annotated[str, typer.Option(help="Name of the detector; histoad models lists them.")] = "vqvae",
+    detector: Annotated[str, Option(help="Name of the detector; histoad models lists them.")] = "vqvae",
     mpp: Annotated[
-        float | None,
-        typer.Option(
-            help="µm per tile pixel; default: 0.5, or the resolution of a coarser slide.",
-            min=0.05,
-            max=20,
-            rich_help_panel=SLIDES,
-        ),
+        float | None, Option(help="µm per tile pixel; default: 0.5, or the resolution of a coarser slide.", min=0.05, max=20)
     ] = None,
     slide_mpp: MppOption = None,
     override_mpp: OverrideMppOption = None,
     normal_class: NormalClassOption = None,
     tile_px: Annotated[
-        int | None,
-        typer.Option(
-            help="Width of a tile in pixels; default: 256, or the width of the tile images.",
-            min=32,
-            max=1024,
-            rich_help_panel=SLIDES,
-        ),
+        int | None, Option(help="Width of a tile in pixels; default: 256, or the width of the tile images.", min=32, max=1024)
     ] = None,
     srgb: Annotated[
-        bool,
-        typer.Option(
-            "--srgb", help="Convert colours to sRGB by the slides' ICC profiles, now and when mapping.", rich_help_panel=SLIDES
-        ),
+        bool, Option("--srgb", help="Convert colours to sRGB by the slides' ICC profiles, now and when mapping.")
     ] = False,
-    stain: Annotated[
-        str | None,
-        typer.Option(help="Normalise the stain, now and when mapping: macenko, vahadane or reinhard.", rich_help_panel=SLIDES),
-    ] = None,
-    settings: Annotated[Path | None, typer.Option(help="YAML file with settings of the detector.")] = None,
+    stain: Annotated[str | None, Option(help="Normalise the stain, now and when mapping: macenko, vahadane or reinhard.")] = None,
+    settings: Annotated[Path | None, Option(help="YAML file with settings of the detector.")] = None,
     seed: SeedOption = 0,
     max_tiles: MaxTilesOption = 2000,
     backbone: Annotated[
         str | None,
-        typer.Option(
-            help="Encoder for the detectors embedding and deep_isolation_forest: own, starter, or the name of a timm model."
-        ),
+        Option(help="Encoder for the detectors embedding and deep_isolation_forest: own, starter, or the name of a timm model."),
     ] = None,
-    backbone_weights: Annotated[Path | None, typer.Option(help="File with the weights of the encoder.")] = None,
-    refine: Annotated[
-        str | None, typer.Option(help="Leave out training tiles that look unlike the others: neighbours or svm.")
-    ] = None,
+    backbone_weights: Annotated[Path | None, Option(help="File with the weights of the encoder.")] = None,
+    refine: Annotated[str | None, Option(help="Leave out training tiles that look unlike the others: neighbours or svm.")] = None,
     device: DeviceOption = "auto",
-    devices: Annotated[
-        int, typer.Option(help="Number of GPUs of this machine to train on.", min=1, rich_help_panel=COMPUTING)
-    ] = 1,
+    devices: Annotated[int, Option(help="Number of GPUs of this machine to train on.", min=1)] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train a detector on normal tissue. An interrupted training is resumed by the same command."""
@@ -158,9 +125,9 @@ def train(
 
 @command("histoad recalibrate normal.safetensors theirs.svs --out theirs.safetensors")
 def recalibrate(
-    model: Annotated[Path, typer.Argument(help="Detector file.")],
+    model: Annotated[Path, Argument(help="Detector file.")],
     slides: SlidesArgument,
-    out: Annotated[Path, typer.Option(help="The detector file to write, .safetensors.")],
+    out: Annotated[Path, Option(help="The detector file to write, .safetensors.")],
     normal: NormalOption = None,
     tissue: TissueOption = "found",
     slide_mpp: MppOption = None,

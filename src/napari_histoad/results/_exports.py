@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,13 +25,13 @@ from napari_histoad.system.extensions import load_extensions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from os import PathLike
+    from pathlib import Path
 
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["Export", "export_geojson", "export_ome_tiff", "export_png", "export_table", "exports", "write_exports"]
+__all__ = ["CsvExport", "Export", "GeoJsonExport", "OmeTiffExport", "ParquetExport", "PngExport", "exports", "write_exports"]
 
 
 class Export(ABC):
@@ -83,52 +82,101 @@ class Export(ABC):
 
 
 class GeoJsonExport(Export):
+    """The flagged regions as annotations for QuPath."""
+
     name = "geojson"
     title = "Flagged regions as QuPath annotations (GeoJSON)"
     ending = "anomalies.geojson"
 
     def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
-        export_geojson(source, path, rate)
+        about = provenance(source, source.default_rate if rate is None else rate)
+        write_geojson(measure_regions(source, rate), path, about)
 
 
-class TableExport(Export):
-    """A table of the tiles in the format that the file's ending names."""
+class ParquetExport(Export):
+    """A table of the tiles: y, x, size (level-0 pixels), score, p_value, and p_<class> for each class of a classifier.
+
+    The provenance of the map is in the metadata of the table.
+    """
+
+    name = "parquet"
+    title = "One row per tile: position, score, p-value, class probabilities (Parquet)"
+    ending = "tiles.parquet"
 
     def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
-        export_table(source, path)
+        table = _tile_table(source).replace_schema_metadata({"napari_histoad": json.dumps(provenance(source))})
+        with atomic_path(path) as partial:
+            pa.parquet.write_table(table, partial)
 
 
-class CsvExport(TableExport):
+class CsvExport(Export):
+    """The same table as `ParquetExport`; the provenance of the map is in a .json file of the same name."""
+
     name = "csv"
     title = "One row per tile: position, score, p-value, class probabilities (CSV)"
     ending = "tiles.csv"
     side_endings = ("tiles.json",)
 
-
-class ParquetExport(TableExport):
-    name = "parquet"
-    title = "The same table as Parquet"
-    ending = "tiles.parquet"
+    def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
+        with atomic_path(path) as partial:
+            pa.csv.write_csv(_tile_table(source), partial)
+        with atomic_path(path.with_suffix(".json")) as partial:
+            partial.write_text(json.dumps(provenance(source), indent=2), encoding="utf-8")
 
 
 class OmeTiffExport(Export):
+    """The anomaly map with its pixel size in µm; NaN where no tile was scored."""
+
     name = "ome-tiff"
     title = "Anomaly map as a pyramidal float32 image (OME-TIFF)"
     ending = "anomaly.ome.tif"
 
     def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
-        export_ome_tiff(source, path)
+        levels = source.levels
+        um = source.geometry.cell_l0 * source.info.slide_mpp
+        size = {f"PhysicalSize{axis}": um for axis in "XY"} | {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
+        what = "Error map" if source.levels_hold_errors else "Anomaly map"  # in maps of earlier versions
+        about = {"Name": f"{what} of {source.info.slide}", "Description": json.dumps(provenance(source))}
+        metadata: dict[str, Any] = {"axes": "YX", **about, **size}
+        options: dict[str, Any] = {"tile": (256, 256), "compression": "zlib"}
+        with atomic_path(path) as partial, tifffile.TiffWriter(partial, bigtiff=True, ome=True) as tif:
+            tif.write(np.asarray(levels[0]), subifds=len(levels) - 1, metadata=metadata, **options)
+            for level in levels[1:]:
+                tif.write(np.asarray(level), subfiletype=1, **options)
 
 
 class PngExport(Export):
+    """The picture that `overlay` returns; its options ``truth`` and ``max_px`` are attributes.
+
+    Examples
+    --------
+    >>> with open_slide("case.svs") as slide:  # doctest: +SKIP
+    ...     PngExport(max_px=4000).write(AnomalyMap.open("maps/case.ome.zarr"), Path("case.png"), slide=slide)
+    """
+
     name = "png"
     title = "Picture of the slide with the anomaly map and the flagged regions (PNG)"
     ending = "overlay.png"
     needs_slide = True
 
+    def __init__(self, truth: Sequence[Region] = (), max_px: int = 2000) -> None:
+        self.truth, self.max_px = truth, max_px
+
     def write(self, source: AnomalyMap, path: Path, *, slide: Slide | None = None, rate: float | None = None) -> None:
-        assert slide is not None
-        export_png(source, slide, path, rate=rate)
+        if slide is None:
+            raise SettingsError(f"{self.name} needs the slide of the map", "pass slide=open_slide(...)")
+        picture = Image.fromarray(overlay(source, slide, rate=rate, truth=self.truth, max_px=self.max_px))
+        about = PngInfo()
+        about.add_itxt("Description", json.dumps(provenance(source, source.default_rate if rate is None else rate)))
+        with atomic_path(path) as partial:
+            picture.save(partial, format="PNG", pnginfo=about)
+
+
+def _tile_table(source: AnomalyMap) -> pa.Table:
+    columns = {"y": source.origins[:, 0], "x": source.origins[:, 1], "size": np.full(len(source), source.info.tile_l0)}
+    columns |= {"score": source.scores, "p_value": source.p_values}
+    classes = zip(source.info.classes, source.probabilities.T, strict=True)
+    return pa.table({**columns, **{f"p_{name}": values for name, values in classes}})
 
 
 BUILT_IN: tuple[Export, ...] = (GeoJsonExport(), CsvExport(), ParquetExport(), OmeTiffExport(), PngExport())
@@ -183,116 +231,3 @@ def write_exports(
             export.write(source, path, slide=slide, rate=rate)
         written += [path, *(folder / f"{stem}.{ending}" for ending in export.side_endings)]
     return written
-
-
-def export_geojson(source: AnomalyMap, path: str | PathLike[str], rate: float | None = None) -> int:
-    """Write the flagged regions as QuPath annotations and return their number.
-
-    Parameters
-    ----------
-    source : AnomalyMap
-    path : path-like
-        The GeoJSON file.
-    rate : float, optional
-        False-positive rate of the threshold; default: `AnomalyMap.default_rate`.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    regions = measure_regions(source, rate)
-    write_geojson(regions, path, provenance(source, source.default_rate if rate is None else rate))
-    return len(regions)
-
-
-def export_table(source: AnomalyMap, path: str | PathLike[str]) -> int:
-    """Write a table with one row per tile, as .csv or .parquet, and return the number of rows.
-
-    The provenance of the map, such as its detector, notes and unreadable tiles, is in the metadata of a .parquet file, and
-    in a .json file of the same name beside a .csv file.
-
-    Parameters
-    ----------
-    source : AnomalyMap
-    path : path-like
-        Ends in .csv or .parquet. Columns: y, x (top left corner of the tile, level-0 pixels), size (width of the tile,
-        level-0 pixels), score, p_value, and p_<class> for each class of a classifier.
-
-    Raises
-    ------
-    SettingsError
-        If the path has another ending.
-    OutputError
-        If the file cannot be written.
-
-    Examples
-    --------
-    >>> export_table(AnomalyMap.open("maps/case.ome.zarr"), "case.tiles.csv")  # doctest: +SKIP
-    """
-    target = Path(path)
-    table = pa.table(
-        {
-            "y": source.origins[:, 0],
-            "x": source.origins[:, 1],
-            "size": np.full(len(source), source.info.tile_l0),
-            "score": source.scores,
-            "p_value": source.p_values,
-            **{f"p_{name}": values for name, values in zip(source.info.classes, source.probabilities.T, strict=True)},
-        }
-    )
-    writers = {".csv": pa.csv.write_csv, ".parquet": pa.parquet.write_table}
-    if target.suffix not in writers:
-        raise SettingsError(f"{target.name}: tables are written as .csv or .parquet files", "change the ending of the name")
-    table = table.replace_schema_metadata({"napari_histoad": json.dumps(provenance(source))})  # CSV drops it
-    with atomic_path(target) as partial:
-        writers[target.suffix](table, partial)
-    if target.suffix == ".csv":
-        with atomic_path(target.with_suffix(".json")) as partial:
-            partial.write_text(json.dumps(provenance(source), indent=2), encoding="utf-8")
-    return len(source)
-
-
-def export_png(
-    source: AnomalyMap,
-    slide: Slide,
-    path: str | PathLike[str],
-    *,
-    rate: float | None = None,
-    truth: Sequence[Region] = (),
-    max_px: int = 2000,
-) -> None:
-    """Write the picture that `overlay` returns as a PNG file.
-
-    Raises
-    ------
-    MapError
-        If the map is of another slide.
-    OutputError
-        If the file cannot be written.
-    """
-    picture = Image.fromarray(overlay(source, slide, rate=rate, truth=truth, max_px=max_px))
-    about = PngInfo()
-    about.add_itxt("Description", json.dumps(provenance(source, source.default_rate if rate is None else rate)))
-    with atomic_path(path) as partial:
-        picture.save(partial, format="PNG", pnginfo=about)
-
-
-def export_ome_tiff(source: AnomalyMap, path: str | PathLike[str]) -> None:
-    """Write the anomaly map as a pyramidal float32 OME-TIFF with its pixel size in µm; NaN where no tile was scored.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    levels = source.levels
-    um = source.geometry.cell_l0 * source.info.slide_mpp
-    size = {f"PhysicalSize{axis}": um for axis in "XY"} | {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
-    what = "Error map" if source.levels_hold_errors else "Anomaly map"  # in maps of earlier versions
-    about = {"Name": f"{what} of {source.info.slide}", "Description": json.dumps(provenance(source))}
-    metadata: dict[str, Any] = {"axes": "YX", **about, **size}
-    with atomic_path(path) as partial, tifffile.TiffWriter(partial, bigtiff=True, ome=True) as tif:
-        tif.write(np.asarray(levels[0]), subifds=len(levels) - 1, tile=(256, 256), compression="zlib", metadata=metadata)
-        for level in levels[1:]:
-            tif.write(np.asarray(level), subfiletype=1, tile=(256, 256), compression="zlib")

@@ -20,7 +20,7 @@ from napari_histoad.engine import TrainingSource, fit_classifier_job, gather_lab
 from napari_histoad.errors import BundleError, OtherMapError
 from napari_histoad.jobs import run
 from napari_histoad.regions import Region, coverage
-from napari_histoad.results import export_table
+from napari_histoad.results import CsvExport
 from napari_histoad.slide import open_slide
 
 
@@ -78,7 +78,7 @@ def test_each_class_has_a_pyramid_that_lies_on_the_map(classified):
 
 
 def test_the_table_names_the_classes(classified, tmp_path):
-    export_table(classified, tmp_path / "tiles.csv")
+    CsvExport().write(classified, tmp_path / "tiles.csv")
     with (tmp_path / "tiles.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert float(rows[0]["p_Anomaly"]) == pytest.approx(classified.probabilities[0, 1], abs=1e-5)

@@ -18,7 +18,7 @@ from napari_histoad.engine import TrainingSource, map_job, train_job
 from napari_histoad.errors import MapError, OtherMapError, OutputError
 from napari_histoad.jobs import run
 from napari_histoad.maps import save_labels
-from napari_histoad.results import export_geojson, export_ome_tiff, export_png, export_table, write_report
+from napari_histoad.results import CsvExport, GeoJsonExport, OmeTiffExport, ParquetExport, PngExport, write_report
 from napari_histoad.slide import ArraySlide
 from napari_histoad.system.atomic import lock_output
 
@@ -252,7 +252,7 @@ def test_pictures_of_another_slide_are_refused(tissue, detector_file, tmp_path, 
     first, second = (mapped(path, tmp_path / f"maps{k}", detector_file) for k, path in enumerate((one, two)))
     for other in (two, small):
         with open_slide(other) as slide, pytest.raises(MapError, match="is not the slide that"):
-            export_png(first, slide, tmp_path / "a.png")
+            PngExport().write(first, tmp_path / "a.png", slide=slide)
         assert run_cli("export", first.path, "--png", "--slide", other, "--out", tmp_path / "x") == 1
         assert "is not the slide that" in capsys.readouterr().err
         assert not list((tmp_path / "x").glob("*.png"))
@@ -279,14 +279,14 @@ def test_one_damaged_map_does_not_stop_the_report_of_others(map_folder, tmp_path
 def test_exports_carry_the_notes(map_folder, tmp_path):
     result = AnomalyMap.open(map_folder)
     result.info.notes.append("a note of its own")
-    export_geojson(result, tmp_path / "a.geojson")
+    GeoJsonExport().write(result, tmp_path / "a.geojson")
     assert "a note of its own" in json.loads((tmp_path / "a.geojson").read_text())["napari_histoad"]["notes"]
-    export_ome_tiff(result, tmp_path / "a.ome.tif")
+    OmeTiffExport().write(result, tmp_path / "a.ome.tif")
     assert "a note of its own" in tifffile.TiffFile(tmp_path / "a.ome.tif").ome_metadata
-    export_table(result, tmp_path / "a.parquet")
+    ParquetExport().write(result, tmp_path / "a.parquet")
     about = pyarrow.parquet.read_schema(tmp_path / "a.parquet").metadata[b"napari_histoad"]
     assert "a note of its own" in json.loads(about)["notes"]
-    export_table(result, tmp_path / "a.csv")
+    CsvExport().write(result, tmp_path / "a.csv")
     assert len((tmp_path / "a.csv").read_text().splitlines()) == len(result) + 1
     assert "a note of its own" in json.loads((tmp_path / "a.json").read_text())["notes"]
     write_report([(result, None)], tmp_path / "r.html")
