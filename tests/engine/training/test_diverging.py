@@ -173,8 +173,8 @@ def test_critic_of_a_growing_network_is_not_trained_before_its_stage(tiles):
 
 def test_training_refuses_impossible_settings_before_it_starts(sample, tmp_path):
     for name, settings, word in (
-        ("vqvae", {"quantizer": "fsq", "error": "latent"}, "does not bring together"),
-        ("perceptual_autoencoder", {"wgan": 0.1, "tile_px": 32}, "critic of wgan looks at 64 px"),
+        ("vqvae", {"quantizer": "fsq", "error": "latent"}, "does not train them to be equal"),
+        ("perceptual_autoencoder", {"wgan": 0.1, "tile_px": 32}, "critic of wgan needs crops of 64 px"),
     ):
         events = []
         job = train_job([TrainingSource(sample.path)], tmp_path / "d.safetensors", detector=name, settings=settings)
@@ -184,5 +184,5 @@ def test_training_refuses_impossible_settings_before_it_starts(sample, tmp_path)
     detector = _create("vqvae, fsq")
     detector.calibration = Calibration.from_scores(np.arange(20.0))
     path = save_detector(detector, tmp_path / "d.safetensors")
-    with pytest.raises(Exception, match="does not bring together"):
+    with pytest.raises(Exception, match="does not train them to be equal"):
         load_detector(path, error="latent")

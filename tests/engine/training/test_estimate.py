@@ -29,7 +29,7 @@ def test_estimate_states_the_bounded_memory_of_stored_features():
     assert estimate.bank_bytes == 64 * 310 * 4
     model = create_detector("texture", tile_px=64).model
     assert model.fitted_bytes(10**6) == model.fitted_bytes(10**7) == 20_000 * 310 * 4
-    assert "bank of normal tiles" in str(estimate)
+    assert "features of normal tiles" in str(estimate)
 
 
 def test_estimate_changes_neither_detector_nor_random_state():
@@ -52,7 +52,7 @@ def test_training_reports_the_estimate_before_it_starts(method):
 
 
 def test_estimate_formats_sizes_and_durations():
-    assert str(TrainingEstimate(200, 2_340_000_000)) == "Takes 3 min 20 s and 2.3 GB of memory at most"
+    assert str(TrainingEstimate(200, 2_340_000_000)) == "Takes at most 3 min 20 s and 2.3 GB of memory"
     assert str(TrainingEstimate(0.2, 12_000_000, 1_600_000)) == (
-        "Takes 1 s and 12 MB of memory at most, 2 MB of it the bank of normal tiles"
+        "Takes at most 1 s and 12 MB of memory, 2 MB of it for features of normal tiles"
     )

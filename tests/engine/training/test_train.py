@@ -287,4 +287,4 @@ def test_gathering_reports_assumptions_about_a_slide(sample):
         seen = []
         run(gather([source], 64, 1.0, max_tiles=100), seen.append)
         (note,) = [progress.note for progress in seen if progress.note]
-        assert "sample.tif: The file states 0.5 µm per pixel: that is used and not 0.25" in note
+        assert "sample.tif: The file states 0.5 µm per pixel, which is used" in note
