@@ -1,4 +1,4 @@
-"""Map every slide of a folder with one detector, go on after failures, and write one report.
+"""Map all slides in a folder with one detector, report those that fail, and write one report.
 
 python examples/folder_of_slides.py slides detector.safetensors out
 """
@@ -18,7 +18,7 @@ def main(folder: str, model: str, out: str) -> list[str]:
         if path.suffix.lower() not in {".svs", ".tif", ".tiff", ".ndpi", ".mrxs"}:
             continue
         try:
-            # A run that was interrupted goes on; one that is finished returns at once.
+            # An interrupted map is resumed; a finished one is returned at once.
             result = ha.map_slide(path, out, model=detector)
         except HistoadError as err:
             failed.append(f"{path.name}: {err}")

@@ -1,9 +1,9 @@
-"""Train the starter model that the wheel carries, and write its model card with measured figures.
+"""Train the starter model that is part of the package, and write its model card with measured AUROCs.
 
     python tools/train_starter.py [--data FOLDER] [--steps 3000]
 
 The data folder (default: the environment variable HISTOAD_DATA) holds ``patches/oral_oscc`` (CC0) and
-``slides/CMU-1-Small-Region.svs`` (CC0); nothing of it is packed into the wheel but the weights.
+``slides/CMU-1-Small-Region.svs`` (CC0); only the trained weights become part of the package.
 """
 
 from __future__ import annotations

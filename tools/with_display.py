@@ -1,9 +1,10 @@
-"""Run a command in which Qt can open a real window, also on a bare Linux box.
+"""Run a command that opens Qt windows, on Linux also without a screen.
 
     python tools/with_display.py pytest tests
 
-On Linux: installs Qt's system libraries and Xvfb where it may (root and apt; while another program holds apt's lock it
-waits, up to 15 minutes), else prints the one line to run and stops with exit code 3; starts a virtual screen where there is no display. Elsewhere it just runs the command.
+On Linux, missing system libraries of Qt and the virtual screen Xvfb are installed, which needs root and apt; while another
+program uses apt, it waits for up to 15 minutes. Without root or apt, the command to run is printed and the exit code is 3.
+If there is no screen, a virtual one is started. On other systems the command is run as it is.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ def missing() -> list[str]:
 
 
 def install(packages: list[str]) -> None:
-    """Install packages, or say how to."""
+    """Install packages, or print the command that does and exit."""
     line = f"apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)}"
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         sudo = line.replace("apt-get", "sudo apt-get")
         print(f"the tests open real windows and need system libraries; run this once:\n    {sudo}", file=sys.stderr)
         sys.exit(3)
-    print(f"installing what Qt needs: {' '.join(packages)}", file=sys.stderr)
+    print(f"installing system libraries for Qt: {' '.join(packages)}", file=sys.stderr)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         done = subprocess.run(
@@ -65,7 +66,7 @@ def install(packages: list[str]) -> None:
         sys.stderr.write(done.stderr)
         if done.returncode == 0:
             return
-        # A new machine installs updates of its own at first; other programs may be installing too.
+        # A new machine installs updates by itself at first, and other programs may use apt too.
         if "lock" not in done.stderr or attempt == LOCK_ATTEMPTS:
             print(
                 f"the system libraries that Qt needs could not be installed; run this, then the tests again:\n    {line}",
