@@ -6,6 +6,7 @@ python tools/with_display.py python docs/make_screenshots.py [--steps 400]
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="training steps")
     options = parser.parse_args()
+    tempfile.tempdir = tempfile.mkdtemp()  # results of an earlier sample slide would be shown, too
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1400, 900)
     _, panel = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")

@@ -72,6 +72,14 @@ def test_contributing_names_every_room():
     assert [room for room in rooms if f"`{room}`" not in text and f"`{room.replace('.py', '/')}`" not in text] == []
 
 
+def test_files_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.(?:py|yaml|cff|md))`", text))
+    places = (ROOT, ROOT / "src" / "napari_histoad")
+    assert len(named) > 10
+    assert {name for name in named if "NAME" not in name and not any((place / name).exists() for place in places)} == set()
+
+
 def test_terminal_page_names_every_command():
     from napari_histoad.cli._app import app
 
