@@ -28,12 +28,13 @@ import numpy as np
 from napari_histoad import __version__
 from napari_histoad.classifiers import load_model, save_model
 from napari_histoad.engine._device import choose_device
+from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.mapping._blocks import BlockJoiner, block_rows, score_blocks
 from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import BLOCK_TILES, AnomalyMap, ScoredTiles, write_error_maps
-from napari_histoad.slide import RecolouredSlide, address, open_slide
+from napari_histoad.slide import address, open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -152,14 +153,14 @@ class Cluster:
         target: Path,
         device: str,
         errors: list[SlideError],
-        stains: tuple[Stain, Stain] | None = None,
+        own_stain: Stain | None = None,
         *,
         compile: bool = False,  # noqa: A002 - as torch calls it
     ) -> Generator[ScoredTiles | Progress]:
         """Score blocks; workers write the error maps into the map ``target``, and the reasons of failed tiles go to ``errors``.
 
-        With ``stains``, the slide's and those that it is given, workers see it with the latter. With ``compile`` each worker
-        compiles the detector for itself.
+        If the detector normalises stains, ``own_stain`` are those of the slide. With ``compile`` each worker compiles the
+        detector for itself.
 
         Raises
         ------
@@ -169,7 +170,7 @@ class Cluster:
             What a worker met.
         """
         common = {
-            "slide": (address(slide.path), slide.require_mpp(), slide.srgb, stains),
+            "slide": (address(slide.path), slide.require_mpp(), own_stain),
             "target": (str(target.resolve()), uuid4().hex),
             "making": (device, compile),
         }
@@ -330,9 +331,8 @@ def _detector(bundle: bytes, device: str, compile: bool) -> tuple[Detector, Devi
 
 
 @lru_cache(maxsize=2)
-def _slide(path: str, mpp: float, srgb: bool, stains: tuple[Stain, Stain] | None) -> Slide:  # noqa: FBT001 - as a cache key
-    slide = open_slide(path, mpp, srgb=srgb)
-    return slide if stains is None else RecolouredSlide(slide, stains[0].to(stains[1]))
+def _slide(path: str, mpp: float, own_stain: Stain | None, view: DetectorView) -> Slide:
+    return view.of_slide(open_slide(path, mpp, srgb=view.srgb), own_stain)
 
 
 @lru_cache(maxsize=2)
@@ -343,7 +343,7 @@ def _target(path: str, run: str) -> AnomalyMap:  # noqa: ARG001 - another run ma
 def _work(bundle: bytes, task: dict[str, Any]) -> _Done:
     """Score the blocks of a task and write their error maps."""
     detector, choice = _detector(bundle, *task["making"])
-    slide, target = _slide(*task["slide"]), _target(*task["target"])
+    slide, target = _slide(*task["slide"], DetectorView.of(detector)), _target(*task["target"])
     numbers = list(task["grids"])
     # Here the blocks are numbered from 0; all but the last one of a map are full, so the rows agree.
     grids = [task["grids"][number] for number in numbers]

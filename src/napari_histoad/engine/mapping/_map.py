@@ -33,7 +33,7 @@ from napari_histoad.maps import (
     reopen_blocks,
 )
 from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
-from napari_histoad.slide import RecolouredSlide, open_slide, slide_name
+from napari_histoad.slide import open_slide, slide_name
 from napari_histoad.system.atomic import lock_output
 from napari_histoad.tiles import Stain, TileGrid, TileLoader, tissue_mask
 
@@ -199,7 +199,7 @@ def map_job(
                 computed = score_blocks(plan.slide, plan.grid, todo, detector, choice, cells, errors)
             else:
                 computed = cluster.blocks(
-                    plan.slide, plan.grid, todo, detector, target, device, errors, plan.stains, compile=compile
+                    plan.slide, plan.grid, todo, detector, target, device, errors, plan.own_stain, compile=compile
                 )
             expected = len(plan.grid) if repaired else tiles_in(todo, len(plan.grid))
             yield from write_blocks(result, computed, errors, finished, expected)
@@ -217,8 +217,8 @@ class MapPlan:
     tissue: TissueMask
     calibration: Calibration
     info: MapInfo
-    stains: tuple[Stain, Stain] | None
-    """What the slide's are, and what they are made."""
+    own_stain: Stain | None
+    """The slide's own stains, if they are normalised."""
 
 
 def plan_map(
@@ -236,8 +236,7 @@ def plan_map(
     """Return which tiles are scored, in which order, and what is recorded of it; see `map_job`."""
     if detector.calibration is None:
         raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
-    settings, slide_mpp = detector.settings, slide.require_mpp()
-    slide = slide.in_srgb(settings.srgb)
+    settings, slide_mpp, view = detector.settings, slide.require_mpp(), DetectorView.of(detector)
     grid = TileGrid.cover(
         slide.shape,
         slide_mpp,
@@ -255,11 +254,8 @@ def plan_map(
     if not len(grid):
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
     grid = grid.subset(work_order(grid, geometry))
-    stains = None
-    target = DetectorView.of(detector).stain
-    if target is not None:
-        stains = (Stain.of_slide(slide, tissue, target.method, tile_px=settings.tile_px, mpp=settings.mpp), target)
-        slide = RecolouredSlide(slide, stains[0].to(target))
+    own_stain = view.measure(slide.in_srgb(view.srgb), tissue)
+    slide = view.of_slide(slide, own_stain)
     kept = [*slide.notes, *notes]
     if regions is not None:
         outlines = "1 outline" if len(regions) == 1 else f"{len(regions):,} outlines"
@@ -281,7 +277,7 @@ def plan_map(
         detector_settings=settings.model_dump(mode="json"),
         detector_id=fingerprint(detector),
         trained_on=list(detector.trained_on),
-        stain=() if stains is None else stains[0].values,
+        stain=() if own_stain is None else own_stain.values,
         classes=classes_of(detector),
         calibration_note=". ".join(filter(None, [detector.calibration.note, note])),
         calibration_basis=detector.calibration.basis,
@@ -290,7 +286,7 @@ def plan_map(
         notes=kept,
         version=__version__,
     )
-    return MapPlan(slide, detector, grid, tissue, detector.calibration, info, stains)
+    return MapPlan(slide, detector, grid, tissue, detector.calibration, info, own_stain)
 
 
 def read_first_tiles(plan: MapPlan) -> None:
