@@ -68,7 +68,9 @@ TissueOption = Annotated[
     ),
 ]
 StrideOption = Annotated[int | None, Option(help="Step between tiles in tile pixels; default: half a tile.", min=1, max=1024)]
-SeedOption = Annotated[int, Option(help="Seed of the random numbers: the same seed and device repeat a training.", min=0)]
+SeedOption = Annotated[
+    int, Option(help="Seed of the random numbers: the same seed and device repeat a training.", min=0, max=2**32 - 1)
+]
 RateOption = Annotated[
     float | None,
     Option(
