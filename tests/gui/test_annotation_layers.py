@@ -33,7 +33,7 @@ def slide(write_tiff):
     return write_tiff(np.full((1000, 1200, 3), 230, np.uint8), mpp=0.25)
 
 
-def test_a_dropped_file_lies_over_its_slide_and_its_normal_outlines_are_used(panel, viewer, slide, tmp_path, told):
+def test_reader_adds_dropped_outlines_to_the_slide_in_view(panel, viewer, slide, tmp_path, told):
     write_geojson(REGIONS, tmp_path / "case.geojson")
     viewer.open(str(slide), plugin="napari-histoad")
     viewer.window._qt_viewer._qt_open([str(tmp_path / "case.geojson")], stack=False)
@@ -46,7 +46,7 @@ def test_a_dropped_file_lies_over_its_slide_and_its_normal_outlines_are_used(pan
     assert told == []
 
 
-def test_saved_shapes_are_the_outlines_that_were_read(viewer, slide, tmp_path, told):
+def test_writer_saves_the_outlines_that_were_read(viewer, slide, tmp_path, told):
     write_geojson(REGIONS, tmp_path / "case.geojson")
     viewer.open(str(slide), plugin="napari-histoad")
     viewer.open(str(tmp_path / "case.geojson"), plugin="napari-histoad")
@@ -58,7 +58,7 @@ def test_saved_shapes_are_the_outlines_that_were_read(viewer, slide, tmp_path, t
         assert again[region.name].symmetric_difference(region.geometry).area < 1e-3
 
 
-def test_shapes_drawn_in_um_are_saved_in_pixels_and_lines_are_left_out(viewer, slide, tmp_path, told):
+def test_writer_converts_um_to_pixels_and_leaves_lines_out(viewer, slide, tmp_path, told):
     viewer.open(str(slide), plugin="napari-histoad")
     square = np.array([[0, 0], [0, 100], [50, 100], [50, 0]], float)
     layer = viewer.add_shapes(
@@ -75,7 +75,7 @@ def test_shapes_drawn_in_um_are_saved_in_pixels_and_lines_are_left_out(viewer, s
     assert "2 shapes without an area" in told[0]
 
 
-def test_shapes_of_the_normal_layer_are_normal_also_without_a_slide(tmp_path, told):
+def test_writer_gives_the_normal_class_without_a_slide(tmp_path, told):
     square = np.array([[0, 0], [0, 100], [50, 100], [50, 0]], float)
     data = Shapes([square], shape_type="polygon", name=f"{NORMAL_NAME} [1]").as_layer_data_tuple()
     write_shapes(str(tmp_path / "a.geojson"), [data])
@@ -87,7 +87,7 @@ def test_shapes_of_the_normal_layer_are_normal_also_without_a_slide(tmp_path, to
     assert not (tmp_path / "b.geojson").exists()
 
 
-def test_outlines_without_any_class_are_normal_and_outlines_elsewhere_are_told(viewer, slide, tmp_path, told):
+def test_reader_takes_unclassed_outlines_as_normal_and_notes_outlines_beyond_the_slide(viewer, slide, tmp_path, told):
     write_geojson([Region(box(5000, 0, 6000, 100))], tmp_path / "case.geojson")
     viewer.open(str(slide), plugin="napari-histoad")
     viewer.open(str(tmp_path / "case.geojson"), plugin="napari-histoad")
@@ -96,7 +96,7 @@ def test_outlines_without_any_class_are_normal_and_outlines_elsewhere_are_told(v
     assert "are completely outside" in told[1]
 
 
-def test_only_annotations_are_read(tmp_path, monkeypatch):
+def test_reader_reads_annotations_only(tmp_path, monkeypatch):
     document = {"type": "FeatureCollection", "features": []}
     (tmp_path / "settings.json").write_text('{"colour": "red"}')
     (tmp_path / "a.json").write_text(json.dumps(document))
@@ -121,7 +121,7 @@ def chosen(monkeypatch, tmp_path):
     return path
 
 
-def test_imported_outlines_of_normal_tissue_can_be_edited_and_others_are_shown(panel, viewer, slide, chosen):
+def test_import_adds_normal_outlines_and_shows_other_classes(panel, viewer, slide, chosen):
     write_geojson([*REGIONS, Region(box(2000, 2000, 2100, 2100), "Tumor")], chosen)
     viewer.open(str(slide), plugin="napari-histoad")
     panel["normal"].import_button.native.click()
@@ -141,7 +141,7 @@ def test_imported_outlines_of_normal_tissue_can_be_edited_and_others_are_shown(p
 
 
 @pytest.mark.parametrize("content", ["{", '{"type": "FeatureCollection", "features": []}'])
-def test_a_file_without_outlines_is_an_error_in_step_3_and_changes_nothing(panel, viewer, slide, chosen, words, content):
+def test_import_of_a_file_without_outlines_is_an_error_in_step_3(panel, viewer, slide, chosen, words, content):
     chosen.write_text(content)
     viewer.open(str(slide), plugin="napari-histoad")
     panel["normal"].import_button.native.click()
@@ -149,7 +149,7 @@ def test_a_file_without_outlines_is_an_error_in_step_3_and_changes_nothing(panel
     assert len(viewer.layers) == 1
 
 
-def test_dropped_outlines_of_normal_tissue_are_saved_like_drawn_ones(panel, viewer, slide, tmp_path, told, qtbot):
+def test_autosave_saves_dropped_outlines(panel, viewer, slide, tmp_path, told, qtbot):
     write_geojson(REGIONS[:1], tmp_path / "case.geojson")
     viewer.open(str(slide), plugin="napari-histoad")
     viewer.window._qt_viewer._qt_open([str(tmp_path / "case.geojson")], stack=False)

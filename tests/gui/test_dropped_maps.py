@@ -55,7 +55,7 @@ def reviewed(panel):
     return panel["review"].isEnabled() and "p ≤" in panel["review"].rate_info.text()
 
 
-def test_a_dropped_map_opens_its_slide_at_the_saved_threshold_and_can_be_reviewed(viewer, panel, words, qtbot, case):
+def test_dropped_map_opens_its_slide_and_is_reviewed_at_the_saved_threshold(viewer, panel, words, qtbot, case):
     slide, folder = case
     drop(viewer, folder)
     qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
@@ -74,7 +74,7 @@ def test_a_dropped_map_opens_its_slide_at_the_saved_threshold_and_can_be_reviewe
     shot(viewer, "dropped map")
 
 
-def test_a_map_dropped_over_its_slide_or_before_the_panel_is_taken_up(viewer, qtbot, case, told):
+def test_dropped_map_is_reviewed_when_the_panel_opens_later(viewer, qtbot, case, told):
     slide, folder = case
     viewer.open(str(slide), plugin="napari-histoad")
     drop(viewer, folder)
@@ -87,7 +87,9 @@ def test_a_map_dropped_over_its_slide_or_before_the_panel_is_taken_up(viewer, qt
     panel.controller.close()
 
 
-def test_a_moved_slide_is_asked_for_and_another_is_refused(viewer, panel, words, qtbot, case, tmp_path, write_tiff, monkeypatch):
+def test_dropped_map_asks_for_its_moved_slide_and_refuses_another(
+    viewer, panel, words, qtbot, case, tmp_path, write_tiff, monkeypatch
+):
     slide, folder = case
     moved = slide.rename(tmp_path / "moved.tif")
     drop(viewer, folder)
@@ -109,9 +111,7 @@ def test_a_moved_slide_is_asked_for_and_another_is_refused(viewer, panel, words,
     assert panel["slide"].message.text() == ""
 
 
-def test_another_slide_in_the_place_of_the_mapped_one_is_refused_until_the_right_one_is_opened(
-    viewer, panel, words, qtbot, case, tmp_path, write_tiff
-):
+def test_dropped_map_refuses_another_slide_at_the_same_path(viewer, panel, words, qtbot, case, tmp_path, write_tiff):
     slide, folder = case
     moved = slide.rename(tmp_path / "moved.tif")
     shutil.copyfile(write_tiff(np.full((500, 400, 3), 200, np.uint8), mpp=0.5), slide)
@@ -124,7 +124,7 @@ def test_another_slide_in_the_place_of_the_mapped_one_is_refused_until_the_right
     assert panel["review"].rate() == 0.02
 
 
-def test_a_slide_without_resolution_has_that_of_its_map(viewer, panel, words, qtbot, write_tiff, sample, detector_file, tmp_path):
+def test_dropped_map_sets_the_resolution_of_its_slide(viewer, panel, words, qtbot, write_tiff, sample, detector_file, tmp_path):
     with open_slide(sample.path) as slide:
         pixels = slide.read(0, 0, 0, 1400, 1200)
     path = write_tiff(pixels, mpp=None)
@@ -135,7 +135,7 @@ def test_a_slide_without_resolution_has_that_of_its_map(viewer, panel, words, qt
     assert tuple(panel["slide"].slide_box.value.scale) == (0.5, 0.5)
 
 
-def test_a_map_among_the_results_of_a_slide_is_offered_and_shown(viewer, panel, words, qtbot, case):
+def test_map_section_offers_and_opens_the_finished_map(viewer, panel, words, qtbot, case):
     slide, folder = case
     shutil.copytree(folder, slide.parent / "anomaly-maps" / "sample.ome.zarr")
     drop(viewer, slide)
@@ -150,7 +150,7 @@ def test_a_map_among_the_results_of_a_slide_is_offered_and_shown(viewer, panel, 
     assert panel["map"].found_info.text() == ""
 
 
-def test_a_map_of_another_slide_of_the_same_size_and_name_is_not_shown(viewer, panel, words, qtbot, case):
+def test_map_section_refuses_the_map_of_another_slide_of_the_same_name(viewer, panel, words, qtbot, case):
     slide, folder = case
     shutil.copytree(folder, slide.parent / "anomaly-maps" / "sample.ome.zarr")
     with open_slide(slide) as opened:
@@ -173,7 +173,7 @@ def unfinish(folder):
     described.write_text(json.dumps(content))
 
 
-def test_an_unfinished_map_says_that_compute_goes_on_with_it(viewer, panel, words, qtbot, case):
+def test_map_section_says_how_to_continue_an_unfinished_map(viewer, panel, words, qtbot, case):
     slide, folder = case
     among = shutil.copytree(folder, slide.parent / "anomaly-maps" / "sample.ome.zarr")
     for one in (folder, among):
@@ -187,7 +187,7 @@ def test_an_unfinished_map_says_that_compute_goes_on_with_it(viewer, panel, word
     assert not panel["review"].isEnabled()
 
 
-def test_a_map_dropped_while_a_job_runs_is_taken_up_at_its_end(viewer, panel, words, qtbot, case, monkeypatch):
+def test_dropped_map_waits_for_the_running_job(viewer, panel, words, qtbot, case, monkeypatch):
     slide, folder = case
     drop(viewer, slide)
     monkeypatch.setattr(JobRunner, "busy", True)
@@ -201,7 +201,7 @@ def test_a_map_dropped_while_a_job_runs_is_taken_up_at_its_end(viewer, panel, wo
     assert panel["review"].message.text() == ""
 
 
-def test_two_dropped_maps_are_reviewed_each_on_its_slide(
+def test_dropped_maps_are_reviewed_each_on_its_slide(
     viewer, panel, words, qtbot, case, detector_file, sample, write_tiff, tmp_path
 ):
     slide, folder = case

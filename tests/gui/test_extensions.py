@@ -141,11 +141,3 @@ def test_panel_uses_what_another_package_registers(
     qtbot.waitUntil(lambda: bool(words))
     assert "case.count.json" in words[0]
     assert (tmp_path / "anomaly-maps" / "case.count.json").stat().st_size > 0
-
-
-def test_save_section_needs_a_checked_file(panel):
-    section = panel["save"]
-    assert section.chosen() == ["report", "geojson", "png"]
-    for row in range(section.kinds.count()):
-        section.kinds.item(row).setCheckState(section.kinds.item(row).checkState().Unchecked)
-    assert not section.save_button.enabled

@@ -5,6 +5,7 @@ import pytest
 from qtpy.QtWidgets import QApplication
 
 from napari_histoad.errors import HistoadError
+from napari_histoad.gui.controller.runner import Handlers
 from napari_histoad.gui.messages import Message
 from napari_histoad.worker.protocol import CheckModel
 
@@ -19,7 +20,7 @@ def message(qtbot):
     return widget
 
 
-def test_a_message_is_there_only_while_it_says_something(message):
+def test_message_is_hidden_while_it_is_empty(message):
     assert message.isHidden()
     message.say("one thing failed; do another")
     assert not message.isHidden()
@@ -31,7 +32,7 @@ def test_a_message_is_there_only_while_it_says_something(message):
     assert message.text() == ""
 
 
-def test_paths_are_wrapped_and_shown_in_full_and_names_are_no_markup(message, qtbot):
+def test_message_wraps_long_paths_and_shows_markup_as_text(message, qtbot):
     message.say(LONG)
     message.show()
     assert message.text() == LONG
@@ -53,7 +54,7 @@ def _blank(write_tiff, name="blank.tif"):
     return str(write_tiff(np.full((700, 700, 3), 240, np.uint8), name))
 
 
-def test_an_error_of_a_job_stays_in_its_step_until_it_is_resolved(viewer, panel, words, qtbot, sample, write_tiff, choose_method):
+def test_section_shows_an_error_until_it_is_resolved(viewer, panel, words, qtbot, sample, write_tiff, choose_method):
     viewer.open(_blank(write_tiff), plugin="napari-histoad")
     message = panel["map"].message
     panel["map"].map_button.native.click()
@@ -75,7 +76,7 @@ def test_an_error_of_a_job_stays_in_its_step_until_it_is_resolved(viewer, panel,
     assert all(section.message.isHidden() for section in panel.sections.values())
 
 
-def test_the_window_gives_its_own_remedy(viewer, panel, words, qtbot, sample, monkeypatch):
+def test_section_shows_remedies_of_the_window(viewer, panel, words, qtbot, sample, monkeypatch):
     viewer.open(str(sample.path), plugin="napari-histoad")
 
     def fail():
@@ -86,12 +87,12 @@ def test_the_window_gives_its_own_remedy(viewer, panel, words, qtbot, sample, mo
     assert panel["detector"].message.text() == (
         "only 30 normal tiles were found; outline more normal tissue in step 3, in a few more places"
     )
-    panel.controller.runner.submit(CheckModel(model="none.safetensors"), section="map", on_result=print)
+    panel.controller.runner.submit(CheckModel(model="none.safetensors"), Handlers("map", print))
     qtbot.waitUntil(panel["map"].message.isVisible, timeout=60_000)
     assert "none.safetensors" in panel["map"].message.text()
 
 
-def test_errors_of_a_closed_panel_are_notifications(viewer, panel, words, monkeypatch):
+def test_hidden_panel_shows_errors_as_notifications(viewer, panel, words, monkeypatch):
     told = []
     monkeypatch.setattr("napari_histoad.gui.section.show_error", told.append)
     panel.hide()

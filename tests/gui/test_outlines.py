@@ -16,7 +16,7 @@ BOX = np.array([[100.0, 200], [100, 400], [300, 400], [300, 200]])
 OPEN_RING = np.array([[0.0, 0], [0, 90], [90, 90], [90, 0], [0, 0], [20, 20], [40, 20], [40, 40], [20, 40], [20, 20]])
 
 
-def test_history_goes_back_and_forth_over_all_kinds_of_changes():
+def test_history_undoes_and_redoes_all_kinds_of_changes():
     layer = Shapes(ndim=2)
     history = ShapesHistory(layer)
     layer.add_rectangles(BOX)
@@ -47,14 +47,14 @@ def test_history_goes_back_and_forth_over_all_kinds_of_changes():
     assert np.allclose(layer.data[-1], BOX * 2)
 
 
-def test_keys_are_of_that_layer_alone():
+def test_history_binds_keys_of_its_layer_only():
     layer, other = Shapes(ndim=2), Shapes(ndim=2)
     ShapesHistory(layer)
     assert len(layer.keymap) == 2
     assert len(other.keymap) == 0
 
 
-def test_saved_outlines_come_back_with_their_kind(tmp_path):
+def test_read_outlines_restores_shape_types(tmp_path):
     turned = np.array([[0.0, 50], [50, 100], [100, 50], [50, 0]])
     data, kinds = [BOX, turned, OPEN_RING], ["rectangle", "ellipse", "polygon"]
     file = tmp_path / "new" / "case.normal.geojson"
@@ -68,7 +68,7 @@ def test_saved_outlines_come_back_with_their_kind(tmp_path):
     assert len(regions_from_shapes([again[2]], ["polygon"])[0].geometry.interiors) == 1
 
 
-def test_names_leave_what_is_there(tmp_path):
+def test_free_names_overwrite_no_file(tmp_path):
     first = tmp_path / "skin.vqvae.safetensors"
     assert free_name(first) == first
     first.touch()
@@ -79,7 +79,7 @@ def test_names_leave_what_is_there(tmp_path):
     assert [p.name for p in free_names([first, report])] == ["skin.vqvae-3.safetensors", "skin.report-3.html"]
 
 
-def test_slides_of_the_same_name_in_a_folder_have_results_apart(tmp_path, sample):
+def test_output_folder_separates_slides_of_the_same_name(tmp_path, sample):
     paths = [tmp_path / name for name in ("skin.tif", "skin.svs", "other.tif")]
     for path in paths:
         path.write_bytes(sample.path.read_bytes())
@@ -101,7 +101,7 @@ def saved(panel, name="case.normal.geojson"):
     return len(json.loads(file.read_text())["features"]) if file.exists() else 0
 
 
-def test_outlines_are_saved_by_themselves_and_are_there_again(viewer, panel, words, case, qtbot):
+def test_autosave_restores_outlines_in_the_next_session(viewer, panel, words, case, qtbot):
     (slide_layer,) = viewer.open(str(case), plugin="napari-histoad")
     panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
@@ -125,7 +125,7 @@ def test_outlines_are_saved_by_themselves_and_are_there_again(viewer, panel, wor
     assert again.nshapes == 2  # what was restored is where the history begins
 
 
-def test_outlines_that_do_not_follow_from_those_on_disk_leave_them(viewer, panel, words, case, qtbot):
+def test_autosave_keeps_a_file_that_was_changed_elsewhere(viewer, panel, words, case, qtbot):
     viewer.open(str(case), plugin="napari-histoad")
     panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
@@ -138,7 +138,7 @@ def test_outlines_that_do_not_follow_from_those_on_disk_leave_them(viewer, panel
     assert saved(panel, "case.normal-2.geojson") == 2
 
 
-def test_what_cannot_be_saved_is_said_once(viewer, panel, words, case, qtbot, monkeypatch):
+def test_autosave_warns_once_if_outlines_cannot_be_saved(viewer, panel, words, case, qtbot, monkeypatch):
     viewer.open(str(case), plugin="napari-histoad")
     panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
@@ -148,7 +148,7 @@ def test_what_cannot_be_saved_is_said_once(viewer, panel, words, case, qtbot, mo
     monkeypatch.undo()
 
 
-def test_a_crossed_out_shape_does_not_keep_others_from_being_saved(viewer, panel, words, case, qtbot):
+def test_autosave_leaves_out_shapes_without_an_area(viewer, panel, words, case, qtbot):
     viewer.open(str(case), plugin="napari-histoad")
     panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active

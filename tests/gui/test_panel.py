@@ -1,31 +1,21 @@
 """The real panel in a real window, from the sample slide to the finished, reviewed and saved map."""
 
-import shutil
-
 import numpy as np
 import psutil
 import pytest
-import safetensors.torch
-import torch
 from napari.layers import Labels, Shapes
-from qtpy.QtWidgets import QMessageBox
 from screenshots import shot
-from shapely import Point
 
 from napari_histoad import AnomalyMap
-from napari_histoad.detectors import describe_detectors, load_detector
-from napari_histoad.detectors._encoders import import_timm
 from napari_histoad.gui import reader
 from napari_histoad.gui.layers import Heatmap
-from napari_histoad.gui.sections.detector import _DEFAULT
-from napari_histoad.gui.sections.review import BY_DISCOVERIES
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.maps import MapGeometry
 from napari_histoad.slide import open_slide
 from napari_histoad.tiles import TileGrid
 
 
-def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
+def test_panel_leads_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
     assert not panel["map"].map_button.enabled
     viewer.open_sample("napari-histoad", "planted")
     assert panel["slide"].slide_box.value is viewer.layers["sample"]
@@ -66,112 +56,7 @@ def test_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
     assert {p.suffix for p in panel.controller.chosen.out.iterdir()} >= {".geojson", ".png", ".html", ".zarr"}
 
 
-def test_texture_with_suspicious_tiles_left_out_and_by_discoveries(viewer, panel, words, qtbot, choose_method):
-    viewer.open_sample("napari-histoad", "planted")
-    choose_method("texture")
-    assert not panel["detector"].steps_box.enabled
-    panel["detector"].recalibrate_button.native.click()
-    assert "no trained detector is chosen" in words.pop()
-    panel["detector"].refine_box.value = True
-    panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: "suspicious tiles were left out" in panel["detector"].info.text() or bool(words), timeout=120_000)
-    assert words == []
-    suspicious = viewer.layers["Suspicious tiles"]
-    assert f"{len(suspicious.data)} suspicious" in panel["detector"].info.text()
-    outlines = [region.geometry for region in panel.context.outlines.regions()]
-    for square in suspicious.data:
-        middle = viewer.layers["sample"].world_to_data(suspicious.data_to_world(square.mean(axis=0)))
-        assert any(outline.distance(Point(*middle)) < 128 for outline in outlines)
-    shot(viewer, "suspicious")
-    panel["detector"].recalibrate_button.native.click()
-    qtbot.waitUntil(lambda: bool(words), timeout=120_000)
-    assert "was trained on sample.tif" in words.pop()
-    panel["map"].map_button.native.click()
-    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() or bool(words), timeout=120_000)
-    assert words == []
-    by_rate = panel["review"].rate()
-    panel["review"].rate_kind.value = BY_DISCOVERIES
-    qtbot.waitUntil(lambda: "expected to be normal" in panel["review"].rate_info.text(), timeout=60_000)
-    assert panel["review"].rate() != by_rate
-    shot(viewer, "discoveries")
-
-
-def test_detector_section_offers_the_default_at_once_and_every_detector_soon(panel, qtbot):
-    section = panel["detector"]
-    assert section.method_box.value == "vqvae"
-    qtbot.waitUntil(lambda: len(section.method_box.choices) > 1)
-    known = {each.name: each.model_dump() for each in describe_detectors()}
-    assert set(section.method_box.choices) == set(known)
-    assert section.method_box.value == "vqvae"
-    assert {key: known["vqvae"][key] for key in _DEFAULT} == _DEFAULT
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No hub, and none of its files: what the background process inherits."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-
-
-def test_an_encoder_of_others_is_asked_for_and_taken_from_its_file(
-    offline, viewer, panel, words, qtbot, tmp_path, monkeypatch, choose_method
-):
-    name, asked = "test_vit.r160_in1k", []
-    viewer.open_sample("napari-histoad", "planted")
-    assert not panel["detector"].encoder_box.isVisible()
-    choose_method("embedding")
-    assert panel["detector"].encoder_box.isVisible()
-    assert not panel["detector"].weights_file.native.isVisible()
-    panel["detector"].encoder_box.setCurrentText("own")
-    assert panel["detector"].steps_box.enabled
-    panel["detector"].encoder_box.setCurrentText(name)
-    assert panel["detector"].weights_file.native.isVisible()
-    assert not panel["detector"].steps_box.enabled
-    monkeypatch.setattr(QMessageBox, "question", lambda *args: asked.append(args[2]) or QMessageBox.StandardButton.No)
-    panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: "was not downloaded" in panel["detector"].info.text() or bool(words), timeout=60_000)
-    assert words == []
-    assert name in asked[0]
-    assert "apache-2.0" in asked[0]
-    monkeypatch.setattr(QMessageBox, "question", lambda *args: QMessageBox.StandardButton.Yes)
-    panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: bool(words), timeout=60_000)
-    assert "cannot be downloaded" in words[-1]
-    assert "choose the file of its weights in step 4" in words.pop()
-    torch.manual_seed(0)
-    safetensors.torch.save_file(import_timm().create_model(name).state_dict(), tmp_path / "vit.safetensors")
-    panel["detector"].weights_file.value = tmp_path / "vit.safetensors"
-    shot(viewer, "encoder")
-    panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words), timeout=120_000)
-    assert words == []
-    assert load_detector(panel.controller.training.model).backbone.name == name
-
-
-def test_first_click_without_training_and_cancel(viewer, panel, words, qtbot):
-    viewer.open_sample("napari-histoad", "planted")
-    panel["map"].map_button.native.click()
-    qtbot.waitUntil(panel.progress.isVisible, timeout=60_000)
-    panel.progress.cancel_button.native.click()
-    qtbot.waitUntil(lambda: not panel.progress.isVisible(), timeout=60_000)
-    assert "Cancelled" in words[-1]
-    panel["map"].map_button.native.click()
-    qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
-    assert "on the mapped slide itself" in panel.controller.maps.map.info.calibration_note
-
-
-def test_a_map_that_is_deleted_while_it_grows_is_told_and_can_be_made_again(viewer, panel, words, qtbot):
-    viewer.open_sample("napari-histoad", "planted")
-    with qtbot.waitSignal(panel.controller.maps.updated, timeout=120_000):
-        panel["map"].map_button.native.click()
-    shutil.rmtree(panel.controller.maps.map.path, ignore_errors=True)  # what is written meanwhile is left, and in the way
-    qtbot.waitUntil(lambda: any("put" in word for word in words), timeout=60_000)
-    assert "was deleted or moved" in words[-1] or "does not exist any more" in words[-1]
-    panel["map"].map_button.native.click()
-    qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
-
-
-def test_the_background_process_ends_with_the_panel(viewer, panel, qtbot):
+def test_panel_ends_the_background_process_when_it_is_closed(viewer, panel, qtbot):
     pid = panel.controller.runner.client.pid
     assert psutil.pid_exists(pid)
     viewer.window.remove_dock_widget("all")
@@ -180,7 +65,7 @@ def test_the_background_process_ends_with_the_panel(viewer, panel, qtbot):
     viewer.add_image(np.zeros((5, 5)))  # nobody listens any more
 
 
-def test_errors_are_notifications(viewer, panel, words, qtbot, tmp_path, write_tiff):
+def test_panel_shows_errors_and_remedies_of_each_step(viewer, panel, words, qtbot, tmp_path, write_tiff):
     (tmp_path / "bad.svs").write_text("nothing")
     viewer.open(str(tmp_path / "bad.svs"), plugin="napari-histoad")
     assert "not a slide" in words[-1]
@@ -198,7 +83,7 @@ def test_errors_are_notifications(viewer, panel, words, qtbot, tmp_path, write_t
     assert panel["map"].map_button.enabled
 
 
-def test_outlining_starts_a_layer_in_micrometres(viewer, panel, words, sample):
+def test_outlines_layer_is_in_micrometres(viewer, panel, words, sample):
     viewer.open(str(sample.path), plugin="napari-histoad")
     panel["normal"].outline_button.native.click()
     layer = viewer.layers["Normal tissue"]
@@ -208,7 +93,7 @@ def test_outlining_starts_a_layer_in_micrometres(viewer, panel, words, sample):
     assert panel.context.outlines.regions()[0].geometry.bounds == (100.5, 200.5, 300.5, 400.5)
 
 
-def test_outlines_drawn_in_another_scale_land_in_the_right_place(viewer, panel, words, sample):
+def test_outlines_drawn_in_another_scale_are_converted(viewer, panel, words, sample):
     viewer.open(str(sample.path), plugin="napari-histoad")
     layer = Shapes(name="Normal tissue", ndim=2, scale=(1, 1), units=("um", "um"))
     viewer.add_layer(layer)
@@ -242,7 +127,7 @@ def test_outlines_belong_to_the_slide_that_they_were_drawn_on(viewer, panel, wor
     assert [region.geometry.bounds for region in panel.context.outlines.regions()] == [(100.5, 200.5, 300.5, 400.5)]
 
 
-def test_maps_and_slides_open_by_dropping_them(viewer, sample, map_folder):
+def test_reader_opens_maps_and_slides(viewer, sample, map_folder):
     viewer.open([str(sample.path)], plugin="napari-histoad")
     viewer.open(str(map_folder), plugin="napari-histoad")
     assert [y.name for y in viewer.layers] == [
@@ -253,7 +138,7 @@ def test_maps_and_slides_open_by_dropping_them(viewer, sample, map_folder):
 
 
 @pytest.mark.parametrize(("shape", "downsample"), [((2048, 2048), 1), ((1999, 1501), 4.0099), ((6401, 6401), 64.0099)])
-def test_corners_of_heatmap_and_slide_coincide(viewer, shape, downsample, write_tiff, tmp_path):
+def test_heatmap_corners_coincide_with_the_slide(viewer, shape, downsample, write_tiff, tmp_path):
     image = np.full((*shape, 3), 200, np.uint8)
     with open_slide(write_tiff(image, tile=(256, 256), levels=2, compression="zlib")) as slide:
         grid = TileGrid.cover(shape, slide.mpp, tile_px=32, mpp=slide.mpp * downsample, stride_px=16)
@@ -274,7 +159,7 @@ def test_corners_of_heatmap_and_slide_coincide(viewer, shape, downsample, write_
         assert np.allclose(picture.data_to_world(origin - 0.5), heat.data_to_world(cell - 0.5), atol=half_um)
 
 
-def test_the_edge_of_a_heatmap_is_seen_where_the_edge_of_the_slide_is(viewer, write_tiff, map_folder, sample):
+def test_heatmap_edge_is_drawn_at_the_edge_of_the_slide(viewer, write_tiff, map_folder, sample):
     """On the screen: the bounding box of what the heatmap covers lies within that of the slide."""
     result = AnomalyMap.open(map_folder)
     with open_slide(sample.path) as slide:
@@ -293,7 +178,7 @@ def test_the_edge_of_a_heatmap_is_seen_where_the_edge_of_the_slide_is(viewer, wr
         assert np.abs(np.subtract(*box)).max() <= 1
 
 
-def test_reading_the_map_again_gives_the_same_picture(map_folder):
+def test_heatmap_update_gives_the_same_values(map_folder):
     result = AnomalyMap.open(map_folder)
     heat = Heatmap(result)
     before = heat.values.copy()

@@ -40,7 +40,7 @@ def _errors():
                 yield file.name, HistoadError("it failed", _words(node.value))
 
 
-def test_no_remedy_in_the_window_names_options_or_commands():
+def test_remedies_name_no_options_or_commands():
     found = list(_errors())
     assert len(found) > 100
     assert sum(of_terminal(err.remedy) for _, err in found) > 20
@@ -61,14 +61,14 @@ def test_no_remedy_in_the_window_names_options_or_commands():
     ],
 )
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_remedies_that_nobody_has_thought_of_name_no_option_either(kind, remedy):
+def test_remedies_of_unknown_errors_name_no_option(kind, remedy):
     words = in_window(Failed(id=1, kind=kind, what="it failed", remedy=remedy).error)
     assert words.startswith("it failed; ")
     assert not of_terminal(words)
     assert len(words) > len("it failed; ") + 10
 
 
-def test_what_can_be_done_in_the_window_is_kept():
+def test_remedies_that_fit_the_window_are_kept():
     words = in_window(TooFewTilesError("only 30 normal tiles", "outline more normal tissue, add slides, or use --tile-px 128"))
     assert words == "only 30 normal tiles; outline more normal tissue in step 3, in a few more places"
     assert in_window(HistoadError("a", "use larger outlines, or --new 3")) == "a; use larger outlines"
@@ -77,7 +77,7 @@ def test_what_can_be_done_in_the_window_is_kept():
     assert in_window(HistoadError("the roof leaks")) == "the roof leaks"
 
 
-def test_a_full_disk_is_resumed_by_a_click():
+def test_remedy_of_a_full_disk_is_a_click():
     with pytest.raises(errors.OutputError) as caught, writing("map"):
         raise OSError(28, "No space left on device")
     assert "click again, it resumes" in in_window(caught.value)

@@ -7,7 +7,7 @@ from napari_histoad.jobs import run
 from napari_histoad.slide import ArraySlide, convert_job
 
 
-def test_equally_named_pictures_have_copies_of_their_own_and_keep_them(tmp_path):
+def test_copy_path_is_the_same_for_the_same_pixels_only(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (1100, 90, 3), np.uint8)
     changed = pixels.copy()
     changed[-1, -1] ^= 1
@@ -21,7 +21,7 @@ def test_equally_named_pictures_have_copies_of_their_own_and_keep_them(tmp_path)
     assert [copy_path(picture, tmp_path / "photo.tif") for picture in again] == names
 
 
-def test_what_is_no_copy_is_left_as_it_is(tmp_path):
+def test_copy_path_does_not_overwrite_other_files(tmp_path):
     (tmp_path / "photo.tif").write_bytes(b"something else")
     picture = ArraySlide([np.zeros((64, 64, 3), np.uint8)], "photo", mpp=0.5)
     assert copy_path(picture, tmp_path / "photo.tif").name == "photo-2.tif"

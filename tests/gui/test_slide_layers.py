@@ -16,7 +16,7 @@ from napari_histoad.gui.slide_layers import can_be_slide, slide_of_layer
 IMAGE = picture(300, 420)
 
 
-def test_an_array_in_um_has_a_resolution():
+def test_slide_of_layer_takes_the_resolution_from_units():
     layer = Image(IMAGE, rgb=True, name="my layer", scale=(0.5, 0.5), units=("um", "um"))
     slide = slide_of_layer(layer)
     assert slide.mpp == pytest.approx(0.5)
@@ -26,19 +26,19 @@ def test_an_array_in_um_has_a_resolution():
 
 
 @pytest.mark.parametrize(("units", "mpp"), [(("mm", "mm"), 500.0), (("nm", "nm"), None), (("pixel", "pixel"), None)])
-def test_units_are_honoured_and_absurd_ones_are_none(units, mpp):
+def test_slide_of_layer_converts_units_and_ignores_implausible_ones(units, mpp):
     slide = slide_of_layer(Image(IMAGE, rgb=True, scale=(0.0005, 0.0005) if mpp else (0.5, 0.5), units=units))
     assert slide.mpp == (None if mpp is None else pytest.approx(0.5))
 
 
-def test_a_multiscale_layer_keeps_its_levels():
+def test_slide_of_layer_keeps_the_levels():
     levels = [da.from_array(IMAGE, chunks=(64, 64, 3)), da.from_array(half(IMAGE), chunks=(64, 64, 3))]
     slide = slide_of_layer(Image(levels, rgb=True, multiscale=True))
     assert [level.shape for level in slide.levels] == [(300, 420), (150, 210)]
     assert np.array_equal(slide.read(1, 0, 0, 150, 210), half(IMAGE))
 
 
-def test_what_is_no_rgb_picture_is_not_offered_or_refused():
+def test_slide_of_layer_refuses_layers_that_are_not_rgb_pictures():
     assert not can_be_slide(Image(IMAGE[..., 0]))
     assert can_be_slide(Image(IMAGE, rgb=True))
     with pytest.raises(SlideError, match="not 8-bit RGB"):
@@ -49,7 +49,7 @@ def test_what_is_no_rgb_picture_is_not_offered_or_refused():
         slide_of_layer(Image(IMAGE, rgb=True, translate=(5, 5)))
 
 
-def test_the_file_behind_a_layer_is_preferred(viewer, write_tiff):
+def test_slide_of_layer_prefers_the_file(viewer, write_tiff):
     path = write_tiff(IMAGE, mpp=0.5)
     (layer,) = viewer.open(str(path), plugin="napari")
     slide = slide_of_layer(layer)
@@ -57,7 +57,7 @@ def test_the_file_behind_a_layer_is_preferred(viewer, write_tiff):
     assert slide.mpp == pytest.approx(0.5, rel=1e-3)
 
 
-def test_a_picture_that_napari_opened_is_mapped(panel, viewer, words, qtbot, tmp_path, monkeypatch, sample, map_folder):
+def test_panel_maps_a_picture_that_napari_opened(panel, viewer, words, qtbot, tmp_path, monkeypatch, sample, map_folder):
     """Without a file that we read ourselves, the layer is copied once; the heatmap lies on it."""
     monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
     with open_slide(sample.path) as slide:
@@ -81,7 +81,7 @@ def test_a_picture_that_napari_opened_is_mapped(panel, viewer, words, qtbot, tmp
     assert np.allclose(heat.extent.world[1] / layer.extent.world[1], 1, atol=0.05)
 
 
-def test_label_and_macro_are_shown_beside_the_slide(viewer, panel, words, tmp_path):
+def test_slide_section_shows_label_and_macro(viewer, panel, words, tmp_path):
     viewer.open(str(write_svs(tmp_path / "case.svs", IMAGE)), plugin="napari-histoad")
     assert panel["slide"].pictures_button.native.isVisibleTo(panel)
     panel["slide"].pictures_button.native.click()
@@ -94,7 +94,7 @@ def test_label_and_macro_are_shown_beside_the_slide(viewer, panel, words, tmp_pa
     assert panel["slide"].slide_box.value is slide_layer
 
 
-def test_an_ome_zarr_is_dropped_and_what_is_none_is_left_to_others(viewer, tmp_path):
+def test_reader_opens_ome_zarr_slides_and_leaves_others(viewer, tmp_path):
     group = zarr.open_group(tmp_path / "grey.zarr", mode="w")
     group.create_array("0", data=IMAGE[..., 0])
     assert get_reader(str(tmp_path / "grey.zarr")) is None

@@ -45,7 +45,7 @@ def bounds(panel):
     return [region.geometry.bounds for region in panel.context.outlines.regions()]
 
 
-def test_the_slide_opened_last_is_chosen_and_the_other_hides(viewer, panel, two):
+def test_slide_view_chooses_the_slide_opened_last(viewer, panel, two):
     first, second = two
     assert panel["slide"].slide_box.value is second
     assert panel.controller.chosen.slide.path.parent.name == "b"
@@ -55,7 +55,7 @@ def test_the_slide_opened_last_is_chosen_and_the_other_hides(viewer, panel, two)
 
 
 @pytest.mark.parametrize("how", ["combo", "layer", "eye"])
-def test_a_slide_is_chosen_in_the_panel_or_by_its_layer(viewer, panel, two, how):
+def test_slide_view_chooses_a_slide_by_list_layer_or_eye(viewer, panel, two, how):
     first, second = two
     if how == "combo":
         panel["slide"].slide_box.value = first
@@ -68,7 +68,7 @@ def test_a_slide_is_chosen_in_the_panel_or_by_its_layer(viewer, panel, two, how)
     assert (first.visible, second.visible) == (True, False)
 
 
-def test_outlines_are_of_the_slide_in_view_and_are_trained_on_alone(viewer, panel, two):
+def test_outlines_of_the_slide_in_view_are_used(viewer, panel, two):
     first, second = two
     on_second = outline(panel, BOX)
     panel["slide"].slide_box.value = first
@@ -86,7 +86,7 @@ def test_outlines_are_of_the_slide_in_view_and_are_trained_on_alone(viewer, pane
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
 
 
-def test_outlines_drawn_before_any_slide_are_the_first_ones(viewer, panel, words, write_tiff):
+def test_outlines_drawn_before_any_slide_belong_to_the_first(viewer, panel, words, write_tiff):
     viewer.add_layer(Shapes([BOX], name="Normal tissue", ndim=2, scale=(0.5, 0.5), units=("um", "um")))
     for name in ("one.tif", "two.tif"):
         viewer.open(str(write_tiff(picture(600, 800), name)), plugin="napari-histoad")
@@ -95,7 +95,7 @@ def test_outlines_drawn_before_any_slide_are_the_first_ones(viewer, panel, words
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
 
 
-def test_what_the_user_hid_stays_hidden_per_slide(viewer, panel, two):
+def test_slide_view_keeps_hidden_layers_hidden(viewer, panel, two):
     first, second = two
     outlines = outline(panel, BOX)
     notes = viewer.add_points(np.array([[10.0, 10.0]]), name="notes")
@@ -106,7 +106,7 @@ def test_what_the_user_hid_stays_hidden_per_slide(viewer, panel, two):
     assert (second.visible, outlines.visible, notes.visible) == (True, False, True)
 
 
-def test_layers_of_jobs_are_replaced_on_their_own_slide_only(viewer, panel, two, qtbot):
+def test_slide_view_replaces_layers_of_the_same_slide_only(viewer, panel, two, qtbot):
     tissue = []
     for layer in two:
         panel["slide"].slide_box.value = layer
@@ -125,7 +125,7 @@ def test_layers_of_jobs_are_replaced_on_their_own_slide_only(viewer, panel, two,
     shot(viewer, "two-slides-tissue")
 
 
-def test_a_slide_that_is_removed_and_opened_again_has_its_layers_back(viewer, panel, two):
+def test_slide_view_restores_the_layers_of_a_reopened_slide(viewer, panel, two):
     first, second = two
     outlines = outline(panel, BOX)
     viewer.layers.remove(second)
@@ -138,7 +138,7 @@ def test_a_slide_that_is_removed_and_opened_again_has_its_layers_back(viewer, pa
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
 
 
-def test_without_a_slide_nothing_is_trained_on(viewer, panel, two):
+def test_panel_without_a_slide_has_no_outlines(viewer, panel, two):
     outline(panel, BOX)
     for layer in two:
         viewer.layers.remove(layer)
@@ -147,7 +147,7 @@ def test_without_a_slide_nothing_is_trained_on(viewer, panel, two):
     assert not panel["detector"].train_button.enabled
 
 
-def test_a_copy_of_a_slide_is_the_same_slide(viewer, panel, two):
+def test_slide_view_treats_a_copied_layer_as_the_same_slide(viewer, panel, two):
     first, second = two
     outlines = outline(panel, BOX)
     viewer.layers.selection.active = second
@@ -164,7 +164,7 @@ def test_a_copy_of_a_slide_is_the_same_slide(viewer, panel, two):
     assert bounds(panel) == [(100.5, 200.5, 300.5, 400.5)]
 
 
-def test_copied_outlines_count_once_and_edited_copies_as_well(viewer, panel, two):
+def test_outlines_of_copied_layers_count_once(viewer, panel, two):
     outlines = outline(panel, BOX)
     viewer.layers.selection.active = outlines
     _duplicate_layer(viewer.layers)
@@ -174,7 +174,7 @@ def test_copied_outlines_count_once_and_edited_copies_as_well(viewer, panel, two
     assert sorted(bounds(panel)) == [(50.5, 100.5, 150.5, 200.5), (100.5, 200.5, 300.5, 400.5)]
 
 
-def test_a_part_of_a_slides_layer_is_a_slide_of_its_own(viewer, panel, two):
+def test_slide_view_treats_a_cropped_layer_as_another_slide(viewer, panel, two):
     _, second = two
     data, looks, _ = second.as_layer_data_tuple()
     part = Image(np.asarray(data[0][:200, :300]), **{**looks, "multiscale": False, "name": "part"})
@@ -187,7 +187,7 @@ def test_a_part_of_a_slides_layer_is_a_slide_of_its_own(viewer, panel, two):
     assert all("part" not in name for name, _ in panel["slide"].slide_choices())  # single channels are no slides
 
 
-def test_arrays_and_pictures_of_other_readers_are_chosen_too(viewer, panel, two, tmp_path):
+def test_slide_view_chooses_layers_of_other_readers(viewer, panel, two, tmp_path):
     Picture.fromarray(picture(300, 420)).save(tmp_path / "photo.png")
     (photo,) = viewer.open(str(tmp_path / "photo.png"), plugin="napari")
     assert panel["slide"].slide_box.value is photo
@@ -204,7 +204,7 @@ def test_arrays_and_pictures_of_other_readers_are_chosen_too(viewer, panel, two,
     assert panel["slide"].slide_box.value is photo
 
 
-def test_each_window_has_its_own_slide(viewer, panel, two, make_napari_viewer, write_tiff):
+def test_slide_view_is_separate_for_each_window(viewer, panel, two, make_napari_viewer, write_tiff):
     other = make_napari_viewer(show=True)
     _, its_panel = other.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
     other.open(str(write_tiff(picture(300, 420), "third.tif")), plugin="napari-histoad")
@@ -214,7 +214,7 @@ def test_each_window_has_its_own_slide(viewer, panel, two, make_napari_viewer, w
     its_panel.controller.close()
 
 
-def test_the_view_of_each_slide_is_kept(viewer, panel, two):
+def test_slide_view_keeps_the_camera_of_each_slide(viewer, panel, two):
     first, second = two
     viewer.scene.camera.center, viewer.scene.camera.zoom = (30.0, 40.0), 7.0
     panel["slide"].slide_box.value = first

@@ -57,7 +57,7 @@ def settings_in(root):
     return [w for w in root.findChildren(QWidget) if isinstance(w, KINDS) and not isinstance(w, QScrollBar)]
 
 
-def test_scrolling_over_the_panel_changes_no_setting(viewer, panel, words, qtbot, choose_method):
+def test_wheel_over_the_panel_changes_no_setting(viewer, panel, words, qtbot, choose_method):
     viewer.open_sample("napari-histoad", "planted")
     choose_method("embedding")
     panel["review"].setEnabled(True)
@@ -77,7 +77,7 @@ def test_scrolling_over_the_panel_changes_no_setting(viewer, panel, words, qtbot
     assert [value_of(w) for w in shown] == before
 
 
-def test_a_setting_with_the_focus_takes_the_wheel(viewer, panel, words, qtbot):
+def test_wheel_changes_the_setting_with_the_focus(viewer, panel, words, qtbot):
     viewer.open_sample("napari-histoad", "planted")
     panel.window().activateWindow()
     qtbot.waitUntil(panel.window().isActiveWindow)
@@ -150,7 +150,7 @@ def _slid(slider):
         lambda: FloatSlider(value=5, max=10).native,
     ],
 )
-def test_what_is_added_later_is_kept_from_the_wheel_too(column, make):
+def test_wheel_guard_covers_widgets_added_later(column, make):
     root, add = column
     widget = add(make())
     inner = [widget, *settings_in(widget)] if isinstance(widget, KINDS) else settings_in(widget)
@@ -162,7 +162,7 @@ def test_what_is_added_later_is_kept_from_the_wheel_too(column, make):
     assert root.verticalScrollBar().value() > 0
 
 
-def test_a_scroll_goes_on_over_a_setting_with_the_focus(column, qtbot):
+def test_wheel_scroll_continues_over_a_setting_with_the_focus(column, qtbot):
     root, add = column
     box = add(QDoubleSpinBox(value=5))
     box.setFocus()

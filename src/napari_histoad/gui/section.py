@@ -128,7 +128,7 @@ class Section(QGroupBox):
     Attributes
     ----------
     name : str
-        Unique name; errors of jobs that are started with ``section=name`` are shown here.
+        Unique name; errors of jobs that are started with ``Handlers(name, …)`` are shown here.
     title : str
         Heading.
     order : int

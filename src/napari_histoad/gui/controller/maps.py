@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_histoad.errors import MapError
+from napari_histoad.gui.controller.runner import Handlers
 from napari_histoad.gui.controller.thresholds import Thresholds
 from napari_histoad.gui.output_paths import free_names
 from napari_histoad.maps import AnomalyMap
@@ -79,14 +80,8 @@ class Maps:
         """
         folder, model = self._chosen.folder(), self._training.model
         self._growing = False
-        self._chosen.submit(
-            protocol.ComputeMap,
-            {"out": folder, "model": model},
-            section="map",
-            on_result=self._on_computed,
-            on_progress=self._on_progress,
-            on_failure=self._on_failure,
-        )
+        handlers = Handlers("map", self._on_computed, self._on_progress, self._on_failure)
+        self._chosen.submit(protocol.ComputeMap, {"out": folder, "model": model}, handlers)
         self._computing = True
 
     def _on_progress(self, progress: Progress) -> None:
@@ -154,7 +149,7 @@ class Maps:
         files = free_names([folder / f"{name}.{ending}" for ending in (*endings, *side_endings)])
         written = dict(zip((export.name for export in exports), files, strict=False))
         args = {"map": self.map.path, "rate": self._rate, "exports": written, "report": files[len(exports)] if report else None}
-        self._chosen.submit(protocol.SaveResults, args, section="save", on_result=self._on_saved)
+        self._chosen.submit(protocol.SaveResults, args, Handlers("save", self._on_saved))
 
     def _on_saved(self, result: protocol.ResultsSaved) -> None:
         self.saved.emit(result.files)

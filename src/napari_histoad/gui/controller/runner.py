@@ -18,17 +18,29 @@ from napari_histoad.worker.protocol import Arguments, Cancelled, Event, Failed, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["JobRunner"]
+__all__ = ["Handlers", "JobRunner"]
 
 
-@dataclass
-class _Running:
+@dataclass(frozen=True)
+class Handlers:
+    """What happens with the reports of a job, on the GUI's thread.
+
+    Attributes
+    ----------
+    section : str
+        Name of the section of the panel that shows the error of the job.
+    on_result : callable
+        Takes the result.
+    on_progress : callable, optional
+        Takes each `Progress`.
+    on_failure : callable, optional
+        Called after an error or a cancel.
+    """
+
     section: str
     on_result: Callable[[Any], object]
     on_progress: Callable[[Progress], object] | None = None
     on_failure: Callable[[], object] | None = None
-    number: int | None = None
-    """Of the job in the background process."""
 
 
 class JobRunner:
@@ -51,7 +63,8 @@ class JobRunner:
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon_of_window, self._closed = call_soon, False
         self.client = WorkerClient(lambda event: self.call_soon(partial(self._on_event, event)))
-        self._running: _Running | None = None  # until its end is reported here; the client knows of the end earlier
+        self._running: Handlers | None = None  # until its end is reported here; the client knows of the end earlier
+        self._number: int | None = None  # of the job in the background process
         self._stop_thread: threading.Event | None = None
         self._eta = Eta()
         self._queries: list[tuple[Arguments, Callable[[Any], object]]] = []
@@ -66,44 +79,19 @@ class JobRunner:
         """Call a function on the GUI's thread, unless the panel is closed by then."""
         self._call_soon_of_window(lambda: None if self._closed else function())  # type: ignore[arg-type]
 
-    def submit(
-        self,
-        args: Arguments,
-        *,
-        section: str,
-        on_result: Callable[[Any], object],
-        on_progress: Callable[[Progress], object] | None = None,
-        on_failure: Callable[[], object] | None = None,
-    ) -> None:
-        """Start a job in the background process.
-
-        Parameters
-        ----------
-        args : Arguments
-            Arguments of the job, see `napari_histoad.worker.protocol`.
-        section : str
-            The section of the panel that shows its error.
-        on_result, on_progress, on_failure : callable
-            Called on the GUI's thread with the result, with each report of progress, and after an error or a cancel.
+    def submit(self, args: Arguments, handlers: Handlers) -> None:
+        """Start a job in the background process; its arguments are one of the classes in `napari_histoad.worker.protocol`.
 
         Raises
         ------
         HistoadError
             If another job is running.
         """
-        self._begin(_Running(section, on_result, on_progress, on_failure))
-        assert self._running is not None
-        self._running.number = self.client.submit(args)
+        self._begin(handlers)
+        self._number = self.client.submit(args)
         self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
 
-    def run_here(
-        self,
-        job: Job[Any],
-        *,
-        section: str,
-        on_result: Callable[[Any], object],
-        on_failure: Callable[[], object] | None = None,
-    ) -> None:
+    def run_here(self, job: Job[Any], handlers: Handlers) -> None:
         """Run a generator job in a thread of this process: it needs arrays that the background process does not have.
 
         Raises
@@ -111,7 +99,7 @@ class JobRunner:
         HistoadError
             If another job is running.
         """
-        self._begin(_Running(section, on_result, None, on_failure))
+        self._begin(handlers)
         self._stop_thread = threading.Event()
         threading.Thread(target=self._run, args=(job, self._stop_thread), daemon=True).start()
         self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
@@ -138,9 +126,9 @@ class JobRunner:
         if self.busy:
             raise HistoadError("another job is still running", "wait for its end, or cancel it")
 
-    def _begin(self, running: _Running) -> None:
+    def _begin(self, handlers: Handlers) -> None:
         self.require_idle()
-        self._running, self._eta, self._stop_thread = running, Eta(), None
+        self._running, self._eta, self._stop_thread, self._number = handlers, Eta(), None, None
         self._query_number = None  # its answer is lost; it is asked again after the job
 
     def _run(self, job: Job[Any], stop: threading.Event) -> None:
@@ -171,7 +159,7 @@ class JobRunner:
         self.client.close()
 
     def _on_event(self, event: Event) -> None:
-        if self._running is None or event.id != self._running.number:
+        if self._running is None or event.id != self._number:
             self._on_answer(event)
         elif isinstance(event, Progressed):
             self._on_progress(event.progress)
@@ -203,7 +191,7 @@ class JobRunner:
             on_result(event.result)
         self._send_query()
 
-    def _on_result(self, running: _Running, result: Any) -> None:
+    def _on_result(self, running: Handlers, result: Any) -> None:
         try:
             running.on_result(result)
         except HistoadError as err:  # a file of the result was deleted meanwhile

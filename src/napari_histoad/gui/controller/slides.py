@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from psygnal import Signal
 
 from napari_histoad.errors import HistoadError, MissingMppError, writing
+from napari_histoad.gui.controller.runner import Handlers, JobRunner
 from napari_histoad.gui.output_paths import output_folder
 from napari_histoad.gui.slide_copy import copy_job
 from napari_histoad.slide import address, check_mpp
@@ -17,11 +18,8 @@ from napari_histoad.tiles import TissueMask
 from napari_histoad.worker.protocol import FindTissue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from napari_histoad.gui.controller.runner import JobRunner
-    from napari_histoad.jobs import Progress
     from napari_histoad.slide import Slide
     from napari_histoad.worker.protocol import SlideArguments, TissueFound
 
@@ -112,45 +110,26 @@ class ChosenSlide:
 
     # -- jobs
 
-    def submit(
-        self,
-        job: type[SlideArguments],
-        args: dict[str, Any],
-        *,
-        section: str,
-        on_result: Callable[[Any], object],
-        on_progress: Callable[[Progress], object] | None = None,
-        on_failure: Callable[[], object] | None = None,
-    ) -> None:
+    def submit(self, job: type[SlideArguments], args: dict[str, Any], handlers: Handlers) -> None:
         """Start a job on the chosen slide; a slide that is only a layer is copied to disk before. See `JobRunner.submit`."""
         slide = self.require()
         self._runner.require_idle()
         self._job_slide = slide
-        again = partial(
-            self.submit, job, args, section=section, on_result=on_result, on_progress=on_progress, on_failure=on_failure
-        )
-        if not slide.on_disk:
-            copying = copy_job(slide, self.folder())
-            copied = partial(self._on_copied, start=again, on_failure=on_failure)
-            self._runner.run_here(copying, section=section, on_result=copied, on_failure=on_failure)
+        if slide.on_disk:
+            self._runner.submit(job(slide=address(slide.path), slide_mpp=slide.mpp, **args), handlers)
             return
-        self._runner.submit(
-            job(slide=address(slide.path), slide_mpp=slide.mpp, **args),
-            section=section,
-            on_result=on_result,
-            on_progress=on_progress,
-            on_failure=on_failure,
-        )
 
-    def _on_copied(self, copy: Slide, start: Callable[[], None], on_failure: Callable[[], object] | None) -> None:
-        if self.is_of_job:
-            self.slide = copy
-            self.copied.emit(copy)
-            start()
-            return
-        if on_failure is not None:
-            on_failure()
-        self.leave_behind()
+        def copied(copy: Slide) -> None:
+            if self.is_of_job:
+                self.slide = copy
+                self.copied.emit(copy)
+                self.submit(job, args, handlers)
+                return
+            if handlers.on_failure is not None:
+                handlers.on_failure()
+            self.leave_behind()
+
+        self._runner.run_here(copy_job(slide, self.folder()), replace(handlers, on_result=copied, on_progress=None))
 
     @property
     def is_of_job(self) -> bool:
@@ -166,7 +145,7 @@ class ChosenSlide:
     def find_tissue(self) -> None:
         """Start to find the tissue of the chosen slide; `tissue_found` follows."""
         out = self.folder() / f"{self.require().name}.tissue.npy"
-        self.submit(FindTissue, {"out": out}, section="tissue", on_result=self._on_tissue)
+        self.submit(FindTissue, {"out": out}, Handlers("tissue", self._on_tissue))
 
     def _on_tissue(self, result: TissueFound) -> None:
         mask = np.load(result.path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from psygnal import Signal
 
 from napari_histoad.errors import RegionError, SettingsError
+from napari_histoad.gui.controller.runner import Handlers
 from napari_histoad.gui.output_paths import free_name
 from napari_histoad.regions import write_geojson
 from napari_histoad.tiles import read_places
@@ -77,7 +78,7 @@ class Training:
         # The detector learns the colours that the window shows: slides with a colour profile are shown in sRGB.
         settings = {**settings, "srgb": slide.icc_profile is not None}
         args = {"regions": outlines, "out": target, "detector": detector, "settings": settings, "refine": refine}
-        self._chosen.submit(protocol.Train, args, section="detector", on_result=self._on_trained)
+        self._chosen.submit(protocol.Train, args, Handlers("detector", self._on_trained))
 
     def recalibrate(self, regions: Sequence[Region]) -> None:
         """Start to set the thresholds of the chosen detector by outlines of the chosen slide; `trained` follows.
@@ -92,7 +93,7 @@ class Training:
         model = self.require_model("no trained detector is chosen")
         target = free_name(self._chosen.folder() / f"{_RECALIBRATED.sub('', model.stem)}.recalibrated.safetensors")
         args = {"regions": _write_outlines(regions, target), "model": model, "out": target}
-        self._chosen.submit(protocol.Recalibrate, args, section="detector", on_result=self._on_trained)
+        self._chosen.submit(protocol.Recalibrate, args, Handlers("detector", self._on_trained))
 
     def _on_trained(self, result: protocol.Trained) -> None:
         self.model = result.path
@@ -101,12 +102,12 @@ class Training:
     def look_for_encoder(self, name: str, *, fetch: bool = False) -> None:
         """Start to look for the weights of an encoder of timm, or to download them; `encoder_known` follows."""
         args = {"name": name, "fetch": fetch}
-        self._chosen.submit(protocol.DescribeEncoder, args, section="detector", on_result=self.encoder_known.emit)
+        self._chosen.submit(protocol.DescribeEncoder, args, Handlers("detector", self.encoder_known.emit))
 
     def check_model(self, path: Path) -> None:
         """Start to check whether a file holds a detector; `model_checked` follows, or an error with the reason."""
         args = protocol.CheckModel(model=path)
-        self._runner.submit(args, section="map", on_result=lambda _: self.model_checked.emit(path))
+        self._runner.submit(args, Handlers("map", lambda _: self.model_checked.emit(path)))
 
     def require_model(self, problem: str) -> Path:
         """Return the file of the chosen detector.

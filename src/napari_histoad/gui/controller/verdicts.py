@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_histoad.errors import SettingsError
+from napari_histoad.gui.controller.runner import Handlers
 from napari_histoad.gui.controller.training import outlines_file
 from napari_histoad.gui.output_paths import free_name
 from napari_histoad.results import UNSURE, VERDICTS
@@ -60,7 +61,7 @@ class VerdictJobs:
         outlines = outlines_file(model)
         normal = outlines if outlines.exists() and model.parent == folder else None
         args = {"verdicts": verdicts.path, "normal": normal, "model": model, "out": target}
-        self._chosen.submit(protocol.TrainClassifier, args, section="gallery", on_result=self._on_classified)
+        self._chosen.submit(protocol.TrainClassifier, args, Handlers("gallery", self._on_classified))
 
     def _on_classified(self, result: protocol.ClassifierTrained) -> None:
         self._training.model = result.path
@@ -77,7 +78,7 @@ class VerdictJobs:
         """
         model = self._training.require_model("no trained detector is chosen to explain the tile")
         args = {"model": model, "centre": centre}
-        self._chosen.submit(protocol.Explain, args, section="gallery", on_result=self._on_explained)
+        self._chosen.submit(protocol.Explain, args, Handlers("gallery", self._on_explained))
 
     def _on_explained(self, result: protocol.TileExplained) -> None:
         if self._chosen.is_of_job:

@@ -1,10 +1,14 @@
-"""What is shown is of this slide and of this map; what was finished is not lost."""
+"""Step 6: the review of a map, which is restored with its slide and after a failed run."""
 
 import shutil
 
+import numpy as np
 import pytest
 
 from napari_histoad import AnomalyMap
+from napari_histoad.calibration import CalibrationBasis
+from napari_histoad.gui.controller import Review
+from napari_histoad.gui.rates import rate_words
 from napari_histoad.jobs import Progress
 from napari_histoad.worker.protocol import Cancelled, Failed, Progressed
 
@@ -22,7 +26,7 @@ def flagged(viewer):
 
 
 @pytest.mark.parametrize("ending", [Cancelled(id=1), Failed(id=1, kind="HistoadError", what="it broke", remedy="")])
-def test_a_map_that_fails_or_is_cancelled_gives_the_former_review_back(
+def test_review_returns_to_the_former_map_after_a_failed_run(
     viewer, panel, words, case, qtbot, map_folder, tmp_path, monkeypatch, ending
 ):
     former, new = (shutil.copytree(map_folder, tmp_path / f"{name}.ome.zarr") for name in ("case", "new"))
@@ -45,7 +49,7 @@ def test_a_map_that_fails_or_is_cancelled_gives_the_former_review_back(
     qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() and len(flagged(viewer)) == 1, timeout=120_000)
 
 
-def test_texts_and_review_go_with_their_slide_and_come_back(viewer, panel, words, case, qtbot, map_folder, write_tiff, sample):
+def test_review_is_restored_with_its_slide(viewer, panel, words, case, qtbot, map_folder, write_tiff, sample):
     panel.controller.maps.show(AnomalyMap.open(map_folder))
     panel["review"].rate_slider.setValue(900)
     qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text(), timeout=120_000)
@@ -65,7 +69,7 @@ def test_texts_and_review_go_with_their_slide_and_come_back(viewer, panel, words
     assert flagged(viewer)[0].visible
 
 
-def test_detectors_of_former_trainings_stay(viewer, panel, words, case, qtbot, choose_method):
+def test_training_keeps_earlier_detectors(viewer, panel, words, case, qtbot, choose_method):
     choose_method("colour")
     panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
@@ -81,3 +85,42 @@ def test_detectors_of_former_trainings_stay(viewer, panel, words, case, qtbot, c
     assert set(names) < set(panel["map"].model_box.choices)
     for name in ("case.colour.normal.geojson", "case.colour-2.normal.geojson"):
         assert (panel.controller.chosen.out / name).exists()
+
+
+@pytest.fixture
+def finished(map_folder):
+    return AnomalyMap.open(map_folder)
+
+
+def _review(finished, basis, warning=None):
+    class Source:
+        calibration = type("C", (), {"basis": basis})()
+        drift_warning = warning
+
+    return Review(Source(), np.zeros((2, 2), np.uint32), [], 0.01, "no region; 5 of 10 tiles (50.0%) are")
+
+
+def test_rate_words_promise_no_approximate_rate(finished):
+    sure = CalibrationBasis("slides", tiles=900, groups=30, sources=30)
+    for basis, most in ((sure, "At most"), (CalibrationBasis("slides", doubts=("self",), tiles=90), "About"), (None, "About")):
+        by_rate = rate_words(_review(finished, basis), 0.01, by_discoveries=False)
+        by_discoveries = rate_words(_review(finished, basis), 0.1, by_discoveries=True)
+        assert f"{most} <b>1.00%</b>" in by_rate
+        assert f"{most} <b>10.00%</b>" in by_discoveries
+        assert ("approximate" in by_rate) == (basis is not None and basis.approximate)
+    drifted = rate_words(_review(finished, sure, "98% of the tiles score above"), 0.01, by_discoveries=False)
+    assert "At most" not in drifted
+    assert "this slide differs" in drifted
+
+
+def test_review_section_shows_the_notes_of_its_map(viewer, panel, words, sample, map_folder, qtbot, monkeypatch):
+    long = "98% of the tiles score above the median normal tile: " + "stain or scanner differ " * 20
+    monkeypatch.setattr(AnomalyMap, "notes", property(lambda _: [long, "3 tiles could not be read (try --resume)"]))
+    viewer.open(str(sample.path), plugin="napari-histoad")
+    panel.controller.maps.show(AnomalyMap.open(map_folder))
+    assert panel["review"].notes.text() == f"{long}\n3 tiles could not be read"
+    assert panel["review"].notes.isVisible()
+    text = panel["review"].notes.words
+    qtbot.waitUntil(lambda: text.document().size().height() <= text.height())
+    viewer.layers.remove(panel["slide"].slide_box.value)
+    assert panel["review"].notes.isHidden()

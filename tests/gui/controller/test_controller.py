@@ -57,7 +57,7 @@ def own_slide(sample, tmp_path):
     return open_slide(path)
 
 
-def test_the_whole_path(driver, own_slide, sample):
+def test_controller_trains_maps_reviews_and_saves(driver, own_slide, sample):
     c = driver.controller
     c.chosen.choose(own_slide)
     c.chosen.find_tissue()
@@ -85,7 +85,7 @@ def test_the_whole_path(driver, own_slide, sample):
     assert "failed" not in dict(driver.seen)
 
 
-def test_what_is_missing_is_asked_for(driver, write_tiff, own_slide):
+def test_controller_asks_for_a_slide_its_resolution_and_outlines(driver, write_tiff, own_slide):
     c = driver.controller
     with pytest.raises(HistoadError, match="no slide is open"):
         c.maps.compute()
@@ -105,7 +105,7 @@ def test_what_is_missing_is_asked_for(driver, write_tiff, own_slide):
     assert again.chosen.slide.mpp == 0.4  # remembered
 
 
-def test_errors_of_a_job_reach_the_user_with_their_remedy(driver, write_tiff):
+def test_runner_reports_errors_with_their_remedy(driver, write_tiff):
     driver.controller.chosen.choose(open_slide(write_tiff(np.full((600, 600, 3), 240, np.uint8))))
     driver.controller.maps.compute()
     words, step = driver.until("failed", "finished")
@@ -115,7 +115,7 @@ def test_errors_of_a_job_reach_the_user_with_their_remedy(driver, write_tiff):
     assert not driver.controller.runner.client.busy
 
 
-def test_a_run_that_dies_can_be_taken_up_again(driver, own_slide, detector_file):
+def test_maps_resumes_after_the_background_process_died(driver, own_slide, detector_file):
     import psutil
 
     c = driver.controller
@@ -130,7 +130,7 @@ def test_a_run_that_dies_can_be_taken_up_again(driver, own_slide, detector_file)
     assert driver.until("finished", "failed")[0].info.complete
 
 
-def test_what_was_found_on_another_slide_is_not_shown_on_this_one(driver, own_slide, detector_file, sample):
+def test_maps_does_not_show_the_result_of_another_slide(driver, own_slide, detector_file, sample):
     c = driver.controller
     c.chosen.choose(own_slide)
     c.training.model = detector_file
@@ -151,7 +151,7 @@ def test_what_was_found_on_another_slide_is_not_shown_on_this_one(driver, own_sl
     assert len([1 for name, _ in driver.seen if name == "updated"]) == 0
 
 
-def test_tissue_of_a_slide_that_was_left_leaves_no_file(driver, own_slide, sample):
+def test_find_tissue_leaves_no_file_if_another_slide_was_chosen(driver, own_slide, sample):
     c = driver.controller
     c.chosen.choose(own_slide)
     c.chosen.find_tissue()
@@ -161,7 +161,7 @@ def test_tissue_of_a_slide_that_was_left_leaves_no_file(driver, own_slide, sampl
     assert list((own_slide.path.parent / "anomaly-maps").iterdir()) == []
 
 
-def test_a_slide_that_is_left_while_it_is_copied_stays_left(driver, own_slide, tmp_path, monkeypatch):
+def test_chosen_slide_stays_when_the_copy_of_another_is_ready(driver, own_slide, tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
     layer = ArraySlide([np.full((600, 600, 3), 200, np.uint8)], "layer", mpp=0.5)
     c = driver.controller
@@ -174,7 +174,7 @@ def test_a_slide_that_is_left_while_it_is_copied_stays_left(driver, own_slide, t
     assert not c.runner.busy
 
 
-def test_a_map_that_is_gone_is_told(driver, map_folder, tmp_path):
+def test_thresholds_report_a_deleted_map(driver, map_folder, tmp_path):
     c = driver.controller
     moved = shutil.copytree(map_folder, tmp_path / map_folder.name)
     c.maps.show(AnomalyMap.open(moved))
@@ -185,7 +185,7 @@ def test_a_map_that_is_gone_is_told(driver, map_folder, tmp_path):
     assert "does not exist any more; put it back" in words
 
 
-def test_a_job_is_under_way_until_its_end_was_told(driver, own_slide, detector_file):
+def test_runner_is_busy_until_the_end_is_reported(driver, own_slide, detector_file):
     c = driver.controller
     c.chosen.choose(own_slide)
     c.training.model = detector_file
@@ -198,7 +198,7 @@ def test_a_job_is_under_way_until_its_end_was_told(driver, own_slide, detector_f
     assert not c.runner.busy
 
 
-def test_of_many_thresholds_in_a_row_the_last_is_shown(driver, map_folder):
+def test_thresholds_answer_the_last_of_many_requests(driver, map_folder):
     c = driver.controller
     c.maps.show(AnomalyMap.open(map_folder))
     rates = np.geomspace(0.02, 0.5, 40).tolist()

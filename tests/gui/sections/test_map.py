@@ -1,0 +1,48 @@
+"""Step 5: choosing a detector and computing the map, in the real panel."""
+
+import shutil
+
+import numpy as np
+import safetensors.numpy
+
+
+def test_map_section_computes_without_training_and_cancels(viewer, panel, words, qtbot):
+    viewer.open_sample("napari-histoad", "planted")
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(panel.progress.isVisible, timeout=60_000)
+    panel.progress.cancel_button.native.click()
+    qtbot.waitUntil(lambda: not panel.progress.isVisible(), timeout=60_000)
+    assert "Cancelled" in words[-1]
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
+    assert "on the mapped slide itself" in panel.controller.maps.map.info.calibration_note
+
+
+def test_map_section_reports_a_map_deleted_while_it_is_computed(viewer, panel, words, qtbot):
+    viewer.open_sample("napari-histoad", "planted")
+    with qtbot.waitSignal(panel.controller.maps.updated, timeout=120_000):
+        panel["map"].map_button.native.click()
+    shutil.rmtree(panel.controller.maps.map.path, ignore_errors=True)  # what is written meanwhile is left, and in the way
+    qtbot.waitUntil(lambda: any("put" in word for word in words), timeout=60_000)
+    assert "was deleted or moved" in words[-1] or "does not exist any more" in words[-1]
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
+
+
+def test_map_section_offers_only_files_that_hold_a_detector(viewer, panel, words, qtbot, sample, detector_file, tmp_path):
+    viewer.open(str(sample.path), plugin="napari-histoad")
+    message, before = panel["map"].message, panel["map"].model_box.choices
+    tensors, broken = tmp_path / "weights.safetensors", tmp_path / "broken.safetensors"
+    safetensors.numpy.save_file({"weight": np.zeros(3, np.float32)}, tensors)
+    broken.write_bytes(detector_file.read_bytes()[:2000])
+    (tmp_path / "notes.txt").write_text("no detector")
+    for file in (tensors, broken, tmp_path / "notes.txt"):
+        panel["map"].model_file.value = file
+        qtbot.waitUntil(lambda file=file: file.name in message.text() and not panel.controller.runner.busy, timeout=120_000)
+        assert panel["map"].model_box.choices == before
+        assert panel.controller.training.model is None
+        assert "histoad train" not in message.text()
+    panel["map"].model_file.value = detector_file
+    qtbot.waitUntil(lambda: panel.controller.training.model == detector_file, timeout=120_000)
+    assert message.isHidden()
+    assert panel["map"].model_box.value == detector_file.name
