@@ -98,7 +98,7 @@ def test_commands_refuse_bad_options_and_write_nothing(line, sample, tmp_path, m
 )
 def test_cluster_refuses_an_invalid_address_at_once(address, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda *args, **options: pytest.fail("asked the network"))
-    with pytest.raises(SettingsError, match="is no address of a scheduler; give it as tcp://"):
+    with pytest.raises(SettingsError, match="is not the address of a scheduler; give it as tcp://"):
         Cluster(address)
 
 

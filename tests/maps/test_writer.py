@@ -1,4 +1,4 @@
-"""Nothing finished is lost, nothing is written by two, and what is written does not depend on how it came."""
+"""The writer loses no finished block, and the bytes of a map do not depend on the order or the interruptions of a run."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 from map_makers import block_values, bytes_of, fill, finish, make_map, scored_block
 
 from napari_histoad.errors import MapError, OutputError
-from napari_histoad.maps import AnomalyMap, MapWriter, _layers, _writer, write_error_maps
+from napari_histoad.maps import AnomalyMap, MapWriter, _layers, _writer, finish_job, write_error_maps
 from napari_histoad.system.atomic import lock_output
 
 _OF_MANY_CHUNKS = {"shape": (4200, 4600), "stride_px": 32, "cell_um": 2.0}
@@ -52,6 +52,22 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
     a, b = bytes_of(straight.path), bytes_of(mixed.path)
     assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == set()
     assert bool(mixed.error_levels) is error_maps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 9])
+def test_finishing_that_is_interrupted_is_repeated_to_the_same_bytes(tmp_path, steps):
+    straight, cut = (make_map(tmp_path / f"{name}.ome.zarr", **_OF_MANY_CHUNKS) for name in "ab")
+    for result in (straight, cut):
+        fill(result, range(result.block_count))
+    finish(straight)
+    job = finish_job(cut)
+    for _ in range(steps):
+        next(job)
+    job.close()
+    assert not AnomalyMap.open(cut.path).info.complete
+    (cut.path / "0" / "c" / "0" / "0").write_bytes(b"half of a chunk")
+    finish(make_map(cut.path, **_OF_MANY_CHUNKS))
+    assert bytes_of(straight.path) == bytes_of(cut.path)
 
 
 def test_error_maps_have_a_pyramid_of_their_own_and_leave_the_anomaly_map_as_it_is(tmp_path):

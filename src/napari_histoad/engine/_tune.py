@@ -1,8 +1,8 @@
-"""How many tiles at a time, in how many threads: found on the work itself, by trying.
+"""Find the fastest batch size and number of worker threads while a map is scored.
 
-Which is fastest depends on network and machine: an autoencoder of small pictures gains a half from batches of twice the
-size, one that keeps large activations loses a quarter. What is scored while trying is kept. A setting is only used if it
-scores a block of tiles to the same bytes as the default one, so that a map does not depend on what was tried, or when.
+The best setting depends on network and machine: with batches of twice the size an autoencoder of small images gains a half,
+a network with large activations loses a quarter. Tiles that are scored during the search are kept. A setting is only used if
+it scores a block of tiles to the same bytes as the default, so a map does not depend on the search.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _ROUNDS, _WON = 8, 7
 _BETTER = 1.05
 _PART_S = 0.25
 _WORTH_S, _WORTH_BLOCKS = 20.0, 100
-"""Less work than this is done before trying has paid: each way that is tried costs a block, and may be slow."""
+"""With less work than this, a search costs more than it gains: each trial takes a block, and may be slow."""
 _MOST_TILES, _MOST_S = 128, 0.2
-"""What a CPU holds at a time, over all threads, takes memory; until it is done nothing is reported, or stopped. Networks
-that take long gain nothing from more."""
+"""Limits of a batch, over all threads: it takes memory, and progress and cancelling wait until it is done. Slow networks gain
+nothing from larger ones."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What to score next.
+    """The next blocks to score, and how.
 
     Attributes
     ----------
     choice : DeviceChoice
-        How.
+        Batch size and threads.
     blocks : int
-        So many blocks.
+        Number of blocks.
     against : DeviceChoice or None
-        Score them this way too, and tell `Tuner.compared` whether the same came out.
+        Score the same blocks with this setting too, and report to `Tuner.compared` whether the bytes agree.
     """
 
     choice: DeviceChoice
@@ -55,17 +55,17 @@ class Step:
 
 
 class Tuner:
-    """Decides how the next blocks of a map are scored, from how long those before took.
+    """Chooses the setting for the next blocks of a map from the times of the previous ones.
 
-    Each direction, larger batches, smaller ones, fewer threads that compute with more of torch's each, is followed for as
-    long as it is faster by 5%, in medians of parts that are scored the old and the new way in turns, and in nearly every turn.
+    Each direction (larger batches, smaller batches, fewer worker threads with more torch threads each) is followed as long as
+    the new setting is faster by 5% in the median, and faster in nearly every pair of alternating trials.
 
     Parameters
     ----------
     choice : DeviceChoice
         The default.
     worth_s, worth_blocks : float
-        Try only if the work that is left will take so many seconds, and is so many blocks.
+        Search only if the remaining work takes at least this many seconds and has at least this many blocks.
 
     Attributes
     ----------
@@ -88,16 +88,16 @@ class Tuner:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left to be tried."""
+        """Whether the search is over."""
         return self._trial is None
 
     @property
     def note(self) -> str:
-        """What was found, for people."""
+        """The result of the search, for people."""
         return f"Fastest here: {self.best.pace}"
 
     def step(self, left: int) -> Step:
-        """Return what to score next of so many blocks that are left."""
+        """Return the next step when ``left`` blocks remain."""
         if self._trial is not None and left < self._worth_blocks:
             return Step(self.best, left)
         if self._trial is not None and not self._rate:
@@ -112,18 +112,18 @@ class Tuner:
         return self._part(self.best if old <= new else self._trial, left)
 
     def _part(self, choice: DeviceChoice, left: int) -> Step:
-        """Enough tiles that every thread has some batches, and enough time to be measured."""
+        """Return a step of enough tiles to give every thread some batches, and to take long enough to be timed."""
         held = max(_held(each) for each in (self.best, self._trial) if each is not None)
         return Step(choice, min(left, math.ceil(max(4 * held, _PART_S * self._rate) / BLOCK_TILES)))
 
     def compared(self, *, same: bool) -> None:
-        """Take whether both ways of a step gave the same bytes; otherwise the new one is out."""
+        """Report whether both settings of a step gave the same bytes; if not, the new setting is dropped."""
         self._alike = same
         if not same:
             self._turn()
 
     def took(self, step: Step, tiles: int, seconds: float) -> None:
-        """Take how long a step took, of so many tiles."""
+        """Report how long a step with this number of tiles took."""
         rate, first = tiles / seconds, not self._rate
         self._rate = rate
         if first or self._trial is None or step.against is not None:
@@ -139,7 +139,7 @@ class Tuner:
                 self._turn()
 
     def _turn(self) -> None:
-        """Go another way than that of the trial, which was not better."""
+        """Drop the direction of the current trial and begin the next."""
         self._directions.pop(0)
         self._next_trial()
 
@@ -172,9 +172,9 @@ _last: tuple[Detector, DeviceChoice, Tuner] | None = None
 
 
 def tuner_of(detector: Detector, choice: DeviceChoice) -> Tuner:
-    """Return the tuner of a detector; the last one is kept: slide after slide is mapped with the same detector.
+    """Return the tuner of a detector; the last one is cached, because many slides are mapped with one detector.
 
-    One that is compiled would be compiled anew for every other setting: it keeps the default.
+    A compiled detector keeps the default setting, since every other batch size would be compiled again.
     """
     global _last
     if _last is None or _last[0] is not detector or _last[1] != choice:

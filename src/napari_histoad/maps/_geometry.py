@@ -1,4 +1,4 @@
-"""How tiles, cells of the map and level-0 pixels lie on each other."""
+"""Geometry of a map: how its cells relate to tiles and to level-0 pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["MapGeometry"]
 
 @dataclass(frozen=True)
 class MapGeometry:
-    """The cells of a map: a grid finer than the tiles, whose lines the tiles' origins share exactly.
+    """The cells of a map: a grid finer than the tiles, on whose lines every tile begins.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class MapGeometry:
     @classmethod
     def of(cls, grid: TileGrid, slide_shape: tuple[int, int], cell_um: float) -> MapGeometry:
         """Return the geometry with cells as near to ``cell_um`` as the stride allows."""
-        # A step must be a whole number of cells: a tile has a multiple of this many.
+        # A step must be a whole number of cells, so a tile has a multiple of this number of cells.
         unit = grid.tile_px // math.gcd(grid.tile_px, grid.stride_px)
         wanted = grid.tile_px * grid.mpp / cell_um
         per_tile = unit * max(1, min(round(wanted / unit), grid.tile_px // unit))
@@ -65,7 +65,7 @@ class MapGeometry:
         return float(self.cell_l0 * 2**level)
 
     def translate(self, level: int) -> float:
-        """Return where the centre of cell 0 lies if the centre of level-0 pixel 0 lies at 0, in level-0 pixels."""
+        """Return the centre of cell 0 in level-0 pixels, if the centre of level-0 pixel 0 is at 0."""
         return (self.scale(level) - 1) / 2
 
     def level_shapes(self, smallest: int = 256) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What a map is of: the slide, where that lies, and the settings, so that it is never taken for another one."""
+"""The identity of a mapped slide: its fingerprint, its path, and checks that a slide is the one that was mapped."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = ["check_slide", "digest_of_regions", "find_slide", "place_of", "with_s
 
 
 def with_slide(info: MapInfo, folder: Path, slide: Slide, origins: NDArray[np.int64]) -> MapInfo:
-    """Return what a new map records, with where its slide lies and what it is known by."""
+    """Return the provenance of a new map with the fingerprint and the path of its slide."""
     known_by = take_fingerprint(slide, np.asarray(origins) + info.tile_l0 / 2)
     return info.model_copy(update={"fingerprint": known_by, **place_of(slide, folder)})
 
 
 def place_of(slide: Slide, folder: Path) -> dict[str, str]:
-    """Return the fields of a map that say where its slide lies."""
+    """Return the fields of the provenance that hold the path of the slide."""
     file = relative = ""
     if slide.on_disk and is_remote(slide.path):
         url = urlsplit(str(slide.path))
-        if not (url.query or url.fragment or "@" in url.netloc):  # those may be secrets, and without them it cannot be opened
+        if not (url.query or url.fragment or "@" in url.netloc):  # these may hold secrets, and the URL is useless without them
             file = str(slide.path)
     elif slide.on_disk:
         file = str(Path(slide.path).resolve())
@@ -47,7 +47,7 @@ def place_of(slide: Slide, folder: Path) -> dict[str, str]:
 
 
 def digest_of_regions(regions: Iterable[Region] | None) -> str:
-    """Return what tells regions from others by their outlines alone, in any order; empty for the whole slide."""
+    """Return a digest of the outlines of regions, whatever their order and names; empty for the whole slide."""
     if regions is None:
         return ""
     outlines = sorted(shapely.to_wkb(shapely.normalize(region.geometry)) for region in regions)

@@ -1,4 +1,4 @@
-"""Which blocks of an unfinished map are done, and on the medium: one number per line."""
+"""The journal of an unfinished map: which blocks are scored and flushed to disk, one number per line."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Journal:
         return {int(line) for line in lines[:-1] if line.isdigit()}  # what follows the last newline was cut short
 
     def add(self, blocks: Iterable[int]) -> None:
-        """Note blocks as done, when all that belongs to them is on the medium; then the note is, too.
+        """Record blocks as done and flush the record to disk; their scores and error maps must have been flushed before.
 
-        To be called after `begin`, by one process at a time, see `lock_output`.
+        Call `begin` first. Only one process at a time may call this, see `lock_output`.
         """
         with self.path.open("ab") as journal:
             journal.write(b"".join(b"%d\n" % block for block in blocks))
@@ -45,12 +45,12 @@ class Journal:
             os.fsync(journal.fileno())
 
     def replace(self, blocks: Iterable[int]) -> None:
-        """Make these, and only these, the blocks that are done."""
+        """Replace the record: exactly these blocks are done."""
         with atomic_path(self.path) as partial:
             partial.write_bytes(b"".join(b"%d\n" % block for block in sorted(blocks)))
 
     def begin(self) -> None:
-        """Make sure that there is a journal, and drop a line that was cut short: with the next one it would be another number."""
+        """Create the journal if there is none, and drop an incomplete last line: the next one would be appended to its digits."""
         with self.path.open("ab+") as journal:
             journal.seek(0)
             journal.truncate(journal.read().rfind(b"\n") + 1)

@@ -1,4 +1,4 @@
-"""Layers that are computed from the scored tiles of a map: pyramids and the label image, written in bands."""
+"""Pyramids and label image of a map, computed from its scored tiles and written in bands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _FILES_AT_ONCE = 4
 
 
 def pyramids_job(source: AnomalyMap) -> Job[None]:
-    """Write the pyramids of the anomaly map, the error maps and the class probabilities; the bytes depend on the tiles alone.
+    """Write the pyramids of the anomaly map, the error maps and the class probabilities.
+
+    The bytes depend only on the tile table and the error maps of the tiles.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def _fill_pyramid(
 
 
 def save_labels(source: AnomalyMap, rate: float | None = None) -> None:
-    """Write the numbered regions as the OME-Zarr label image ``anomalous`` of a map, in the place of those saved before.
+    """Write the numbered regions as the OME-Zarr label image ``anomalous`` of a map, replacing earlier ones.
 
     Parameters
     ----------

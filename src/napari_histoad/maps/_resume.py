@@ -43,14 +43,14 @@ _WORDS = {
     "classes": "classes",
 }
 _BY_REPAIR = {"tiles", "origins", "stain"}
-"""What may change when tiles of a slide can be read that could not be before; so may a detector that is learnt from it."""
+"""Fields that may change when a damaged slide file is repaired; a detector that was learnt from the slide may as well."""
 _REPLACE = "choose another folder with --out, or replace it with --no-resume (Python: resume=False)"
 
 
 def goes_on_with(there: AnomalyMap, info: MapInfo, origins: NDArray[np.int64], tissue: TissueMask, slide: Slide | None) -> bool:
-    """Return whether a map is of this slide and these settings; False if it has to be made anew as the slide was repaired.
+    """Return True if a map can be continued, False if it must be replaced because its slide file was repaired since.
 
-    What a map of an earlier version does not record is not compared.
+    Fields that a map of an earlier version does not have are not compared.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What only a run needs of a map: to begin or continue it, to score blocks again, and to finish it."""
+"""Steps of a run on its map: create or continue it, mark blocks to be scored again, finish it."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def reopen_blocks(target: AnomalyMap, blocks: Iterable[int], info: MapInfo, slid
     target : AnomalyMap
     blocks : iterable of int
     info : MapInfo
-        As of a new map.
+        Provenance as a new map of the slide would have it.
     slide : Slide
-        In its present state.
+        The slide as it is now.
 
     Raises
     ------
@@ -128,8 +128,8 @@ def reopen_blocks(target: AnomalyMap, blocks: Iterable[int], info: MapInfo, slid
 def finish_job(target: AnomalyMap) -> Job[None]:
     """Write the pyramids and labels of a map whose tiles are all scored, and mark it as complete.
 
-    After a kill, the next run does so again and ends in the same bytes; of a complete map, what a killed run has left is
-    removed.
+    If it is killed, the next run writes them again and ends in the same bytes. For a map that is complete already, only the
+    temporary files of a killed run are removed.
 
     Raises
     ------

@@ -22,13 +22,13 @@ class ScoredTiles:
     Attributes
     ----------
     index : (B,) int64
-        Which tiles: rows of the map's tile table, or of the images that were scored.
+        Row of each tile in the tile table of the map, or in the images that were scored.
     scores : (B,) float32
         Higher is more anomalous.
     error_cells : (B, c, c) float32 or None
         Error maps pooled to the cells of the map; None without error maps.
     probabilities : (B, K) float32 or None
-        Class probabilities, if a classifier goes with the detector.
+        Class probabilities; None without a classifier.
     failed : (B,) bool
         Tiles that could not be read.
     """

@@ -1,7 +1,8 @@
-"""The writer of a map: scored blocks come in as they are computed, and a thread of its own writes them.
+"""The writer of a map: a background thread writes blocks of scored tiles as they are computed.
 
-A few times a second, what has come in is written together: error maps and columns of the tile table, then, when these are
-flushed to disk, the journal. After a kill or a power failure only the blocks that are not in the journal are scored again.
+A few times a second, all blocks that have arrived are written together: error maps and columns of the tile table, then,
+once these are flushed to disk, the journal. After a kill or a power failure only the blocks that are not in the journal are
+scored again.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ _FILES_AT_ONCE = 4
 
 
 def write_error_maps(target: AnomalyMap, block: ScoredTiles) -> None:
-    """Write the error maps of a block, if it has some, and flush them to disk.
+    """Write the error maps of a block, if it has any, and flush them to disk.
 
-    Processes may write those of different blocks at once; `MapWriter.add` must be given the block, without them, afterwards.
+    Several processes may do so for different blocks at once. Afterwards, pass the block without error maps to `MapWriter.add`.
 
     Raises
     ------
@@ -70,12 +71,12 @@ def _write_errors(target: AnomalyMap, block: ScoredTiles) -> WrittenChunk | None
 class MapWriter:
     """Writes the blocks of one map; a context manager.
 
-    Leaving it, also by an exception, writes what has come in. Errors of the thread are raised by the next call.
+    On exit, also after an exception, all blocks that were added are written. Errors in the thread are raised by the next call.
 
     Parameters
     ----------
     target : AnomalyMap
-        Held by this process, see `lock_output`.
+        This process must hold its lock, see `lock_output`.
     """
 
     def __init__(self, target: AnomalyMap) -> None:
@@ -120,7 +121,7 @@ class MapWriter:
         return box
 
     def drain(self) -> None:
-        """Wait until everything that came in is written; nothing can be added any more."""
+        """Wait until all added blocks are written; no more can be added afterwards."""
         self._stop()
         self._raise()
 

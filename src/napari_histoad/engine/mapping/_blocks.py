@@ -1,11 +1,11 @@
-"""Scores of blocks of tiles, as fast as decoding and computing go at once.
+"""Decode and score blocks of tiles.
 
-While a GPU computes, or pixels come over the network, threads decode what comes next. Otherwise each core decodes a batch and
-scores it, then the next: threads of their own for decoding would only take cores from those that compute, and every batch
-would be handed over twice.
+With a GPU, or for slides that are read over the network, threads decode the next batches while the current one is scored. On a
+CPU each worker thread decodes a batch, scores it, and takes the next: separate decoding threads would only take cores away
+from scoring.
 
-A block is scored in batches of its own, of a size that follows from the kind of device, or of another that was seen to give
-the same bytes, see `Tuner`: what comes out does not depend on which other blocks are scored before, after or elsewhere.
+The scores of a block do not depend on which other blocks are scored before, after or on another machine: a batch never spans
+two blocks, and its size depends on the kind of device alone, or is one that was checked to give the same bytes, see `Tuner`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["BlockJoiner", "block_rows", "decodes_ahead", "score_blocks", "tiles_
 
 
 def block_rows(block: int, tiles: int) -> NDArray[np.int64]:
-    """Return the rows of a grid of so many tiles that make up a block."""
+    """Return the rows of the tile table that make up a block, of a map with ``tiles`` tiles."""
     return np.arange(block * BLOCK_TILES, min((block + 1) * BLOCK_TILES, tiles), dtype=np.int64)
 
 
@@ -58,7 +58,7 @@ def score_blocks(
     errors: list[SlideError],
     tuner: Tuner | None = None,
 ) -> Generator[ScoredTiles | Progress]:
-    """Decode and score blocks of tiles; meanwhile find out how many tiles at a time, in how many threads, are fastest.
+    """Decode and score blocks of tiles; the first ones are used to find the fastest batch size and number of threads.
 
     Parameters
     ----------
@@ -73,14 +73,14 @@ def score_blocks(
     cells : int
         Pool error maps to (cells, cells).
     errors : list of SlideError
-        Is extended by the reasons why tiles could not be read.
+        Why tiles could not be read; appended to.
     tuner : Tuner, optional
-        Default the detector's own.
+        Default: the one of this detector and device.
 
     Yields
     ------
     ScoredTiles or Progress
-        Each batch as it is scored; progress where there is none to report but a note, or that work goes on.
+        Each batch as it is scored; `Progress` to pass on a note, or to show that work continues.
     """
     tuner = tuner_of(detector, choice) if tuner is None else tuner
     # An incomplete last block is scored with the default settings: it was not among those compared.
@@ -142,9 +142,9 @@ def _score_batches(
 
 
 def decodes_ahead(slide: Slide, choice: DeviceChoice) -> bool:
-    """Return whether threads decode ahead of computing: a GPU, and the network, leave cores free for that.
+    """Return whether separate threads decode ahead: with a GPU, for remote slides, or with one worker thread.
 
-    Where one thread hands one batch after the other to all of torch's, it is kept from decoding itself.
+    On a CPU with one worker thread, torch computes each batch with several threads: decoding in between would keep them waiting.
     """
     return choice.device.type != "cpu" or is_remote(slide.path) or choice.worker_threads < min(2, thread_count())
 

@@ -1,7 +1,7 @@
-"""Blocks of tiles on the workers of a dask.distributed cluster.
+"""Score blocks of tiles on the workers of a dask.distributed cluster.
 
-The client finds the tissue, makes the empty map, and keeps its journal and pyramid. Workers load the detector once, open
-the slide once, and write the error maps of their blocks themselves; the blocks of a worker that dies go to another one.
+The client finds the tissue, creates the map and writes its tile table, journal and pyramids. Each worker loads the detector
+once, opens the slide once, and writes the error maps of its blocks. If a worker dies, its blocks go to another one.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ _Done: TypeAlias = tuple[list[ScoredTiles], list[tuple[str, str]]]
 """Blocks without their error maps, and the arguments of a SlideError for each tile that could not be read."""
 
 _BLOCKS_PER_TASK = 4
-"""At most: enough that decoding overlaps computing within a task, few enough that little is lost with a worker."""
+"""Upper limit: enough that decoding overlaps scoring within a task, few enough that little is lost if a worker dies."""
 _LONG_S = 0.25
-"""So long a task takes that going back and forth for the next one, some 10 ms, does not count."""
+"""For tasks longer than this, the 10 ms or so of fetching the next task do not matter."""
 _CONNECT_S, _WORKERS_S, _ALONE_S, _NEWS_S = 5, 30, 120, 0.5
 _ADDRESS = re.compile(r"^(?:(?:tcp|tls|ws|wss)://)?(?P<host>\[[^\]\s]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5})/?$")
 
 
 def _check_answers(address: str) -> None:
-    """Raise a SettingsError at once if this is no address, or nothing listens there: dask tries for long, and logs."""
+    """Raise a SettingsError if the address is malformed or nothing listens there; dask itself would retry for long."""
     if address.startswith(("inproc://", "ucx://")):
-        return  # not reached by a socket
+        return  # these use no socket
     found = _ADDRESS.match(address)
     if found is None or not 0 < int(found["port"]) < 65536:
-        raise SettingsError(f"--scheduler {address} is no address of a scheduler", "give it as tcp://host:8786")
+        raise SettingsError(f"--scheduler {address} is not the address of a scheduler", "give it as tcp://host:8786")
     try:
         socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=_CONNECT_S).close()
     except OSError as err:
@@ -76,8 +76,8 @@ def _check_answers(address: str) -> None:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep dask's log of connections that fail from users; an error of ours says it."""
+def _quiet_dask() -> Iterator[None]:
+    """Silence dask's log of failed connections; our own error reports them."""
     before = {name: logging.getLogger(name).level for name in ("distributed", "distributed.client")}
     for name in before:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -96,7 +96,7 @@ class Cluster:
     Parameters
     ----------
     address : str
-        Of the scheduler, such as ``tcp://host:8786``.
+        Address of the scheduler, such as ``tcp://host:8786``.
 
     Raises
     ------
@@ -113,9 +113,9 @@ class Cluster:
         _check_answers(address)
         remedy = "start one with: dask scheduler; its first lines say its address"
         try:
-            with _hushed():
+            with _quiet_dask():
                 self._client: Any = cast("Any", Client)(address, timeout=_CONNECT_S, set_as_default=False)
-        except Exception as err:  # dask's, of protocols that it does not know, come as any kind
+        except Exception as err:  # dask raises various types for unknown protocols
             raise SettingsError(f"no scheduler answers at {address}", remedy) from err
         try:
             self._client.wait_for_workers(1, timeout=_WORKERS_S)
@@ -134,14 +134,14 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """How many workers there are now."""
+        """Current number of workers."""
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        with _hushed():  # a connection that was lost has been reported
+        with _quiet_dask():  # a connection that was lost has been reported
             self._client.close()
 
     def blocks(

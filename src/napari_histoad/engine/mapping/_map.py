@@ -1,4 +1,4 @@
-"""Mapping a slide: decoding, scoring and writing, overlapped, resumable."""
+"""Map a slide: plan its tiles, score them, write the map; interrupted runs resume."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ if TYPE_CHECKING:
 __all__ = ["CELL_UM", "MapOptions", "map_job", "map_path", "map_slide", "plan_map", "read_first_tiles", "regions_to_map"]
 
 CELL_UM = 8.0
-"""Wanted side of a map cell, by default."""
+"""Default side of a map cell in µm; rounded so that the stride is a whole number of cells."""
 
 _BLOCK_SIDE = 8  # steps; 8 x 8 = one block where tissue is dense
 _STRIP_BLOCKS = 8
 _TOO_BROKEN = 0.5
-_UNCHECKED = "was begun by an earlier version, so that only its tissue tells whether it is of this slide"
+_UNCHECKED = "was begun by an earlier version, which stored no fingerprint of the slide: only name, size and tissue were compared"
 
 
 class MapOptions(TypedDict, total=False):
-    """How to map, the same for one slide and for many; see `map_job`."""
+    """Options of mapping, for one slide or many; see `map_job`."""
 
     mpp: float | None
     stride_px: int | None
@@ -76,7 +76,7 @@ class MapOptions(TypedDict, total=False):
 
 
 def map_path(slide: Slide | Path, out: Path) -> Path:
-    """Return where the map of a slide lies in a folder of results."""
+    """Return the path of a slide's map in a folder of results."""
     name = slide_name(slide) if isinstance(slide, Path) else slide.name
     return out / f"{name}.ome.zarr"
 
@@ -108,32 +108,33 @@ def map_job(
     out : Path
         Folder of results; the map is ``<slide>.ome.zarr`` in it.
     detector : Detector, optional
-        Trained; without one, normal is learnt from the slide itself.
+        A trained detector; default: one that learns normal from the slide itself.
     mpp : float, optional
-        Without a detector: µm per tile pixel. With one, its own is used.
+        µm per tile pixel, if no detector is given; a detector has its own.
     stride_px : int, optional
         Step between tiles; default half a tile, so that neighbours overlap and blend.
     cell_um : float
-        Wanted side of a map cell.
+        Approximate side of a map cell in µm.
     regions : sequence of Region, optional
-        Map only tiles that these cover by half or more.
+        Map only tiles of which at least half is inside these.
     device : str
     compile : bool
-        Compile the detector for this machine first: worth the wait for many or large slides. Scores differ in the last digits.
+        Compile the detector with torch.compile first: worth the wait for many or large slides. Scores differ in the last digits.
     resume : bool
-        Go on with a map of the same slide and settings; False starts anew.
+        Continue an existing map of the same slide and settings; False replaces it.
     seed : int
-        Without a detector: decides which tiles are learnt from.
+        Random seed of the choice of training tiles, if no detector is given.
     tissue_from : str
-        ``"found"`` on the slide; ``"regions"`` maps all that the regions cover, for stains where no tissue is found.
+        ``"found"``: tissue is detected on the slide. ``"regions"``: everything inside the regions counts as tissue, for stains
+        in which tissue is not detected.
     notes : sequence of str
-        Sentences on the regions, to be shown and kept with the map.
+        Sentences about the regions, shown and stored with the map.
     tissue : TissueMask, optional
-        Found beforehand; default: found here.
+        If it was detected before; default: detected here.
     plan : MapPlan, optional
-        Made beforehand by `plan_map` for this slide, detector and options; default: made here.
+        From `plan_map` with this slide, detector and options; default: made here.
     cluster : Cluster, optional
-        Score the blocks on its workers instead of here.
+        Score the blocks on the workers of a cluster instead of in this process.
 
     Raises
     ------
@@ -209,7 +210,7 @@ def map_job(
 
 @dataclass(frozen=True)
 class MapPlan:
-    """What is mapped, and how it is recorded."""
+    """Everything that is known before the first tile is scored: tiles, detector, provenance."""
 
     slide: Slide
     detector: Detector
@@ -233,7 +234,7 @@ def plan_map(
     tissue_from: str = "found",
     notes: Sequence[str] = (),
 ) -> MapPlan:
-    """Return which tiles are scored, in which order, and what is recorded of it; see `map_job`."""
+    """Return the tiles to score in their order, and the provenance of the map; parameters as in `map_job`."""
     if detector.calibration is None:
         raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
     settings, slide_mpp, view = detector.settings, slide.require_mpp(), DetectorView.of(detector)
@@ -290,14 +291,14 @@ def plan_map(
 
 
 def read_first_tiles(plan: MapPlan) -> None:
-    """Read what a map begins with, and drop it: the file's index and its first pixels are in memory when they are wanted."""
+    """Read the first tiles of a map and discard them, so that the system has their part of the file in its cache."""
     loader = TileLoader(plan.slide, plan.grid, index=block_rows(0, len(plan.grid)))
     for batch in loader.undecoded():
-        loader.decode(batch)  # what cannot be read is told when it is wanted
+        loader.decode(batch)  # tiles that cannot be read are reported when they are scored
 
 
 def _blocks_to_read_again(result: AnomalyMap, plan: MapPlan) -> list[int]:
-    """Return the finished blocks that have tiles which could not be read when they were scored, and can be now."""
+    """Return the finished blocks with tiles that could not be read when they were scored, but can be read now."""
     unread = result.unread_tiles
     if not len(unread):
         return []
@@ -307,10 +308,9 @@ def _blocks_to_read_again(result: AnomalyMap, plan: MapPlan) -> list[int]:
 
 
 def work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
-    """Return tiles in square patches along strips of patches.
+    """Return the order in which tiles are scored: square groups of tiles, along strips of such groups.
 
-    A block is compact, and what neighbouring patches share is still in the cache of decoded tiles when it is wanted again,
-    however wide the slide is.
+    Neighbouring groups then share decoded file tiles that are still in the cache, however wide the slide is.
     """
     y, x = (grid.origins // geometry.step_l0).T
     return np.lexsort((x, y, x // _BLOCK_SIDE, y // _BLOCK_SIDE, x // (_BLOCK_SIDE * _STRIP_BLOCKS)))
@@ -327,7 +327,7 @@ def write_blocks(
     computed : iterable of ScoredTiles or Progress
         Batches or whole blocks.
     errors : list of SlideError
-        Extended by ``computed``: why tiles could not be read.
+        Why tiles could not be read; ``computed`` appends to it.
     finished : int
         Tiles that were scored before.
     expected : int
@@ -376,11 +376,11 @@ def map_slide(
     model : path-like or Detector, optional
         A trained detector; without one, normal is learnt from the slide itself.
     slide_mpp : float, optional
-        µm per level-0 pixel, where the slide does not state it; otherwise its own counts.
+        µm per level-0 pixel, used if the slide does not state its own.
     override_mpp : float, optional
-        µm per level-0 pixel, whatever the slide states.
+        µm per level-0 pixel, used instead of what the slide states.
     regions : path-like or sequence of Region, optional
-        Map only there.
+        Map only tiles inside these.
     **options
         ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``, ``tissue_from``: see `map_job`.
 
@@ -398,7 +398,7 @@ def map_slide(
 def regions_to_map(
     slide: Slide, regions: str | PathLike[str] | Sequence[Region] | None
 ) -> tuple[Sequence[Region] | None, tuple[str, ...]]:
-    """Return the regions of a file, or those given, and a line for what was left out of them or lies outside the slide.
+    """Return the regions and notes on those that were left out or are outside the slide; a path is read first.
 
     Raises
     ------
