@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_histoad.engine.mapping import _cluster
-from napari_histoad.engine.mapping._cluster import _deal, _parts, _results
+from napari_histoad.engine.mapping._cluster import _deal, _parts, _result
 from napari_histoad.errors import WorkerError
 
 
@@ -76,4 +76,4 @@ def test_a_scheduler_that_is_gone_is_told_in_one_line():
     future = Future()
     future.cancel()
     with pytest.raises(WorkerError, match="connection to the scheduler was lost; start it"):
-        list(_results(future))
+        _result(future)

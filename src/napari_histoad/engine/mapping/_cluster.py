@@ -192,7 +192,7 @@ class Cluster:
                 if self.workers:
                     alone_since = time.monotonic()
                 elif time.monotonic() - alone_since > _ALONE_S:
-                    raise WorkerError("no worker is left", "start some; the same command goes on where this one ended")
+                    raise WorkerError("no worker is left", "start some; the same command continues the run")
                 yield Progress("Mapping")
 
     def _threads(self) -> dict[str, int]:
@@ -203,20 +203,20 @@ class Cluster:
             raise _connection_lost() from err
 
     def _lay_out(self, bundle: bytes) -> Any:
-        """Return the bundle as a task: workers hand it on, and it is there again when all that had it have died."""
+        """Submit the bundle as a task: workers pass it on, and dask recomputes it if all workers that hold it have died."""
         key = f"detector-{hashlib.sha256(bundle).hexdigest()}"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dask would rather have large values scattered: those are lost with their workers
+            warnings.simplefilter("ignore")  # dask advises scatter(), but scattered data are lost with their worker
             return self._client.submit(bytes, bundle, key=key)
 
 
 def _deal(submit: Callable[[T, str], Any], tasks: Iterable[T], threads: Callable[[], dict[str, int]]) -> Generator[Any]:
     """Submit tasks in their order and yield their futures as they finish; None when none has for half a second.
 
-    The scheduler does not know how long a task takes, and prefers workers that have the detector already: were all submitted
-    to it, one worker would wait, or be left with the long ones. So each worker is given one for each of its threads, and
-    another one while they take so little time that a thread would wait for the next. What is left at the end, also by an
-    exception, is cancelled.
+    If all tasks were submitted at once, the scheduler, which does not know how long a task takes and prefers workers that have
+    the detector already, would leave some workers idle at the end. So each worker gets one task per thread, and a second one
+    while tasks are so short that a thread would wait for its next. Remaining tasks are cancelled at the end, also after an
+    exception.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def _deal(submit: Callable[[T, str], Any], tasks: Iterable[T], threads: Callable
 
 
 def _free(workers: dict[str, int], given: list[str], each: int) -> str | None:
-    """Return the worker that has least to do, if it may be given a task: ``each`` for every thread."""
+    """Return the least busy worker if it has fewer than ``each`` tasks per thread, else None."""
     load = {given.count(address) / threads: address for address, threads in reversed(workers.items())}
     return load[min(load)] if load and min(load) < each else None
 
@@ -269,7 +269,7 @@ def _result(future: Any) -> _Done:
         return cast("_Done", future.result())
     except HistoadError:
         raise
-    except CancelledError as err:  # by nobody here: who does it does not ask any more
+    except CancelledError as err:  # we do not ask for results of tasks that we cancel: the connection was closed
         raise _connection_lost() from err
     except KilledWorker as err:
         msg = f"workers died one after the other on the same tiles ({err.last_worker.address} last)"
@@ -279,12 +279,12 @@ def _result(future: Any) -> _Done:
 
 
 def _connection_lost() -> WorkerError:
-    remedy = "start it and its workers; the same command goes on where this one ended"
+    remedy = "start it and its workers; the same command continues the run"
     return WorkerError("the connection to the scheduler was lost", remedy)
 
 
 def _parts(blocks: Sequence[int], workers: int) -> Iterator[Sequence[int]]:
-    """Yield the blocks of each task: fewer and fewer towards the end, so that all workers end at about the same time."""
+    """Yield the blocks of each task, fewer towards the end, so that all workers finish at about the same time."""
     start = 0
     while start < len(blocks):
         count = min(_BLOCKS_PER_TASK, max(1, (len(blocks) - start) // (2 * max(1, workers))))
@@ -293,7 +293,7 @@ def _parts(blocks: Sequence[int], workers: int) -> Iterator[Sequence[int]]:
 
 
 def _grids(grid: TileGrid, blocks: Sequence[int]) -> dict[int, TileGrid]:
-    """Return the tiles of some blocks, and only those: workers are not sent the others."""
+    """Return the tiles of some blocks, so that workers are not sent the whole grid."""
     return {block: replace(grid, origins=grid.origins[block_rows(block, len(grid))]) for block in blocks}
 
 
@@ -336,7 +336,7 @@ def _slide(path: str, mpp: float, own_stain: Stain | None, view: DetectorView) -
 
 
 @lru_cache(maxsize=2)
-def _target(path: str, run: str) -> AnomalyMap:  # noqa: ARG001 - another run may have made the map anew
+def _target(path: str, run: str) -> AnomalyMap:  # noqa: ARG001 - part of the cache key: another run may have replaced the map
     return AnomalyMap.open(path)
 
 
