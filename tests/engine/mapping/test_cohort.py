@@ -9,8 +9,8 @@ import pytest
 from distributed import LocalCluster
 from map_makers import bytes_of
 
-from napari_histoad import engine, load_detector, map_slide, open_slide, train
-from napari_histoad.engine import CohortSlide, cohort_job, map_job, read_cohort
+from napari_histoad import load_detector, map_slide, open_slide, train
+from napari_histoad.engine import CohortSlide, cohort_job, map_job, mapping, read_cohort
 from napari_histoad.engine.mapping._cluster import Cluster
 from napari_histoad.errors import BundleError, DeviceError, HistoadError, SettingsError
 from napari_histoad.jobs import Progress, run
@@ -108,7 +108,7 @@ def test_whatever_is_wrong_with_one_slide_the_others_are_mapped(sample, detector
     paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
     for path in paths:
         path.write_bytes(sample.path.read_bytes())
-    real = getattr(engine._cohort, where)
+    real = getattr(mapping._cohort, where)
 
     def fails(given, *args, **options):
         name = getattr(getattr(given, "slide", given), "path", given)
@@ -116,7 +116,7 @@ def test_whatever_is_wrong_with_one_slide_the_others_are_mapped(sample, detector
             raise odd
         return real(given, *args, **options)
 
-    monkeypatch.setattr(engine._cohort, where, fails)
+    monkeypatch.setattr(mapping._cohort, where, fails)
     slides = [CohortSlide(path, model=detector_file) for path in paths]
     result = run(cohort_job(slides, tmp_path / "out", stride_px=64, device="cpu"))
     assert [finished.info.slide for finished in result.maps] == ["first.tif", "third.tif"]
@@ -141,7 +141,7 @@ def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_map
         path.write_bytes(sample.path.read_bytes())
     seen, planned = [], threading.Event()
     job = cohort_job([CohortSlide(path, model=detector_file) for path in paths], tmp_path / "out", stride_px=64, device="cpu")
-    plan, read = engine._cohort.plan_map, engine._cohort.read_first_tiles
+    plan, read = mapping._cohort.plan_map, mapping._cohort.read_first_tiles
 
     def note_plan(slide, *args, **options):
         seen.append((slide.path.stem, "planned", threading.current_thread().name.startswith("prepare")))
@@ -152,9 +152,9 @@ def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_map
         seen.append((made.slide.path.stem, "read", threading.current_thread().name.startswith("prepare")))
         planned.set()
 
-    monkeypatch.setattr(engine._cohort, "plan_map", note_plan)
-    monkeypatch.setattr(engine._cohort, "read_first_tiles", note_read)
-    monkeypatch.setattr(engine._map, "plan_map", lambda *_, **__: pytest.fail("planned again"))
+    monkeypatch.setattr(mapping._cohort, "plan_map", note_plan)
+    monkeypatch.setattr(mapping._cohort, "read_first_tiles", note_read)
+    monkeypatch.setattr(mapping._map, "plan_map", lambda *_, **__: pytest.fail("planned again"))
     for progress in job:
         if progress.stage == "Mapping" and "first" in progress.path:
             assert planned.wait(60)  # while the first is being mapped
@@ -193,7 +193,7 @@ def test_whatever_is_wrong_with_one_slide_on_a_cluster_the_others_are_mapped(mon
             raise ValueError("bad profile\nin two lines")
         return _Ready(slide.path.stem)
 
-    monkeypatch.setattr(engine._cohort, "_prepare", prepare)
+    monkeypatch.setattr(mapping._cohort, "_prepare", prepare)
     slides = [CohortSlide(tmp_path / f"{name}.tif") for name in ("first", "odd", "fails", "last")]
     seen = []
     result = run(cohort_job(slides, tmp_path, cluster=object(), on_slide=lambda slide, _: seen.append(slide.path.stem)))
