@@ -36,7 +36,7 @@ def two(viewer, panel, words, sample, tmp_path):
 
 def outline(panel, box):
     panel["normal"].outline_button.native.click()
-    layer = panel.viewer.layers.selection.active
+    layer = panel.context.viewer.layers.selection.active
     layer.add_rectangles(box)
     return layer
 
