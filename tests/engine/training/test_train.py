@@ -271,7 +271,7 @@ def test_all_tissue_and_mixed_tissue_reach_fit_and_file(sample, tmp_path, normal
     train(sample.path, tmp_path / "d.safetensors", normal=normal, detector="colour", tile_px=64, device="cpu")
     assert set(fitted) == {mixed}
     note = load_detector(tmp_path / "d.safetensors").calibration.note
-    assert ("may hold lesions" in note) is mixed
+    assert ("may contain lesions" in note) is mixed
 
 
 def test_outlines_and_all_tissue_can_be_mixed_over_slides(sample, tmp_path):
