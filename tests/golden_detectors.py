@@ -17,7 +17,7 @@ import torch
 
 from napari_histoad.calibration import Calibration
 from napari_histoad.classifiers import load_model
-from napari_histoad.detectors import create_detector, save_detector
+from napari_histoad.detectors import create_detector, fingerprint, save_detector
 
 FOLDER = Path(__file__).parent / "detectors" / "golden"
 SIDE = 32
@@ -90,7 +90,7 @@ def outputs(path: Path) -> dict[str, list[float]]:
 
 
 def write(name: str) -> None:
-    """Write the file of a case and its scores."""
+    """Write the file of a case, and its scores and fingerprint."""
     method, settings = CASES[name]
     torch.manual_seed(0)
     detector = create_detector(method, **{"tile_px": SIDE, **settings})
@@ -103,8 +103,9 @@ def write(name: str) -> None:
     detector.load_saved_state({k: v.bfloat16().to(v.dtype) if v.is_floating_point() else v for k, v in state})
     detector.calibration = Calibration.from_scores(np.arange(20.0))
     path = save_detector(detector, FOLDER / f"{name}.safetensors")
-    scores = json.loads((FOLDER / "scores.json").read_text()) | {name: outputs(path)}
-    (FOLDER / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    known = json.loads((FOLDER / "scores.json").read_text())
+    known[name] = outputs(path) | {"fingerprint": fingerprint(load_model(path))}
+    (FOLDER / "scores.json").write_text(json.dumps(known, indent=1) + "\n")
     path.with_suffix(".safetensors.xz").write_bytes(lzma.compress(path.read_bytes(), preset=9))
     path.unlink()
 

@@ -179,11 +179,11 @@ def _tile_table(source: AnomalyMap) -> pa.Table:
     return pa.table({**columns, **{f"p_{name}": values for name, values in classes}})
 
 
-BUILT_IN: tuple[Export, ...] = (GeoJsonExport(), CsvExport(), ParquetExport(), OmeTiffExport(), PngExport())
+BUILT_IN: tuple[type[Export], ...] = (GeoJsonExport, CsvExport, ParquetExport, OmeTiffExport, PngExport)
 
 
 def exports() -> tuple[Export, ...]:
-    """Return all exports: ours, and one of each class that other packages register under ``napari_histoad.exports``.
+    """Return one of each export: the built-in ones, and those that other packages register under ``napari_histoad.exports``.
 
     Examples
     --------
@@ -191,7 +191,7 @@ def exports() -> tuple[Export, ...]:
     >>> [export.name for export in exports()]  # doctest: +ELLIPSIS
     ['geojson', 'csv', 'parquet', 'ome-tiff', 'png'...]
     """
-    found = {export.name: export for export in BUILT_IN}
+    found = {kind.name: kind() for kind in BUILT_IN}
     for label, kind in load_extensions("napari_histoad.exports").items():
         if not (isinstance(kind, type) and issubclass(kind, Export)):
             logging.getLogger("napari_histoad").warning(
