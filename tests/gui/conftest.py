@@ -11,7 +11,7 @@ from napari_histoad.gui.messages import Message
 @pytest.fixture
 def qtbot(qtbot):
     """It waits for as long as a busy machine takes: pytest-qt itself for five seconds only."""
-    qtbot.waitUntil = partial(qtbot.waitUntil, timeout=120_000)
+    qtbot.waitUntil = partial(qtbot.waitUntil, timeout=600_000)
     return qtbot
 
 

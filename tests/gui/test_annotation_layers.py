@@ -154,5 +154,5 @@ def test_autosave_saves_dropped_outlines(panel, viewer, slide, tmp_path, told, q
     viewer.open(str(slide), plugin="napari-histoad")
     viewer.window._qt_viewer._qt_open([str(tmp_path / "case.geojson")], stack=False)
     saved = panel.controller.chosen.out / f"{panel.controller.chosen.slide.name}.normal.geojson"
-    qtbot.waitUntil(saved.exists, timeout=60_000)
+    qtbot.waitUntil(saved.exists)
     assert [region.geometry.bounds for region in read_regions(saved)] == [(10, 20, 60, 90)]

@@ -58,7 +58,7 @@ def reviewed(panel):
 def test_dropped_map_opens_its_slide_and_is_reviewed_at_the_saved_threshold(viewer, panel, words, qtbot, case):
     slide, folder = case
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel))
     assert panel.controller.chosen.slide.path == slide
     assert panel["slide"].slide_box.value.name == "sample"
     assert panel["review"].rate() == 0.02
@@ -82,7 +82,7 @@ def test_dropped_map_is_reviewed_when_the_panel_opens_later(viewer, qtbot, case,
     assert [y.contour for y in labels_of(viewer)] == [1]
     assert any("Anomaly mapping" in words for words in told)
     _, panel = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
-    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel))
     assert panel["review"].rate() == 0.02
     panel.controller.close()
 
@@ -93,7 +93,7 @@ def test_dropped_map_asks_for_its_moved_slide_and_refuses_another(
     slide, folder = case
     moved = slide.rename(tmp_path / "moved.tif")
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: panel["slide"].find_button.native.isVisibleTo(panel), timeout=60_000)
+    qtbot.waitUntil(lambda: panel["slide"].find_button.native.isVisibleTo(panel))
     assert "sample.tif" in panel["slide"].message.text()
     assert "Find the slide" in panel["slide"].message.text()
     assert not panel["review"].isEnabled()
@@ -105,7 +105,7 @@ def test_dropped_map_asks_for_its_moved_slide_and_refuses_another(
     assert panel["slide"].slide_box.value is None
     chosen = moved
     panel["slide"].find_button.native.click()
-    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel))
     assert panel.controller.chosen.slide.path == moved
     assert not panel["slide"].find_button.native.isVisibleTo(panel)
     assert panel["slide"].message.text() == ""
@@ -116,11 +116,11 @@ def test_dropped_map_refuses_another_slide_at_the_same_path(viewer, panel, words
     moved = slide.rename(tmp_path / "moved.tif")
     shutil.copyfile(write_tiff(np.full((500, 400, 3), 200, np.uint8), mpp=0.5), slide)
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: "is not the slide" in panel["slide"].message.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "is not the slide" in panel["slide"].message.text())
     assert not panel["review"].isEnabled()
     assert panel["slide"].slide_box.value is None
     drop(viewer, moved)
-    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel))
     assert panel["review"].rate() == 0.02
 
 
@@ -130,7 +130,7 @@ def test_dropped_map_sets_the_resolution_of_its_slide(viewer, panel, words, qtbo
     path = write_tiff(pixels, mpp=None)
     made = map_slide(path, tmp_path / "maps", model=detector_file, stride_px=64, device="cpu", slide_mpp=0.5)
     drop(viewer, made.path)
-    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel))
     assert panel.controller.chosen.slide.mpp == 0.5
     assert tuple(panel["slide"].slide_box.value.scale) == (0.5, 0.5)
 
@@ -143,7 +143,7 @@ def test_map_section_offers_and_opens_the_finished_map(viewer, panel, words, qtb
     assert "finished map" in panel["map"].found_info.text()
     assert not panel["review"].isEnabled()
     panel["map"].reopen_button.native.click()
-    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel))
     assert panel["review"].rate() == 0.02
     assert len(viewer.layers) == 4
     assert panel["map"].reopen_button.native.isHidden()
@@ -179,7 +179,7 @@ def test_map_section_says_how_to_continue_an_unfinished_map(viewer, panel, words
     for one in (folder, among):
         unfinish(one)
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: "not finished" in panel["map"].message.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "not finished" in panel["map"].message.text())
     assert panel.controller.chosen.slide.path == slide
     assert "move it to" in panel["map"].message.text()
     assert "continues it" in panel["map"].found_info.text()
@@ -193,11 +193,11 @@ def test_dropped_map_waits_for_the_running_job(viewer, panel, words, qtbot, case
     monkeypatch.setattr(JobRunner, "busy", True)
     panel.controller.runner.busy_changed.emit(True)
     drop(viewer, folder)
-    qtbot.waitUntil(lambda: "after the end of the run" in panel["review"].message.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "after the end of the run" in panel["review"].message.text())
     assert panel.controller.maps.map is None
     monkeypatch.setattr(JobRunner, "busy", False)
     panel.controller.runner.busy_changed.emit(False)
-    qtbot.waitUntil(lambda: reviewed(panel), timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel))
     assert panel["review"].message.text() == ""
 
 
@@ -209,12 +209,12 @@ def test_dropped_maps_are_reviewed_each_on_its_slide(
         other = write_tiff(opened.read(0, 0, 0, 1400, 1200), mpp=0.5)
     made = map_slide(other, tmp_path / "maps", model=detector_file, stride_px=64, device="cpu")
     viewer.open([str(folder), str(made.path)], plugin="napari-histoad")
-    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.maps.map.path == made.path, timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.maps.map.path == made.path)
     assert panel.controller.chosen.slide.path == other
     shown = {y.metadata[MAP_KEY] for y in viewer.layers if MAP_KEY in y.metadata and y.visible}
     assert shown == {str(made.path)}
     shot(viewer, "two dropped maps")
     panel["slide"].slide_box.value = next(y for y in viewer.layers if y.name == "sample")
-    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.maps.map.path == folder, timeout=120_000)
+    qtbot.waitUntil(lambda: reviewed(panel) and panel.controller.maps.map.path == folder)
     assert panel.controller.chosen.slide.path == slide
     assert panel["review"].rate() == 0.02

@@ -20,24 +20,24 @@ def test_gallery_trains_a_classifier_whose_map_is_judged_again(viewer, panel, wo
     assert not panel["review"].gallery_button.native.isEnabled()
     choose_method("colour")
     panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words))
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words))
     assert words == []
     panel["review"].gallery_button.native.click()
     gallery = panel["review"].judging.gallery
-    qtbot.waitUntil(lambda: not gallery.reading, timeout=60_000)
+    qtbot.waitUntil(lambda: not gallery.reading)
     assert len(gallery.rows) >= 10
     qtbot.keyClick(gallery, T)
     assert "too few tiles are judged normal and anomalous" in words.pop()
 
     height = gallery.height()
     qtbot.keyClick(gallery, E)
-    qtbot.waitUntil(lambda: "one score per tile" in gallery.explanation.words.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "one score per tile" in gallery.explanation.words.text())
     assert words == []  # beside the tile, and only there
     qtbot.keyClick(gallery, E)
     assert not gallery.explanation.isVisible()
-    qtbot.waitUntil(lambda: gallery.height() <= height, timeout=60_000)  # the slide has its place back
+    qtbot.waitUntil(lambda: gallery.height() <= height)  # the slide has its place back
 
     first = np.array(viewer.scene.camera.center)
     qtbot.keyClick(gallery, R)
@@ -56,11 +56,11 @@ def test_gallery_trains_a_classifier_whose_map_is_judged_again(viewer, panel, wo
     shot(viewer, "judging")
 
     qtbot.keyClick(gallery, T)
-    qtbot.waitUntil(lambda: "Cross-validated" in gallery.words.text() or bool(words), timeout=240_000)
+    qtbot.waitUntil(lambda: "Cross-validated" in gallery.words.text() or bool(words))
     assert words == []
     assert panel["map"].model_box.value == "sample.classifier.safetensors"
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(lambda: "Probability of Anomalous, sample.tif" in viewer.layers or bool(words), timeout=240_000)
+    qtbot.waitUntil(lambda: "Probability of Anomalous, sample.tif" in viewer.layers or bool(words))
     assert words == []
     again = panel.controller.maps.map
     assert again.info.classes == ("Normal", "Anomalous")
@@ -71,11 +71,11 @@ def test_gallery_trains_a_classifier_whose_map_is_judged_again(viewer, panel, wo
 
     qtbot.keyClick(following, E)
     assert following.explanation.isVisible()
-    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Class activation"], timeout=60_000)
+    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Class activation"])
     assert "%" in following.explanation.words.text()
     qtbot.keyClick(following, Qt.Key.Key_Right)  # the next one is explained as well
-    qtbot.waitUntil(lambda: following.explanation.titles == [], timeout=60_000)
-    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Class activation"], timeout=60_000)
+    qtbot.waitUntil(lambda: following.explanation.titles == [])
+    qtbot.waitUntil(lambda: following.explanation.titles == ["Tile", "Class activation"])
     assert words == []
     shot(viewer, "explained")
     qtbot.keyClick(following, E)
@@ -105,7 +105,7 @@ def gallery(viewer, sample, map_folder, qtbot):
         widget = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
         qtbot.addWidget(widget)
         widget.show()
-        qtbot.waitUntil(lambda: not widget.reading, timeout=60_000)
+        qtbot.waitUntil(lambda: not widget.reading)
         yield widget
         widget.stop()
     for name in map_folder.parent.glob("*.verdicts.geojson"):
@@ -117,7 +117,7 @@ def test_gallery_restores_saved_verdicts(gallery, viewer, sample, map_folder, qt
     with open_slide(sample.path) as slide:
         other = TileGallery(viewer, AnomalyMap.open(map_folder), slide)
         qtbot.addWidget(other)
-        qtbot.waitUntil(lambda: not other.reading, timeout=60_000)
+        qtbot.waitUntil(lambda: not other.reading)
         assert "1 normal" in other.counts.text()
         assert gallery._box(0) not in {other._box(k) for k in range(len(other.rows))}
 
@@ -156,5 +156,5 @@ def test_gallery_shows_more_tiles_until_all_are_judged(gallery, qtbot):
             qtbot.keyClick(gallery, N)
         qtbot.keyClick(gallery, M)
     assert "Every part of this map has been judged" in gallery.words.text()
-    qtbot.waitUntil(lambda: not gallery.reading, timeout=60_000)
+    qtbot.waitUntil(lambda: not gallery.reading)
     qtbot.keyClick(gallery, Qt.Key.Key_Escape)

@@ -58,7 +58,7 @@ def test_section_shows_an_error_until_it_is_resolved(viewer, panel, words, qtbot
     viewer.open(_blank(write_tiff), plugin="napari-histoad")
     message = panel["map"].message
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(message.isVisible, timeout=120_000)
+    qtbot.waitUntil(message.isVisible)
     assert "no tissue was found" in message.text()
     area = panel.scroll_area.viewport()
     qtbot.waitUntil(lambda: area.rect().contains(message.mapTo(area, message.rect().bottomLeft())))  # scrolled to
@@ -69,7 +69,7 @@ def test_section_shows_an_error_until_it_is_resolved(viewer, panel, words, qtbot
     assert panel["detector"].message.isHidden()
     panel["map"].map_button.native.click()
     assert message.isHidden()  # tried again
-    qtbot.waitUntil(message.isVisible, timeout=120_000)
+    qtbot.waitUntil(message.isVisible)
     viewer.open(str(sample.path), plugin="napari-histoad")
     panel["slide"].slide_box.value = viewer.layers[-1]
     assert message.isHidden()  # of another slide
@@ -88,7 +88,7 @@ def test_section_shows_remedies_of_the_window(viewer, panel, words, qtbot, sampl
         "only 30 normal tiles were found; outline more normal tissue in step 3, in a few more places"
     )
     panel.controller.runner.submit(CheckModel(model="none.safetensors"), Handlers("map", print))
-    qtbot.waitUntil(panel["map"].message.isVisible, timeout=60_000)
+    qtbot.waitUntil(panel["map"].message.isVisible)
     assert "none.safetensors" in panel["map"].message.text()
 
 

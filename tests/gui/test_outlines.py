@@ -107,13 +107,13 @@ def test_autosave_restores_outlines_in_the_next_session(viewer, panel, words, ca
     layer = viewer.layers.selection.active
     layer.add_rectangles(BOX)
     layer.add_ellipses(BOX + 500)
-    qtbot.waitUntil(lambda: saved(panel) == 2, timeout=30_000)
+    qtbot.waitUntil(lambda: saved(panel) == 2)
     bounds = [region.geometry.bounds for region in panel.context.outlines.regions()]
     layer.selected_data = {0}
     layer.remove_selected()
-    qtbot.waitUntil(lambda: saved(panel) == 1, timeout=30_000)
+    qtbot.waitUntil(lambda: saved(panel) == 1)
     panel.context.outlines._histories[layer].undo()
-    qtbot.waitUntil(lambda: saved(panel) == 2, timeout=30_000)
+    qtbot.waitUntil(lambda: saved(panel) == 2)
     for name in (layer, slide_layer):
         viewer.layers.remove(name)
     viewer.open(str(case), plugin="napari-histoad")
@@ -130,11 +130,11 @@ def test_autosave_keeps_a_file_that_was_changed_elsewhere(viewer, panel, words, 
     panel["normal"].outline_button.native.click()
     layer = viewer.layers.selection.active
     layer.add_rectangles([BOX, BOX + 500])
-    qtbot.waitUntil(lambda: saved(panel) == 2, timeout=30_000)
+    qtbot.waitUntil(lambda: saved(panel) == 2)
     viewer.layers.remove(layer)
     panel["normal"].outline_button.native.click()
     viewer.layers.selection.active.add_rectangles(BOX)
-    qtbot.waitUntil(lambda: saved(panel) == 1, timeout=30_000)
+    qtbot.waitUntil(lambda: saved(panel) == 1)
     assert saved(panel, "case.normal-2.geojson") == 2
 
 
@@ -144,7 +144,7 @@ def test_autosave_warns_once_if_outlines_cannot_be_saved(viewer, panel, words, c
     layer = viewer.layers.selection.active
     monkeypatch.setattr("napari_histoad.gui.autosave.write_geojson", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
     layer.add_rectangles(BOX)
-    qtbot.waitUntil(lambda: any("cannot be saved" in word for word in words), timeout=30_000)
+    qtbot.waitUntil(lambda: any("cannot be saved" in word for word in words))
     monkeypatch.undo()
 
 
@@ -154,7 +154,7 @@ def test_autosave_leaves_out_shapes_without_an_area(viewer, panel, words, case, 
     layer = viewer.layers.selection.active
     layer.add_polygons(np.array([[0.0, 0], [50, 50], [100, 100]]))  # no area
     layer.add_rectangles(BOX)
-    qtbot.waitUntil(lambda: saved(panel) == 1, timeout=30_000)
+    qtbot.waitUntil(lambda: saved(panel) == 1)
 
 
 def test_outlines_stay_on_their_pixels_when_the_resolution_is_set(viewer, panel, words, write_tiff):

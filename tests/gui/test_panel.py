@@ -22,27 +22,27 @@ def test_panel_leads_from_the_sample_to_the_saved_map(viewer, panel, words, qtbo
     assert "0.5 µm per pixel" in panel["slide"].info.text()
     assert len(panel.context.outlines.regions()) >= 3
     panel["tissue"].button.native.click()
-    qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text())
     panel["detector"].steps_box.value = 60
     panel["detector"].train_button.native.click()
-    qtbot.waitUntil(panel.progress.isVisible, timeout=60_000)
+    qtbot.waitUntil(panel.progress.isVisible)
     assert not panel["map"].map_button.enabled
-    qtbot.waitUntil(panel["detector"].preview.isVisible, timeout=60_000)
+    qtbot.waitUntil(panel["detector"].preview.isVisible)
     shot(viewer, "training")
-    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words))
     assert words == []
     assert panel["map"].model_box.value == "sample.vqvae.safetensors"
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words))
     assert words == []
     heat = viewer.layers["Anomaly map of sample.tif"]
     assert np.ptp(heat.data) > 0
-    qtbot.waitUntil(lambda: "Flagged regions of sample.tif" in viewer.layers, timeout=60_000)
+    qtbot.waitUntil(lambda: "Flagged regions of sample.tif" in viewer.layers)
     assert isinstance(viewer.layers["Flagged regions of sample.tif"], Labels)
     flagged = []
     for position in (0, 500, 1000):
         panel["review"].rate_slider.setValue(position)
-        qtbot.waitUntil(lambda: f"{panel['review'].rate():.3g})" in panel["review"].rate_info.text(), timeout=60_000)
+        qtbot.waitUntil(lambda: f"{panel['review'].rate():.3g})" in panel["review"].rate_info.text())
         flagged.append(int((viewer.layers["Flagged regions of sample.tif"].data > 0).sum()))
     assert flagged == sorted(flagged)
     assert flagged[-1] > 0
@@ -51,7 +51,7 @@ def test_panel_leads_from_the_sample_to_the_saved_map(viewer, panel, words, qtbo
     viewer.reset_view()
     shot(viewer, "finished")
     panel["save"].save_button.native.click()
-    qtbot.waitUntil(lambda: bool(words), timeout=60_000)
+    qtbot.waitUntil(lambda: bool(words))
     assert "Saved in" in words[-1]
     assert {p.suffix for p in panel.controller.chosen.out.iterdir()} >= {".geojson", ".png", ".html", ".zarr"}
 
@@ -61,7 +61,7 @@ def test_panel_ends_the_background_process_when_it_is_closed(viewer, panel, qtbo
     assert psutil.pid_exists(pid)
     viewer.window.remove_dock_widget("all")
     panel.deleteLater()
-    qtbot.waitUntil(lambda: not psutil.pid_exists(pid), timeout=10_000)
+    qtbot.waitUntil(lambda: not psutil.pid_exists(pid))
     viewer.add_image(np.zeros((5, 5)))  # nobody listens any more
 
 
@@ -79,7 +79,7 @@ def test_panel_shows_errors_and_remedies_of_each_step(viewer, panel, words, qtbo
     panel["detector"].train_button.native.click()
     assert "no normal tissue is outlined" in words[-1]
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(lambda: "no tissue was found" in words[-1], timeout=60_000)
+    qtbot.waitUntil(lambda: "no tissue was found" in words[-1])
     assert panel["map"].map_button.enabled
 
 

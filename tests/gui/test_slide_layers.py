@@ -71,7 +71,7 @@ def test_panel_maps_a_picture_that_napari_opened(panel, viewer, words, qtbot, tm
     assert tuple(layer.scale) == (0.5, 0.5)
     panel["map"].map_button.native.click()
     assert not panel["map"].map_button.enabled
-    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words))
     assert words == []
     copy = tmp_path / "anomaly-maps" / "photo.tif"
     with open_slide(copy) as slide:

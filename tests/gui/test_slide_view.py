@@ -112,14 +112,14 @@ def test_slide_view_replaces_layers_of_the_same_slide_only(viewer, panel, two, q
         panel["slide"].slide_box.value = layer
         panel["tissue"].info.setText("")
         panel["tissue"].button.native.click()
-        qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text(), timeout=120_000)
+        qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text())
         tissue.append(next(y for y in reversed(viewer.layers) if y.name.startswith("Tissue of skin")))
     assert tissue[0] in viewer.layers
     assert [y.visible for y in tissue] == [False, True]
     assert [owner_of(y) for y in tissue] == [owner_of(y) for y in two]
     panel["tissue"].info.setText("")
     panel["tissue"].button.native.click()
-    qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text(), timeout=120_000)
+    qtbot.waitUntil(lambda: "mm²" in panel["tissue"].info.text())
     assert tissue[1] not in viewer.layers
     assert tissue[0] in viewer.layers
     shot(viewer, "two-slides-tissue")

@@ -36,7 +36,7 @@ def test_panel_and_gallery_fit_small_windows(viewer, panel, words, qtbot, sample
     window.resize(width, height)
     viewer.open(str(sample.path), plugin="napari-histoad")
     panel.controller.maps.show(AnomalyMap.open(map_folder))
-    qtbot.waitUntil(lambda: "region" in panel["review"].rate_info.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "region" in panel["review"].rate_info.text())
 
     def in_view(widget):
         corners = (widget.mapTo(window, widget.rect().topLeft()), widget.mapTo(window, widget.rect().bottomRight()))
@@ -44,10 +44,10 @@ def test_panel_and_gallery_fit_small_windows(viewer, panel, words, qtbot, sample
 
     save = panel["save"].save_button.native
     area = panel.scroll_area.viewport()
-    qtbot.waitUntil(lambda: area.rect().contains(save.mapTo(area, save.rect().bottomRight())), timeout=60_000)  # scrolled to
+    qtbot.waitUntil(lambda: area.rect().contains(save.mapTo(area, save.rect().bottomRight())))  # scrolled to
     panel["review"].gallery_button.native.click()
     gallery = panel["review"].judging.gallery
-    qtbot.waitUntil(lambda: not gallery.reading, timeout=60_000)
+    qtbot.waitUntil(lambda: not gallery.reading)
     buttons = gallery.findChildren(QPushButton)
     assert len(buttons) == 9
     qtbot.waitUntil(lambda: all(map(in_view, buttons)))
@@ -74,7 +74,7 @@ def test_panel_disables_settings_while_a_job_runs(viewer, panel, words, qtbot, s
     assert panel.controller.runner.busy
     assert not any(setting.isEnabled() for setting in settings)
     assert not panel["save"].save_button.enabled
-    qtbot.waitUntil(lambda: not panel.controller.runner.busy, timeout=120_000)
+    qtbot.waitUntil(lambda: not panel.controller.runner.busy)
     assert all(setting.isEnabled() for setting in settings)
     choose_method("colour")
     assert not panel["detector"].steps_box.enabled

@@ -62,7 +62,7 @@ def test_worker_threads_share_the_threads_of_torch():
 
 def test_map_in_threads_computes_one_item_per_thread_and_limits_items_in_flight(count):
     assert thread_count() == count
-    taken, together = [], threading.Barrier(count, timeout=20)
+    taken, together = [], threading.Barrier(count, timeout=300)
 
     def items():
         for i in range(4 * count):
@@ -112,7 +112,7 @@ def test_worker_threads_are_reused(count):
         together.wait()
         return threading.current_thread()
 
-    together = threading.Barrier(count, timeout=20)
+    together = threading.Barrier(count, timeout=300)
     first, second = (set(map_in_threads(work, range(count), CPU)) for _ in range(2))
     assert first == second
     assert len(first) == count

@@ -36,7 +36,7 @@ class Driver:
     def _see(self, name, *args):
         self.seen.append((name, args))
 
-    def until(self, *names, timeout=120):
+    def until(self, *names, timeout=600):
         deadline = time.monotonic() + timeout
         while not any(n in names for n, _ in self.seen):
             self.calls.get(timeout=max(0.1, deadline - time.monotonic()))()
@@ -205,5 +205,5 @@ def test_thresholds_answer_the_last_of_many_requests(driver, map_folder):
     for rate in rates:
         c.maps.request_review(rate)
     while not any(name == "reviewed" and args[0].rate == rates[-1] for name, args in driver.seen):
-        driver.calls.get(timeout=30)()
+        driver.calls.get(timeout=600)()
     assert len([1 for name, _ in driver.seen if name == "reviewed"]) < len(rates)

@@ -21,7 +21,7 @@ def test_detector_section_leaves_out_suspicious_tiles(viewer, panel, words, qtbo
     assert "no trained detector is chosen" in words.pop()
     panel["detector"].refine_box.value = True
     panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: "suspicious tiles were left out" in panel["detector"].info.text() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: "suspicious tiles were left out" in panel["detector"].info.text() or bool(words))
     assert words == []
     suspicious = viewer.layers["Suspicious tiles"]
     assert f"{len(suspicious.data)} suspicious" in panel["detector"].info.text()
@@ -31,14 +31,14 @@ def test_detector_section_leaves_out_suspicious_tiles(viewer, panel, words, qtbo
         assert any(outline.distance(Point(*middle)) < 128 for outline in outlines)
     shot(viewer, "suspicious")
     panel["detector"].recalibrate_button.native.click()
-    qtbot.waitUntil(lambda: bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: bool(words))
     assert "was trained on sample.tif" in words.pop()
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() or bool(words))
     assert words == []
     by_rate = panel["review"].rate()
     panel["review"].rate_kind.value = BY_DISCOVERIES
-    qtbot.waitUntil(lambda: "expected to be normal" in panel["review"].rate_info.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "expected to be normal" in panel["review"].rate_info.text())
     assert panel["review"].rate() != by_rate
     shot(viewer, "discoveries")
 
@@ -76,13 +76,13 @@ def test_detector_section_asks_before_a_download_and_takes_weights_from_a_file(
     assert not panel["detector"].steps_box.enabled
     monkeypatch.setattr(QMessageBox, "question", lambda *args: asked.append(args[2]) or QMessageBox.StandardButton.No)
     panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: "was not downloaded" in panel["detector"].info.text() or bool(words), timeout=60_000)
+    qtbot.waitUntil(lambda: "was not downloaded" in panel["detector"].info.text() or bool(words))
     assert words == []
     assert name in asked[0]
     assert "apache-2.0" in asked[0]
     monkeypatch.setattr(QMessageBox, "question", lambda *args: QMessageBox.StandardButton.Yes)
     panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: bool(words), timeout=60_000)
+    qtbot.waitUntil(lambda: bool(words))
     assert "cannot be downloaded" in words[-1]
     assert "choose the file of its weights in step 4" in words.pop()
     torch.manual_seed(0)
@@ -90,6 +90,6 @@ def test_detector_section_asks_before_a_download_and_takes_weights_from_a_file(
     panel["detector"].weights_file.value = tmp_path / "vit.safetensors"
     shot(viewer, "encoder")
     panel["detector"].train_button.native.click()
-    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words), timeout=120_000)
+    qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words))
     assert words == []
     assert load_detector(panel.controller.training.model).backbone.name == name

@@ -9,24 +9,24 @@ import safetensors.numpy
 def test_map_section_computes_without_training_and_cancels(viewer, panel, words, qtbot):
     viewer.open_sample("napari-histoad", "planted")
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(panel.progress.isVisible, timeout=60_000)
+    qtbot.waitUntil(panel.progress.isVisible)
     panel.progress.cancel_button.native.click()
-    qtbot.waitUntil(lambda: not panel.progress.isVisible(), timeout=60_000)
+    qtbot.waitUntil(lambda: not panel.progress.isVisible())
     assert "Cancelled" in words[-1]
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
+    qtbot.waitUntil(panel["review"].isEnabled)
     assert "on the mapped slide itself" in panel.controller.maps.map.info.calibration_note
 
 
 def test_map_section_reports_a_map_deleted_while_it_is_computed(viewer, panel, words, qtbot):
     viewer.open_sample("napari-histoad", "planted")
-    with qtbot.waitSignal(panel.controller.maps.updated, timeout=120_000):
+    with qtbot.waitSignal(panel.controller.maps.updated, timeout=600_000):
         panel["map"].map_button.native.click()
     shutil.rmtree(panel.controller.maps.map.path, ignore_errors=True)  # what is written meanwhile is left, and in the way
-    qtbot.waitUntil(lambda: any("put" in word for word in words), timeout=60_000)
+    qtbot.waitUntil(lambda: any("put" in word for word in words))
     assert "was deleted or moved" in words[-1] or "does not exist any more" in words[-1]
     panel["map"].map_button.native.click()
-    qtbot.waitUntil(panel["review"].isEnabled, timeout=120_000)
+    qtbot.waitUntil(panel["review"].isEnabled)
 
 
 def test_map_section_offers_only_files_that_hold_a_detector(viewer, panel, words, qtbot, sample, detector_file, tmp_path):
@@ -38,11 +38,11 @@ def test_map_section_offers_only_files_that_hold_a_detector(viewer, panel, words
     (tmp_path / "notes.txt").write_text("no detector")
     for file in (tensors, broken, tmp_path / "notes.txt"):
         panel["map"].model_file.value = file
-        qtbot.waitUntil(lambda file=file: file.name in message.text() and not panel.controller.runner.busy, timeout=120_000)
+        qtbot.waitUntil(lambda file=file: file.name in message.text() and not panel.controller.runner.busy)
         assert panel["map"].model_box.choices == before
         assert panel.controller.training.model is None
         assert "histoad train" not in message.text()
     panel["map"].model_file.value = detector_file
-    qtbot.waitUntil(lambda: panel.controller.training.model == detector_file, timeout=120_000)
+    qtbot.waitUntil(lambda: panel.controller.training.model == detector_file)
     assert message.isHidden()
     assert panel["map"].model_box.value == detector_file.name

@@ -33,7 +33,7 @@ def test_review_returns_to_the_former_map_after_a_failed_run(
     controller = panel.controller
     controller.maps.show(AnomalyMap.open(former))
     panel["review"].rate_slider.setValue(900)
-    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text(), timeout=120_000)
+    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text())
     rate = panel["review"].rate()
     monkeypatch.setattr(controller.runner.client, "submit", lambda *_: 1)  # its events are those below
     controller.maps.compute()
@@ -46,13 +46,13 @@ def test_review_returns_to_the_former_map_after_a_failed_run(
     assert controller.maps.map.path == aside
     assert panel["review"].isEnabled()
     assert panel["review"].rate() == rate
-    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() and len(flagged(viewer)) == 1, timeout=120_000)
+    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() and len(flagged(viewer)) == 1)
 
 
 def test_review_is_restored_with_its_slide(viewer, panel, words, case, qtbot, map_folder, write_tiff, sample):
     panel.controller.maps.show(AnomalyMap.open(map_folder))
     panel["review"].rate_slider.setValue(900)
-    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text(), timeout=120_000)
+    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text())
     rate = panel["review"].rate()
     for text in (panel["detector"].info, panel["tissue"].info):
         text.setText("of the former slide")
@@ -65,7 +65,7 @@ def test_review_is_restored_with_its_slide(viewer, panel, words, case, qtbot, ma
     panel["slide"].slide_box.value = case
     assert panel["review"].isEnabled()
     assert panel["review"].rate() == rate
-    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text(), timeout=120_000)
+    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text())
     assert flagged(viewer)[0].visible
 
 
@@ -78,7 +78,7 @@ def test_training_keeps_earlier_detectors(viewer, panel, words, case, qtbot, cho
         layer.add_rectangles([[[top, 600], [top, 1400], [top + 400, 1400], [top + 400, 600]]])
         panel["detector"].info.setText("")
         panel["detector"].train_button.native.click()
-        qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words), timeout=240_000)
+        qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words))
         assert words == []
         names.append(panel["map"].model_box.value)
     assert names == ["case.colour.safetensors", "case.colour-2.safetensors"]
