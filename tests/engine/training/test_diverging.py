@@ -155,15 +155,15 @@ def test_critic_of_a_growing_network_is_not_trained_before_its_stage(tiles):
     detector.network.train()
     images = torch.from_numpy(tiles.images[:4])
     optimizers = detector.optimizers()
-    before = [p.clone() for p in detector.network["critic"].parameters()]
+    before = [p.clone() for p in detector.network.critic.parameters()]
     learnt, descended = [], []
     for _ in range(STEPS):
         loss = detector.losses(images)
         loss["loss"].backward()
-        descended.append(any(p.grad is not None and bool(p.grad.any()) for p in detector.network["critic"].parameters()))
+        descended.append(any(p.grad is not None and bool(p.grad.any()) for p in detector.network.critic.parameters()))
         detector.network.zero_grad(set_to_none=True)
         detector.learn(images, optimizers, lambda loss: loss.backward())
-        now = [p.clone() for p in detector.network["critic"].parameters()]
+        now = [p.clone() for p in detector.network.critic.parameters()]
         learnt.append(any(not torch.equal(a, b) for a, b in zip(before, now, strict=True)))
         before = now
     assert learnt == descended
