@@ -94,7 +94,7 @@ def test_folds_split_no_group_and_hold_every_class():
         assert set(labels[kept]) == {0, 1}
         seen += held_out.tolist()
     assert len(seen) == len(set(seen))
-    with pytest.raises(TooFewTilesError, match="one place"):
+    with pytest.raises(TooFewTilesError, match="come from one group"):
         list(grouped_folds(labels, labels, 5, 0))
 
 
