@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from qtpy.compat import isalive
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QTextOption
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QTextEdit, QWidget
@@ -123,7 +124,9 @@ class Message(QFrame):
 
 
 def scroll_to(widget: QWidget) -> None:
-    """Scroll the scroll area that contains a widget until the widget is visible."""
+    """Scroll the scroll area that contains a widget until the widget is visible; do nothing if it was deleted meanwhile."""
+    if not isalive(widget):  # type: ignore[no-untyped-call]  # timers call this, and the panel may have been closed
+        return
     parent = widget.parentWidget()
     while parent is not None and not isinstance(parent, QScrollArea):
         parent = parent.parentWidget()
