@@ -119,6 +119,7 @@ def test_read_table_accepts_other_columns_but_not_misspelt_ones(tmp_path):
     table = _read(tmp_path, "file,label,Split\nx,0,train\n", others=True, synonyms={"target": "label"})
     assert table.others == ("Split",)
     assert _read(tmp_path, "file,label,target\nx,0,5\n", others=True, synonyms={"target": "label"}).others == ("target",)
+    assert _read(tmp_path, "file,field,label\nx,f1,0\n", others=True).others == ("field",)
     for header in ("file,target", "file,lable", "file,label,labels", "file,label,grup"):
         with pytest.raises(SettingsError, match="unknown column"):
             _read(tmp_path, header + "\nx" + ",0" * header.count(","), others=True, synonyms={"target": "label"})

@@ -93,6 +93,19 @@ def test_list_normal_files_returns_lines_of_label_0(tmp_path, header, normal, an
     assert "left out" in notes[-1]
 
 
+def test_list_tile_files_reads_further_columns_and_labels_of_ambiguous_classes(tmp_path):
+    (tmp_path / "manifest.csv").write_text(
+        "file,mask,class,label,group,magnification,field,verified,f_normal\n"
+        'a.jpg,m.png,negative_window_positive_patient,0,p1,"40x (0.24 um/px)",f1,window,0.5\n'
+        'b.png,m.png,positive_window,1,p1,"40x (0.24 um/px)",f2,patient,0\n'
+    )
+    files = list_tile_files(tmp_path / "manifest.csv")
+    assert [(f.name, f.label, f.group) for f in files] == [("a.jpg", 0, "p1"), ("b.png", 1, "p1")]
+    chosen, notes, _ = list_normal_files(tmp_path / "manifest.csv")
+    assert [f.name for f in chosen] == ["a.jpg"]
+    assert any("unused columns: mask, magnification, field, verified, f_normal" in note for note in notes)
+
+
 @pytest.mark.parametrize("empty", ["", "NA", "nan", "null", " "])
 def test_list_normal_files_leaves_out_and_counts_lines_without_a_label(tmp_path, empty):
     (tmp_path / "m.csv").write_text(f"file,label\na.png,0\nb.png,{empty}\nc.png,1\n")
@@ -260,6 +273,8 @@ def test_kind_of_knows_names_of_normal_and_anomalous_classes():
         "healthy tissue",
         "negative",
         "tumor_free",
+        "tumor_negative",
+        "negative_window_negative_patient",
     ):
         assert kind_of(name) == "normal", name
     for name in (
@@ -270,11 +285,12 @@ def test_kind_of_knows_names_of_normal_and_anomalous_classes():
         "unhealthy",
         "benign_tumor",
         "positive",
+        "positive_window",
         "IDC",
         "carcinoma in situ",
     ):
         assert kind_of(name) == "anomalous", name
-    for name in ("stroma", "p1", "8863", "", "a"):
+    for name in ("stroma", "p1", "8863", "", "a", "negative_window_positive_patient", "patient 3"):
         assert kind_of(name) == "", name
     assert [class_of_label(text) for text in ("0", "0.0", "no", "2", "True", "-1", "inf", "?")] == [
         0,

@@ -35,6 +35,8 @@ _UNNAMED = re.compile(r"^unnamed: ?[\d.]+$")
 """pandas' name, in lower case, for a column without a name."""
 _ROW_NUMBERS = ("index", "rownames")
 _ALIKE = 0.75
+_NEARLY_SAME = 0.9
+"""Similarity of label and labels; less between different words such as file and field."""
 _MISSING = frozenset({"", "na", "n/a", "<na>", "nan", "null", "none", "?", "-"})
 _SHOWN = 8
 
@@ -102,7 +104,8 @@ def read_table(
     required : sequence of str
         The known columns that the table must have.
     others : bool
-        Whether other columns are allowed; one that looks like a misspelt known column is an error all the same.
+        Whether other columns are allowed; one that looks like a misspelt known column is an error all the same, unless the
+        table has that column too.
     synonyms : mapping of str to str, optional
         Other common names of known columns. If the known column is missing, the error says how to rename the other one.
 
@@ -132,7 +135,7 @@ def read_table(
         meant = _meant(name, known, synonyms)
         if meant is None and others:
             continue
-        if others and name.casefold() in synonyms and meant in names:
+        if others and meant in names and (name.casefold() in synonyms or _similarity(name, meant) < _NEARLY_SAME):
             continue
         odd = ", ".join(unknown[:_SHOWN])
         raise SettingsError(
@@ -266,3 +269,7 @@ def _meant(name: str, known: Sequence[str], synonyms: Mapping[str, str]) -> str 
     if plain in synonyms:
         return synonyms[plain]
     return next(iter(difflib.get_close_matches(plain, known, 1, _ALIKE)), None)
+
+
+def _similarity(name: str, known: str) -> float:
+    return difflib.SequenceMatcher(a=name.casefold(), b=known).ratio()

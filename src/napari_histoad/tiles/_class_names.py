@@ -20,10 +20,12 @@ _ANOMALY = (
     r"|positives?|pos|bad|broken|outliers?)"
 )
 _NORMAL = re.compile(
-    rf"normals?|norm|benign|healthy|negatives?|neg|good|ok|inliers?|uninfected|{_NEGATED}{_ANOMALY}|{_ANOMALY}{_NEGATED}"
+    rf"normals?|norm|benign|healthy|negatives?|neg|good|ok|inliers?|uninfected|{_NEGATED}{_ANOMALY}"
+    rf"|{_ANOMALY}(?:{_NEGATED}|negative)"
 )
 _ABNORMAL = re.compile(rf"{_ANOMALY}|tum|mal|nonnormal|notnormal|unhealthy|nonbenign|notgood|unwell")
 _PREFIXES = ("class", "label")
+_OPPOSITES = {"negative", "negatives", "neg"}, {"positive", "positives", "pos"}
 _FILLERS = {
     "tissue",
     "tissues",
@@ -38,6 +40,10 @@ _FILLERS = {
     "cell",
     "case",
     "slide",
+    "window",
+    "windows",
+    "patient",
+    "patients",
 }
 
 Kind = Literal["normal", "anomalous", ""]
@@ -52,7 +58,7 @@ def words_of(name: str) -> list[str]:
 def kind_of(name: str) -> Kind:
     """Return the meaning of a class name: normal, anomalous, or unknown.
 
-    Numbers, as in ``0_normal`` or ``normal_012``, are ignored.
+    Numbers, as in ``0_normal`` or ``normal_012``, are ignored. A name with both negative and positive in it is unknown.
     """
     words = [word for word in words_of(name) if word not in _FILLERS and word not in _PREFIXES]
     joined = "".join(words)
@@ -60,6 +66,8 @@ def kind_of(name: str) -> Kind:
         return ""
     if _NORMAL.fullmatch(joined):
         return "normal"
+    if _OPPOSITES[0] & set(words) and _OPPOSITES[1] & set(words):
+        return ""  # as a negative part of a positive whole
     if _ABNORMAL.fullmatch(joined) or any(_ABNORMAL.fullmatch(word) for word in words):
         return "anomalous"
     return "normal" if all(_NORMAL.fullmatch(word) for word in words) else ""
