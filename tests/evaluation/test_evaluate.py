@@ -62,8 +62,10 @@ def test_evaluate_finds_planted_anomalies(map_folder, sample):
     assert 0.5 < ours.auroc.value <= 1
     assert ours.lesions == len(sample.plan.planted)
     assert ours.anomalous_tiles > 0
+    assert ours.cell_auroc.low <= ours.cell_auroc.value <= ours.cell_auroc.high
+    assert list(ours.found_per_mm2.values()) == sorted(ours.found_per_mm2.values())
     names = [name for name, _ in ours.rows()]
-    assert len(names[: names.index("Taken as anomalous")]) == 6
+    assert len(names[: names.index("Taken as anomalous")]) == 9
     assert sum(ours.anomalous_classes.values()) == ours.lesions
     fewer = evaluate(result, sample.plan.planted, exclude=sample.plan.normal)
     assert fewer.tiles < ours.tiles

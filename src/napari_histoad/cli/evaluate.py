@@ -71,4 +71,5 @@ def _evaluate_table(scores: Path, truth: Path, rate: float | None) -> Evaluation
     labels = np.array([file.label != 0 for file, _, _ in known])
     found, p_values = (np.array([row[column] for row in known]) for column in (1, 2))
     fewest = min(counts, default=None)
-    return evaluate_scores(labels, found, p_values, groups, rate=rate, calibration_tiles=fewest)
+    classes = [file.class_name for file, _, _ in known]
+    return evaluate_scores(labels, found, p_values, groups, rate=rate, calibration_tiles=fewest, classes=classes)

@@ -13,6 +13,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from napari_histoad.calibration import default_rate, nothing_flagged
 from napari_histoad.errors import RegionError, SettingsError
+from napari_histoad.evaluation._by_class import figures_by_class
+from napari_histoad.evaluation._localise import (
+    binned_auroc,
+    binned_average_precision,
+    binned_interval,
+    cell_scores,
+    detect,
+)
 from napari_histoad.evaluation._metrics import Interval, bootstrap, f1
 from napari_histoad.regions import Annotations, Region, count_classes, coverage, outside_note, read_annotations
 from napari_histoad.results import measure_regions
@@ -22,12 +30,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_histoad.evaluation._by_class import ClassFigures
     from napari_histoad.maps import AnomalyMap
 
 __all__ = ["Evaluation", "evaluate", "evaluate_scores"]
 
 ANOMALOUS_COVER = 0.5
-FROC_RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,22 @@ class Evaluation:
     tiles, anomalous_tiles : int
         Number of tiles. A tile is anomalous if outlines cover at least half of it, or if it contains at least half of an
         outline; other tiles that overlap an outline are left out.
+    groups : int
+        Number of spatial blocks or groups that the intervals are over.
     lesions, lesions_found : int or None
         Number of outlined anomalies, and of those that a flagged region overlaps.
+    false_regions_per_mm2 : float or None
+        Number of flagged regions that overlap no outlined anomaly, per mm² of normal tissue.
     froc : float or None
         Mean lesion sensitivity at ¼, ½, 1, 2, 4 and 8 false positives (Camelyon16; Bejnordi et al. 2017).
+    found_per_mm2 : dict[float, float]
+        Lesion sensitivity by number of false positives per mm² of normal tissue.
+    cell_auroc, cell_average_precision : Interval or None
+        Over the cells of the anomaly map, whose centres are inside or outside the outlines.
     anomalous_classes : dict[str, int]
         Number of outlines taken as anomalous, by class; "" for outlines without a class.
+    by_class : dict[str, ClassFigures]
+        Figures by class of tile; empty for maps, and if there are only one normal and one anomalous class.
     notes : tuple of str
         Sentences on what was assumed or left out, and on what makes the results too optimistic.
     """
@@ -63,10 +81,16 @@ class Evaluation:
     f1: float
     tiles: int
     anomalous_tiles: int
+    groups: int
     lesions: int | None = None
     lesions_found: int | None = None
+    false_regions_per_mm2: float | None = None
     froc: float | None = None
+    found_per_mm2: dict[float, float] = field(default_factory=dict)
+    cell_auroc: Interval | None = None
+    cell_average_precision: Interval | None = None
     anomalous_classes: dict[str, int] = field(default_factory=dict)
+    by_class: dict[str, ClassFigures] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
@@ -78,15 +102,22 @@ class Evaluation:
                 f"At a threshold of {self.rate:.1%}",
                 f"sensitivity {self.sensitivity:.1%}, false positives {self.false_positive_rate:.1%}, F1 {self.f1:.3f}",
             ),
-            ("Tiles", f"{self.tiles:,}, of which {self.anomalous_tiles:,} anomalous"),
+            ("Tiles", f"{self.tiles:,}, of which {self.anomalous_tiles:,} anomalous; intervals over {self.groups:,} groups"),
         ]
+        if self.cell_auroc is not None:
+            rows.append(("AUROC of map cells", str(self.cell_auroc)))
+            rows.append(("Average precision of map cells", str(self.cell_average_precision)))
         if self.lesions is not None:
-            rows.append(("Known anomalies found", f"{self.lesions_found} of {self.lesions}"))
+            false = f"{self.false_regions_per_mm2:.2g} false regions per mm² of normal tissue"
+            rows.append(("Known anomalies found", f"{self.lesions_found} of {self.lesions}, with {false}"))
         if self.froc is not None:
             rows.append(("FROC score", f"{self.froc:.3f}"))
+            found = ", ".join(f"{share:.0%} with {rate:g}" for rate, share in self.found_per_mm2.items())
+            rows.append(("Found at false positives per mm²", found))
         if self.anomalous_classes:
             counts = ", ".join(f"{n} {name or 'without a class'}" for name, n in self.anomalous_classes.items())
             rows.append(("Taken as anomalous", counts))
+        rows += [(name, str(figures)) for name, figures in self.by_class.items()]
         return [*rows, *(("Note", note) for note in self.notes)]
 
     def to_json(self) -> dict[str, Any]:
@@ -136,7 +167,9 @@ def evaluate(
     labels = anomalous[use]
     _check(labels, result.info.slide)
     blocks = result.origins[use] // int(max(8 * result.info.tile_l0, 1))
-    found = _lesions_found(result, lesions, rate)
+    cells = cell_scores(result, lesions, [*undecided, *exclude])
+    found, false = _regions_found(result, lesions, [*undecided, *exclude], rate)
+    places = detect(result, lesions, use | (coverage(result.boxes, lesions) > 0))
     notes = [*given.notes, outside_note(given.regions, result.info.slide_shape, result.info.slide)]
     if undecided:
         counts = count_classes(undecided)
@@ -151,7 +184,11 @@ def evaluate(
         rate,
         lesions=len(lesions),
         lesions_found=found,
-        froc=_froc(result, lesions),
+        false_regions_per_mm2=false / cells.normal_mm2 if cells.normal_mm2 else 0.0,
+        froc=places.froc,
+        found_per_mm2=places.per_mm2(cells.normal_mm2),
+        cell_auroc=binned_interval(binned_auroc, cells.anomalous, cells.scores, cells.blocks),
+        cell_average_precision=binned_interval(binned_average_precision, cells.anomalous, cells.scores, cells.blocks),
         anomalous_classes=dict(Counter(lesion.name for lesion in lesions).most_common()),
         notes=tuple(note for note in notes if note),
     )
@@ -178,6 +215,7 @@ def evaluate_scores(
     *,
     rate: float | None = None,
     calibration_tiles: int | None = None,
+    classes: Sequence[str] = (),
 ) -> Evaluation:
     """Measure how well scores of tiles separate label True from False; intervals are over groups.
 
@@ -192,6 +230,8 @@ def evaluate_scores(
         False-positive rate of the threshold; default 1%, or the smallest rate that the calibration tiles allow.
     calibration_tiles : int, optional
         Number of calibration tiles behind the p-values; None if unknown.
+    classes : sequence of N str, optional
+        Class of each tile; gives figures by class, see `Evaluation.by_class`.
 
     Raises
     ------
@@ -208,7 +248,9 @@ def evaluate_scores(
         rate = _checked(default_rate(calibration_tiles) if rate is None else rate)
         note = nothing_flagged(rate, calibration_tiles)
     flagged = p_values <= rate * (1 + 1e-5)  # p-values in tables have six digits
-    return _evaluate(labels, scores.astype(np.float64), flagged, groups, rate, notes=(note,) if note else ())
+    scores = scores.astype(np.float64)
+    by_class = figures_by_class(labels, scores, flagged, groups, classes) if len(classes) else {}
+    return _evaluate(labels, scores, flagged, groups, rate, by_class=by_class, notes=(note,) if note else ())
 
 
 def _checked(rate: float) -> float:
@@ -223,7 +265,7 @@ def _evaluate(
     flagged: NDArray[np.bool_],
     groups: NDArray[np.int64],
     rate: float,
-    **lesions: Any,
+    **others: Any,
 ) -> Evaluation:
     return Evaluation(
         auroc=bootstrap(lambda y, s: float(roc_auc_score(y, s)), labels, scores, groups),
@@ -234,7 +276,8 @@ def _evaluate(
         f1=f1(labels, flagged),
         tiles=len(labels),
         anomalous_tiles=int(labels.sum()),
-        **lesions,
+        groups=len(np.unique(groups)),
+        **others,
     )
 
 
@@ -273,32 +316,11 @@ def _check(labels: NDArray[np.bool_], name: str) -> None:
         raise RegionError(f"all mapped tiles of {name} are in outlined anomalies", "map normal tissue as well")
 
 
-def _lesions_found(result: AnomalyMap, lesions: Sequence[Region], rate: float) -> int:
-    flagged = shapely.union_all([r.geometry for r in measure_regions(result, rate)])
-    return sum(bool(r.geometry.intersects(flagged)) for r in lesions)
-
-
-def _froc(result: AnomalyMap, lesions: Sequence[Region]) -> float:
-    """Return the mean sensitivity over six false-positive counts; detections are local score maxima, at least a tile apart."""
-    scores, side = result.scores, result.info.tile_l0
-    centres = result.origins + side / 2
-    order = [i for i in np.argsort(-scores, kind="stable").tolist() if not np.isnan(scores[i])]
-    free = np.ones(len(scores), bool)
-    peaks = []
-    for i in order:
-        if free[i]:
-            peaks.append(i)
-            free &= (np.abs(centres - centres[i]) > side).any(axis=1)
-        if len(peaks) == 2000:
-            break
-    points = shapely.points(centres[peaks])
-    hits = [{k for k, lesion in enumerate(lesions) if lesion.geometry.distance(p) <= side / 2} for p in points]
-    found: set[int] = set()
-    misses, curve = 0, []
-    for hit in hits:
-        if hit:
-            found |= hit
-        else:
-            misses += 1
-        curve.append((misses, len(found) / len(lesions)))
-    return float(np.mean([max((s for m, s in curve if m <= rate), default=0.0) for rate in FROC_RATES]))
+def _regions_found(result: AnomalyMap, lesions: Sequence[Region], left_out: Sequence[Region], rate: float) -> tuple[int, int]:
+    """Return how many lesions flagged regions overlap, and how many regions overlap neither these nor what is left out."""
+    flagged = [r.geometry for r in measure_regions(result, rate)]
+    tree = shapely.STRtree(flagged)
+    hit = [tree.query(r.geometry, predicate="intersects") for r in lesions]
+    beside = [tree.query(r.geometry, predicate="intersects") for r in left_out]
+    touched = np.unique(np.concatenate([*hit, *beside]))
+    return sum(bool(len(h)) for h in hit), len(flagged) - len(touched)
