@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from napari_histoad import load_detector, train, write_geojson
-from napari_histoad.detectors import create_detector
+from napari_histoad.detectors import create_detector, features_of
 from napari_histoad.engine import (
     TrainingSource,
     choose_device,
@@ -30,8 +31,6 @@ def tiles():
 
 
 def _fit(tiles, **options):
-    import torch
-
     torch.manual_seed(0)
     return fit_job(create_detector("vqvae", **SMALL), tiles, device="cpu", **options)
 
@@ -50,6 +49,16 @@ def test_training_reports_losses_and_pictures_and_calibrates(tiles):
 def test_training_is_repeatable_with_the_same_seed(tiles):
     one, two = (run(_fit(tiles)) for _ in range(2))
     assert np.array_equal(score_images(one, tiles.images[:8], "cpu"), score_images(two, tiles.images[:8], "cpu"))
+
+
+def test_features_computed_before_give_the_same_detector(tiles, monkeypatch):
+    one, two = (create_detector("colour", tile_px=64) for _ in range(2))
+    run(fit_job(one, tiles, device="cpu"))
+    features = features_of(two.features, tiles.images, torch.device("cpu"))
+    monkeypatch.setattr(two, "features", None)
+    run(fit_job(two, tiles, device="cpu", features=features))
+    np.testing.assert_array_equal(one.calibration.scores, two.calibration.scores)
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), two.buffers(), strict=True))
 
 
 def test_training_ignores_environment_variables_of_a_cluster(tiles, monkeypatch):

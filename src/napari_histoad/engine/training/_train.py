@@ -58,6 +58,7 @@ def fit_job(
     outlined: bool = False,
     refine: str | None = None,
     checkpoint: Path | None = None,
+    features: torch.Tensor | None = None,
 ) -> Job[Detector]:
     """Train a detector on tiles in memory and calibrate it on held-out tiles.
 
@@ -83,6 +84,9 @@ def fit_job(
         calibration still uses them, except outlying scores, so that the false-positive rate is not underestimated.
     checkpoint : Path, optional
         File to save progress to. Training continues from it if it has the same data and settings, and removes it at the end.
+    features : (N, D) float32 tensor, optional
+        Features of the tiles, if they were computed before, see `features_of`. Only methods that are fitted to features without
+        training a network use them.
 
     Raises
     ------
@@ -106,7 +110,7 @@ def fit_job(
     doubts += [] if tiles is given else ["beside"]
     basis = CalibrationBasis(tiles.grouping, outlined, tuple(doubts), len(set(tiles.sources)))
     if isinstance(detector, FeatureDetector) and not detector.steps:
-        scores = yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine)
+        scores = yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine, features=features)
         detector.calibration = Calibration.from_scores(scores, robust=trimmed, groups=given.groups, basis=basis)
         detector.trained_on = tiles.sources
         return detector
@@ -131,7 +135,14 @@ def fit_job(
 
 
 def _cross_fit_job(
-    detector: FeatureDetector, tiles: TileSet, choice: DeviceChoice, rng: np.random.Generator, *, robust: bool, refine: str | None
+    detector: FeatureDetector,
+    tiles: TileSet,
+    choice: DeviceChoice,
+    rng: np.random.Generator,
+    *,
+    robust: bool,
+    refine: str | None,
+    features: torch.Tensor | None,
 ) -> Job[NDArray[np.float32]]:
     """Fit a detector to all tiles; return for each tile the score of a model fitted to the other folds, to calibrate on.
 
@@ -140,13 +151,9 @@ def _cross_fit_job(
     """
     detector.to(choice.device)
     detector.prepare(tiles.images)
-    yield _forecast(detector, tiles, choice)
-    parts = []
-    for i in range(0, len(tiles), _CHUNK):
-        yield Progress("Computing features", i, len(tiles))
-        with choice.autocast(detector):  # not around a yield: the caller may compute in between
-            parts.append(features_of(detector.features, tiles.images[i : i + _CHUNK], choice.device))
-    features, scores = torch.cat(parts), np.empty(len(tiles), np.float32)
+    if features is None:
+        features = yield from _features_job(detector, tiles, choice)
+    scores = np.empty(len(tiles), np.float32)
     left_out = np.zeros(len(tiles), bool) if refine is None else suspicious(features.numpy(), refine, rng)
     detector.left_out = np.flatnonzero(left_out)
     folds = list(tiles.folds(_FOLDS, rng))
@@ -163,6 +170,16 @@ def _cross_fit_job(
         detector.fit_error_map(tiles.images[~left_out])
     yield Progress("Calibrating", len(folds) + 1, len(folds) + 1, "steps")
     return scores
+
+
+def _features_job(detector: FeatureDetector, tiles: TileSet, choice: DeviceChoice) -> Job[torch.Tensor]:
+    yield _forecast(detector, tiles, choice)
+    parts = []
+    for i in range(0, len(tiles), _CHUNK):
+        yield Progress("Computing features", i, len(tiles))
+        with choice.autocast(detector):  # not around a yield: the caller may compute in between
+            parts.append(features_of(detector.features, tiles.images[i : i + _CHUNK], choice.device))
+    return torch.cat(parts)
 
 
 def _forecast(detector: Detector, tiles: TileSet, choice: DeviceChoice, refine: str | None = None) -> Progress:
