@@ -248,9 +248,9 @@ def evaluate_scores(
         rate = _checked(default_rate(calibration_tiles) if rate is None else rate)
         note = nothing_flagged(rate, calibration_tiles)
     flagged = p_values <= rate * (1 + 1e-5)  # p-values in tables have six digits
-    scores = scores.astype(np.float64)
-    by_class = figures_by_class(labels, scores, flagged, groups, classes) if len(classes) else {}
-    return _evaluate(labels, scores, flagged, groups, rate, by_class=by_class, notes=(note,) if note else ())
+    exact = scores.astype(np.float64)
+    by_class = figures_by_class(labels, exact, flagged, groups, classes) if len(classes) else {}
+    return _evaluate(labels, exact, flagged, groups, rate, by_class=by_class, notes=(note,) if note else ())
 
 
 def _checked(rate: float) -> float:
