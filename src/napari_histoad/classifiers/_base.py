@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector, TileScores
     from napari_histoad.networks.classifier import TileNetwork
 
-__all__ = ["CHANNELS", "Classifier", "ClassifierSettings", "Input", "class_weights", "computes_error_map"]
-
 Input = Literal["image", "reconstruction", "error"]
 CHANNELS: dict[Input, int] = {"image": 3, "reconstruction": 3, "error": 1}
 

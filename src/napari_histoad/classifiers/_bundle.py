@@ -25,8 +25,6 @@ from napari_histoad.errors import BundleError, HistoadError, first_error
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["ClassifierHeader", "has_classifier", "load_classifier", "read_classifier_header", "save_classifier"]
-
 _KEY = "napari_histoad_classifier"
 
 

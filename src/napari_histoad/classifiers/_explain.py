@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_histoad.classifiers._base import Classifier
     from napari_histoad.networks.classifier import TileNetwork
 
-__all__ = ["relevance"]
-
 
 def relevance(classifier: Classifier, images: Tensor, target: int) -> tuple[Tensor, str]:
     """Return the relevance of each place in the tiles for a class, and the method.

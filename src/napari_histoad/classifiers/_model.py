@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_histoad.classifiers._base import Classifier
     from napari_histoad.detectors import TileScores
 
-__all__ = ["ClassifyingDetector", "classes_of", "load_model", "save_model"]
-
 
 class ClassifyingDetector(Detector):
     """A trained detector with a classifier: scores and class probabilities in one pass over the pixels.

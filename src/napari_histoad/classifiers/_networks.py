@@ -20,8 +20,6 @@ from napari_histoad.networks.classifier import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["NETWORKS", "build_network"]
-
 _OWN = ("texture", "base_cnn", "vggnet", "separable_cnn")
 _TIMM = {
     # name: (timm model with the tag of its weights, width of the hidden layer, dropout)

@@ -23,8 +23,6 @@ from napari_histoad.cli.report import report
 from napari_histoad.cli.score import score
 from napari_histoad.cli.train import recalibrate, train
 
-__all__ = ["app", "main"]
-
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "First steps": (demo, info, convert),
     "Train": (train, recalibrate, models),

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.tiles import TileFile
 
-__all__ = ["WRONG_USE", "CommandWithExamples", "command", "emit", "fail", "finish_tiles", "say", "table"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -13,25 +13,6 @@ if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
 
-__all__ = [
-    "SLIDE",
-    "CompileOption",
-    "DeviceOption",
-    "FdrOption",
-    "JsonOption",
-    "MapArgument",
-    "MppOption",
-    "OverrideMppOption",
-    "RateOption",
-    "SeedOption",
-    "SlideOption",
-    "StrideOption",
-    "TissueOption",
-    "chosen_rate",
-    "open_slide_of",
-    "read_settings",
-]
-
 
 def _typed_path(text: str) -> Path:
     from napari_histoad.slide import slide_path

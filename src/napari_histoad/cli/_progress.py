@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.jobs import Job
 
-__all__ = ["follow"]
-
 T = TypeVar("T")
 
 

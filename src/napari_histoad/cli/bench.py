@@ -15,8 +15,6 @@ from napari_histoad.cli._console import command, emit
 from napari_histoad.cli._options import SLIDE, CompileOption, DeviceOption, JsonOption, MppOption, OverrideMppOption, StrideOption
 from napari_histoad.cli._progress import follow
 
-__all__ = ["bench"]
-
 
 @command("histoad bench", "histoad bench case.svs --model normal.safetensors --device cuda")
 def bench(

@@ -19,8 +19,6 @@ from napari_histoad.system.atomic import atomic_path
 if TYPE_CHECKING:
     from napari_histoad.tiles import TileFile
 
-__all__ = ["app"]
-
 app = typer.Typer(
     name="classify",
     help="Train and use a classifier of tissue classes that a pathologist has named.",

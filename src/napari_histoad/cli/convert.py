@@ -12,8 +12,6 @@ from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMp
 from napari_histoad.cli._progress import follow
 from napari_histoad.errors import SettingsError
 
-__all__ = ["convert"]
-
 
 @command("histoad convert case.mrxs", "histoad convert case.czi --lossless --out case.tif")
 def convert(

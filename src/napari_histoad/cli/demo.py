@@ -17,8 +17,6 @@ from napari_histoad.cli._progress import follow
 from napari_histoad.errors import OutputError
 from napari_histoad.system.atomic import atomic_path
 
-__all__ = ["demo"]
-
 
 @command("histoad demo --out demo-out --view")
 def demo(

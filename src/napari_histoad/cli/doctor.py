@@ -15,8 +15,6 @@ import typer
 from napari_histoad.cli._console import command, emit, table
 from napari_histoad.cli._options import JsonOption
 
-__all__ = ["doctor"]
-
 
 @command("histoad doctor")
 def doctor(as_json: JsonOption = False) -> None:

@@ -14,8 +14,6 @@ from napari_histoad.errors import SettingsError
 if TYPE_CHECKING:
     from napari_histoad.evaluation import Evaluation
 
-__all__ = ["evaluate"]
-
 
 @command("histoad evaluate maps/case.ome.zarr --truth lesions.geojson", "histoad evaluate scores.csv --truth manifest.csv")
 def evaluate(

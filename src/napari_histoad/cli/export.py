@@ -13,8 +13,6 @@ from napari_histoad.cli._console import CommandWithExamples, command, emit
 from napari_histoad.cli._options import FdrOption, JsonOption, MapArgument, RateOption, SlideOption, chosen_rate, open_slide_of
 from napari_histoad.errors import SettingsError
 
-__all__ = ["ExportCommand", "export"]
-
 
 class ExportCommand(CommandWithExamples):
     """A command with one flag per export, looked up only when it runs or shows its help: loading the exports takes a moment."""

@@ -10,8 +10,6 @@ from typer import Argument
 from napari_histoad.cli._console import command, emit
 from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption
 
-__all__ = ["info"]
-
 
 @command("histoad info case.svs", "histoad info case.svs --json")
 def info(

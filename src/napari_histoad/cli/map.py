@@ -26,8 +26,6 @@ from napari_histoad.errors import HistoadError, SettingsError
 if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
 
-__all__ = ["map_slides"]
-
 
 @command("histoad map case.svs --out maps", "histoad map *.svs --model normal.safetensors --out maps")
 def map_slides(

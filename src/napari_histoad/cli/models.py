@@ -12,8 +12,6 @@ from napari_histoad.cli._console import command, emit, say
 from napari_histoad.cli._options import JsonOption
 from napari_histoad.errors import OutputError
 
-__all__ = ["models"]
-
 
 def _fetch(name: str, *, agreed: bool, as_json: bool) -> None:
     from napari_histoad.detectors import describe_encoder, fetch_weights

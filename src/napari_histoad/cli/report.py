@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
 
-__all__ = ["report"]
-
 
 @command("histoad report maps/case.ome.zarr", "histoad report maps/*.ome.zarr --out study.html", locks_out=True)
 def report(

@@ -13,8 +13,6 @@ from napari_histoad.cli._options import DeviceOption, JsonOption
 from napari_histoad.cli._progress import follow
 from napari_histoad.system.atomic import atomic_path
 
-__all__ = ["score"]
-
 
 @command("histoad score tiles --model normal.safetensors --out scores.csv", locks_out=True)
 def score(

@@ -21,8 +21,6 @@ from napari_histoad.cli._options import (
 )
 from napari_histoad.cli._progress import follow
 
-__all__ = ["recalibrate", "train"]
-
 SlidesArgument = Annotated[
     list[Path], Argument(help="Slides, folders of tile images, or manifest.csv files that list tile images.", **SLIDE)
 ]

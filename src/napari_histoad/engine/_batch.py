@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
 
-__all__ = ["batches_of", "score_batch", "score_stream"]
-
 
 @dataclass(frozen=True)
 class _InFlight:

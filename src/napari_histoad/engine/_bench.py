@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.slide import Slide
 
-__all__ = ["Speed", "bench_job"]
-
 _TURNS, _TURN_TILES = 5, 1000
 """So few tiles that beginning and end of a map would count are not mapped in turns."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.detectors import Detector
 
-__all__ = ["DeviceChoice", "choose_device"]
-
 _BATCH = 8
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector, TileScores
     from napari_histoad.slide import Slide
 
-__all__ = ["Explanation", "explain_tile", "read_tile_at"]
-
 
 @dataclass(frozen=True)
 class Explanation:

@@ -7,8 +7,6 @@ from numbers import Integral, Real
 
 from napari_histoad.errors import SettingsError
 
-__all__ = ["MAX_SEED", "check_options"]
-
 MAX_SEED = 2**32 - 1
 """Largest seed that NumPy, scikit-learn and torch all accept."""
 _RANGES: dict[str, tuple[float, float]] = {

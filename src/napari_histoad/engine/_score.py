@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.detectors import Detector
 
-__all__ = ["score_images"]
-
 
 def score_images(detector: Detector, images: NDArray[np.uint8], device: str = "auto") -> NDArray[np.float32]:
     """Return the scores (N,) float32 of tiles (N, H, W, 3) uint8; higher is more anomalous."""

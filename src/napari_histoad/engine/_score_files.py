@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import TileFile
 
-__all__ = ["FileScores", "score_files_job"]
-
 
 class FileScores(NamedTuple):
     """Scores of tile files.

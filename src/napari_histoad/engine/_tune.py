@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     Direction = Callable[[DeviceChoice], DeviceChoice | None]
 
-__all__ = ["Step", "Tuner", "tuner_of"]
-
 _ROUNDS, _WON = 8, 7
 _BETTER = 1.05
 _PART_S = 0.25

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import StainMethod, TileFile, TissueMask
 
-__all__ = ["DetectorView", "stain_of_files"]
-
 _FILES_FOR_STAIN = 32
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_histoad.engine import LabelledTiles
     from napari_histoad.jobs import Job
 
-__all__ = ["ClassReport", "cross_validate_job", "notes_on_classes", "report_classes"]
-
 _BALANCED = 1.1
 
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from napari_histoad.evaluation._by_class import ClassFigures
     from napari_histoad.maps import AnomalyMap
 
-__all__ = ["Evaluation", "evaluate", "evaluate_scores"]
-
 ANOMALOUS_COVER = 0.5
 
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Interval", "bootstrap", "f1", "group_draws"]
-
 
 @dataclass(frozen=True)
 class Interval:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     LayerData = tuple[Any, dict[str, Any], str]
 
-__all__ = ["other_layer", "read_annotation_layers", "read_by_class", "slide_under", "write_shapes"]
-
 CLASS = "class"
 """Name of the feature that holds the class of a shape."""
 

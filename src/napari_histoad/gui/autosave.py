@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.regions import Region
 
-__all__ = ["Autosave", "read_outlines", "write_outlines"]
-
 _AFTER_MS = 1000
 _KIND = "napari_shape"
 

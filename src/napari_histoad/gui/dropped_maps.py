@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.controller import Controller
     from napari_histoad.gui.section import PanelContext
 
-__all__ = ["DroppedMaps", "map_path", "unfinished_words"]
-
 _INSIDE = ("zarr.json", ".zgroup", ".zattrs")
 
 

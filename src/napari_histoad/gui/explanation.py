@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ExplanationRow"]
-
 _PICTURE_PX, _LEAST_PX = 190, 60
 
 

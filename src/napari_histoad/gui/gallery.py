@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
 
-__all__ = ["TileGallery"]
-
 _COUNT = 24
 _REST_MS = 250
 _KEYS = {Qt.Key.Key_N: "Normal", Qt.Key.Key_A: "Anomalous", Qt.Key.Key_R: "Artefact", Qt.Key.Key_U: "Unsure"}

@@ -10,8 +10,6 @@ from app_model.types import KeyCode, KeyMod
 if TYPE_CHECKING:
     from napari.layers import Shapes
 
-__all__ = ["ShapesHistory"]
-
 _STEPS = 100
 _KEPT = ("edge_width", "edge_color", "face_color", "z_index")
 

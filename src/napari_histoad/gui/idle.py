@@ -10,8 +10,6 @@ from superqt.utils import qdebounced
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-__all__ = ["collect_while_idle"]
-
 _REST_MS = 700
 _MIN_YOUNGER = 5
 """Collections of the younger generations since the last full one; Python itself starts a full one after ten."""

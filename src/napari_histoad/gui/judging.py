@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.section import PanelContext
     from napari_histoad.results import Verdicts
 
-__all__ = ["Judging"]
-
 
 class Judging:
     """Opens the gallery in a dock below the viewer, and does what its buttons ask for.

@@ -27,21 +27,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.tiles import TissueMask
 
-__all__ = [
-    "MAP_KEY",
-    "NORMAL_NAME",
-    "Heatmap",
-    "anomaly_colormap",
-    "class_layers",
-    "error_layers",
-    "heatmap_layers",
-    "labels_layer",
-    "outline_labels",
-    "regions_layer",
-    "suspicious_layer",
-    "tissue_layer",
-]
-
 NORMAL_NAME = "Normal tissue"
 """The layer that outlines of normal tissue are drawn in."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.section import PanelContext
     from napari_histoad.maps import AnomalyMap
 
-__all__ = ["MapLayers"]
-
 _REFRESH_MS = 200
 
 

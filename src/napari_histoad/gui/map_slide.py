@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
 
-__all__ = ["is_of_slide", "open_slide_of", "slide_layer_of"]
-
 
 def slide_layer_of(source: AnomalyMap, viewer: Viewer) -> Layer | None:
     """Return the layer of a map's slide, which is opened if needed; None if it is not found.

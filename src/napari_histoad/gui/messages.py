@@ -13,8 +13,6 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy
 if TYPE_CHECKING:
     from qtpy.QtGui import QResizeEvent
 
-__all__ = ["InfoLabel", "Message", "WrappedText", "scroll_to"]
-
 _LOOKS = {"error": ("✖", "#e8380d", "rgba(232, 56, 13, 0.14)"), "warning": ("⚠", "#e09b00", "rgba(224, 155, 0, 0.14)")}
 
 

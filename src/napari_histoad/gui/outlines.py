@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.autosave import Autosave
     from napari_histoad.regions import Region
 
-__all__ = ["NormalOutlines"]
-
 _SAME_PX = 0.5
 _NORMAL = "histoad_normal"
 """Key of the layer metadata that says whether the shapes outline normal tissue, also after the layer was renamed."""

@@ -12,8 +12,6 @@ from napari_histoad.slide import can_open, is_remote
 if TYPE_CHECKING:
     from napari_histoad.slide import Slide
 
-__all__ = ["free_name", "free_names", "output_folder"]
-
 
 def free_name(path: Path) -> Path:
     """Return a path that does not exist yet: ``skin.vqvae.safetensors``, else ``skin.vqvae-2.safetensors`` and so on."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari.viewer import Viewer
 
-__all__ = ["AnomalyPanel"]
-
 
 @ensure_main_thread
 def _call(function: Callable[[], None]) -> None:

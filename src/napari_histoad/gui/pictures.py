@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["pixmap"]
-
 
 def pixmap(pixels: NDArray[np.uint8]) -> QPixmap:
     """Return pixels (H, W, 3) uint8 as a pixmap."""

@@ -8,8 +8,6 @@ from magicgui.widgets import FloatSpinBox, PushButton
 from qtpy.QtCore import QLocale
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QWidget
 
-__all__ = ["PixelSize"]
-
 _USUAL = {"×20": 0.5, "×40": 0.25}
 
 

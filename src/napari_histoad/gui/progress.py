@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.controller.runner import JobRunner
     from napari_histoad.jobs import Progress
 
-__all__ = ["ProgressRow", "metric_words", "progress_words"]
-
 
 class ProgressRow(QWidget):
     """A progress bar, a line of text, and a button that cancels; visible while a job runs.

@@ -9,8 +9,6 @@ from napari_histoad.calibration import describe_basis
 if TYPE_CHECKING:
     from napari_histoad.gui.controller import Review
 
-__all__ = ["rate_words"]
-
 
 def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
     """Return, as rich text, the error rate of the threshold, the flagged regions, and the basis of the calibration.

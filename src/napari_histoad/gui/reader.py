@@ -17,8 +17,6 @@ from napari_histoad.slide import can_open, is_slide, open_slide
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["get_reader"]
-
 _LOOKED_AT = 65536
 _MARKS = (b"FeatureCollection", b'"Feature"', b'"positive"', b'"negative"', b'"Polygon"', b'"MultiPolygon"')
 

@@ -7,8 +7,6 @@ import re
 from napari_histoad import errors
 from napari_histoad.errors import HistoadError
 
-__all__ = ["in_window", "note_in_window", "of_terminal"]
-
 _OF_TERMINAL = re.compile(
     r"--[a-z]|\bhistoad [a-z]|\b\w+=[^=\s]|\(Python\b|\bin Python\b|\bvips\b|\bdask worker\b|command again|run again"
 )

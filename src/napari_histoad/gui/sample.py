@@ -21,8 +21,6 @@ from napari_histoad.worker.client import WorkerClient
 if TYPE_CHECKING:
     LayerData = tuple[Any, dict[str, Any], str]
 
-__all__ = ["SAMPLE_PX", "open_sample"]
-
 SAMPLE_PX = 6144
 
 

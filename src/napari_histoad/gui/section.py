@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.gui.controller import Controller
 
-__all__ = ["NO_SLIDE", "SAMPLE_MENU", "PanelContext", "Section"]
-
 SAMPLE_MENU = "File > Open Sample > H&E slide with planted anomalies (napari-histoad)"
 NO_SLIDE = f"Drop a slide on the window, or use {SAMPLE_MENU}."
 

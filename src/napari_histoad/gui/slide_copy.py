@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.slide import Slide
 
-__all__ = ["copy_job", "copy_path"]
-
 _BAND_PX = 1024
 
 

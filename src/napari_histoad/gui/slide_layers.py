@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide import Slide
 
-__all__ = ["SLIDE_KEY", "associated_layers", "can_be_slide", "layer_shape", "pixel_size", "slide_layer", "slide_of_layer"]
-
 SLIDE_KEY = "histoad_slide"
 """Key of the layer metadata that holds the slide."""
 

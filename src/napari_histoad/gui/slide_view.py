@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
-__all__ = ["SlideView", "has_role", "own", "owner_of"]
-
 _OWNER = "histoad_slide_of"
 """Key of the layer metadata that identifies the slide of the layer."""
 _ROLE = "histoad_role"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide import Slide
 
-__all__ = ["TileStrip"]
-
 Box = tuple[float, float, float, float]
 
 _PICTURE_PX = 112

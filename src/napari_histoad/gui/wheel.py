@@ -6,8 +6,6 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QAbstractScrollArea, QAbstractSlider, QAbstractSpinBox, QComboBox, QScrollBar, QTabBar, QWidget
 
-__all__ = ["WheelGuard"]
-
 _USES_WHEEL = (QAbstractSlider, QAbstractSpinBox, QComboBox, QTabBar)
 """Widgets whose value the wheel changes."""
 _SCROLL_MS = 500

@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["blend_grid"]
-
 
 def blend_grid(
     values: NDArray[np.float32], window: NDArray[np.float32], step: int

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-__all__ = ["COMPRESSORS", "PARTIAL", "ChunkFiles", "WrittenChunk", "commit_chunks"]
-
 _LEVEL = 1
 """Scores that differ from tile to tile become no smaller at 3, zstd's default, but take twice as long."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.tiles import TileGrid
 
-__all__ = ["MapGeometry"]
-
 
 @dataclass(frozen=True)
 class MapGeometry:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["check_slide", "digest_of_regions", "find_slide", "place_of", "with_slide"]
-
 
 def with_slide(info: MapInfo, folder: Path, slide: Slide, origins: NDArray[np.int64]) -> MapInfo:
     """Return the provenance of a new map with the fingerprint and the path of its slide."""

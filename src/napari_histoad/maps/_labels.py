@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["BAND_CELLS", "flag_bands", "label_bands"]
-
 BAND_CELLS = 512
 _CORNERS = np.ones((3, 3), bool)
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.maps._store import AnomalyMap, Box
 
-__all__ = ["pyramids_job", "save_labels"]
-
 _STAGE = "Writing the map"
 _BOX_CELLS = 2**19
 """Blended at a time: memory does not grow with the slide."""

@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from napari_histoad.calibration import Calibration
     from napari_histoad.tiles import TissueMask
 
-__all__ = [
-    "ATTRIBUTE",
-    "BLOCK_TILES",
-    "FORMAT",
-    "MapInfo",
-    "chunks_of",
-    "create_pyramid",
-    "halve",
-    "multiscales",
-    "write_skeleton",
-]
-
 BLOCK_TILES = 64
 """Tiles in a block, the unit of work and of writing."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["goes_on_with"]
-
 _FOUND_LATER = {"format", "complete", "failed_tiles", "notes", "version", "calibration_note", "calibration_basis"}
 _OF_THE_SLIDE = {"slide", "slide_shape", "fingerprint", "slide_file", "slide_relative"}
 _WORDS = {

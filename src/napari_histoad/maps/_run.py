@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["create_map", "finish_job", "reopen_blocks"]
-
 
 def create_map(
     path: str | PathLike[str],

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ScoredTiles"]
-
 
 @dataclass(frozen=True)
 class ScoredTiles:

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
     Box = tuple[int, int, int, int]
 
-__all__ = ["AnomalyMap"]
-
 
 class AnomalyMap:
     """An anomaly map on disk, to be read; see `AnomalyMap.open`.

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     Box = tuple[int, int, int, int]
 
-__all__ = ["MapWriter", "write_error_maps"]
-
 _FIRST_S, _GATHER_S = 0.3, 0.5
 """Blocks are gathered for this long, as every chunk they touch is written anew; the first ones are shown sooner."""
 _WAITING_BLOCKS, _MOST_BLOCKS = 128, 256

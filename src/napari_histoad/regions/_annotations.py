@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.regions._region import Region
 
-__all__ = ["Annotations", "count_classes", "normal_regions", "outside_note"]
-
 
 @dataclass(frozen=True)
 class Annotations:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NORMAL_NAMES", "UNREADABLE", "Meaning", "class_meaning", "class_of", "is_area_of_interest"]
-
 Meaning = Literal["normal", "anomalous", "ignored", "unknown", "unclassed"]
 
 NORMAL_NAMES = frozenset({"normal", "benign", "healthy"})

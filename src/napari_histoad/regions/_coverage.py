@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.regions._region import Region
 
-__all__ = ["coverage"]
-
 
 def coverage(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.float64]:
     """Return the fraction of each box that the union of the regions covers, exactly.

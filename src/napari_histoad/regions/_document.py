@@ -13,8 +13,6 @@ from napari_histoad.errors import RegionError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["read_document"]
-
 _MOST_BYTES = 2 << 30
 """Larger than any annotation file; guards against compressed files of a few kB that unpack to gigabytes."""
 _EXPORT = "export the annotations as GeoJSON"

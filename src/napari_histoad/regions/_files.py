@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions._annotations import Annotations
     from napari_histoad.regions._region import Region
 
-__all__ = ["read_annotations", "read_regions", "write_geojson"]
-
 _COLOURS = {True: [0, 158, 115], False: [213, 94, 0]}
 
 

@@ -17,8 +17,6 @@ from napari_histoad.regions._region import Region, as_area
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["annotations_of"]
-
 _NAMED = 10
 """Coordinates nested more deeply are not read."""
 _NOT_OUTLINES = {"cell": "cells", "detection": "detections", "tile": "tiles", "tmacore": "TMA cores", "root": "root objects"}

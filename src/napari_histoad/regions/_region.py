@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.regions._classes import Meaning
 
-__all__ = ["Region", "as_area"]
-
 
 @dataclass(frozen=True)
 class Region:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["regions_from_shapes", "shapes_from_regions"]
-
 _ELLIPSE_VERTICES = 64
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["draw_explanation", "explanation_panels"]
-
 _SIDE, _GAP, _LINE = 320, 12, 26
 _STRONGEST = 0.995
 _OPACITY = 0.55

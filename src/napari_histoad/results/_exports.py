@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["CsvExport", "Export", "GeoJsonExport", "OmeTiffExport", "ParquetExport", "PngExport", "exports", "write_exports"]
-
 
 class Export(ABC):
     """One kind of file that a map can be written as.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["COLORMAP", "display_range", "overlay", "score_histogram"]
-
 COLORMAP = "inferno"
 _OPACITY = 0.75
 

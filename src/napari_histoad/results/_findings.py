@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
 
-__all__ = ["describe_findings", "describe_saved", "provenance"]
-
 _BAND_CELLS = 512
 
 

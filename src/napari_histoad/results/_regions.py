@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.maps import AnomalyMap
 
-__all__ = ["measure_regions"]
-
 
 def measure_regions(
     source: AnomalyMap,

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["write_report"]
-
 _LISTED = 25
 """Maximum number of regions in the table of a map."""
 

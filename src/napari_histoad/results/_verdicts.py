@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     Box = tuple[float, float, float, float]
 
-__all__ = ["UNSURE", "VERDICTS", "Verdict", "Verdicts", "propose_tiles", "verdict_file"]
-
 UNSURE = "Unsure"
 VERDICTS = ("Normal", "Anomalous", "Artefact", UNSURE)
 """The possible judgements; tiles judged `UNSURE` are not used for training."""

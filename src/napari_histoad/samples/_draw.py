@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.samples._plan import SlidePlan
 
-__all__ = ["draw_block"]
-
 T = TypeVar("T", bound=np.generic)
 
 _HAEMATOXYLIN = np.array([0.650, 0.704, 0.286], np.float32)  # Ruifrok & Johnston 2001, optical density of R, G, B

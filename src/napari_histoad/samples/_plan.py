@@ -16,8 +16,6 @@ from napari_histoad.samples._noise import value_noise
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ANOMALY_NAMES", "SlidePlan"]
-
 ANOMALY_NAMES = ("Pleomorphic sheet", "Necrosis", "Foam cells")
 """The kinds of planted anomalies, in the order in which they are used."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.jobs import Job
 
-__all__ = ["sample_job", "write_sample"]
-
 
 def write_sample(path: str | PathLike[str], size_px: int = 8192, seed: int = 0, *, anomalies: bool = True) -> Path:
     """Write a sample slide and return its path; see `sample_job`."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide._base import Slide
 
-__all__ = ["ArraySlide"]
-
 _TILE_PX = 1024
 
 

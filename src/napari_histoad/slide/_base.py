@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CHOOSE_CHANNELS", "MPP_RANGE", "Level", "Slide", "UnsupportedVariantError", "check_mpp", "coarsest", "make_levels"]
-
 MPP_RANGE = (0.05, 20.0)
 """Plausible µm per pixel of a light microscope; values outside come from a wrong unit or a wrong tag."""
 

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
-__all__ = ["ChannelSlide"]
-
 _CAMERA_BITS = (8, 10, 12, 14, 16)
 _DARK = 0.25
 _PROBE_PX = 4_000_000

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GLASS", "ColourTable", "ToSrgb", "on_white"]
-
 GLASS = 255
 """Colour of pixels outside the slide or never scanned: white."""
 

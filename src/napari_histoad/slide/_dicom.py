@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide._base import Slide
     from napari_histoad.slide._dicom_frames import FrameImage
 
-__all__ = ["DicomSlide"]
-
 _LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")

@@ -21,18 +21,6 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-__all__ = [
-    "Instance",
-    "beside",
-    "choose_series",
-    "find_instances",
-    "holds_instances",
-    "is_dicom",
-    "pictures_of",
-    "series_of",
-    "without_warnings",
-]
-
 _PREAMBLE = 128
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _FRAMES = 0x5200_9229

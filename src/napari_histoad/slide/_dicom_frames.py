@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-__all__ = ["JPEG", "FrameFile", "FrameImage", "declares_other_colours", "defragmented", "is_ycbcr", "read_images"]
-
 JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 _EXPORT = "export it as an 8-bit RGB slide, OME-TIFF for example"

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PositionalFile", "TileCache", "memory_for_tiles"]
-
 _CACHE_BYTES = 64 * 2**20
 _SLAB_BYTES = 8 * 2**20
 _SPARE_TILES = 4

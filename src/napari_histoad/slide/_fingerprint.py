@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide._base import Slide
 
-__all__ = ["SlideFingerprint", "take_fingerprint"]
-
 _PLACES, _SIDE_PX, _CELLS = 16, 64, 4
 _SAME_COLOUR = 2.0
 """Of 255. Decoders of the same file, and the same scan saved again, differ by less; other tissue differs by far more."""

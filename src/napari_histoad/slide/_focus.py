@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["focal_plane"]
-
 
 def focal_plane(count: int, z_um: Sequence[float] = ()) -> tuple[int, tuple[str, ...]]:
     """Return the index of the focal plane to read, and a note if there are several.

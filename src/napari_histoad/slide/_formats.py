@@ -14,8 +14,6 @@ from napari_histoad.system.extensions import load_extensions
 if TYPE_CHECKING:
     from napari_histoad.slide._base import Slide
 
-__all__ = ["BUILT_IN", "slide_formats"]
-
 BUILT_IN: tuple[type[Slide], ...] = (TiffSlide, OmeZarrSlide, DicomSlide, PictureSlide, MiraxSlide, OpenSlideSlide)
 
 

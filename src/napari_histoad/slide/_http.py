@@ -11,8 +11,6 @@ from napari_histoad.errors import SlideError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["HttpFile"]
-
 _RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)")
 _DOWNLOAD = "download the file, and open the copy"
 _CONNECT_S, _SILENCE_S = 20, 60

@@ -18,8 +18,6 @@ from PIL import Image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Codestream"]
-
 _START, _DATA, _CODING = b"\xff\x4f\xff\x51", b"\xff\x93", b"\xff\x52"
 _SRGB, _SYCC = 16, 18
 _TURNED_INTO_RGB = (((1, 1), (1, 2), (1, 2)), ((1, 1), (2, 2), (2, 2)))

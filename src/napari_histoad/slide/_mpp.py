@@ -16,8 +16,6 @@ from napari_histoad.system.tables import is_missing, listed_path, number, read_t
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GivenMpp", "StatedMpp", "listed_mpp"]
-
 
 class StatedMpp(TypedDict):
     """The resolution that the user gave for one slide, as keyword arguments of `open_slide`.

@@ -10,8 +10,6 @@ from napari_histoad.slide._remote import is_url, locate, url_name
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["file_name", "slide_name"]
-
 
 def slide_name(path: str | PathLike[str]) -> str:
     """Return the name of a slide, which is also the name of its results.

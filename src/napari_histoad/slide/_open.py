@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
-__all__ = ["can_open", "is_slide", "open_slide"]
-
 _HEAD_BYTES = 256
 """Read of a file to recognise its format; that of DICOM stands at byte 128."""
 _TABLES = {".csv", ".tsv"}

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["MiraxSlide", "OpenSlideSlide"]
-
 _NO_PROFILE = b"damaged"
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["PictureSlide"]
-
 _LONGEST_CHUNK = 2**26
 _limits = threading.Lock()
 

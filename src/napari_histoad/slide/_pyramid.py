@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide._base import Slide
 
-__all__ = ["LevelArray", "level_arrays", "pyramid"]
-
 _LARGEST_SINGLE_PX = 2048
 _WIDEST_GAP = 3
 _KEPT_CHUNKS = 256

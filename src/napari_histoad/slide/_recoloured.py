@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide._colour import ColourTable
 
-__all__ = ["RecolouredSlide"]
-
 
 class RecolouredSlide(Slide):
     """A slide with its colours converted by a table, after the conversion to sRGB if that is set.

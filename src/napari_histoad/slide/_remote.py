@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-__all__ = ["RemoteFile", "address", "is_remote", "is_url", "locate", "open_binary", "slide_path", "url_name"]
-
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
 """The scheme has two letters or more, which excludes Windows drives; one slash suffices, as `pathlib` drops the other."""
 _LOCAL = re.compile(r"file:/*(?=/)", re.IGNORECASE)

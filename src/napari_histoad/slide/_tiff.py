@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide._tiff_tiles import TiledLevel
 
-
-__all__ = ["TiffSlide"]
-
 _FINER = 0.95
 """A source counts as finer than a level if its downsample is less than this fraction of the level's; reduced sizes are below
 0.9 of it."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from xml.etree.ElementTree import Element
 
-__all__ = ["TiffLayout", "check_chain", "read_layout"]
-
 _MOST_PAGES, _MOST_TAGS = 5000, 4096
 _UNIT_UM = {2: 25400.0, 3: 10000.0, 4: 1000.0, 5: 1.0}
 """Values of the tag ResolutionUnit: inch, centimetre, and TIFF/EP's millimetre and micrometre."""

@@ -10,8 +10,6 @@ from napari_histoad.slide._base import Level
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["place_levels"]
-
 _SLACK_PX = 1.0
 """Tolerance in pixels: writers round the sizes of levels down, up or to the nearest, some once per level."""
 _LOOKS_LIKE_A_LEVEL = 0.1

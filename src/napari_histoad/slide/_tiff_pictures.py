@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide._tiff_tiles import TiledLevel
 
-__all__ = ["read_picture"]
-
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _PLANAR = 2
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TiledLevel", "parse_level"]
-
 _INTENSITIES, _RGB, _YCBCR = (0, 1, 32803, 34892), 2, 6
 _PLANAR, _BLACK_IS_ZERO = 2, 1
 _ALPHA = {1: "associated", 2: "unassociated"}

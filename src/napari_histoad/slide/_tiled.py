@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide._base import Level
 
-__all__ = ["TiledSlide"]
-
 
 class TiledSlide(Slide):
     """A slide that is read tile by tile; a subclass implements how one tile is decoded.

@@ -6,8 +6,6 @@ import math
 import re
 import unicodedata
 
-__all__ = ["length_um", "size_um", "unit_um"]
-
 _PREFIXES = (
     "yotta zetta exa peta tera giga mega kilo hecto deca deka  deci centi milli micro micro nano pico femto atto zepto yocto"
 )

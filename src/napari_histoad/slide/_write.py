@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.slide._base import Slide
 
-__all__ = ["BAND_PX", "convert_job", "pyramid_job"]
-
 BAND_PX = 1024
 _TILE, _FACTOR = 256, 4
 _SMALLEST_LEVEL_PX = 512

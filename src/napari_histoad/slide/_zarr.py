@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     import zarr
 
-__all__ = ["OmeZarrSlide", "is_zarr", "read_multiscales"]
-
 
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a zarr group."""

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from os import PathLike
 
-
-__all__ = ["atomic_path", "fsync_path", "lock_output", "locks_output"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -8,8 +8,6 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-__all__ = ["load_extensions"]
-
 
 def load_extensions(group: str) -> dict[str, Any]:
     """Return the objects that other packages register in an entry-point group, by name.

@@ -8,8 +8,6 @@ import sys
 from functools import cache
 from typing import Any
 
-__all__ = ["give_back_freed_memory", "keep_freed_memory", "usable_cores"]
-
 
 def usable_cores() -> int:
     """Return the number of cores that the process may use: jobs on a cluster often get only some of the machine's."""

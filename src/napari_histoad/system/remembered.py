@@ -16,8 +16,6 @@ from napari_histoad.system.atomic import atomic_path
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["recall", "remember"]
-
 
 def recall(kind: str, key: str) -> Any:
     """Return the value remembered for ``key`` in the table ``kind``, or None."""

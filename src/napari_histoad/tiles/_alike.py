@@ -10,8 +10,6 @@ from PIL import Image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["near_duplicates"]
-
 _SIDE = 16
 _ALIKE_BITS = 48
 """Bits of 512. Different tissue differs in about 240, in the most similar of 8 orientations in about 200; copies in few."""

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["ALL_TILES", "class_of_label", "kind_of", "words_of"]
-
 ALL_TILES = "all-tiles"
 """Given instead of a class name: all tiles are normal, whatever the names of their folders."""
 _NEGATED = "(?:non|no|not|un|without|free)"

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from napari_histoad.tiles._folders import FoundTile
     from napari_histoad.tiles._manifest import Manifest
 
-__all__ = ["NormalTiles", "TileFile", "check_tile_files", "list_normal_files", "list_tile_files", "read_tile_files", "tile_side"]
-
 _SHOWN = 3
 
 

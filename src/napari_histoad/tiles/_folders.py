@@ -15,8 +15,6 @@ from napari_histoad.tiles._picture import PICTURE_SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-__all__ = ["FoundTile", "class_level_missing", "find_tiles", "sort_into_classes"]
-
 _SKIPPED = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
 _NUMBERED = re.compile(r"(?:class|label)?[ _-]?(\d)", re.IGNORECASE)
 _NUMBERED_FILE = re.compile(r"(?:class|label)[ _-]?(\d)$", re.IGNORECASE)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.tiles._tissue import TissueMask
 
-__all__ = ["TileGrid"]
-
 _SNAP = 0.03
 _AT_ONCE = 65_536
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles._grid import TileGrid
 
-__all__ = ["TileBatch", "TileLoader", "UndecodedBatch"]
-
 _TILES_AHEAD, _BATCHES_AHEAD = 64, 3
 _JOBS_PER_THREAD = 4
 

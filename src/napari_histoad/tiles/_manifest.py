@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.system.tables import TableRow
 
-__all__ = ["ListedTile", "Manifest", "read_manifest"]
-
 _COLUMNS = ("file", "label", "class", "group")
 _SYNONYMS = (
     dict.fromkeys(("filename", "file_name", "path", "filepath", "file_path", "image", "tile", "patch", "name"), "file")

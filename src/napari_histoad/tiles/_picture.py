@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PICTURE_SUFFIXES", "picture_size", "read_picture"]
-
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 _TIFF = {".tif", ".tiff"}
 _MOST_PX = 64_000_000

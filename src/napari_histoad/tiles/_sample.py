@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles._tissue import TissueMask
 
-__all__ = ["sample_tiles", "sample_tiles_job", "training_grid"]
-
 _BLOCKS_PER_AXIS = 16
 _WELL_FED = 1000
 _MIN_COVER = 0.5

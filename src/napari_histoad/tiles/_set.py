@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TilePlace", "TileSet", "read_places", "write_places"]
-
 _RUNS = 4
 """Number of parts into which a group with nearly all tiles is cut."""
 _COLUMNS = ("source", "y0", "x0", "y1", "x1")

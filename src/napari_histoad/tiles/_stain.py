@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles._tissue import TissueMask
 
-__all__ = ["Stain", "StainMethod"]
-
 StainMethod = Literal["macenko", "vahadane", "reinhard"]
 
 _DARKEST = 1 / 255

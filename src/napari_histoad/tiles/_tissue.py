@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
 
-__all__ = ["TISSUE_FROM", "TissueMask", "check_tissue_from", "find_tissue", "regions_as_tissue", "tissue_mask"]
-
 TISSUE_FROM = ("found", "regions")
 """Where the tissue mask comes from: found by colour, or the outlines."""
 

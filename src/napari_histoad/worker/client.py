@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.worker.protocol import Arguments, Event
 
-__all__ = ["WorkerClient"]
-
 _GRACE_SECONDS = 0.8
 
 

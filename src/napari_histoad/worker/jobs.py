@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector
     from napari_histoad.slide import Slide
 
-__all__ = ["JOBS", "close_slides"]
-
 _VERDICT_TILES, _VERDICT_PX = 400, 128
 """Tiles per verdict (each verdict gives several that overlap its own) and the side they are reduced to: people wait for this."""
 

@@ -18,8 +18,6 @@ from napari_histoad.worker.protocol import Cancel, Cancelled, Event, Failed, Fin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["main"]
-
 
 class _Server:
     def __init__(self, send: Callable[[Event], None]) -> None:

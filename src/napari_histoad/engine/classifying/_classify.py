@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.networks.classifier import TileNetwork
 
-__all__ = ["Prepared", "fit_classifier_job", "grouped_folds", "predict_job", "predict_prepared", "prepare_job"]
-
 _VALIDATION_FOLDS = 5
 _FROZEN_RATE = 1e-3
 _BATCH = 32

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import Stain
 
-__all__ = ["LabelledTiles", "gather_labelled_job", "labelled_sources", "list_labelled_files"]
-
 _MIN_PER_CLASS = 8
 _IDC = re.compile(r"^(?P<patient>\d+)_idx\d+_x\d+_y\d+_class(?P<label>[01])$")
 """File names of the breast IDC data set, which hold the patient."""

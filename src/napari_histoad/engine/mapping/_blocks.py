@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TileGrid, UndecodedBatch
 
-__all__ = ["BlockJoiner", "block_rows", "decodes_ahead", "score_blocks", "tiles_in"]
-
 
 def block_rows(block: int, tiles: int) -> NDArray[np.int64]:
     """Return the rows of the tile table that make up a block, of a map with ``tiles`` tiles."""

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import Stain, TileGrid
 
-__all__ = ["Cluster"]
-
 T = TypeVar("T")
 
 _Done: TypeAlias = tuple[list[ScoredTiles], list[tuple[str, str]]]

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from napari_histoad.system.tables import TableRow
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["CohortResult", "CohortSlide", "cohort_job", "read_cohort"]
-
 _AT_ONCE = 2
 _COLUMNS = ("slide", "mpp", "model", "regions")
 

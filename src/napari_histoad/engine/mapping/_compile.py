@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.jobs import Job
 
-__all__ = ["compiled_job", "is_compiled"]
-
 _last: tuple[Detector, DeviceChoice, Detector] | None = None
 """What was compiled last: slide after slide is mapped with the same detector."""
 

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["CELL_UM", "MapOptions", "map_job", "map_path", "map_slide", "plan_map", "read_first_tiles", "regions_to_map"]
-
 CELL_UM = 8.0
 """Default side of a map cell in µm; rounded so that the stride is a whole number of cells."""
 

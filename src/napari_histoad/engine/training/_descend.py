@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import TileSet
 
-__all__ = ["batch_size", "descend_job", "diverging"]
-
 _BATCH = 16
 _VALIDATION = 0.15
 _MIN_GROUPS = 16

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_histoad.detectors import Detector
     from napari_histoad.engine._device import DeviceChoice
 
-__all__ = ["TrainingEstimate", "estimate_training"]
-
 _BATCH = 16
 _COPIES = 4  # weights, gradients, and two moments of Adam
 

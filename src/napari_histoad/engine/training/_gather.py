@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import StainMethod
 
-__all__ = ["MAX_TILES", "gather_job", "stain_job"]
-
 MAX_TILES = 2000
 _MIN_TILES = 48
 _MIN_GROUPS = 8

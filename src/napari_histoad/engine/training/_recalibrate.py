@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.regions import Region
 
-__all__ = ["recalibrate", "recalibrate_job"]
-
 
 @locks_output
 def recalibrate_job(

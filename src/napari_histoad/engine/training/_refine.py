@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.tiles import TileSet
 
-__all__ = ["check_refinement", "passes_of", "refine_job", "stages_of", "suspicious"]
-
 _ROUNDS = {"neighbours": 4, "svm": 10}
 _SHARE = 0.2
 _FOLDS, _NEIGHBOURS = 5, 10

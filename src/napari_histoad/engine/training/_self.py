@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["SELF_NOTE", "self_detector_job"]
-
 SELF_NOTE = "It then finds rare tissue, diseased or not; widespread disease is not found."
 _MAX_TILES, _MIN_TILES = 1000, 32
 _STAGE = "Learning normal from this slide"

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide import Slide
 
-__all__ = ["TrainingSource", "common_mpp", "training_sources"]
-
 _DEFAULT_MPP = 0.5
 _TISSUE = ("all-tissue", "mixed-tissue")
 """Given instead of outlines: all tissue is normal, or it may hold lesions."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.tiles import NormalTiles, TileFile, TileSet
 
-__all__ = ["accepts_side", "fits_by_resizing", "grouped_tiles", "own_side", "read_good_tiles"]
-
 _MOST_CHECKED = 2000
 _MIN_CLUSTERS = 8
 _SHOWN = 3

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from napari_histoad.engine._device import DeviceChoice
     from napari_histoad.jobs import Job
 
-__all__ = ["average_gradients", "share_buffers", "together_job"]
-
 T = TypeVar("T")
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 5.0

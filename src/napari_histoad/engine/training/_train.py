@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.tiles import TileSet
 
-__all__ = ["fit_job", "suspicious_file", "train", "train_job"]
-
 _HELD_OUT = 0.25
 _FOLDS = 10
 _MIN_FITTED = 10

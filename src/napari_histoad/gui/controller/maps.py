@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Progress
     from napari_histoad.results import Export
 
-__all__ = ["Maps"]
-
 
 class Maps:
     """The map in the window, and the last finished map of each slide of this session.

@@ -18,8 +18,6 @@ from napari_histoad.worker.protocol import Arguments, Cancelled, Event, Failed, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Handlers", "JobRunner"]
-
 
 @dataclass(frozen=True)
 class Handlers:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.worker.protocol import SlideArguments, TissueFound
 
-__all__ = ["ChosenSlide"]
-
 
 class ChosenSlide:
     """The chosen slide, and jobs on it.

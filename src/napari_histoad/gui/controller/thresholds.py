@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
 
-__all__ = ["Review", "Thresholds"]
-
 
 @dataclass(frozen=True)
 class Review:

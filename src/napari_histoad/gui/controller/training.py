@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.controller.slides import ChosenSlide
     from napari_histoad.regions import Region
 
-__all__ = ["Training", "outlines_file"]
-
 _RECALIBRATED = re.compile(r"\.recalibrated(-\d+)?$")
 
 

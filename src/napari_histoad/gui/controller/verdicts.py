@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.controller.training import Training
     from napari_histoad.results import Verdicts
 
-__all__ = ["VerdictJobs"]
-
 _MIN_VERDICTS = 4
 """Of each class: enough for three folds with tiles to validate on in each."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_histoad.tiles import TilePlace
     from napari_histoad.worker.protocol import EncoderDescribed
 
-__all__ = ["DetectorSection"]
-
 _STAINS = ["as they are", "macenko", "vahadane", "reinhard"]
 _OWN = "own"
 _OWN_ENCODERS = {

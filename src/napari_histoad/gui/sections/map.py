@@ -18,8 +18,6 @@ from napari_histoad.maps import AnomalyMap
 if TYPE_CHECKING:
     from napari_histoad.gui.section import PanelContext
 
-__all__ = ["SELF", "MapSection"]
-
 SELF = "Learn normal from this slide"
 _SELF_HINT = "No training: tissue that is common on this slide counts as normal, and rare tissue as anomalous."
 

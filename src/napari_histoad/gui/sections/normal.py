@@ -18,8 +18,6 @@ from napari_histoad.regions import count_classes
 if TYPE_CHECKING:
     from napari_histoad.gui.section import PanelContext
 
-__all__ = ["NormalSection"]
-
 
 class NormalSection(Section):
     """Buttons to draw outlines of normal tissue and to import them from a file."""

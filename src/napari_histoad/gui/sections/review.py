@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.regions import Region
 
-__all__ = ["BY_DISCOVERIES", "BY_FALSE_POSITIVES", "ReviewSection"]
-
 BY_FALSE_POSITIVES, BY_DISCOVERIES = "False-positive rate", "False discovery rate"
 _RATE_HELP = (
     "False-positive rate: the share of normal tiles that may be flagged. "

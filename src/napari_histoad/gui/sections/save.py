@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari_histoad.gui.section import PanelContext
 
-__all__ = ["REPORT", "SaveSection"]
-
 REPORT = "report"
 _USUAL = (REPORT, "geojson", "png")
 _LAYOUT_MS = 200

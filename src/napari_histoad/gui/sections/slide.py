@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.section import PanelContext
     from napari_histoad.slide import Slide
 
-__all__ = ["SlideSection"]
-
 
 class SlideSection(Section):
     """The list of open slides, a description of the chosen one, and its pixel size where the file does not state it."""

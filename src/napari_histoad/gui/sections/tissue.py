@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_histoad.gui.section import PanelContext
     from napari_histoad.tiles import TissueMask
 
-__all__ = ["TissueSection"]
-
 
 class TissueSection(Section):
     """A button that outlines the tissue, and its area."""
