@@ -29,27 +29,15 @@ _KEY = "napari_histoad_classifier"
 
 
 class ClassifierHeader(BaseModel):
-    """Metadata of a classifier in a file.
-
-    Attributes
-    ----------
-    format : 1
-    settings : ClassifierSettings
-    trained_on : list of str
-        Names of slides or tile sets.
-    report : dict
-        Cross-validated metrics by name.
-    version : str
-        Version of the package that wrote the file.
-    """
+    """Metadata of a classifier in a file."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: int = 1
     settings: ClassifierSettings
-    trained_on: list[str] = []
-    report: dict[str, Any] = {}
-    version: str
+    trained_on: list[str] = []  # names of slides or tile sets
+    report: dict[str, Any] = {}  # cross-validated metrics by name
+    version: str  # of the package that wrote the file
 
 
 def save_classifier(classifier: Classifier, path: str | PathLike[str], report: dict[str, Any] | None = None) -> Path:

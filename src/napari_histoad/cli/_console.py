@@ -78,14 +78,10 @@ def fail(err: HistoadError, *, as_json: bool) -> NoReturn:
 
 
 def command(*examples: str, locks_out: bool = False) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Make a function a command: errors become one line and an exit code, never a traceback.
+    """Make a function a command whose errors become one line and an exit code, never a traceback.
 
-    Parameters
-    ----------
-    *examples : str
-        Command lines to show at the end of the help.
-    locks_out : bool
-        Whether to lock the file of ``--out`` for the whole run; jobs that write into a folder lock it themselves.
+    The examples are shown at the end of its help. With ``locks_out``, the file of ``--out`` is locked for the whole run; jobs
+    that write into a folder lock it themselves.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:

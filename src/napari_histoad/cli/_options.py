@@ -67,13 +67,7 @@ SlideOption = Annotated[Path | None, Option("--slide", help="The slide of the ma
 
 
 def read_settings(path: Path | None) -> dict[str, Any]:
-    """Return the settings in a YAML file; none without a file.
-
-    Raises
-    ------
-    SettingsError
-        If the file cannot be read.
-    """
+    """Return the settings in a YAML file; none without a file."""
     if path is None:
         return {}
     import yaml
@@ -88,13 +82,7 @@ def read_settings(path: Path | None) -> dict[str, Any]:
 
 
 def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:
-    """Return the false-positive rate that --rate or --fdr asks for, or None for the map's own.
-
-    Raises
-    ------
-    SettingsError
-        If both are given or one is impossible, before anything is written.
-    """
+    """Return the false-positive rate that --rate or --fdr asks for, or None for the map's own."""
     if fdr is None:
         if rate is not None:
             opened.calibration.threshold(rate)
@@ -105,13 +93,7 @@ def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> fl
 
 
 def open_slide_of(opened: AnomalyMap, given: Path | None) -> Slide:
-    """Open the slide of a map: the given one, or the one that the map names.
-
-    Raises
-    ------
-    SlideError
-        If it is not found.
-    """
+    """Open the slide of a map: the given one, or the one that the map names."""
     from napari_histoad.slide import open_slide
 
     path = given or opened.find_slide()

@@ -16,14 +16,7 @@ T = TypeVar("T")
 
 
 def follow(job: Job[T], *, quiet: bool = False) -> T:
-    """Run a job to its end and return its result; show progress, speed and time left on stderr.
-
-    Parameters
-    ----------
-    job : Job
-    quiet : bool
-        Whether to print nothing.
-    """
+    """Run a job to its end and return its result; show progress, speed and time left on stderr, unless ``quiet``."""
     if quiet:
         return run(job)
     stages = _Stages()

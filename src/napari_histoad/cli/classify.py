@@ -222,13 +222,7 @@ def explain(
 
 
 def _settings(given: dict[str, Any]) -> Any:
-    """Return validated settings of a classifier.
-
-    Raises
-    ------
-    SettingsError
-        If one is unknown or out of range.
-    """
+    """Return validated settings of a classifier."""
     from pydantic import ValidationError
 
     from napari_histoad.classifiers import ClassifierSettings

@@ -43,31 +43,11 @@ def batches_of(images: NDArray[np.uint8], size: int) -> Iterator[TileBatch]:
 def score_stream(
     detector: Detector, choice: DeviceChoice, batches: Iterable[TileBatch], cells: int | None = None
 ) -> Generator[ScoredTiles]:
-    """Score batches as they come, several at once on a CPU; a GPU gets the next batch before the last one is fetched.
+    """Score batches in their order, several at once on a CPU; a GPU gets the next batch before the last one is fetched.
 
-    Parameters
-    ----------
-    detector : Detector
-        Already on the device.
-    choice : DeviceChoice
-    batches : iterable of TileBatch
-        Images must stay unchanged until ``choice.ahead`` more batches have been requested.
-    cells : int, optional
-        Pool error maps to (cells, cells); None drops them.
-
-    Yields
-    ------
-    ScoredTiles
-        In the order of the batches.
-
-    Raises
-    ------
-    SettingsError
-        If the tiles do not have the detector's size.
-    DeviceError
-        If a single tile does not fit into memory.
-    TrainingError
-        If a score is not finite.
+    Images must stay unchanged until ``choice.ahead`` more batches have been requested. Error maps are pooled to (cells, cells),
+    or dropped without ``cells``. Raises `SettingsError` if the tiles do not have the detector's size, `DeviceError` if a single
+    tile does not fit into memory, and `TrainingError` if a score is not finite.
     """
     if choice.device.type == "cpu":
 

@@ -42,38 +42,18 @@ _TURNS, _TURN_TILES = 5, 1000
 
 @dataclass(frozen=True)
 class Speed:
-    """Rates of the parts and of the whole, in tiles per second.
-
-    Attributes
-    ----------
-    device : str
-    pace : str
-        How many tiles at a time, in how many threads: the fastest of what was tried.
-    tiles : int
-        Tiles that the whole was timed on.
-    tile_px, stride_px : int
-    decode : float
-        Reading and decoding alone, with all threads.
-    network : float
-        Scoring alone, of tiles in memory.
-    whole : float
-        Both at once, and writing the map.
-    shared : bool
-        Whether decoding and network share the same cores, as they do without a GPU.
-    peak_mb : float or None
-        Most memory that the process has held, where the system says.
-    """
+    """Rates of the parts and of the whole, in tiles per second."""
 
     device: str
-    pace: str
-    tiles: int
+    pace: str  # tiles at a time and threads: the fastest of what was tried
+    tiles: int  # that the whole was timed on
     tile_px: int
     stride_px: int
-    decode: float
-    network: float
-    whole: float
-    shared: bool
-    peak_mb: float | None
+    decode: float  # reading and decoding alone, with all threads
+    network: float  # scoring alone, of tiles in memory
+    whole: float  # both at once, and writing the map
+    shared: bool  # decoding and network share the same cores, as they do without a GPU
+    peak_mb: float | None  # peak memory of the process, where the system reports it
 
     @property
     def bound(self) -> float:

@@ -27,29 +27,14 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """A device and how it is used.
-
-    Attributes
-    ----------
-    device : torch.device
-    bf16 : bool
-        Whether it is fast in bfloat16.
-    title : str
-        Name to show.
-    batch : int
-        Tiles per batch. The last digits of scores may depend on it, so the default depends on the kind of device only.
-    worker_threads : int
-        Number of batches that a CPU scores at the same time, each with a part of torch's threads.
-    count : int
-        Number of such devices that train together.
-    """
+    """A device and how it is used."""
 
     device: torch.device
-    bf16: bool
-    title: str
-    batch: int
-    worker_threads: int = 1
-    count: int = 1
+    bf16: bool  # it is fast in bfloat16
+    title: str  # name to show
+    batch: int  # default by kind of device only: the last digits of scores may depend on it
+    worker_threads: int = 1  # batches that a CPU scores at the same time, each with a part of torch's threads
+    count: int = 1  # such devices that train together
 
     @property
     def name(self) -> str:

@@ -24,33 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Explanation of one tile; None where the model has no such output.
+    """Explanation of one tile; None where the model has no such output."""
 
-    Attributes
-    ----------
-    score : float or None
-        Anomaly score of the detector.
-    reconstruction : (H, W, 3) uint8 or None
-        The detector's reconstruction.
-    error : (H, W) float32 or None
-        Error of the reconstruction at each pixel.
-    target : int or None
-        Index of the explained class.
-    probability : float or None
-        Probability of the explained class.
-    relevance : (H, W) float32 in [0, 1] or None
-        How much each pixel contributes to the explained class.
-    method : str
-        Name of the method that computed the relevance, see `classifiers.relevance`.
-    """
-
-    score: float | None = None
-    reconstruction: NDArray[np.uint8] | None = None
-    error: NDArray[np.float32] | None = None
-    target: int | None = None
-    probability: float | None = None
-    relevance: NDArray[np.float32] | None = None
-    method: str = ""
+    score: float | None = None  # of the detector
+    reconstruction: NDArray[np.uint8] | None = None  # (H, W, 3)
+    error: NDArray[np.float32] | None = None  # (H, W), of the reconstruction at each pixel
+    target: int | None = None  # index of the explained class
+    probability: float | None = None  # of the explained class
+    relevance: NDArray[np.float32] | None = None  # (H, W) in [0, 1], how much each pixel contributes to that class
+    method: str = ""  # that computed the relevance, see `classifiers.relevance`
 
 
 def explain_tile(

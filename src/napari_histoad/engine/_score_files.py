@@ -25,18 +25,10 @@ if TYPE_CHECKING:
 
 
 class FileScores(NamedTuple):
-    """Scores of tile files.
+    """Scores of tile files."""
 
-    Attributes
-    ----------
-    scores : (N,) float32
-        In the order of the files; NaN for files that could not be scored.
-    errors : dict of int to SettingsError
-        Reasons, by index of the file.
-    """
-
-    scores: NDArray[np.float32]
-    errors: dict[int, SettingsError]
+    scores: NDArray[np.float32]  # (N,) in the order of the files; NaN for files that could not be scored
+    errors: dict[int, SettingsError]  # reasons, by index of the file
 
 
 def score_files_job(

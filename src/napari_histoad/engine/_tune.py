@@ -35,40 +35,20 @@ nothing from larger ones."""
 
 @dataclass(frozen=True)
 class Step:
-    """The next blocks to score, and how.
-
-    Attributes
-    ----------
-    choice : DeviceChoice
-        Batch size and threads.
-    blocks : int
-        Number of blocks.
-    against : DeviceChoice or None
-        Score the same blocks with this setting too, and report to `Tuner.compared` whether the bytes agree.
-    """
+    """The next blocks to score, and how."""
 
     choice: DeviceChoice
     blocks: int
     against: DeviceChoice | None = None
+    """Score the same blocks with this too, and report to `Tuner.compared` whether the bytes agree."""
 
 
 class Tuner:
     """Chooses the setting for the next blocks of a map from the times of the previous ones.
 
-    Each direction (larger batches, smaller batches, fewer worker threads with more torch threads each) is followed as long as
-    the new setting is faster by 5% in the median, and faster in nearly every pair of alternating trials.
-
-    Parameters
-    ----------
-    choice : DeviceChoice
-        The default.
-    worth_s, worth_blocks : float
-        Search only if the remaining work takes at least this many seconds and has at least this many blocks.
-
-    Attributes
-    ----------
-    best : DeviceChoice
-        The fastest so far.
+    Each direction (larger batches, smaller batches, fewer worker threads with more torch threads each) is followed as long as the
+    new setting is faster by 5% in the median, and faster in nearly every pair of alternating trials. It searches only if the
+    remaining work takes at least ``worth_s`` seconds and has at least ``worth_blocks`` blocks. `best` is the fastest so far.
     """
 
     def __init__(self, choice: DeviceChoice, worth_s: float = _WORTH_S, worth_blocks: float = _WORTH_BLOCKS) -> None:

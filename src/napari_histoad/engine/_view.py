@@ -23,24 +23,12 @@ _FILES_FOR_STAIN = 32
 
 @dataclass(frozen=True)
 class DetectorView:
-    """How a detector sees slides.
-
-    Attributes
-    ----------
-    tile_px : int
-        Side of a tile.
-    mpp : float
-        µm per tile pixel.
-    srgb : bool
-        Whether colours are converted to sRGB.
-    stain : Stain or None
-        Stains that every slide is normalised to; None leaves them unchanged.
-    """
+    """How a detector sees slides."""
 
     tile_px: int
-    mpp: float
-    srgb: bool = False
-    stain: Stain | None = None
+    mpp: float  # µm per tile pixel
+    srgb: bool = False  # colours are converted to sRGB
+    stain: Stain | None = None  # every slide is normalised to it, if it is given
 
     @classmethod
     def of(cls, detector: Detector) -> DetectorView:

@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% interval.
-
-    Attributes
-    ----------
-    value, low, high : float
-    """
+    """A value with its 95% interval."""
 
     value: float
     low: float

@@ -52,18 +52,8 @@ def slide_under(viewer: Viewer | None) -> Layer | None:
 def read_annotation_layers(path: Path, under: Layer | None) -> list[LayerData]:
     """Return the outlines of a file as shapes layers over a slide: one for normal tissue, one for all other classes.
 
-    Each shape has the feature ``class`` and the colour of its class. Notifications say what was left out or assumed.
-
-    Parameters
-    ----------
-    path : Path
-    under : Layer or None
-        Layer of the slide; the shapes get its scale and units, since outlines are in level-0 pixels.
-
-    Raises
-    ------
-    RegionError
-        If the file holds no outline that can be used.
+    Each shape has the feature ``class`` and the colour of its class; outlines are in level-0 pixels, so the layers get scale and
+    units of the slide's layer. Notifications say what was left out or assumed.
     """
     normal, others, notes = read_by_class(path, under)
     for note in notes:
@@ -73,19 +63,7 @@ def read_annotation_layers(path: Path, under: Layer | None) -> list[LayerData]:
 
 
 def read_by_class(path: Path, under: Layer | None) -> tuple[list[Region], list[Region], list[str]]:
-    """Read outlines; return those of normal tissue, those of other classes, and notes on what was left out or assumed.
-
-    Parameters
-    ----------
-    path : Path
-    under : Layer or None
-        Layer of the slide; a note says if outlines lie beyond it.
-
-    Raises
-    ------
-    RegionError
-        If the file holds no outline that can be used.
-    """
+    """Return outlines of normal tissue, those of other classes, and notes on what was left out, assumed or beyond the slide."""
     found = read_annotations(path)
     notes = list(found.notes)
     try:
@@ -130,13 +108,6 @@ def write_shapes(path: str, layers: Sequence[LayerData]) -> list[str]:
     """Write shapes layers as GeoJSON in level-0 pixels of the slide in view, each shape with its class.
 
     Lines, paths and other shapes without an area are left out; a notification says how many.
-
-    Raises
-    ------
-    RegionError
-        If no shape has an area.
-    OutputError
-        If the file cannot be written; an existing file stays as it was.
     """
     under, regions, left_out = slide_under(current_viewer()), [], 0
     for data, looks, _ in layers:

@@ -29,12 +29,7 @@ _KIND = "napari_shape"
 class Autosave:
     """Saves the outlines of the chosen slide.
 
-    Parameters
-    ----------
-    parent : QObject
-        Owns the timer.
-    warn : callable
-        Called once per slide with a message if outlines cannot be saved, or are saved in another folder.
+    ``warn`` is called once per slide with a message if outlines cannot be saved, or are saved in another folder.
     """
 
     def __init__(self, parent: QObject, warn: Callable[[str], object]) -> None:
@@ -52,18 +47,9 @@ class Autosave:
     ) -> Path | None:
         """Save the outlines of another slide from now on; return the file of its saved outlines, or None.
 
-        Parameters
-        ----------
-        folder : Path
-            Folder of the results of the slide.
-        name : str
-            Name of the slide; the file is named after it.
-        slide : str
-            Identifies the slide among slides of the same name.
-        read : callable
-            Returns the outlines, and the napari shape type of each.
-        elsewhere : bool
-            Whether the folder is not beside the slide, because it is not writable.
+        The file is in ``folder`` and named after the slide's ``name``; ``slide`` identifies it among slides of the same name.
+        ``read`` returns the outlines, and the napari shape type of each. ``elsewhere``: the folder is not beside the slide,
+        because it is not writable there.
         """
         self.close()
         self._read, self._slide, self._elsewhere, self._quiet = read, slide, elsewhere, False
@@ -122,13 +108,7 @@ class Autosave:
 
 
 def write_outlines(file: Path, slide: str, regions: list[Region], kinds: list[str]) -> None:
-    """Write outlines as GeoJSON, atomically, with the identity of their slide and the napari shape types.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
+    """Write outlines as GeoJSON, atomically, with the identity of their slide and the napari shape types."""
     with atomic_path(file) as partial:
         write_geojson(regions, partial)
         document = json.loads(partial.read_text(encoding="utf-8"))
@@ -138,13 +118,7 @@ def write_outlines(file: Path, slide: str, regions: list[Region], kinds: list[st
 
 
 def read_outlines(file: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
-    """Read outlines; return their vertices in level-0 pixels (napari order) and shape types, ellipses and rectangles included.
-
-    Raises
-    ------
-    RegionError
-        If the file cannot be read or holds no areas.
-    """
+    """Return vertices in level-0 pixels (napari order) and shape types of saved outlines, ellipses and rectangles included."""
     document = _document(file)
     features = document.get("features", [])
     if _slide_of(file) is not None and not features:  # the user has deleted all outlines

@@ -30,16 +30,7 @@ _INSIDE = ("zarr.json", ".zgroup", ".zattrs")
 class DroppedMaps:
     """Chooses the slide of a map that was dropped, and starts the review of the map.
 
-    Parameters
-    ----------
-    context : PanelContext
-    set_mpp : callable
-        Sets the µm per pixel of the chosen slide.
-
-    Attributes
-    ----------
-    wanted : AnomalyMap or None
-        The map whose slide was not found: the user is asked for it.
+    ``set_mpp`` sets the µm per pixel of the chosen slide.
     """
 
     wanted_changed = Signal(bool)

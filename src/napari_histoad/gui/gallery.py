@@ -50,20 +50,6 @@ class TileGallery(QWidget):
 
     Keys: A anomalous, N normal, R artefact, U unsure; arrows, Z undo, E explain, M more, O outline normal, T train. The viewer
     moves to the current tile. While the explanation is shown, it follows the current tile.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    source : AnomalyMap
-    slide : Slide
-
-    Attributes
-    ----------
-    verdicts : Verdicts
-    rows : (N,) int64
-        The tiles shown.
-    explanation : ExplanationRow
-        Explanation of the current tile; hidden until the user asks for it.
     """
 
     train_asked = QtSignal()

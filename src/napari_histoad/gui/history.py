@@ -15,12 +15,7 @@ _KEPT = ("edge_width", "edge_color", "face_color", "z_index")
 
 
 class ShapesHistory:
-    """Records the shapes after each change; Ctrl+Z and Ctrl+Shift+Z undo and redo while the layer is selected.
-
-    Parameters
-    ----------
-    layer : Shapes
-    """
+    """Records the shapes after each change; Ctrl+Z and Ctrl+Shift+Z undo and redo while the layer is selected."""
 
     def __init__(self, layer: Shapes) -> None:
         self._layer = layer

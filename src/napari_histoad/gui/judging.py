@@ -26,17 +26,7 @@ if TYPE_CHECKING:
 
 
 class Judging:
-    """Opens the gallery in a dock below the viewer, and does what its buttons ask for.
-
-    Parameters
-    ----------
-    context : PanelContext
-
-    Attributes
-    ----------
-    gallery : TileGallery or None
-        Tiles of the map, if they are being judged.
-    """
+    """Opens the gallery in a dock below the viewer, and does what its buttons ask for."""
 
     def __init__(self, context: PanelContext) -> None:
         self._context, self._viewer, self._controller = context, context.viewer, context.controller
@@ -47,13 +37,7 @@ class Judging:
         context.failed.connect(self._on_failed)
 
     def open(self) -> None:
-        """Show the most informative tiles of the finished map.
-
-        Raises
-        ------
-        SettingsError
-            If there is no finished map.
-        """
+        """Show the most informative tiles of the finished map."""
         source, slide = self._controller.maps.map, self._controller.chosen.slide
         if source is None or slide is None or not source.info.complete:
             raise SettingsError("there is no finished map to judge tiles of", "compute one in step 5")

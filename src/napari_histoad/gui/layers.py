@@ -76,12 +76,9 @@ def anomaly_colormap() -> Colormap:
 
 
 class Heatmap:
-    """The blended tile scores of a map in one texture, filled in while the map is computed.
+    """The blended tile scores of a map in one texture `values`, filled in while the map is computed.
 
-    Attributes
-    ----------
-    values : (H, W) float32
-        Scores; cells without a score have the lowest shown value, which is transparent.
+    Cells without a score have the lowest shown value, which is transparent.
     """
 
     def __init__(self, source: AnomalyMap) -> None:

@@ -22,14 +22,7 @@ _REFRESH_MS = 200
 
 
 class MapLayers:
-    """Adds, updates and removes the layers of the chosen slide's map.
-
-    Parameters
-    ----------
-    context : PanelContext
-    parent : QObject
-        Owns the timer of the heatmap.
-    """
+    """Adds, updates and removes the layers of the chosen slide's map; ``parent`` owns the timer of the heatmap."""
 
     def __init__(self, context: PanelContext, parent: QObject) -> None:
         self._context, self._viewer = context, context.viewer

@@ -21,15 +21,7 @@ if TYPE_CHECKING:
 
 
 def slide_layer_of(source: AnomalyMap, viewer: Viewer) -> Layer | None:
-    """Return the layer of a map's slide, which is opened if needed; None if it is not found.
-
-    Raises
-    ------
-    MapError
-        If the file at that path is another slide.
-    HistoadError
-        If the file cannot be opened.
-    """
+    """Return the layer of a map's slide, opened if needed; None if it is not found, `MapError` if it is another slide."""
     place = source.find_slide()
     slides = [layer for layer in viewer.layers if can_be_slide(layer)]
     for layer in reversed(slides):
@@ -54,15 +46,7 @@ def is_of_slide(source: AnomalyMap, slide: Slide) -> bool:
 
 
 def open_slide_of(source: AnomalyMap, place: Path, viewer: Viewer) -> Layer:
-    """Open the slide of a map as a layer.
-
-    Raises
-    ------
-    MapError
-        If it is another slide.
-    HistoadError
-        If it cannot be opened.
-    """
+    """Open the slide of a map as a layer; `MapError` if it is another slide."""
     slide = open_slide(place, srgb=True)
     try:
         source.check_slide(slide)

@@ -34,15 +34,7 @@ _NORMAL = "histoad_normal"
 
 
 class NormalOutlines:
-    """Manages the outlines of all open slides; those of the chosen slide are drawn, saved and used for training.
-
-    Parameters
-    ----------
-    viewer : Viewer
-    chosen : callable
-        Returns the layer of the chosen slide, or None.
-    autosave : Autosave
-    """
+    """Manages the outlines of all open slides; those of the chosen slide are drawn, saved and used for training."""
 
     tiles_added = Signal(int)
     """Number of tiles that were judged normal and added to the outlines."""
@@ -75,13 +67,7 @@ class NormalOutlines:
         layer.events.data.connect(self._on_data)
 
     def open(self, slide_layer: Layer, folder: Path, name: str, *, elsewhere: bool) -> int:
-        """Save the outlines of another slide from now on; return the number restored from an earlier session.
-
-        Raises
-        ------
-        RegionError
-            If their file cannot be read.
-        """
+        """Save the outlines of another slide from now on; return the number restored from an earlier session."""
         owner = owner_of(slide_layer) or ""
         path = slide_layer.source.path
         # Results beside a slide may be moved with it; in another folder only the full path identifies the slide.

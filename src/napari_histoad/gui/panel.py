@@ -27,19 +27,7 @@ def _call(function: Callable[[], None]) -> None:
 
 
 class AnomalyPanel(QWidget):
-    """*Plugins > Anomaly mapping*: a scrolling column of sections, and the progress of the running job below.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-
-    Attributes
-    ----------
-    controller : Controller
-    context : PanelContext
-    sections : dict of str to Section
-        By name, in their order.
-    """
+    """*Plugins > Anomaly mapping*: a scrolling column of sections, and the progress of the running job below."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()

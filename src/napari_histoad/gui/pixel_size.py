@@ -12,17 +12,7 @@ _USUAL = {"×20": 0.5, "×40": 0.25}
 
 
 class PixelSize(QWidget):
-    """A field for the µm per pixel, a button that sets it, and a button for each usual magnification.
-
-    Attributes
-    ----------
-    box : FloatSpinBox
-        µm per level-0 pixel; empty at first, which is 0.
-    button : PushButton
-        Emits ``changed`` when the value shall be used.
-    usual : dict of str to PushButton
-        By magnification.
-    """
+    """A field for the µm per pixel, a button that sets it, and a button for each usual magnification."""
 
     def __init__(self) -> None:
         super().__init__()

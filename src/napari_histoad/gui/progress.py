@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 
 class ProgressRow(QWidget):
-    """A progress bar, a line of text, and a button that cancels; visible while a job runs.
-
-    Parameters
-    ----------
-    runner : JobRunner
-    """
+    """A progress bar, a line of text, and a button that cancels; visible while a job runs."""
 
     def __init__(self, runner: JobRunner) -> None:
         super().__init__()

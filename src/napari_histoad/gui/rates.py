@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
     """Return, as rich text, the error rate of the threshold, the flagged regions, and the basis of the calibration.
 
-    Parameters
-    ----------
-    review : Review
-    chosen : float
-        The rate that the slider shows, 0 to 1.
-    by_discoveries : bool
-        Whether it is a false discovery rate.
+    ``chosen`` is the rate that the slider shows, a false discovery rate if ``by_discoveries``.
     """
     source = review.map
     basis = source.calibration.basis

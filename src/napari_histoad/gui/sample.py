@@ -29,13 +29,7 @@ class _Events(QObject):
 
 
 def open_sample() -> list[LayerData]:
-    """Return the sample slide with its outlines of normal tissue and of the planted anomalies.
-
-    Raises
-    ------
-    HistoadError
-        If it cannot be drawn, or drawing was cancelled; napari shows it as a notification.
-    """
+    """Return the sample slide with its outlines of normal tissue and of the synthetic anomalies."""
     plan = SlidePlan(SAMPLE_PX)
     path = Path(tempfile.gettempdir()) / f"napari-histoad-sample-{SAMPLE_PX}-v1" / "sample.tif"
     if not path.exists():

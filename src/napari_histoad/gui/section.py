@@ -31,22 +31,7 @@ NO_SLIDE = f"Drop a slide on the window, or use {SAMPLE_MENU}."
 
 
 class PanelContext:
-    """What the sections of one panel share.
-
-    Parameters
-    ----------
-    viewer : Viewer
-    controller : Controller
-    parent : QWidget
-        The panel.
-
-    Attributes
-    ----------
-    view : SlideView
-        Shows the layers of the chosen slide and hides those of other slides.
-    outlines : NormalOutlines
-        The outlines of normal tissue.
-    """
+    """What the sections of one panel share."""
 
     slide_left = Signal()
     """Another slide is about to be shown, or none: texts about the former one are out of date."""

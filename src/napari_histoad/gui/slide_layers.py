@@ -76,13 +76,7 @@ def layer_shape(layer: Layer) -> tuple[int, int]:
 
 
 def slide_of_layer(layer: Layer) -> Slide:
-    """Return the slide of a layer: its file opened as a slide, else a slide of the layer's arrays. It is kept with the layer.
-
-    Raises
-    ------
-    SlideError
-        If the layer is not an 8-bit RGB picture, or is shifted or turned.
-    """
+    """Return the slide of a layer: its file opened as a slide, else a slide of the layer's arrays. It is kept with the layer."""
     known = layer.metadata.get(SLIDE_KEY)
     if known is None or known.shape != layer_shape(layer):  # a copied layer may show a part of the slide
         known = layer.metadata[SLIDE_KEY] = _from_file(layer) or _from_arrays(layer)

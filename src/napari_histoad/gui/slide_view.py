@@ -64,20 +64,7 @@ def size_of(layer: Layer) -> str:
 class SlideView:
     """Shows the layers of the chosen slide, and chooses the slide whose layer is added, selected or made visible.
 
-    Parameters
-    ----------
-    viewer : Viewer
-    choose : callable
-        Called with the layer of a slide that shall be chosen; must call `show`.
-    renamed : callable
-        Called when a layer was renamed.
-
-    Attributes
-    ----------
-    owner : str or None
-        The chosen slide, as `owner_of` names it.
-    layer : Layer or None
-        The layer of the chosen slide.
+    ``choose(layer)`` is called when a slide shall be chosen, and must call `show`; ``renamed()`` when a layer was renamed.
     """
 
     def __init__(self, viewer: Viewer, choose: Callable[[Layer], None], renamed: Callable[[], None]) -> None:

@@ -26,14 +26,7 @@ _FRAME_PX = 6
 
 
 class TileStrip(QListWidget):
-    """Pictures of tiles, numbered or named by their verdicts.
-
-    Parameters
-    ----------
-    slide : Slide
-    colours : dict of str to str
-        Colour of the frame by verdict.
-    """
+    """Pictures of tiles, numbered or named by their verdicts, with frames in the colours of these."""
 
     failed = QtSignal(object)
     """The HistoadError because of which pictures are missing."""

@@ -16,10 +16,6 @@ class WheelGuard(QObject):
     """Prevents accidental changes of settings by the wheel, in all children of a widget, also those added later.
 
     A combo box, spin box or slider uses the wheel only while it has the focus; a scroll that began elsewhere continues over it.
-
-    Parameters
-    ----------
-    root : QWidget
     """
 
     def __init__(self, root: QWidget) -> None:

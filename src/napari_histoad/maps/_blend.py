@@ -13,23 +13,11 @@ if TYPE_CHECKING:
 def blend_grid(
     values: NDArray[np.float32], window: NDArray[np.float32], step: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Add tiles that lie on a regular grid, weighted, all at once.
+    """Add tiles on a regular grid, weighted, all at once; return sums and weights (H, W), whose ratio is the blended value.
 
-    A cell is summed up in the same order whatever part of the grid is given, so that parts equal the whole to the bit.
-
-    Parameters
-    ----------
-    values : (n, m) or (n, m, c, c) float32
-        One value per tile or one per cell; NaN where there is no tile.
-    window : (c, c) float32
-        Weights, see `MapGeometry.window`.
-    step : int
-        Cells between neighbouring tiles.
-
-    Returns
-    -------
-    total, weight : (H, W) float32
-        The sums, from the first cell of the first tile on; the blended value is their ratio.
+    ``values`` are (n, m), one per tile, or (n, m, c, c), one per cell, NaN where there is no tile; ``window`` (c, c) are the
+    weights, see `MapGeometry.window`; ``step`` is the number of cells between neighbouring tiles. A cell is summed up in the same
+    order whatever part of the grid is given, so that parts equal the whole to the bit.
     """
     (n, m), c = values.shape[:2], len(window)
     reach = -(-c // step)  # steps that a tile reaches over

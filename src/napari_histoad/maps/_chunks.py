@@ -47,15 +47,7 @@ class WrittenChunk(NamedTuple):
 
 
 class ChunkFiles:
-    """The files of one array's chunks.
-
-    Parameters
-    ----------
-    store : Path
-        The folder of the store that holds the array.
-    array : zarr.Array
-        float32, made with `COMPRESSORS` and the fill value NaN.
-    """
+    """The files of the chunks of one float32 array, made with `COMPRESSORS` and the fill value NaN, in a store's folder."""
 
     def __init__(self, store: Path, array: zarr.Array[Any]) -> None:
         self._folder, self._shape, self._key = store / array.path, array.chunks, array.metadata.encode_chunk_key
@@ -74,17 +66,7 @@ class ChunkFiles:
     def write(self, key: tuple[int, ...], values: NDArray[np.float32]) -> WrittenChunk | None:
         """Write a chunk under a temporary name, for `commit_chunks`; None if it is nothing but NaN and has no file.
 
-        Parameters
-        ----------
-        key : tuple of int
-            Which chunk, along each axis.
-        values : float32
-            The full chunk, or the part of it that is inside the array.
-
-        Raises
-        ------
-        MapError
-            If the array was deleted or moved.
+        ``values`` are the full chunk or its part inside the array. Raises `MapError` if the array was deleted or moved.
         """
         file = self.file(*key)
         if np.isnan(values).all():

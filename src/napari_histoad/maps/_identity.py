@@ -53,13 +53,7 @@ def digest_of_regions(regions: Iterable[Region] | None) -> str:
 
 
 def check_slide(info: MapInfo, slide: Slide, map_name: str) -> None:
-    """Check that a slide is the one that was mapped; of maps of earlier versions, only its size is known.
-
-    Raises
-    ------
-    MapError
-        If it is another one.
-    """
+    """Raise `MapError` if a slide is not the one that was mapped; of maps of earlier versions, only its size is known."""
     reason = ""
     if info.fingerprint is not None:
         if not info.fingerprint.is_of(slide):

@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """The journal of one map.
-
-    Parameters
-    ----------
-    store : Path
-        The map's folder.
-    """
+    """The journal of the map in a folder."""
 
     def __init__(self, store: Path) -> None:
         self.path = store / "journal"

@@ -22,18 +22,7 @@ _CORNERS = np.ones((3, 3), bool)
 def flag_bands(
     field: Callable[[int, int], NDArray[np.float32]], shape: tuple[int, int], threshold: float, min_cells: int
 ) -> Iterator[NDArray[np.uint32]]:
-    """Yield numbered regions above a threshold in bands of 512 rows, see `AnomalyMap.flag`.
-
-    Parameters
-    ----------
-    field : callable
-        Takes the first and the last row and returns these rows of the anomaly map, (h, W) float32.
-    shape : tuple[int, int]
-        Rows and columns of the map.
-    threshold : float
-    min_cells : int
-        Smaller regions are left out.
-    """
+    """Yield numbered regions above a threshold in bands of 512 rows, see `AnomalyMap.flag`; ``field(y0, y1)`` returns rows."""
     return label_bands(_Above(field, shape, threshold), min_cells)
 
 
@@ -55,19 +44,10 @@ class _Above(Sequence[Any]):
 
 
 def label_bands(bands: Sequence[NDArray[np.bool_]], min_cells: int) -> Iterator[NDArray[np.uint32]]:
-    """Yield the numbers of the connected parts of a picture that comes in bands; corners connect.
+    """Yield the numbers (h, W) of the connected parts of a picture that comes in bands, from top to bottom; corners connect.
 
-    Parameters
-    ----------
-    bands : sequence of (h, W) bool
-        From top to bottom. Looked at twice, one at a time: the map of a whole slide has tens of millions of cells.
-    min_cells : int
-        Smaller parts are left out.
-
-    Yields
-    ------
-    (h, W) uint32
-        The numbers in each band, 0 outside; parts are numbered from 1 in the order in which they begin.
+    Parts of fewer than ``min_cells`` are left out; the others are numbered from 1 in the order in which they begin; 0 is outside.
+    The bands are looked at twice, one at a time: the map of a whole slide has tens of millions of cells.
     """
     # First each band by itself: how many parts, of what size, and which touch parts of the band above.
     counts, sizes, touching = [0], [np.zeros(1, np.int64)], [np.empty((0, 2), np.int64)]

@@ -33,13 +33,6 @@ def pyramids_job(source: AnomalyMap) -> Job[None]:
     """Write the pyramids of the anomaly map, the error maps and the class probabilities.
 
     The bytes depend only on the tile table and the error maps of the tiles.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written.
-    MapError
-        If the map was deleted or moved.
     """
     info = source.info
     fields: list[tuple[list[zarr.Array[Any]], Callable[[Box], NDArray[np.float32]]]] = [(source.levels, source.score_field)]

@@ -48,12 +48,8 @@ _REPLACE = "choose another folder with --out, or replace it with --no-resume (Py
 def goes_on_with(there: AnomalyMap, info: MapInfo, origins: NDArray[np.int64], tissue: TissueMask, slide: Slide | None) -> bool:
     """Return True if a map can be continued, False if it must be replaced because its slide file was repaired since.
 
-    Fields that a map of an earlier version does not have are not compared.
-
-    Raises
-    ------
-    OtherMapError
-        If it is of another slide, other regions, another detector or other settings.
+    Fields that a map of an earlier version does not have are not compared. Raises `OtherMapError` if it is of another slide,
+    other regions, another detector or other settings.
     """
     old = there.info
     unread = len(there.unread_tiles) > 0

@@ -49,20 +49,9 @@ class _LeftOut:
 def annotations_of(document: Any, where: str, *, with_areas: bool = False) -> Annotations:
     """Return the outlines of a document, with notes on what was left out.
 
-    Parameters
-    ----------
-    document : Any
-        GeoJSON: a feature collection, a list of features, one feature or a geometry; or Camelyon's
-        ``{"positive": […], "negative": […]}``, where negative is normal tissue.
-    where : str
-        Name of the file.
-    with_areas : bool
-        See `read_annotations`.
-
-    Raises
-    ------
-    RegionError
-        If it is neither, or has no valid outline.
+    It may be GeoJSON (a feature collection, a list of features, one feature or a geometry) or Camelyon's ``{"positive": […],
+    "negative": […]}``, where negative is normal tissue. ``where`` names it in messages. Raises `RegionError` if it is neither, or
+    has no valid outline.
     """
     left_out = _LeftOut()
     if isinstance(document, dict) and "type" not in document and ("positive" in document or "negative" in document):

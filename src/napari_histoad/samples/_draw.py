@@ -129,18 +129,7 @@ class _Canvas:
 
 
 def draw_block(plan: SlidePlan, y0: int, x0: int, h: int, w: int) -> NDArray[np.uint8]:
-    """Return the pixels of one block; adjacent blocks fit together without seams.
-
-    Parameters
-    ----------
-    plan : SlidePlan
-    y0, x0, h, w : int
-        Box in level-0 pixels.
-
-    Returns
-    -------
-    (h, w, 3) uint8
-    """
+    """Return the pixels (h, w, 3) uint8 of a box in level-0 pixels; adjacent blocks fit together without seams."""
     canvas = _Canvas(plan, y0, x0, h, w)
     inside = plan.tissue(canvas.y, canvas.x)
     if inside.max() > 0:

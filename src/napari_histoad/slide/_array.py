@@ -117,18 +117,9 @@ class ArraySlide(TiledSlide):
 
 
 class Planes:
-    """A view of an array as (H, W, C), whatever the order of its axes.
+    """A view of an array as (H, W, C), whatever the order of its axes; `SlideError` if it holds several images.
 
-    Parameters
-    ----------
-    array : zarr array or NumPy array
-    axes : str
-        One letter per axis: y, x, c for channels, z of which one plane is chosen; others must have length one.
-
-    Raises
-    ------
-    SlideError
-        If it holds several images, such as time points.
+    ``axes``: one letter per axis: y, x, c for channels, z of which one plane is chosen; others must have length one.
     """
 
     def __init__(self, array: Any, axes: str) -> None:

@@ -34,25 +34,10 @@ _WHITE_IS_ZERO, _INTENSITIES = 0, (1, 2, 32803, 34892)
 class ChannelSlide(ArraySlide):
     """Chosen channels of any slide, or of a TIFF, OME-TIFF, OME-Zarr or picture of 8 or 16 bits, as 8-bit RGB.
 
-    Intensities are scaled by one white point for the whole slide, so that they stay comparable within it and between slides
-    of one camera. If most of the image is dark, as in fluorescence, it is inverted, because all later steps expect white glass.
-
-    Parameters
-    ----------
-    path : Path
-    channels : sequence of int
-        One channel, shown as grey, or three, shown as red, green and blue; 0 is the first.
-    white : int, optional
-        Intensity that becomes 255. Default: the maximum of the camera's bit depth as stated by the file, else the smallest of
-        8, 10, 12, 14 or 16 bits that fits the brightest pixel of the coarsest level.
-    mpp : float, optional
-
-    Raises
-    ------
-    SlideError
-        If the file is of another kind.
-    SettingsError
-        If the number of channels is not one or three, or a channel does not exist.
+    One channel (0 is the first) is shown as grey, three as red, green and blue. Intensities are scaled by one white point for the
+    whole slide, so that they stay comparable within it and between slides of one camera: ``white`` or, by default, the maximum of
+    the camera's bit depth as stated by the file, else the smallest of 8, 10, 12, 14 or 16 bits that fits the brightest pixel of
+    the coarsest level. Images that are mostly dark, as in fluorescence, are inverted: all later steps expect white glass.
     """
 
     format: ClassVar[str] = "channels"

@@ -19,13 +19,7 @@ GLASS = 255
 
 
 def on_white(rgba: NDArray[np.uint8], out: NDArray[np.uint8], *, premultiplied: bool = False) -> None:
-    """Composite (h, w, 4) on white into ``out`` (h, w, 3).
-
-    Parameters
-    ----------
-    premultiplied : bool
-        Whether the colours have been multiplied by the opacity (TIFF: associated alpha).
-    """
+    """Composite (h, w, 4) on white into ``out`` (h, w, 3); ``premultiplied`` colours are those of TIFF's associated alpha."""
     opacity = rgba[..., 3:].astype(np.uint16)
     if (opacity == 255).all():
         out[:] = rgba[..., :3]
@@ -37,18 +31,7 @@ def on_white(rgba: NDArray[np.uint8], out: NDArray[np.uint8], *, premultiplied: 
 
 
 class ToSrgb:
-    """Converts the colours of a scanner to sRGB by its ICC profile, with the profile's own rendering intent.
-
-    Parameters
-    ----------
-    profile : bytes
-        An ICC profile of RGB colours.
-
-    Raises
-    ------
-    ValueError
-        If the profile is invalid or not for RGB colours.
-    """
+    """Converts colours to sRGB by an ICC profile with the profile's own rendering intent; ValueError if it is not for RGB."""
 
     def __init__(self, profile: bytes) -> None:
         self._profile = profile

@@ -41,22 +41,7 @@ _KNOWN = {*JPEG, *_LOSSLESS_JPEG, *_JPEG_LS, *_JPEG_2000, *_HTJ2K, *_JPEG_XL, _R
 
 
 class DicomSlide(TiledSlide):
-    """A DICOM slide whose frames are decoded one by one.
-
-    Parameters
-    ----------
-    path, mpp, notes
-        See `Slide`.
-    files : sequence of Path
-        The files of its series.
-    pictures : mapping of str to Path, optional
-        Label, macro and thumbnail.
-
-    Raises
-    ------
-    SlideError
-        If a header is damaged, or the pixels are not 8-bit RGB.
-    """
+    """A DICOM slide whose frames are decoded one by one, from the files of its series and those of its label and macro."""
 
     format: ClassVar[str] = "DICOM"
     patterns: ClassVar[tuple[str, ...]] = ("*.dcm",)

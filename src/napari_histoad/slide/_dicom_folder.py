@@ -34,35 +34,17 @@ _quiet = threading.Lock()
 
 @dataclass(frozen=True)
 class Instance:
-    """One file of a DICOM slide.
-
-    Attributes
-    ----------
-    path : Path
-    series : str
-        UID of the series.
-    number : int
-        Number of the series; 0 if it has none.
-    description : str
-    kind : str
-        VOLUME for tissue; LABEL, OVERVIEW or THUMBNAIL.
-    shape : tuple[int, int]
-        (height, width) in pixels.
-    focal_planes : int
-    optical_paths : int
-    concatenated : bool
-        Whether the image continues in other files.
-    """
+    """One file of a DICOM slide."""
 
     path: Path
-    series: str
-    number: int
+    series: str  # its UID
+    number: int  # of the series; 0 if it has none
     description: str
-    kind: str
-    shape: tuple[int, int]
+    kind: str  # VOLUME for tissue; LABEL, OVERVIEW or THUMBNAIL
+    shape: tuple[int, int]  # (height, width) in pixels
     focal_planes: int
     optical_paths: int
-    concatenated: bool
+    concatenated: bool  # the image continues in other files
 
 
 @contextmanager
@@ -121,13 +103,7 @@ def beside(file: Path) -> list[Instance]:
 
 
 def series_of(file: Path) -> list[Instance]:
-    """Return the files of the slide that a file belongs to: those of its series in the same folder; a label or macro alone.
-
-    Raises
-    ------
-    SlideError
-        If it is another kind of DICOM file.
-    """
+    """Return the files of the slide that a file belongs to: those of its series in the same folder; a label or macro alone."""
     own = read_instance(file)
     if own is None and file.name.upper() == "DICOMDIR":
         raise SlideError(f"{file.name} only lists DICOM files", f"name their folder: {file.parent}")

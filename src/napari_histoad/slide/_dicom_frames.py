@@ -46,22 +46,14 @@ class FrameFile:
 class FrameImage:
     """One image, in one file or concatenated from several.
 
-    Attributes
-    ----------
-    files : list of FrameFile
-    shape, tile : tuple[int, int]
-        (height, width) in pixels.
-    frames : dict of (row, column) to (file, frame)
-        The frames of one focal plane and one optical path; tiles that were never scanned are missing.
-    notes : tuple of str
-        Sentences for users about what was chosen.
+    `frames` are those of one focal plane and one optical path, by (row, column); tiles that were never scanned are missing.
     """
 
     files: list[FrameFile]
-    shape: tuple[int, int]
+    shape: tuple[int, int]  # (height, width) in pixels
     tile: tuple[int, int]
-    frames: dict[tuple[int, int], tuple[int, int]]
-    notes: tuple[str, ...]
+    frames: dict[tuple[int, int], tuple[int, int]]  # (file, frame)
+    notes: tuple[str, ...]  # sentences for users about what was chosen
 
     @property
     def header(self) -> Dataset:
@@ -72,12 +64,7 @@ class FrameImage:
 def read_images(paths: Sequence[Path]) -> list[FrameImage]:
     """Return the images of one series, largest first, one of each size.
 
-    Raises
-    ------
-    SlideError
-        If an image does not consist of 8-bit RGB tiles.
-    ValueError, KeyError, OSError, …
-        If a file is damaged.
+    Raises `SlideError` if an image is not 8-bit RGB in tiles; ValueError, KeyError, OSError and others if a file is damaged.
     """
     parts: dict[str, list[FrameFile]] = {}
     for path in paths:

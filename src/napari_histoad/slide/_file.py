@@ -113,17 +113,9 @@ class TileCache:
     def tile(
         self, key: tuple[int, int], shape: tuple[int, int], decode: Callable[[NDArray[np.uint8]], None], *, wait: bool = True
     ) -> Iterator[NDArray[np.uint8] | None]:
-        """Give access to the tile (level, number); if it is not cached, ``decode`` fills it.
+        """Give access to a tile (level, number) of (height, width); if it is not cached, ``decode`` fills the given array.
 
-        Parameters
-        ----------
-        key : tuple[int, int]
-        shape : tuple[int, int]
-            (height, width) of the tile.
-        decode : callable
-            Fills the (h, w, 3) array that it receives, or raises an error.
-        wait : bool
-            Whether to wait if another thread is decoding the tile; otherwise the value is None.
+        Without ``wait``, the value is None while another thread decodes the tile.
         """
         entry, mine = self._lease(key, shape)
         lent = entry.pixels

@@ -28,24 +28,12 @@ _REQUESTS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class SlideFingerprint:
-    """The fingerprint of a slide, by which it is recognised wherever its file is.
+    """The fingerprint of a slide, by which it is recognised wherever its file is."""
 
-    Attributes
-    ----------
-    shape : tuple[int, int]
-        (height, width) of level 0 in pixels.
-    index : str
-        Digest of the file's index, see `Slide.index_digest`; empty if a file has none.
-    places : tuple of tuple[int, int]
-        Level-0 pixels (y, x) around which pixels were compared.
-    colours : tuple of str or None
-        Mean colours of 4 x 4 cells of 16 px at each place, 48 bytes as hexadecimal digits; None if it cannot be decoded.
-    """
-
-    shape: tuple[int, int]
-    index: str
-    places: tuple[tuple[int, int], ...]
-    colours: tuple[str | None, ...]
+    shape: tuple[int, int]  # (height, width) of level 0
+    index: str  # digest of the file's index, see `Slide.index_digest`; empty if it has none
+    places: tuple[tuple[int, int], ...]  # level-0 pixels (y, x) around which pixels were compared
+    colours: tuple[str | None, ...]  # mean colours of 4 x 4 cells of 16 px at each place, in hexadecimal
 
     def differences(self, slide: Slide) -> tuple[str, ...]:
         """Return how a slide differs from this fingerprint, as phrases; empty if it is the same scan.

@@ -11,14 +11,7 @@ if TYPE_CHECKING:
 def focal_plane(count: int, z_um: Sequence[float] = ()) -> tuple[int, tuple[str, ...]]:
     """Return the index of the focal plane to read, and a note if there are several.
 
-    The plane nearest to z = 0 if the positions include it, since z is then measured from the focus; otherwise the middle one.
-
-    Parameters
-    ----------
-    count : int
-        Number of planes, in order.
-    z_um : sequence of float
-        Their positions in µm; empty if unknown.
+    The plane nearest to z = 0 µm if the positions include it: z is then measured from the focus; otherwise the middle one.
     """
     if count < 2:
         return 0, ()

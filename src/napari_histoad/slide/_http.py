@@ -27,18 +27,8 @@ class _Version(NamedTuple):
 class HttpFile:
     """A file behind http or https that many threads can read at any position; all reads are of the same version of the file.
 
-    Parameters
-    ----------
-    address : str
-        The whole URL.
-    shown : str
-        The URL without secrets, for messages.
-
-    Raises
-    ------
-    SlideError
-        If the server cannot be reached or refuses, does not send the requested byte ranges, or the file has changed since the
-        first read.
+    ``shown`` is its URL without secrets, for messages. Raises `SlideError` if the server cannot be reached or refuses, does not
+    send the requested byte ranges, or the file has changed since the first read.
     """
 
     def __init__(self, address: str, shown: str) -> None:

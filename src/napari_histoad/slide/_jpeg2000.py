@@ -26,37 +26,17 @@ _TURNED_INTO_RGB = (((1, 1), (1, 2), (1, 2)), ((1, 1), (2, 2), (2, 2)))
 
 @dataclass(frozen=True)
 class Codestream:
-    """A JPEG 2000 codestream and its header.
-
-    Attributes
-    ----------
-    data : bytes
-        The codestream without the file format around it.
-    shape : tuple[int, int]
-        (height, width) in pixels.
-    steps : tuple of tuple[int, int]
-        Subsampling (y, x) of each component: image pixels per sample.
-    transformed : bool
-        Whether the codestream includes a colour transform: its decoded components are RGB then.
-    ycbcr : bool or None
-        Whether the file around it states YCbCr; None if there is no such file.
-    """
+    """A JPEG 2000 codestream, without the file format around it, and its header."""
 
     data: bytes
-    shape: tuple[int, int]
-    steps: tuple[tuple[int, int], ...]
-    transformed: bool
-    ycbcr: bool | None
+    shape: tuple[int, int]  # (height, width) in pixels
+    steps: tuple[tuple[int, int], ...]  # subsampling (y, x) of each component: image pixels per sample
+    transformed: bool  # it includes a colour transform: its decoded components are RGB then
+    ycbcr: bool | None  # what the file around it states; None if there is no such file
 
     @classmethod
     def parse(cls, data: bytes) -> Codestream:
-        """Read the header.
-
-        Raises
-        ------
-        ValueError
-            If the data are not JPEG 2000.
-        """
+        """Read the header; ValueError if the data are not JPEG 2000."""
         begin = data.find(_START, 0, 4096)
         if begin < 0 or len(data) < begin + 42:
             raise ValueError("it is not JPEG 2000")
@@ -76,18 +56,7 @@ class Codestream:
         return len(set(self.steps)) > 1
 
     def decode(self, *, ycbcr: bool) -> NDArray[np.uint8]:
-        """Return the pixels, (h, w) or (h, w, components) uint8; three components are RGB.
-
-        Parameters
-        ----------
-        ycbcr : bool
-            Whether the three components are YCbCr.
-
-        Raises
-        ------
-        ValueError, RuntimeError, OSError
-            If it cannot be decoded.
-        """
+        """Return the pixels, (h, w) or (h, w, components) uint8; three components, which may be YCbCr, are returned as RGB."""
         if self.subsampled and not (ycbcr and self.steps in _TURNED_INTO_RGB):
             height, width = self.shape
             if any(height % y or width % x for y, x in self.steps):  # Pillow would read rows too short

@@ -18,18 +18,10 @@ if TYPE_CHECKING:
 
 
 class StatedMpp(TypedDict):
-    """The resolution that the user gave for one slide, as keyword arguments of `open_slide`.
+    """The resolution that the user gave for one slide in µm per level-0 pixel, as keyword arguments of `open_slide`."""
 
-    Attributes
-    ----------
-    mpp : float or None
-        µm per level-0 pixel, used even if the file states another value.
-    slide_mpp : float or None
-        µm per level-0 pixel, used only if the file states none.
-    """
-
-    mpp: float | None
-    slide_mpp: float | None
+    mpp: float | None  # used even if the file states another value
+    slide_mpp: float | None  # used only if the file states none
 
 
 class GivenMpp:

@@ -25,20 +25,7 @@ _NO_PROFILE = b"damaged"
 
 
 class OpenSlideSlide(Slide):
-    """A slide read through OpenSlide, cropped to its non-empty bounds; transparent pixels are white.
-
-    Parameters
-    ----------
-    path, mpp, notes
-        See `Slide`.
-    file : Path, optional
-        The file to open if ``path`` is a folder.
-
-    Raises
-    ------
-    SlideError
-        If OpenSlide cannot open the file.
-    """
+    """A slide read through OpenSlide, cropped to its non-empty bounds; transparent pixels are white."""
 
     format: ClassVar[str] = "OpenSlide"
     patterns: ClassVar[tuple[str, ...]] = ("*.vms", "*.vmu", "*.czi")

@@ -35,13 +35,7 @@ def _long_chunks() -> Iterator[None]:
 
 
 class PictureSlide(ArraySlide):
-    """A picture, decoded at once and kept in memory.
-
-    Raises
-    ------
-    SlideError
-        If it is not a picture, not RGB, or too large to keep in memory.
-    """
+    """A picture, decoded at once and kept in memory."""
 
     format: ClassVar[str] = "picture"
     # No patterns: napari reads pictures by itself, and they are tiles more often than slides.

@@ -53,18 +53,9 @@ def _read_box(slide: Slide, level: int | None, shape: tuple[int, int], y0: int, 
 
 
 class LevelArray:
-    """One level of a slide as an array that is read when it is indexed; made by `level_arrays`.
+    """One level of a slide as an array that is read in chunks when it is indexed; made by `level_arrays`.
 
-    Viewers, dask and NumPy accept it as an array: they use ``shape``, ``dtype``, ``chunks`` and slices.
-
-    Attributes
-    ----------
-    shape : tuple[int, int, int]
-        (height, width, 3).
-    dtype : np.dtype
-        uint8.
-    chunks : tuple[int, int, int]
-        Size of the boxes that are read at once.
+    Viewers, dask and NumPy accept it as an array: they use ``shape`` (height, width, 3), ``dtype``, ``chunks`` and slices.
     """
 
     ndim = 3
@@ -93,18 +84,7 @@ class LevelArray:
         return np.array(self[:], dtype, copy=copy)
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        """Read pixels.
-
-        Parameters
-        ----------
-        key : int, slice, Ellipsis or a tuple of them
-            Steps are positive.
-
-        Raises
-        ------
-        IndexError
-            If the key is out of bounds, or has a negative step.
-        """
+        """Read pixels; the key is an integer, a slice without negative step, an ellipsis or a tuple of them."""
         index = list(key) if isinstance(key, tuple) else [key]
         for at in [at for at, i in enumerate(index) if i is Ellipsis][:1]:
             index[at : at + 1] = [slice(None)] * (self.ndim + 1 - len(index))

@@ -31,13 +31,7 @@ _HTTP = ("http", "https")
 
 
 class Url:
-    """An URL with the attributes of a path; its text shows neither query nor password.
-
-    Parameters
-    ----------
-    scheme, rest : str
-        The parts before and after ``://``.
-    """
+    """An URL with the attributes of a path; its text shows neither query nor password."""
 
     def __init__(self, scheme: str, rest: str) -> None:
         self.address = f"{scheme}://{rest}"
@@ -119,12 +113,7 @@ def is_remote(path: object) -> bool:
 def open_binary(path: Path) -> Iterator[BinaryIO]:
     """Open a file or URL as a seekable binary file.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be opened.
-    SlideError
-        If reading the URL failed, even if the caller has ignored the error.
+    Raises OSError if it cannot be opened, `SlideError` if reading the URL failed, even if the caller has ignored the error.
     """
     if not is_remote(path):
         with path.open("rb") as handle:

@@ -42,15 +42,7 @@ _STRIP_PX = 16_000_000
 
 
 class TiffSlide(TiledSlide):
-    """An 8-bit RGB TIFF in tiles or strips: plain, BigTIFF, SVS, NDPI, SCN, Philips, QPTIFF or OME-TIFF.
-
-    Raises
-    ------
-    UnsupportedVariantError
-        If the TIFF is of another kind (grey, 16 bit, fluorescence, several scans on one canvas, …).
-    SlideError
-        If its structure is broken.
-    """
+    """An 8-bit RGB TIFF in tiles or strips: plain, BigTIFF, SVS, NDPI, SCN, Philips, QPTIFF or OME-TIFF."""
 
     format: ClassVar[str] = "TIFF"
     patterns: ClassVar[tuple[str, ...]] = (

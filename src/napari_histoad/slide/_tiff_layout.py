@@ -42,42 +42,19 @@ _OTHERS = {"label", "macro", "thumbnail", "map", "overview"}
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """The pyramid and the metadata of a TIFF.
-
-    Attributes
-    ----------
-    format : str
-        Name of the format, for people.
-    pages : list of TiffPage
-        Candidates for levels, finest first; some may be other pictures.
-    mpp_yx : tuple[float, float] or None
-        µm per level-0 pixel (y, x) as stated by the file.
-    properties : dict[str, str]
-    associated : dict[str, int]
-        Pages of the label, macro and thumbnail pictures, by name.
-    notes : list of str
-        Sentences for users about what was chosen.
-    planes : list of list of TiffPage or TiffFrame
-        For each page its red, green and blue page, if they are separate; else empty.
-    """
+    """The pyramid and the metadata of a TIFF."""
 
     format: str
-    pages: list[tifffile.TiffPage]
-    mpp_yx: tuple[float, float] | None
+    pages: list[tifffile.TiffPage]  # candidates for levels, finest first; some may be other pictures
+    mpp_yx: tuple[float, float] | None  # µm per level-0 pixel as stated by the file
     properties: dict[str, str] = field(default_factory=dict)
-    associated: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    planes: list[list[tifffile.TiffPage | tifffile.TiffFrame]] = field(default_factory=list)
+    associated: dict[str, int] = field(default_factory=dict)  # pages of label, macro and thumbnail
+    notes: list[str] = field(default_factory=list)  # sentences for users about what was chosen
+    planes: list[list[tifffile.TiffPage | tifffile.TiffFrame]] = field(default_factory=list)  # its red, green, blue page
 
 
 def check_chain(handle: BinaryIO) -> None:
-    """Check that the list of pages is not circular, endless or pointing past the end of the file, before it is parsed.
-
-    Raises
-    ------
-    ValueError
-        If it is.
-    """
+    """Raise ValueError if the list of pages is circular, endless or points past the end of the file, before it is parsed."""
     size = handle.seek(0, os.SEEK_END)
     handle.seek(0)
     head = handle.read(16).ljust(16, b"\0")
@@ -119,12 +96,7 @@ def _tags_at(handle: BinaryIO, offset: int, order: str) -> set[int]:
 def read_layout(tif: tifffile.TiffFile) -> TiffLayout:
     """Return the pyramid and metadata of an open TIFF.
 
-    Raises
-    ------
-    UnsupportedVariantError
-        If the TIFF is of a kind that is not decoded here.
-    ValueError
-        If the file is broken.
+    Raises `UnsupportedVariantError` for a kind of TIFF that is not decoded here, ValueError if the file is broken.
     """
     if not tif.pages:
         raise ValueError("it lists no image")

@@ -19,13 +19,9 @@ _MOST_HALVINGS = 12
 def place_levels(pages: list[tifffile.TiffPage]) -> tuple[list[int], tuple[Level, ...], list[str]]:
     """Return the indices of the pages that are levels, the levels, and notes on pages that were left out.
 
-    Some writers round the sizes of coarser levels up to whole tiles. Such a level is 2^n times smaller than level 0, and its
-    padding is cut off; the ratio of the stated sizes would shift its pixels by up to several percent.
-
-    Parameters
-    ----------
-    pages : list of TiffPage
-        Level 0, then candidates from large to small: labels and macros may be among them.
+    The pages are level 0, then candidates from large to small, labels and macros among them. Some writers round the sizes of
+    coarser levels up to whole tiles. Such a level is 2^n times smaller than level 0, and its padding is cut off; the ratio of the
+    stated sizes would shift its pixels by up to several percent.
     """
     height, width = pages[0].imagelength, pages[0].imagewidth
     kept, levels, notes = [0], [Level((height, width), (1.0, 1.0))], []

@@ -26,13 +26,7 @@ _PLANAR = 2
 
 
 def read_picture(path: Path, number: int) -> NDArray[np.uint8]:
-    """Return a page as (h, w, 3) uint8 RGB.
-
-    Raises
-    ------
-    ValueError, RuntimeError, TypeError, OSError
-        If it cannot be decoded, or its colour space is unknown.
-    """
+    """Return a page as (h, w, 3) uint8 RGB; ValueError, RuntimeError, TypeError or OSError if it cannot be decoded."""
     with open_binary(path) as handle:
         page = tifffile.TiffFile(handle).pages[number]
         if not isinstance(page, tifffile.TiffPage):

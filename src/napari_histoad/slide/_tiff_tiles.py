@@ -52,28 +52,14 @@ _IN_RGB = "convert it to RGB, for example: magick IN -colorspace sRGB -type True
 
 @dataclass(frozen=True)
 class TiledLevel:
-    """One level: the positions of its segments (tiles, or strips as wide tiles) in the file, and how to decode them.
+    """One level: the positions of its segments (tiles, or strips as wide tiles) in the file, and how to decode them."""
 
-    Attributes
-    ----------
-    shape : tuple[int, int]
-        (height, width) in pixels.
-    tile : tuple[int, int]
-        (height, width) of a segment.
-    across : int
-        Segments per row of segments.
-    offsets, counts : (planes * down * across,) int64
-        Position and size of each segment in the file, in bytes; a size of 0 means that it is missing.
-    samples : int
-        3, or 4 with alpha.
-    """
-
-    shape: tuple[int, int]
-    tile: tuple[int, int]
-    across: int
-    offsets: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    samples: int
+    shape: tuple[int, int]  # (height, width) in pixels
+    tile: tuple[int, int]  # (height, width) of a segment
+    across: int  # segments per row of segments
+    offsets: NDArray[np.int64]  # position of each segment in the file, (planes * down * across,)
+    counts: NDArray[np.int64]  # size of each in bytes; 0: it is missing
+    samples: int  # 3, or 4 with alpha
     alpha: str | None
     strips: bool
     planar: bool
@@ -98,10 +84,7 @@ class TiledLevel:
     def decode(self, number: int, segments: list[bytes], out: NDArray[np.uint8]) -> None:
         """Decode one tile into ``out`` (tile_h, tile_w, 3), contiguous.
 
-        Raises
-        ------
-        ValueError, RuntimeError, TypeError, OSError
-            If the bytes do not match the tags.
+        Raises ValueError, RuntimeError, TypeError or OSError if the bytes do not match the tags.
         """
         if self.planar:
             for channel, data in enumerate(segments[:3]):
@@ -153,10 +136,7 @@ class TiledLevel:
     def _stand_alone(self, data: bytes) -> bytes:
         """Return a complete JPEG: with its tables, and marked as RGB if it is; TIFF stores both elsewhere.
 
-        Raises
-        ------
-        ValueError
-            If it has a colour mark already, which would take precedence.
+        Raises ValueError if it has a colour mark already, which would take precedence.
         """
         tables = self.tables[2:-2] if self.tables else b""
         if _ADOBE_NAME in tables or _ADOBE_NAME in data[:1024]:
@@ -225,20 +205,10 @@ class TiledLevel:
 
 
 def parse_level(page: tifffile.TiffPage, planes: Sequence[tifffile.TiffPage | tifffile.TiffFrame] = ()) -> TiledLevel:
-    """Return everything that is needed to decode the tiles of a page.
+    """Return everything that is needed to decode the tiles of a page, or of its red, green and blue ``planes``.
 
-    Parameters
-    ----------
-    page : TiffPage
-    planes : sequence of TiffPage or TiffFrame
-        The red, green and blue page, if they are separate grey pages; ``page`` is the first of them.
-
-    Raises
-    ------
-    UnsupportedVariantError
-        If the page is not 8-bit RGB(A), or its compression is not decoded here.
-    ValueError
-        If its tags contradict each other.
+    Raises `UnsupportedVariantError` if the page is not 8-bit RGB(A), or its compression is not decoded here; ValueError if its
+    tags contradict each other.
     """
     samples, alpha = _check_pixels(page, grey=bool(planes))
     planar = page.planarconfig == _PLANAR or bool(planes)

@@ -21,15 +21,7 @@ if TYPE_CHECKING:
 
 
 class TiledSlide(Slide):
-    """A slide that is read tile by tile; a subclass implements how one tile is decoded.
-
-    Parameters
-    ----------
-    path, levels, **rest
-        See `Slide`.
-    tiles : list of tuple[int, int]
-        (height, width) of the tiles of each level.
-    """
+    """A slide that is read tile by tile, of (height, width) per level; a subclass implements how one tile is decoded."""
 
     def __init__(self, path: Path, levels: tuple[Level, ...], tiles: list[tuple[int, int]], **rest: Any) -> None:
         super().__init__(path, levels, **rest)

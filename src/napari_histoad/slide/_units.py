@@ -33,19 +33,10 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*
 
 
 def unit_um(text: str | None) -> float | None:
-    """Return the length of a unit in µm; None if it is not a unit of length.
+    """Return the length of a unit in µm, such as 25400.0 for ``inch``; None if it is not a unit of length.
 
-    Accepts both code points of µ and Å, also escaped or doubly encoded; symbols with SI prefixes (Mm is not mm); and names in
-    any case, singular or plural.
-
-    Parameters
-    ----------
-    text : str or None
-
-    Examples
-    --------
-    >>> unit_um("microns"), unit_um("inch"), unit_um("pixel")
-    (1.0, 25400.0, None)
+    Accepts both code points of µ and Å, also escaped or doubly encoded; symbols with SI prefixes (Mm is not mm); and names in any
+    case, singular or plural.
     """
     if not text:
         return None
@@ -58,15 +49,7 @@ def unit_um(text: str | None) -> float | None:
 
 
 def length_um(text: object, unit: str | None = "µm") -> float | None:
-    """Return a length such as ``0.5``, ``0,5`` or ``500 nm`` in µm; None if it is not a positive length.
-
-    Parameters
-    ----------
-    text : str or float
-        May contain a unit.
-    unit : str, optional
-        The unit of a text that contains none.
-    """
+    """Return a length such as ``0.5``, ``0,5`` or ``500 nm`` in µm, by default in ``unit``; None if it is no positive length."""
     found = _NUMBER.fullmatch(str(text))
     value, factor = (_positive(found[1]), unit_um(found[2] or unit)) if found else (None, None)
     return None if value is None or factor is None else value * factor

@@ -26,13 +26,7 @@ def is_zarr(path: Path) -> bool:
 
 
 class OmeZarrSlide(ArraySlide):
-    """An OME-Zarr image of three or four 8-bit channels.
-
-    Raises
-    ------
-    SlideError
-        If the folder is not such an image.
-    """
+    """An OME-Zarr image of three or four 8-bit channels."""
 
     format: ClassVar[str] = "OME-Zarr"
     patterns: ClassVar[tuple[str, ...]] = ("*.zarr",)
@@ -54,13 +48,7 @@ class OmeZarrSlide(ArraySlide):
 
 
 def read_multiscales(path: Path) -> tuple[list[Planes], tuple[float, float] | None, dict[str, str]]:
-    """Return the levels of an OME-Zarr image, µm per pixel (y, x), and its metadata.
-
-    Raises
-    ------
-    SlideError
-        If the folder is not a single OME-Zarr image.
-    """
+    """Return the levels of an OME-Zarr image, µm per pixel (y, x), and its metadata; `SlideError` if it is not a single image."""
     import zarr  # takes longer to load than a TIFF takes to open
 
     try:

@@ -33,21 +33,10 @@ _FSYNC_THREADS = 4
 def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
     """Return a temporary path for a file or a folder that replaces ``path`` atomically when the block ends.
 
-    What the block has written is flushed to disk (fsync) before it is renamed, so that after a crash or a power failure
-    ``path`` is complete or as it was before. If the block fails, what it has written is removed. Missing parent folders are
-    made.
+    What the block has written is flushed to disk (fsync) before it is renamed, so that after a crash or a power failure ``path``
+    is complete or as it was before. If the block fails, what it has written is removed. Missing parent folders are made. Raises
+    `OutputError` if it cannot be written.
 
-    Parameters
-    ----------
-    path : path-like
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-
-    Examples
-    --------
     >>> with atomic_path("scores.json") as partial:
     ...     partial.write_text("[]")
     """
@@ -78,13 +67,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def lock_output(path: Path) -> Iterator[None]:
-    """Lock an output against other runs that would write it; the lock also ends if the process is killed.
-
-    Raises
-    ------
-    OutputError
-        If another run has locked it, or its folder cannot be written.
-    """
+    """Lock an output against other runs that would write it; the lock also ends if the process is killed."""
     path = path.expanduser().absolute()
     with writing(path):
         made = [folder for folder in path.parents if not folder.exists()]
@@ -119,13 +102,7 @@ def locks_output(job: Callable[P, Generator[Any, None, T]]) -> Callable[P, Gener
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file, or the list of names in a folder, from the system's memory to disk.
-
-    Raises
-    ------
-    OSError
-        If it does not exist, or the disk fails.
-    """
+    """Flush a file, or the list of names in a folder, from the system's memory to disk."""
     windows, folder = os.name == "nt", path.is_dir()
     if windows and folder:  # Windows cannot flush folders
         return

@@ -41,18 +41,10 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of a table.
+    """One line of a table."""
 
-    Attributes
-    ----------
-    line : int
-        Number of its last line in the file, from 1, as editors count.
-    cells : dict of str to str
-        Text by column, without leading and trailing spaces.
-    """
-
-    line: int
-    cells: dict[str, str]
+    line: int  # number of its last line in the file, from 1, as editors count
+    cells: dict[str, str]  # by column, without leading and trailing spaces
 
     def __getitem__(self, column: str) -> str:
         return self.cells.get(column, "")
@@ -60,23 +52,11 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """The content of a csv file.
+    """The content of a csv file, without blank lines."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the file, for messages.
-    columns : tuple of str
-        The known columns in the file, in lower case.
-    others : tuple of str
-        The other columns, as written in the file.
-    rows : list of TableRow
-        Blank lines are left out.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    others: tuple[str, ...] = ()
+    name: str  # of the file, for messages
+    columns: tuple[str, ...]  # the known columns in the file, in lower case
+    others: tuple[str, ...] = ()  # the other columns, as written in the file
     rows: list[TableRow] = field(default_factory=list)
 
 
@@ -88,29 +68,16 @@ def read_table(
     others: bool = False,
     synonyms: Mapping[str, str] | None = None,
 ) -> Table:
-    """Read a table with a header line.
+    """Read a csv file with a header line.
 
     The separator may be a comma, a semicolon, a tab or a bar; the encoding UTF-8, UTF-16 or UTF-32. Column names are compared
     ignoring case and surrounding spaces. Ignored are row numbers (a first column without a name, as pandas and R write), empty
     columns at the end, blank lines, and comment lines (#) before the header.
 
-    Parameters
-    ----------
-    path : Path
-    known : sequence of str
-        Names of the columns that are used, in lower case.
-    required : sequence of str
-        The known columns that the table must have.
-    others : bool
-        Whether other columns are allowed; one that looks like a misspelt known column is an error all the same, unless the
-        table has that column too.
-    synonyms : mapping of str to str, optional
-        Other common names of known columns. If the known column is missing, the error says how to rename the other one.
-
-    Raises
-    ------
-    SettingsError
-        If the file cannot be read, a column is missing, unknown or occurs twice, or a line has more cells than the header.
+    ``known`` and ``required`` are names of columns in lower case. With ``others``, other columns are allowed, except those that
+    look like misspelt known ones, unless the table has these too. ``synonyms`` are other common names: if the known column is
+    missing, the error says how to rename the other one. Raises `SettingsError` if the file cannot be read, a column is missing,
+    unknown or occurs twice, or a line has more cells than the header.
     """
     lines = _Lines(path, _decoded(path), known)
     header = lines.header
@@ -150,18 +117,7 @@ def is_missing(text: str) -> bool:
 
 
 def number(text: str) -> float:
-    """Return the number in a cell; the decimal sign may be a point or a comma.
-
-    Raises
-    ------
-    ValueError
-        If it is not a number.
-
-    Examples
-    --------
-    >>> number("0,25")
-    0.25
-    """
+    """Return the number in a cell such as ``0.25`` or ``0,25``; ValueError if it is not a number."""
     return float(text.replace(",", ".") if "." not in text else text)
 
 

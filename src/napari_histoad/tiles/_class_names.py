@@ -74,12 +74,7 @@ def kind_of(name: str) -> Kind:
 def class_of_label(text: str, normal: Collection[str] = ()) -> int | None:
     """Return 0 for a label that means normal, another number for one that does not, None for an unknown one.
 
-    Parameters
-    ----------
-    text : str
-        Such as 0, 1, 0.0, True, normal, tumour, or any other word.
-    normal : collection of str
-        Labels that the user declares normal; all others are anomalous then.
+    Labels are such as 0, 1, 0.0, True, normal or tumour; if the user declares some ``normal``, all others are anomalous.
     """
     word = text.strip().casefold()
     if normal:

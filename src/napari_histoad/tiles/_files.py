@@ -37,43 +37,21 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class TileFile:
-    """A tile that is a picture file, listed in a manifest or found in a folder.
-
-    Attributes
-    ----------
-    path : Path
-    name : str
-        Name as listed.
-    label : int or None
-        0 for normal; None if unknown.
-    group : str
-        What the tile comes from, such as a patient; groups are never split between training and testing.
-    class_name : str
-        Empty if unknown.
-    """
+    """A tile that is a picture file, listed in a manifest or found in a folder."""
 
     path: Path
-    name: str
-    label: int | None
-    group: str
-    class_name: str = ""
+    name: str  # as listed
+    label: int | None  # 0 for normal; None if unknown
+    group: str  # what it comes from, such as a patient; never split between training and testing
+    class_name: str = ""  # empty if unknown
 
 
 class NormalTiles(NamedTuple):
-    """The normal tiles of a folder or manifest.
-
-    Attributes
-    ----------
-    files : list of TileFile
-    notes : tuple of str
-        Sentences about what was used, left out and assumed.
-    grouped : bool
-        Whether the manifest or the folders state which tiles belong together.
-    """
+    """The normal tiles of a folder or manifest."""
 
     files: list[TileFile]
-    notes: tuple[str, ...]
-    grouped: bool
+    notes: tuple[str, ...]  # sentences about what was used, left out and assumed
+    grouped: bool  # the manifest or the folders state which tiles belong together
 
 
 def list_tile_files(source: Path) -> list[TileFile]:

@@ -29,25 +29,13 @@ _GENERIC = frozenset(
 
 @dataclass(frozen=True)
 class FoundTile:
-    """A tile in a folder.
-
-    Attributes
-    ----------
-    path : Path
-    folders : tuple of str
-        Names of the folders between the source and the file.
-    label : int or None
-        0 for normal, 1 for anomalous; None if unknown.
-    class_name : str
-    group : str
-        What the tile comes from according to its folders; empty if unknown.
-    """
+    """A tile in a folder."""
 
     path: Path
-    folders: tuple[str, ...]
-    label: int | None = None
+    folders: tuple[str, ...]  # between the source and the file
+    label: int | None = None  # 0 for normal, 1 for anomalous; None if unknown
     class_name: str = ""
-    group: str = ""
+    group: str = ""  # what the tile comes from according to its folders; empty if unknown
 
 
 def find_tiles(folder: Path) -> list[Path]:
@@ -73,15 +61,9 @@ def _skipped(name: str) -> bool:
 def sort_into_classes(folder: Path, paths: Sequence[Path], normal: Collection[str] = ()) -> list[FoundTile]:
     """Return tiles with their class and group, from the names of their folders, else with the class from their file names.
 
-    The class is the innermost folder with a known name (normal, benign, 0, tumour …). The folders above and below it are the
-    group, so that class folders of different patients are different groups, and those of one patient the same.
-
-    Parameters
-    ----------
-    folder : Path
-    paths : sequence of Path
-    normal : collection of str
-        Names of folders that the user declares normal, instead of the known names; or ``all-tiles``.
+    The class is the innermost folder with a known name (normal, benign, 0, tumour …) or, if the user declares some ``normal``,
+    one of these; ``all-tiles`` declares all. The folders above and below it are the group, so that class folders of different
+    patients are different groups, and those of one patient the same.
     """
     parts = [path.relative_to(folder).parts[:-1] for path in paths]
     if ALL_TILES in normal:

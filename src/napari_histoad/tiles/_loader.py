@@ -49,18 +49,10 @@ class TileBatch:
 
 @dataclass(frozen=True)
 class UndecodedBatch:
-    """A batch of tiles that are not decoded yet.
+    """A batch of tiles that are not decoded yet."""
 
-    Attributes
-    ----------
-    index : (B,) int64
-        Rows of the grid.
-    runs : list of slice
-        Parts of it that are read together: overlapping neighbours in a row.
-    """
-
-    index: NDArray[np.int64]
-    runs: list[slice]
+    index: NDArray[np.int64]  # (B,), rows of the grid
+    runs: list[slice]  # parts of it that are read together: overlapping neighbours in a row
 
 
 class TileLoader:

@@ -45,16 +45,8 @@ class Manifest(NamedTuple):
 def read_manifest(source: Path, normal: Collection[str] = ()) -> Manifest:
     """Read a table with the columns file, label, class, group, or id and label beside a folder train (PatchCamelyon).
 
-    Parameters
-    ----------
-    source : Path
-    normal : collection of str
-        Classes that the user declares normal, instead of the known names.
-
-    Raises
-    ------
-    SettingsError
-        If a column is missing or unknown, a label is invalid, or lines contradict each other.
+    Classes that the user declares ``normal`` replace the known names. Raises `SettingsError` if a column is missing or unknown, a
+    label is invalid, or lines contradict each other.
     """
     table = read_table(source, (*_COLUMNS, "id"), (), others=True, synonyms=_SYNONYMS)
     labelled = "label" in table.columns or "class" in table.columns

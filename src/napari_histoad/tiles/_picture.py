@@ -28,20 +28,12 @@ _MAX_TAGS = ("MaxSampleValue", "SMaxSampleValue")
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a tile as 8-bit RGB.
+    """Read a tile as 8-bit RGB, (H, W, 3) uint8.
 
     Transparent pixels become white; grey, palette, CMYK and YCbCr are converted to RGB; the EXIF orientation is applied; colour
     profiles are not. Values of more than 8 bits and floating-point values are scaled from 0 to the largest value stated by the
-    TIFF (MaxSampleValue); if none is stated, the white point is unknown, which is an error.
-
-    Returns
-    -------
-    (H, W, 3) uint8
-
-    Raises
-    ------
-    SettingsError
-        If it cannot be read, holds several pictures, is too large, or its white point is unknown.
+    TIFF (MaxSampleValue). Raises `SettingsError` if it cannot be read, holds several pictures, is too large, or its white point
+    is unknown.
     """
     with _reading(path), _opened(path) as image:
         if image is None:
@@ -58,13 +50,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of a tile without reading its pixels.
-
-    Raises
-    ------
-    SettingsError
-        For the errors of `read_picture` that the header shows.
-    """
+    """Return (height, width) of a tile without reading its pixels; errors are those of `read_picture` that the header shows."""
     with _reading(path), _opened(path) as image:
         if image is None:
             return _tiff_size(path)

@@ -24,18 +24,10 @@ _COLUMNS = ("source", "y0", "x0", "y1", "x1")
 
 @dataclass(frozen=True)
 class TilePlace:
-    """The origin of a tile.
+    """The origin of a tile."""
 
-    Attributes
-    ----------
-    source : str
-        Name of the slide or of the tile file.
-    box : tuple[float, float, float, float] or None
-        (y0, x0, y1, x1) in level-0 pixels; None for a tile file.
-    """
-
-    source: str
-    box: tuple[float, float, float, float] | None = None
+    source: str  # name of the slide or of the tile file
+    box: tuple[float, float, float, float] | None = None  # (y0, x0, y1, x1) in level-0 pixels; None for a tile file
 
 
 @dataclass(frozen=True)

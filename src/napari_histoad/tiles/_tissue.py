@@ -130,21 +130,7 @@ def check_tissue_from(tissue_from: str, *, given: bool) -> None:
 
 
 def regions_as_tissue(slide: Slide, regions: Sequence[Region]) -> TissueMask:
-    """Return the outlines as the tissue mask, for stains in which tissue is not found: every pixel that they touch is tissue.
-
-    Parameters
-    ----------
-    slide : Slide
-        Needs its mpp.
-    regions : sequence of Region
-
-    Raises
-    ------
-    RegionError
-        If none of them is on the slide.
-    MissingMppError
-        If the resolution is unknown.
-    """
+    """Return the outlines as the tissue mask, for stains in which tissue is not found: every pixel that they touch is tissue."""
     step = max(_MASK_UM / slide.require_mpp(), max(slide.shape) / _MAX_MASK_PX, 1.0)
     shape = math.ceil(slide.shape[0] / step), math.ceil(slide.shape[1] / step)
     scale_yx = slide.shape[0] / shape[0], slide.shape[1] / shape[1]
@@ -189,20 +175,7 @@ def find_tissue(slide: Slide) -> TissueMask:
 
 
 def tissue_of(image: NDArray[np.uint8], mpp: float, name: str = "the image") -> NDArray[np.bool_]:
-    """Return the tissue mask of an overview picture.
-
-    Parameters
-    ----------
-    image : (h, w, 3) uint8
-    mpp : float
-        µm per pixel of the overview.
-    name : str
-        Name of the slide, for error messages.
-
-    Returns
-    -------
-    (h, w) bool
-    """
+    """Return the tissue mask (h, w) of an overview picture (h, w, 3) uint8 with ``mpp`` µm per pixel; ``name`` is its slide."""
     bright = np.percentile(image.reshape(-1, 3)[:: max(1, image.size // 3_000_000)], 95, axis=0)
     if bright.max() < _DARK_FIELD * 2 or np.median(image.max(axis=2)) < _DARK_FIELD:
         msg = f"{name} is dark where glass should be bright: it does not look like a brightfield slide"

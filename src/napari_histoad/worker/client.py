@@ -27,11 +27,8 @@ _GRACE_SECONDS = 0.8
 class WorkerClient:
     """Runs one job at a time in a child process that stays alive between jobs and is replaced if it dies.
 
-    Parameters
-    ----------
-    on_event : callable
-        Called **from a reading thread** with every event of the running job, see `napari_histoad.worker.protocol`.
-        When the child dies, the running job ends with `Failed`.
+    ``on_event`` is called **from a reading thread** with every event of the running job, see `napari_histoad.worker.protocol`.
+    When the child dies, the running job ends with `Failed`.
     """
 
     def __init__(self, on_event: Callable[[Event], object]) -> None:

@@ -78,21 +78,11 @@ def grouped_folds(
 
 
 class Prepared(NamedTuple):
-    """Inputs of a classifier's networks for N tiles, computed once.
+    """Inputs of a classifier's networks for N tiles, computed once."""
 
-    Attributes
-    ----------
-    stack : (N, C, S, S) float16 tensor or None
-        The stacked inputs; None if all networks use fixed statistics only.
-    measured : (N, D, h, w) float32 tensor or None
-        The fixed statistics; None if no network uses them.
-    error_scale : (2,) tensor
-        Scale of the error maps in the stack, see `Classifier`.
-    """
-
-    stack: Tensor | None
-    measured: Tensor | None
-    error_scale: Tensor
+    stack: Tensor | None  # (N, C, S, S) float16; None if all networks use fixed statistics only
+    measured: Tensor | None  # (N, D, h, w) float32, the fixed statistics; None if no network uses them
+    error_scale: Tensor  # (2,), scale of the error maps in the stack, see `Classifier`
 
 
 def prepare_job(classifier: Classifier, images: NDArray[np.uint8], device: str = "auto") -> Job[Prepared]:

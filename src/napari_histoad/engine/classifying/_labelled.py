@@ -33,22 +33,12 @@ _FIRST = NORMAL_NAMES | {"0", "negative"}
 
 @dataclass(frozen=True)
 class LabelledTiles:
-    """Tiles, their groups, and their classes.
-
-    Attributes
-    ----------
-    tiles : TileSet
-    labels : (N,) int64
-        Index of the class.
-    classes : tuple of str
-    mpp : float
-        µm per tile pixel; 0.5 for tile files, which do not state it.
-    """
+    """Tiles, their groups, and their classes."""
 
     tiles: TileSet
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64]  # (N,), index of the class
     classes: tuple[str, ...]
-    mpp: float
+    mpp: float  # µm per tile pixel; 0.5 for tile files, which do not state it
 
 
 def labelled_sources(paths: Sequence[Path], regions: Sequence[Path]) -> list[TrainingSource]:

@@ -56,29 +56,10 @@ def score_blocks(
     errors: list[SlideError],
     tuner: Tuner | None = None,
 ) -> Generator[ScoredTiles | Progress]:
-    """Decode and score blocks of tiles; the first ones are used to find the fastest batch size and number of threads.
+    """Decode and score blocks of tiles; yield each batch as it is scored, and progress as a sign of life or to pass on a note.
 
-    Parameters
-    ----------
-    slide : Slide
-    grid : TileGrid
-        All tiles of the map in the order of work.
-    blocks : sequence of int
-        Ascending.
-    detector : Detector
-        On the device.
-    choice : DeviceChoice
-    cells : int
-        Pool error maps to (cells, cells).
-    errors : list of SlideError
-        Why tiles could not be read; appended to.
-    tuner : Tuner, optional
-        Default: the one of this detector and device.
-
-    Yields
-    ------
-    ScoredTiles or Progress
-        Each batch as it is scored; `Progress` to pass on a note, or to show that work continues.
+    ``grid`` holds all tiles in the order of work, ``blocks`` are ascending. Why tiles could not be read is appended to
+    ``errors``. The first blocks are used to find the fastest batch size and number of threads, by the detector's own tuner.
     """
     tuner = tuner_of(detector, choice) if tuner is None else tuner
     # An incomplete last block is scored with the default settings: it was not among those compared.
@@ -148,13 +129,7 @@ def decodes_ahead(slide: Slide, choice: DeviceChoice) -> bool:
 
 
 class BlockJoiner:
-    """Joins batches to blocks; a batch never spans two blocks because a block is a multiple of a batch.
-
-    Parameters
-    ----------
-    tiles : int
-        Tiles of the map.
-    """
+    """Joins batches to blocks; a batch never spans two blocks because a block is a multiple of a batch."""
 
     def __init__(self, tiles: int) -> None:
         self._tiles = tiles

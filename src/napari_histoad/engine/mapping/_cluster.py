@@ -212,17 +212,9 @@ def _deal(submit: Callable[[T, str], Any], tasks: Iterable[T], threads: Callable
     """Submit tasks in their order and yield their futures as they finish; None when none has for half a second.
 
     If all tasks were submitted at once, the scheduler, which does not know how long a task takes and prefers workers that have
-    the detector already, would leave some workers idle at the end. So each worker gets one task per thread, and a second one
-    while tasks are so short that a thread would wait for its next. Remaining tasks are cancelled at the end, also after an
-    exception.
-
-    Parameters
-    ----------
-    submit : callable
-        Takes a task and the address of the worker it is for, and returns its future.
-    tasks : iterable
-    threads : callable
-        Returns how many tasks each worker does at once, by address.
+    the detector already, would leave some workers idle at the end. So each worker gets one task per thread (``threads()`` by
+    address), and a second one while tasks are so short that a thread would wait for its next. Remaining tasks are cancelled at
+    the end, also after an exception.
     """
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
     left, given, more = iter(tasks), dict[Any, str](), True

@@ -39,26 +39,13 @@ _COLUMNS = ("slide", "mpp", "model", "regions")
 
 @dataclass(frozen=True)
 class CohortSlide:
-    """One slide of many.
-
-    Attributes
-    ----------
-    path : Path
-    mpp : float or None
-        µm per level-0 pixel, also where the file states another value: a table names the slide that it is for.
-    model : Path or None
-        The detector; without one, normal is learnt from the slide itself.
-    regions : Path or None
-        Map only there.
-    slide_mpp : float or None
-        µm per level-0 pixel where the file states none.
-    """
+    """One slide of many."""
 
     path: Path
-    mpp: float | None = None
-    model: Path | None = None
-    regions: Path | None = None
-    slide_mpp: float | None = None
+    mpp: float | None = None  # µm per level-0 pixel, whatever the file states: a table names its slide
+    model: Path | None = None  # the detector; without one, normal is learnt from the slide itself
+    regions: Path | None = None  # map only inside these
+    slide_mpp: float | None = None  # µm per level-0 pixel, used if the slide states none
 
     def __post_init__(self) -> None:
         if is_url(self.path):
@@ -67,15 +54,7 @@ class CohortSlide:
 
 @dataclass
 class CohortResult:
-    """What became of the slides.
-
-    Attributes
-    ----------
-    maps : list of AnomalyMap
-        In the order in which they were finished.
-    failures : list of tuple[Path, HistoadError]
-        Slides that failed, and why.
-    """
+    """The maps in the order in which they were finished, and the slides that failed, with the reason."""
 
     maps: list[AnomalyMap] = field(default_factory=list)
     failures: list[tuple[Path, HistoadError]] = field(default_factory=list)

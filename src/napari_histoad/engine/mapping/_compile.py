@@ -29,17 +29,7 @@ def compiled_job(detector: Detector, choice: DeviceChoice) -> Job[Detector]:
     """Return a copy of a detector that scores with what `torch.compile` makes of its method; the original stays as it is.
 
     Scores differ in the last digits, as they do between kinds of devices. A method that would become slower is returned as it is.
-
-    Parameters
-    ----------
-    detector : Detector
-        On the device.
-    choice : DeviceChoice
-
-    Raises
-    ------
-    DeviceError
-        If it cannot be compiled here, such as without a C++ compiler.
+    Raises `DeviceError` if it cannot be compiled here, such as without a C++ compiler.
     """
     global _last
     if not detector.compiles:

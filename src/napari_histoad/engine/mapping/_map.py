@@ -317,25 +317,7 @@ def work_order(grid: TileGrid, geometry: MapGeometry) -> NDArray[np.int64]:
 def write_blocks(
     result: AnomalyMap, computed: Iterable[ScoredTiles | Progress], errors: list[SlideError], finished: int, expected: int
 ) -> Job[None]:
-    """Write tiles as they are scored.
-
-    Parameters
-    ----------
-    result : AnomalyMap
-    computed : iterable of ScoredTiles or Progress
-        Batches or whole blocks.
-    errors : list of SlideError
-        Why tiles could not be read; ``computed`` appends to it.
-    finished : int
-        Tiles that were scored before.
-    expected : int
-        Tiles that are scored now.
-
-    Raises
-    ------
-    SlideError
-        If more than half of the tiles could not be read.
-    """
+    """Write batches or blocks as they are scored; `SlideError` if more than half of the ``expected`` tiles could not be read."""
     path, joiner, note = str(result.path), BlockJoiner(len(result)), ""
     with MapWriter(result) as writer:
         for part in computed:
@@ -396,13 +378,7 @@ def map_slide(
 def regions_to_map(
     slide: Slide, regions: str | PathLike[str] | Sequence[Region] | None
 ) -> tuple[Sequence[Region] | None, tuple[str, ...]]:
-    """Return the regions and notes on those that were left out or are outside the slide; a path is read first.
-
-    Raises
-    ------
-    RegionError
-        If the file cannot be read.
-    """
+    """Return the regions and notes on those that were left out or are outside the slide; a path is read first."""
     if regions is None:
         return None, ()
     if isinstance(regions, str | PathLike):

@@ -53,20 +53,9 @@ def descend_job(
 ) -> Job[None]:
     """Train a detector's network and keep the weights with the smallest loss on validation tiles.
 
-    Progress is reported after every step. At each of 20 validations a checkpoint is written; a later call with the same
-    detector, tiles and seed continues from it.
-
-    Parameters
-    ----------
-    counts : (N,) float32, optional
-        Weight of each tile, see `Detector.losses`; default: 1. Only tiles of weight 1 are used for validation.
-    steps : int, optional
-        Maximum number of steps; default: that of the detector.
-
-    Raises
-    ------
-    TrainingError
-        If a loss or a weight is not finite.
+    Progress is reported after every step. At each of 20 validations a checkpoint is written; a later call with the same detector,
+    tiles and seed continues from it. ``counts`` (N,) are the weights of the tiles, see `Detector.losses`; only tiles of weight 1
+    are used for validation. Raises `TrainingError` if a loss or a weight is not finite.
     """
     network = detector.network
     assert network is not None

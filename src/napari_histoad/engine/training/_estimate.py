@@ -25,21 +25,11 @@ _COPIES = 4  # weights, gradients, and two moments of Adam
 
 @dataclass(frozen=True)
 class TrainingEstimate:
-    """Maximum time and memory of training; it may stop early.
+    """Maximum time and memory of training; it may stop early."""
 
-    Attributes
-    ----------
-    seconds : float
-        On this machine at its present load.
-    memory_bytes : int
-        For tiles, weights, gradients, activations of one batch and stored features; the program itself not included.
-    bank_bytes : int
-        Part of ``memory_bytes`` for stored features of normal tiles, if the method searches them; else 0.
-    """
-
-    seconds: float
-    memory_bytes: int
-    bank_bytes: int = 0
+    seconds: float  # on this machine at its present load
+    memory_bytes: int  # tiles, weights, gradients, activations of one batch, stored features; without the program itself
+    bank_bytes: int = 0  # part of it for stored features of normal tiles, if the method searches them
 
     def __str__(self) -> str:
         bank = f", {_size(self.bank_bytes)} of it for features of normal tiles" if self.bank_bytes else ""
@@ -47,17 +37,9 @@ class TrainingEstimate:
 
 
 def estimate_training(detector: Detector, images: Tensor, choice: DeviceChoice, passes: float = 1.0) -> TrainingEstimate:
-    """Run one batch on a copy of a detector and estimate time and memory of training on all tiles.
+    """Run one batch on a copy of a prepared detector and estimate time and memory of training on all tiles (N, H, W, 3) uint8.
 
-    Parameters
-    ----------
-    detector : Detector
-        Prepared and on its device; it is not changed.
-    images : (N, H, W, 3) uint8 tensor
-        The tiles.
-    choice : DeviceChoice
-    passes : float
-        Number of training steps as a multiple of the detector's, see `passes_of`.
+    ``passes`` is the number of training steps as a multiple of the detector's, see `passes_of`.
     """
     with torch.random.fork_rng(devices=[]):
         if isinstance(detector, FeatureDetector) and not detector.steps:

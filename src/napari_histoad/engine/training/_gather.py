@@ -96,13 +96,7 @@ def gather_job(
 def stain_job(
     sources: Sequence[TrainingSource], method: StainMethod, tile_px: int, mpp: float | None, *, srgb: bool = False
 ) -> Job[Stain]:
-    """Measure the stains of each source and return their median. A slide's are measured on all its tissue, as for a map.
-
-    Raises
-    ------
-    SettingsError
-        If a source has too little stained tissue.
-    """
+    """Measure the stains of each source, a slide's on all its tissue as for a map, and return their median."""
     wanted, stains = common_mpp(sources, mpp), []
     for number, source in enumerate(sources):
         yield Progress("Measuring stains", number, len(sources), "slides", path=str(source.path))

@@ -61,17 +61,12 @@ def refine_job(
     seed: int,
     checkpoint: Path | None,
 ) -> Job[NDArray[np.bool_]]:
-    """Return which tiles to leave out, (N,) bool; the detector's network, if any, is trained further without them.
+    """Return which tiles to leave out, (N,) bool; the trained network of the detector, if any, is trained further without them.
 
     Methods without training steps, and ``neighbours``, examine the features once, see `suspicious`. With ``svm`` a network
     follows Beggel et al. 2019 (arXiv:1901.06355, algorithm 1) after its pretraining: in each of ten rounds the outliers of a
     one-class SVM are left out for good and training continues. At the end, tiles left out whose score is above the 80th
     percentile of their scores get a small negative weight.
-
-    Parameters
-    ----------
-    detector : Detector
-        Its network must have been trained on all tiles.
     """
     by_rounds = kind == "svm" and detector.steps > 0
     if by_rounds:
@@ -102,20 +97,12 @@ def refine_job(
 
 
 def suspicious(features: NDArray[np.float32], kind: str, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return which tiles are unlike the others, (N,) bool.
+    """Return which tiles are unlike the others, (N,) bool, by their features (N, D) float32.
 
     ``svm``: ten rounds of a one-class SVM with ν = 0.02, whose outliers are left out for good. ``neighbours``: in each of four
     rounds, the fifth of the tiles with the largest mean distance to their ten nearest neighbours, among the kept tiles of other
-    folds, is left out; a tile may return in a later round. A fifth is more than the anomalies expected, because anomalies are
-    hard to tell from rare normal tiles (`benchmarks/accuracy.py`).
-
-    Parameters
-    ----------
-    features : (N, D) float32
-        Features of the tiles.
-    kind : {"neighbours", "svm"}
-    rng : Generator
-        Assigns tiles to folds.
+    (random) folds, is left out; a tile may return in a later round. A fifth is more than the anomalies expected, because
+    anomalies are hard to tell from rare normal tiles (`benchmarks/accuracy.py`).
     """
     z = _standardised(features)
     left_out = np.zeros(len(z), bool)
@@ -154,13 +141,7 @@ def _outliers(z: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _features(detector: Detector, images: NDArray[np.uint8], choice: DeviceChoice) -> NDArray[np.float32]:
-    """Fit a detector to tiles and return their features (N, D) float32.
-
-    Raises
-    ------
-    SettingsError
-        If the method has no features.
-    """
+    """Fit a detector to tiles and return their features (N, D) float32."""
 
     def features_or_error(batch: torch.Tensor) -> torch.Tensor:
         found = detector.features(batch)

@@ -25,37 +25,16 @@ _TISSUE = ("all-tissue", "mixed-tissue")
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """One slide, or one set of tile files, to learn normal tissue from.
+    """One slide, or one set of tile files, to learn normal tissue from."""
 
-    Attributes
-    ----------
-    path : Path
-        A slide, a folder of tiles, or a manifest.csv, of which only tiles with label 0 are used.
-    regions : sequence of Region or None
-        Normal tissue; None takes all tissue.
-    mpp : float or None
-        µm per level-0 pixel; replaces what the slide states.
-    mixed : bool
-        Its tissue may hold lesions: rare tissue is left out of training and calibration. Otherwise all tissue is normal and
-        is used, however rare.
-    slide_mpp : float or None
-        µm per level-0 pixel, used if the slide states none.
-    normal_classes : tuple of str
-        For tile files: names of the normal classes, instead of the known ones; see `list_normal_files`.
-    notes : tuple of str
-        What was assumed or left out when the source was chosen, one sentence each; shown when it is read.
-    tissue_from : str
-        ``"found"`` detects tissue on the slide; ``"regions"`` takes the outlines as tissue, for stains where detection fails.
-    """
-
-    path: Path
-    regions: Sequence[Region] | None = None
-    mpp: float | None = None
-    mixed: bool = False
-    slide_mpp: float | None = None
-    normal_classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    tissue_from: str = "found"
+    path: Path  # a slide, a folder of tiles, or a manifest.csv, of which only tiles with label 0 are used
+    regions: Sequence[Region] | None = None  # normal tissue; None takes all tissue
+    mpp: float | None = None  # µm per level-0 pixel; replaces what the slide states
+    mixed: bool = False  # may hold lesions: rare tissue is left out; otherwise all tissue is normal, however rare
+    slide_mpp: float | None = None  # µm per level-0 pixel, used if the slide states none
+    normal_classes: tuple[str, ...] = ()  # of tile files, instead of the known names; see `list_normal_files`
+    notes: tuple[str, ...] = ()  # what was assumed or left out when the source was chosen; shown when it is read
+    tissue_from: str = "found"  # found, or regions: the outlines are the tissue, for stains where detection fails
 
     def __post_init__(self) -> None:
         if is_url(self.path):

@@ -35,23 +35,10 @@ _PATIENCE_SECONDS = 5.0
 
 
 def together_job(function: Callable[..., Job[T]], choice: DeviceChoice, *args: Any) -> Job[T]:
-    """Run ``function(fabric, choice, *args)`` in one process per device; report the progress and return the result of the first.
+    """Run ``function(fabric, choice, *args)`` in one process per device; report progress and return the result of the first.
 
-    Parameters
-    ----------
-    function : callable
-        Module-level function that returns a job with the same steps in every process.
-    choice : DeviceChoice
-        With ``count`` devices; each process gets one.
-    *args
-        Picklable arguments; each process gets its own copy.
-
-    Raises
-    ------
-    DeviceError
-        If a process ends unexpectedly.
-    HistoadError
-        Any error of the job.
+    The function is module-level and returns a job with the same steps in every process; the arguments are pickled. Raises the
+    errors of the job, and `DeviceError` if a process ends unexpectedly.
     """
     context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
     port = find_free_network_port()

@@ -20,24 +20,7 @@ __all__ = ["Controller", "Review"]
 class Controller:
     """One session: the chosen slide, the chosen detector, the map, and the jobs on them.
 
-    Signals of all parts are emitted on the thread that ``call_soon`` moves to.
-
-    Parameters
-    ----------
-    call_soon : callable
-        Takes a function and calls it on the GUI's thread.
-
-    Attributes
-    ----------
-    runner : JobRunner
-        Starts and cancels jobs; reports progress and errors.
-    chosen : ChosenSlide
-    training : Training
-        The chosen detector; trains and recalibrates.
-    maps : Maps
-        The anomaly map of the chosen slide: computes, reviews, saves.
-    verdicts : VerdictJobs
-        Classifiers from judged tiles; explanations.
+    Signals of all parts are emitted on the thread of ``call_soon``, which takes a function and calls it on the GUI's thread.
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:

@@ -26,21 +26,7 @@ if TYPE_CHECKING:
 
 
 class Maps:
-    """The map in the window, and the last finished map of each slide of this session.
-
-    Parameters
-    ----------
-    runner : JobRunner
-    chosen : ChosenSlide
-    training : Training
-        Holds the detector that maps are computed with.
-
-    Attributes
-    ----------
-    map : AnomalyMap or None
-        Map of the chosen slide, finished or being computed.
-    thresholds : Thresholds
-    """
+    """The map of the chosen slide, finished or being computed, and the last finished map of each slide of this session."""
 
     started = Signal(object)
     """AnomalyMap, still empty or half full."""

@@ -21,34 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Handlers:
-    """What happens with the reports of a job, on the GUI's thread.
+    """What happens with the reports of a job, on the GUI's thread."""
 
-    Attributes
-    ----------
-    section : str
-        Name of the section of the panel that shows the error of the job.
-    on_result : callable
-        Takes the result.
-    on_progress : callable, optional
-        Takes each `Progress`.
-    on_failure : callable, optional
-        Called after an error or a cancel.
-    """
-
-    section: str
-    on_result: Callable[[Any], object]
+    section: str  # name of the section of the panel that shows the error of the job
+    on_result: Callable[[Any], object]  # takes the result
     on_progress: Callable[[Progress], object] | None = None
-    on_failure: Callable[[], object] | None = None
+    on_failure: Callable[[], object] | None = None  # called after an error or a cancel
 
 
 class JobRunner:
-    """Starts jobs and calls back on the GUI's thread.
-
-    Parameters
-    ----------
-    call_soon : callable
-        Takes a function and calls it on the GUI's thread.
-    """
+    """Starts jobs and calls back through ``call_soon``, which calls a function on the GUI's thread."""
 
     progressed = Signal(Progress, float, object)
     """Progress, units per second, seconds left or None."""
@@ -78,25 +60,13 @@ class JobRunner:
         self._call_soon_of_window(lambda: None if self._closed else function())  # type: ignore[arg-type]
 
     def submit(self, args: Arguments, handlers: Handlers) -> None:
-        """Start a job in the background process; its arguments are one of the classes in `napari_histoad.worker.protocol`.
-
-        Raises
-        ------
-        HistoadError
-            If another job is running.
-        """
+        """Start a job in the background process, unless another one is running."""
         self._begin(handlers)
         self._number = self.client.submit(args)
         self.busy_changed.emit(True)  # noqa: FBT003 - a signal takes positions
 
     def run_here(self, job: Job[Any], handlers: Handlers) -> None:
-        """Run a generator job in a thread of this process: it needs arrays that the background process does not have.
-
-        Raises
-        ------
-        HistoadError
-            If another job is running.
-        """
+        """Run a generator job in a thread of this process: it needs arrays that the background process does not have."""
         self._begin(handlers)
         self._stop_thread = threading.Event()
         threading.Thread(target=self._run, args=(job, self._stop_thread), daemon=True).start()
@@ -105,12 +75,7 @@ class JobRunner:
     def query(self, args: Arguments, on_result: Callable[[Any], object]) -> None:
         """Ask the background process for something without being busy: a job that the user starts comes first.
 
-        Parameters
-        ----------
-        args : Arguments
-            Arguments of a short job. If it fails, nothing is called.
-        on_result : callable
-            Called on the GUI's thread with the result.
+        If the job, which must be short, fails, nothing is called.
         """
         self._queries.append((args, on_result))
         self._send_query()

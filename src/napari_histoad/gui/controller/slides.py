@@ -25,18 +25,7 @@ if TYPE_CHECKING:
 
 
 class ChosenSlide:
-    """The chosen slide, and jobs on it.
-
-    Parameters
-    ----------
-    runner : JobRunner
-
-    Attributes
-    ----------
-    slide : Slide or None
-    out : Path or None
-        Folder for the results of the slide.
-    """
+    """The chosen slide, the folder for its results, and jobs on it."""
 
     changed = Signal()
     """Another slide was chosen, or none."""
@@ -67,13 +56,7 @@ class ChosenSlide:
             self.set_mpp(remembered)
 
     def set_mpp(self, mpp: float) -> None:
-        """Set the resolution of a slide whose file does not state it; it is remembered for the next session.
-
-        Raises
-        ------
-        SettingsError
-            If it is not plausible.
-        """
+        """Set the resolution of a slide whose file does not state it; it is remembered for the next session."""
         assert self.slide is not None
         check_mpp(mpp, self.slide.path.name)
         self.slide = self.slide.with_mpp(mpp)
@@ -81,15 +64,7 @@ class ChosenSlide:
             remember("mpp", str(self.slide.path), mpp)
 
     def require(self) -> Slide:
-        """Return the chosen slide, whose resolution is known.
-
-        Raises
-        ------
-        HistoadError
-            If no slide is chosen.
-        MissingMppError
-            If its resolution is unknown.
-        """
+        """Return the chosen slide; an error if there is none or its resolution is unknown."""
         if self.slide is None:
             raise HistoadError("no slide is open", "drop a slide on the window, or open one by File > Open Sample")
         if self.slide.mpp is None:

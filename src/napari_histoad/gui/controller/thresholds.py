@@ -24,36 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Review:
-    """A map at one threshold.
-
-    Attributes
-    ----------
-    map : AnomalyMap
-    labels : (H, W) uint32
-        Numbered regions over the finest cells.
-    regions : list of Region
-        Measured outlines.
-    rate : float
-        False-positive rate of the threshold, 0 to 1.
-    findings : str
-        Number of regions, their area and number of tiles, in one sentence.
-    """
+    """A map at one threshold."""
 
     map: AnomalyMap
-    labels: NDArray[np.uint32]
-    regions: list[Region]
-    rate: float
-    findings: str
+    labels: NDArray[np.uint32]  # (H, W), numbered regions over the finest cells
+    regions: list[Region]  # measured outlines
+    rate: float  # false-positive rate of the threshold, 0 to 1
+    findings: str  # number of regions, their area and number of tiles, in one sentence
 
 
 class Thresholds:
-    """Computes a `Review` for each requested threshold.
-
-    Parameters
-    ----------
-    runner : JobRunner
-        Its signals and its thread are used; no job is started.
-    """
+    """Computes a `Review` for each requested threshold."""
 
     reviewed = Signal(object)
     """Review."""

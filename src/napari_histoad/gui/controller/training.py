@@ -31,18 +31,7 @@ def outlines_file(detector: Path) -> Path:
 
 
 class Training:
-    """Trains detectors; their files are named after the chosen slide.
-
-    Parameters
-    ----------
-    runner : JobRunner
-    chosen : ChosenSlide
-
-    Attributes
-    ----------
-    model : Path or None
-        File of the chosen detector or classifier; None to learn normal from the slide itself.
-    """
+    """Trains detectors; their files are named after the chosen slide."""
 
     trained = Signal(object, list)
     """Path of the detector; places of the outlined tiles that were left out as suspicious."""
@@ -63,13 +52,7 @@ class Training:
         self._runner.query(protocol.ListDetectors(), lambda result: self.detectors_listed.emit(result.detectors))
 
     def train(self, regions: Sequence[Region], *, detector: str, settings: dict[str, Any], refine: str | None = None) -> None:
-        """Start to train on outlines of the chosen slide; `trained` follows.
-
-        Raises
-        ------
-        RegionError
-            If there are no outlines.
-        """
+        """Start to train on outlines of the chosen slide; `trained` follows."""
         slide = self._chosen.require()
         target = free_name(self._chosen.folder() / f"{slide.name}.{detector}.safetensors")
         outlines = _write_outlines(regions, target)
@@ -79,15 +62,7 @@ class Training:
         self._chosen.submit(protocol.Train, args, Handlers("detector", self._on_trained))
 
     def recalibrate(self, regions: Sequence[Region]) -> None:
-        """Start to set the thresholds of the chosen detector by outlines of the chosen slide; `trained` follows.
-
-        Raises
-        ------
-        RegionError
-            If there are no outlines.
-        SettingsError
-            If no detector is chosen.
-        """
+        """Start to set the thresholds of the chosen detector by outlines of the chosen slide; `trained` follows."""
         model = self.require_model("no trained detector is chosen")
         target = free_name(self._chosen.folder() / f"{_RECALIBRATED.sub('', model.stem)}.recalibrated.safetensors")
         args = {"regions": _write_outlines(regions, target), "model": model, "out": target}
@@ -108,13 +83,7 @@ class Training:
         self._runner.submit(args, Handlers("map", lambda _: self.model_checked.emit(path)))
 
     def require_model(self, problem: str) -> Path:
-        """Return the file of the chosen detector.
-
-        Raises
-        ------
-        SettingsError
-            If none is chosen; ``problem`` says so.
-        """
+        """Return the file of the chosen detector; if there is none, raise `SettingsError` with the ``problem``."""
         if self.model is None:
             raise SettingsError(problem, "choose one in step 5, or train one in step 4")
         return self.model

@@ -23,14 +23,7 @@ _MIN_VERDICTS = 4
 
 
 class VerdictJobs:
-    """Trains a classifier on verdicts and explains tiles.
-
-    Parameters
-    ----------
-    chosen : ChosenSlide
-    training : Training
-        Holds the detector that the classifier goes with; the trained classifier becomes the chosen model.
-    """
+    """Trains a classifier on verdicts, which becomes the chosen detector, and explains tiles."""
 
     classified = Signal(object, str)
     """Path of a classifier trained on verdicts; how good it is, in words."""
@@ -41,13 +34,7 @@ class VerdictJobs:
         self._chosen, self._training = chosen, training
 
     def train_classifier(self, verdicts: Verdicts) -> None:
-        """Start to train a classifier on verdicts; it uses the chosen detector. `classified` follows.
-
-        Raises
-        ------
-        SettingsError
-            If there are too few verdicts, or no detector is chosen.
-        """
+        """Start to train a classifier on verdicts; it uses the chosen detector. `classified` follows."""
         counts = {name: n for name, n in verdicts.counts().items() if name != UNSURE}
         few = [name for name in VERDICTS[:2] if counts.get(name, 0) < _MIN_VERDICTS]
         if few:
@@ -67,13 +54,7 @@ class VerdictJobs:
         self.classified.emit(self._training.model, quality)
 
     def explain(self, centre: tuple[float, float]) -> None:
-        """Start to explain the tile around (y, x) in level-0 pixels with the chosen detector; `explained` follows.
-
-        Raises
-        ------
-        SettingsError
-            If no detector is chosen.
-        """
+        """Start to explain the tile around (y, x) in level-0 pixels with the chosen detector; `explained` follows."""
         model = self._training.require_model("no trained detector is chosen to explain the tile")
         args = {"model": model, "centre": centre}
         self._chosen.submit(protocol.Explain, args, Handlers("gallery", self._on_explained))

@@ -128,13 +128,7 @@ class DetectorSection(Section):
     # -- the method
 
     def show_detectors(self, detectors: Sequence[dict[str, Any]]) -> None:
-        """Offer detectors; the chosen one stays chosen.
-
-        Parameters
-        ----------
-        detectors : sequence of dict
-            name, title, summary, learns_by_steps and uses_encoder of each.
-        """
+        """Offer detectors, each with the fields of `DetectorDescription`; the chosen one stays chosen."""
         self._detectors = {known["name"]: known for known in detectors}
         chosen = self.method_box.value or _DEFAULT["name"]
         with self.method_box.changed.blocked():

@@ -70,13 +70,7 @@ class NormalSection(Section):
             self.import_outlines(Path(chosen))
 
     def import_outlines(self, path: Path) -> None:
-        """Add the outlines of normal tissue in a file, and show outlines of other classes in a layer of their own.
-
-        Raises
-        ------
-        RegionError
-            If the file holds no outline that can be used.
-        """
+        """Add the outlines of normal tissue in a file, and show outlines of other classes in a layer of their own."""
         layer = self.context.slide_layer
         normal, others, notes = read_by_class(path, layer)
         added = self.context.outlines.add(normal)
