@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SAMPLE_PX = 2048
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # typer colours help texts on GitHub Actions, which tests compare
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -133,6 +134,16 @@ def add_package(tmp_path_factory, monkeypatch) -> Callable[[str, str, dict[str, 
         return folder
 
     return add
+
+
+@pytest.fixture
+def toy_package(add_package, monkeypatch) -> None:
+    """The package of `toy_package.py` is installed, also for other processes."""
+    from toy_package import ENTRY_POINTS
+
+    code = (Path(__file__).parent / "toy_package.py").read_text(encoding="utf-8")
+    folder = add_package("toy-package", code, ENTRY_POINTS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
 
 
 @pytest.fixture

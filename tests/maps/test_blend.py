@@ -13,7 +13,7 @@ from napari_histoad.maps._blend import blend_grid
     seed=st.integers(0, 99),
     cells=st.booleans(),
 )
-def test_a_grid_at_once_equals_its_tiles_one_by_one(n, m, c, step, seed, cells):
+def test_blend_grid_equals_the_sum_over_single_tiles(n, m, c, step, seed, cells):
     rng = np.random.default_rng(seed)
     values = rng.random((n, m, c, c) if cells else (n, m), np.float32)
     values[rng.random((n, m)) < 0.3] = np.nan
@@ -31,7 +31,7 @@ def test_a_grid_at_once_equals_its_tiles_one_by_one(n, m, c, step, seed, cells):
 
 
 @given(first=st.integers(0, 3), stop=st.integers(5, 8), step=st.integers(1, 6))
-def test_a_part_equals_the_whole_to_the_bit(first, stop, step):
+def test_blend_grid_of_a_part_equals_the_whole_to_the_bit(first, stop, step):
     values = np.random.default_rng(0).random((8, 8), np.float32)
     window = np.random.default_rng(1).random((5, 5), np.float32)
     reach = -(-5 // step)

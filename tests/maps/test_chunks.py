@@ -32,7 +32,7 @@ def _array(folder: Path, shape: tuple[int, ...], chunks: tuple[int, ...], separa
     seed=st.integers(0, 9),
 )
 @settings(max_examples=25)
-def test_the_bytes_are_those_of_zarr(tmp_path_factory, shape, side, separator, seed):
+def test_chunk_files_write_the_same_bytes_as_zarr(tmp_path_factory, shape, side, separator, seed):
     folder = tmp_path_factory.mktemp("chunks")
     rng = np.random.default_rng(seed)
     values = rng.random(shape, np.float32)
@@ -51,7 +51,7 @@ def test_the_bytes_are_those_of_zarr(tmp_path_factory, shape, side, separator, s
     assert of_ours == of_zarr
 
 
-def test_what_becomes_empty_has_no_file(tmp_path):
+def test_chunk_files_delete_the_file_of_a_chunk_of_only_nan(tmp_path):
     files = ChunkFiles(tmp_path / "a", _array(tmp_path / "a", (4,), (4,)))
     commit_chunks([files.write((0,), np.ones(4, np.float32))])
     assert files.file(0).is_file()
@@ -59,7 +59,7 @@ def test_what_becomes_empty_has_no_file(tmp_path):
     assert not files.file(0).exists()
 
 
-def test_a_chunk_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+def test_chunk_files_keep_the_old_chunk_if_the_new_one_cannot_be_written(tmp_path, monkeypatch):
     array = _array(tmp_path / "a", (4,), (4,))
     files = ChunkFiles(tmp_path / "a", array)
     commit_chunks([files.write((0,), np.ones(4, np.float32))])
@@ -75,7 +75,7 @@ def test_a_chunk_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
     assert np.asarray(array[:]).tolist() == [1, 1, 1, 1]
 
 
-def test_what_a_killed_run_left_half_written_is_gone_from_a_finished_map(tmp_path):
+def test_finish_job_removes_partial_files_of_a_killed_run(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill(result, range(result.block_count))
     left = result.path / "tiles" / "score" / "c.0.1234.partial"

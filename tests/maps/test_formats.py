@@ -43,7 +43,7 @@ def new_and_old(tmp_path, request):
     return AnomalyMap.open(new.path), AnomalyMap.open(tmp_path / "old" / "a.ome.zarr")
 
 
-def test_a_map_of_format_2_gives_the_same_scores_flags_and_error_maps(new_and_old):
+def test_open_reads_the_same_scores_flags_and_error_maps_from_format_2(new_and_old):
     new, old = new_and_old
     assert (new.info.format, old.info.format) == (3, 2)
     assert np.array_equal(old.scores, new.scores)
@@ -74,7 +74,7 @@ def test_exports_of_a_map_of_format_2_are_named_after_what_they_hold(new_and_old
 
 
 @pytest.mark.parametrize("error_maps", [True, False])
-def test_an_unfinished_map_of_format_2_is_finished_as_a_new_one(tmp_path, error_maps):
+def test_map_job_finishes_an_unfinished_map_of_format_2_in_the_current_format(tmp_path, error_maps):
     new = _filled(tmp_path / "new.ome.zarr", error_maps=error_maps)
     finish(new)
     old = make_map(tmp_path / "old.ome.zarr", shape=(2300, 1900), cell_um=2.0)
@@ -92,7 +92,7 @@ def test_an_unfinished_map_of_format_2_is_finished_as_a_new_one(tmp_path, error_
     assert {str(n) for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)} <= {"zarr.json"}  # the pyramid's name
 
 
-def test_a_finished_map_of_format_2_is_left_as_it_is(new_and_old):
+def test_map_job_leaves_a_finished_map_of_format_2_unchanged(new_and_old):
     _, old = new_and_old
     before = bytes_of(old.path)
     finish(make_map(old.path, shape=(2300, 1900), cell_um=2.0))

@@ -10,7 +10,7 @@ _BLOCKS = st.lists(st.integers(0, 10**6), max_size=5)
 
 
 @given(before=_BLOCKS, cut=st.sampled_from([b"", b"1", b"37", b"\0\0\0", b"\0\n\0"]), after=_BLOCKS)
-def test_what_was_cut_short_makes_no_other_number(tmp_path_factory, before, cut, after):
+def test_journal_ignores_a_line_that_was_cut_short(tmp_path_factory, before, cut, after):
     store = tmp_path_factory.mktemp("map")
     first = Journal(store)
     first.begin()
@@ -24,13 +24,13 @@ def test_what_was_cut_short_makes_no_other_number(tmp_path_factory, before, cut,
     assert second.blocks() == {*before, *after}
 
 
-def test_no_journal_no_blocks(tmp_path):
+def test_journal_without_a_file_has_no_blocks(tmp_path):
     assert Journal(tmp_path).blocks() == set()
     Journal(tmp_path).begin()
     assert Journal(tmp_path).blocks() == set()
 
 
-def test_a_map_that_is_gone_gets_no_journal(tmp_path):
+def test_journal_is_not_recreated_for_a_deleted_map(tmp_path):
     with pytest.raises(FileNotFoundError):
         Journal(tmp_path / "gone").begin()
     assert not (tmp_path / "gone").exists()

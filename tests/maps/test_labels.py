@@ -18,7 +18,7 @@ from napari_histoad.maps._labels import label_bands
     st.integers(0, 99),
 )
 @settings(max_examples=300, deadline=None)
-def test_bands_are_numbered_as_the_whole_is(shape, rows, share, min_cells, seed):
+def test_label_bands_numbers_regions_as_labelling_the_whole_does(shape, rows, share, min_cells, seed):
     picture = np.random.default_rng(seed).random(shape) < share
     whole, found = ndimage.label(picture, np.ones((3, 3)))
     sizes = np.bincount(whole.ravel(), minlength=found + 1)
@@ -30,7 +30,7 @@ def test_bands_are_numbered_as_the_whole_is(shape, rows, share, min_cells, seed)
     assert np.array_equal(np.concatenate(list(label_bands(bands, min_cells))), expected)
 
 
-def test_the_label_image_holds_what_is_flagged_at_every_level(tmp_path):
+def test_save_labels_writes_the_flagged_regions_at_every_level(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr", shape=(9001, 2300), cell_um=4.0)
     fill(result, range(0, result.block_count, 3))
     save_labels(result, 0.6)

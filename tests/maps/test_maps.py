@@ -28,7 +28,7 @@ from napari_histoad.tiles import TileGrid
 
 @given(st.sampled_from([32, 64, 96]), st.integers(1, 4), st.floats(1.0, 4.0099), st.floats(2, 40))
 @settings(max_examples=40)
-def test_tile_origins_lie_on_cell_lines(tile_px, quarter, ratio, cell_um):
+def test_map_geometry_places_tile_origins_on_cell_borders(tile_px, quarter, ratio, cell_um):
     grid = TileGrid.cover((3000, 2500), 0.5, tile_px=tile_px, mpp=0.5 * ratio, stride_px=tile_px * quarter // 4)
     geometry = MapGeometry.of(grid, (3000, 2500), cell_um)
     assert geometry.tile_cells(grid.origins) * geometry.cell_l0 == pytest.approx(grid.origins)
@@ -38,7 +38,7 @@ def test_tile_origins_lie_on_cell_lines(tile_px, quarter, ratio, cell_um):
 
 
 @pytest.mark.parametrize("downsample", [1.0, 3.7, 64.0099])
-def test_corners_of_map_and_slide_coincide(downsample):
+def test_map_geometry_aligns_the_corners_of_map_and_slide(downsample):
     shape = (6001, 4999)
     grid = TileGrid.cover(shape, 0.5, tile_px=32, mpp=0.5 * downsample)
     geometry = MapGeometry.of(grid, shape, 8.0)
@@ -51,7 +51,7 @@ def test_corners_of_map_and_slide_coincide(downsample):
             assert full - 0.5 <= last_edge + 1e-6 < full - 0.5 + geometry.scale(level) + geometry.scale(max(level, 0))
 
 
-def test_any_order_and_any_cut_end_in_the_same_bytes(tmp_path):
+def test_map_has_the_same_bytes_for_any_order_of_blocks_and_any_interruption(tmp_path):
     straight = make_map(tmp_path / "a.ome.zarr")
     n = straight.block_count
     assert n > 20
@@ -68,14 +68,14 @@ def test_any_order_and_any_cut_end_in_the_same_bytes(tmp_path):
     assert bytes_of(straight.path) == bytes_of(cut.path)
 
 
-def test_unfinished_maps_cannot_be_finished(tmp_path):
+def test_finish_job_refuses_maps_with_missing_blocks(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill(result, [0])
     with pytest.raises(MapError, match="blocks are missing"):
         finish(result)
 
 
-def test_a_map_of_other_making_is_refused_or_replaced(tmp_path):
+def test_create_map_refuses_or_replaces_a_map_made_with_other_settings(tmp_path):
     folder = tmp_path / "a.ome.zarr"
     fill(make_map(folder), [0])
     with pytest.raises(MapError, match="its stride.*--no-resume"):
@@ -83,7 +83,7 @@ def test_a_map_of_other_making_is_refused_or_replaced(tmp_path):
     assert make_map(folder, stride_px=64, resume=False).finished_blocks() == set()
 
 
-def test_a_folder_that_is_no_map_is_never_deleted(tmp_path):
+def test_create_map_never_deletes_a_folder_that_is_not_a_map(tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter1.tex").write_text("years of work")
@@ -93,7 +93,7 @@ def test_a_folder_that_is_no_map_is_never_deleted(tmp_path):
     assert (folder / "chapter1.tex").exists()
 
 
-def test_uniform_tiles_blend_without_seams(tmp_path):
+def test_anomaly_map_of_uniform_tiles_has_no_seams(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill_evenly(result, lambda n: np.full(n, 0.7))
     finish(result)
@@ -104,7 +104,7 @@ def test_uniform_tiles_blend_without_seams(tmp_path):
     assert np.ptp(result.score_field()) < 1e-6
 
 
-def test_coarser_levels_are_means_of_finer_ones(tmp_path):
+def test_levels_are_means_of_the_next_finer_level(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr", shape=(2350, 2100), cell_um=2.0)
     fill(result, range(result.block_count))
     finish(result)
@@ -117,7 +117,7 @@ def test_coarser_levels_are_means_of_finer_ones(tmp_path):
             assert coarse[: h // 2, : w // 2] == pytest.approx(fine[:h, :w].reshape(h // 2, 2, w // 2, 2).mean((1, 3)), rel=1e-5)
 
 
-def test_levels_are_what_is_thresholded_and_shown(map_folder):
+def test_levels_equal_the_score_field_that_is_thresholded(map_folder):
     result = AnomalyMap.open(map_folder)
     assert np.array_equal(np.asarray(result.levels[0]), result.score_field(), equal_nan=True)
     assert np.array_equal(np.asarray(result.error_levels[0]), result.error_field(), equal_nan=True)
@@ -125,7 +125,7 @@ def test_levels_are_what_is_thresholded_and_shown(map_folder):
     assert np.array_equal(result.flag(0.3, 0) > 0, above)
 
 
-def test_boxes_of_the_score_field_equal_the_whole(tmp_path):
+def test_score_field_of_a_box_equals_that_part_of_the_whole(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill(result, range(0, result.block_count, 2))
     whole = result.score_field()
@@ -134,7 +134,7 @@ def test_boxes_of_the_score_field_equal_the_whole(tmp_path):
 
 
 @pytest.mark.parametrize("tiles", [slice(0, 1), slice(100, 400, 37), slice(-3, None)])
-def test_the_score_field_is_the_weighted_mean_of_the_tiles_over_each_cell(tmp_path, tiles):
+def test_score_field_is_the_weighted_mean_of_the_tiles_over_each_cell(tmp_path, tiles):
     result = make_map(tmp_path / "a.ome.zarr", tiles=tiles)
     fill(result, range(result.block_count))
     total, weight = np.zeros((2, *result.geometry.shape))
@@ -150,7 +150,7 @@ def test_the_score_field_is_the_weighted_mean_of_the_tiles_over_each_cell(tmp_pa
         np.testing.assert_allclose(result.score_field((y0, x0, y1, x1)), expected[y0:y1, x0:x1], rtol=1e-5)
 
 
-def test_tiles_that_could_not_be_read_stay_nan(tmp_path):
+def test_score_field_is_nan_where_tiles_could_not_be_read(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill_evenly(result, lambda n: np.where(np.arange(n) == 3, np.nan, 0.5))
     finish(result)
@@ -159,7 +159,7 @@ def test_tiles_that_could_not_be_read_stay_nan(tmp_path):
     assert not np.isnan(np.asarray(result.levels[0])).any()  # neighbours fill in
 
 
-def test_the_map_is_ome_zarr_with_its_geometry(map_folder):
+def test_map_is_valid_ome_zarr_with_scale_and_translation(map_folder):
     group = zarr.open_group(map_folder, mode="r")
     multiscales = group.attrs["ome"]["multiscales"][0]
     assert group.attrs["ome"]["version"] == "0.5"
@@ -179,7 +179,7 @@ def test_the_map_is_ome_zarr_with_its_geometry(map_folder):
     assert not (map_folder / "journal").exists()
 
 
-def test_nothing_is_scored_off_the_tissue(map_folder):
+def test_score_field_is_nan_outside_the_tissue(map_folder):
     result = AnomalyMap.open(map_folder)
     scored = ~np.isnan(np.asarray(result.levels[0]))
     on_tissue = result.tissue_cells(0, 0, *result.geometry.shape)
@@ -187,14 +187,14 @@ def test_nothing_is_scored_off_the_tissue(map_folder):
     assert scored.sum() > 0.9 * on_tissue.sum()
 
 
-def test_lower_thresholds_flag_more(map_folder):
+def test_flag_finds_more_at_higher_false_positive_rates(map_folder):
     result = AnomalyMap.open(map_folder)
     areas = [(result.flag(rate, 0) > 0).sum() for rate in (0.05, 0.1, 0.3, 0.6)]
     assert areas == sorted(areas)
     assert areas[-1] > 0
 
 
-def test_regions_outline_their_cells(map_folder):
+def test_measure_regions_outlines_the_flagged_cells(map_folder):
     result = AnomalyMap.open(map_folder)
     labels, regions = result.flag(0.3), measure_regions(result, 0.3)
     assert len(regions) == labels.max() > 0
@@ -206,7 +206,7 @@ def test_regions_outline_their_cells(map_folder):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_exports(map_folder, sample, tmp_path):
+def test_exports_write_files_that_other_programs_read(map_folder, sample, tmp_path):
     result = AnomalyMap.open(map_folder)
     GeoJsonExport().write(result, tmp_path / "a.geojson", rate=0.3)
     assert len(read_regions(tmp_path / "a.geojson")) == len(measure_regions(result, 0.3))
@@ -225,7 +225,7 @@ def test_exports(map_folder, sample, tmp_path):
         assert np.array_equal(tif.asarray(), np.asarray(result.levels[0]), equal_nan=True)
 
 
-def test_the_overlay_colours_tissue_and_nothing_else(map_folder, sample, tmp_path):
+def test_overlay_colours_only_tissue(map_folder, sample, tmp_path):
     result = AnomalyMap.open(map_folder)
     with open_slide(sample.path) as slide:
         PngExport(max_px=512).write(result, tmp_path / "a.png", slide=slide, rate=1e-3)
@@ -238,7 +238,7 @@ def test_the_overlay_colours_tissue_and_nothing_else(map_folder, sample, tmp_pat
     assert not changed[depth < -0.06].any()
 
 
-def test_the_report_stands_alone(map_folder, sample, tmp_path):
+def test_report_contains_all_its_pictures(map_folder, sample, tmp_path):
     result = AnomalyMap.open(map_folder)
     with open_slide(sample.path) as slide:
         write_report(
@@ -255,7 +255,7 @@ def test_the_report_stands_alone(map_folder, sample, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "file", "attributes"])
-def test_what_is_no_map_is_explained(tmp_path, map_folder, damage):
+def test_open_explains_what_is_not_a_map(tmp_path, map_folder, damage):
     folder = tmp_path / "x.ome.zarr"
     if damage == "empty":
         folder.mkdir()
@@ -271,8 +271,8 @@ def test_what_is_no_map_is_explained(tmp_path, map_folder, damage):
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 0.4])
-def test_every_region_says_how_unusual_it_is_however_small(tmp_path, rate):
-    """Slivers between the centres of tiles have the tile that reaches over them to speak for them."""
+def test_measure_regions_measures_even_regions_without_a_tile_centre(tmp_path, rate):
+    """A sliver between tile centres is measured by the highest-scoring tile that overlaps it."""
     result = make_map(tmp_path / "a.ome.zarr", shape=(1500, 1500), cell_um=2.0)
     fill(result, range(result.block_count))
     regions = measure_regions(result, rate, min_area_um2=0)
@@ -285,7 +285,7 @@ def test_every_region_says_how_unusual_it_is_however_small(tmp_path, rate):
         assert said["Max score"] >= result.calibration.threshold(rate)
 
 
-def test_notes_of_the_whole_are_stored_when_a_map_is_complete(tmp_path):
+def test_finish_job_stores_notes_on_the_scores_of_the_whole_slide(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr", notes=["the focal plane in the middle was taken"])
     assert result.notes == ["the focal plane in the middle was taken"]
     with MapWriter(result) as writer:
@@ -303,7 +303,7 @@ def test_notes_of_the_whole_are_stored_when_a_map_is_complete(tmp_path):
     assert again.notes[2] == "2 tiles could not be read and were not scored"
 
 
-def test_maps_of_earlier_versions_have_the_notes_that_their_scores_give(tmp_path):
+def test_notes_of_maps_of_earlier_versions_are_computed_from_their_scores(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     fill_evenly(result, lambda n: np.full(n, 5))
     finish(result)

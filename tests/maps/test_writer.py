@@ -25,7 +25,7 @@ def _values(result, block, *, error_maps):
 
 @pytest.mark.parametrize("error_maps", [True, False])
 @pytest.mark.parametrize(("seed", "made"), [*((seed, {}) for seed in range(4)), (4, _OF_MANY_CHUNKS), (5, _OF_MANY_CHUNKS)])
-def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, seed, made, error_maps, monkeypatch):
+def test_writer_gives_the_same_bytes_for_blocks_of_this_and_of_other_processes(tmp_path, seed, made, error_maps, monkeypatch):
     random, folder = Random(seed), tmp_path
     straight = make_map(folder / "a.ome.zarr", **made)
     with MapWriter(straight) as writer:
@@ -55,7 +55,7 @@ def test_blocks_of_this_and_of_other_processes_end_in_the_same_bytes(tmp_path, s
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9])
-def test_finishing_that_is_interrupted_is_repeated_to_the_same_bytes(tmp_path, steps):
+def test_finish_job_gives_the_same_bytes_after_an_interruption(tmp_path, steps):
     straight, cut = (make_map(tmp_path / f"{name}.ome.zarr", **_OF_MANY_CHUNKS) for name in "ab")
     for result in (straight, cut):
         fill(result, range(result.block_count))
@@ -70,7 +70,7 @@ def test_finishing_that_is_interrupted_is_repeated_to_the_same_bytes(tmp_path, s
     assert bytes_of(straight.path) == bytes_of(cut.path)
 
 
-def test_error_maps_have_a_pyramid_of_their_own_and_leave_the_anomaly_map_as_it_is(tmp_path):
+def test_finish_job_writes_error_maps_as_a_pyramid_beside_the_anomaly_map(tmp_path):
     without, given = (make_map(tmp_path / f"{name}.ome.zarr") for name in "ab")
     for result in (without, given):
         with MapWriter(result) as writer:
@@ -91,7 +91,7 @@ def test_error_maps_have_a_pyramid_of_their_own_and_leave_the_anomaly_map_as_it_
     assert 0 < np.isnan(given.levels[0]).sum() < given.levels[0].size
 
 
-def test_a_writer_that_gathers_holds_up_nobody(tmp_path, monkeypatch):
+def test_writer_accepts_blocks_without_blocking_while_it_gathers(tmp_path, monkeypatch):
     monkeypatch.setattr(_writer, "_FIRST_S", 600)
     monkeypatch.setattr(_writer, "_MOST_BLOCKS", 10)
     monkeypatch.setattr(_writer, "_WAITING_BLOCKS", 2)
@@ -103,7 +103,7 @@ def test_a_writer_that_gathers_holds_up_nobody(tmp_path, monkeypatch):
     assert result.finished_blocks() == set(range(result.block_count))
 
 
-def test_what_came_in_before_an_exception_is_kept(tmp_path):
+def test_writer_writes_all_added_blocks_after_an_exception(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     with pytest.raises(KeyError), MapWriter(result) as writer:  # noqa: PT012 - what comes before counts
         writer.add(scored_block(3, *block_values(result, 3)))
@@ -114,7 +114,7 @@ def test_what_came_in_before_an_exception_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("error_maps", [True, False])
-def test_a_map_that_is_taken_away_meanwhile_is_told_and_does_not_come_back(tmp_path, error_maps):
+def test_writer_raises_and_recreates_nothing_if_the_map_was_deleted(tmp_path, error_maps):
     result = make_map(tmp_path / "a.ome.zarr")
     with MapWriter(result) as writer:
         writer.add(_values(result, 3, error_maps=error_maps))
@@ -129,7 +129,7 @@ def test_a_map_that_is_taken_away_meanwhile_is_told_and_does_not_come_back(tmp_p
     assert again.finished_blocks() == {3}
 
 
-def test_changes_are_reported_when_they_are_on_disk(tmp_path):
+def test_writer_reports_the_box_of_blocks_once_they_are_on_disk(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     with MapWriter(result) as writer:
         assert writer.written() is None
@@ -141,7 +141,7 @@ def test_changes_are_reported_when_they_are_on_disk(tmp_path):
         assert writer.written() is None
 
 
-def test_nothing_is_taken_that_would_not_be_written(tmp_path):
+def test_writer_refuses_blocks_after_it_was_drained(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     with MapWriter(result) as writer:
         writer.drain()
@@ -149,7 +149,7 @@ def test_nothing_is_taken_that_would_not_be_written(tmp_path):
             writer.add(scored_block(0, *block_values(result, 0)))
 
 
-def test_an_error_of_the_disk_reaches_who_feeds_the_writer(tmp_path):
+def test_writer_raises_disk_errors_in_the_thread_that_adds_blocks(tmp_path):
     result = make_map(tmp_path / "a.ome.zarr")
     with pytest.raises(OutputError, match="cannot write"), MapWriter(result) as writer:  # noqa: PT012 - whichever call meets it
         (result.path / "journal").unlink()
@@ -158,7 +158,7 @@ def test_an_error_of_the_disk_reaches_who_feeds_the_writer(tmp_path):
         writer.drain()
 
 
-def test_two_runs_cannot_write_one_map(tmp_path):
+def test_lock_output_refuses_a_second_run_on_the_same_map(tmp_path):
     folder = tmp_path / "case.ome.zarr"
     code = """
         import sys
@@ -185,7 +185,7 @@ def test_two_runs_cannot_write_one_map(tmp_path):
 
 @pytest.mark.parametrize("names_first", [True, False])
 @pytest.mark.parametrize("seed", range(8))
-def test_after_a_power_failure_a_map_goes_on_and_ends_in_the_same_bytes(tmp_path, simulated_disk, seed, names_first, monkeypatch):
+def test_map_resumed_after_a_power_failure_has_the_same_bytes(tmp_path, simulated_disk, seed, names_first, monkeypatch):
     monkeypatch.setattr(_writer, "_MOST_BLOCKS", 5)  # several stores, each of which a failure may hit
 
     def work(folder):

@@ -8,29 +8,16 @@ from typer.testing import CliRunner
 from napari_histoad.cli._app import app
 from napari_histoad.results import exports
 
-COUNT_EXPORT = """
-from napari_histoad.results import Export
 
-class CountExport(Export):
-    name = "tile-count"
-    title = "Number of tiles (text)"
-    ending = "count.txt"
-
-    def write(self, source, path, *, slide=None, rate=None):
-        path.write_text(f"{len(source)} {rate}")
-"""
-
-
-def test_export_of_another_package_is_a_flag_of_the_terminal(add_package, map_folder, tmp_path):
-    add_package("count-export", COUNT_EXPORT, {"napari_histoad.exports": {"count": "count_export:CountExport"}})
+def test_export_of_another_package_is_a_flag_of_the_terminal(toy_package, map_folder, tmp_path):
     assert "--tile-count" in CliRunner().invoke(app, ["export", "--help"]).stdout
     arguments = ["export", str(map_folder), "--tile-count", "--csv", "--rate", "0.02", "--out", str(tmp_path), "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    names = ["sample.tiles.csv", "sample.tiles.json", "sample.count.txt"]
+    names = ["sample.tiles.csv", "sample.tiles.json", "sample.count.json"]
     assert json.loads(result.stdout)["written"] == [str(tmp_path / name) for name in names]
     rows = len((tmp_path / "sample.tiles.csv").read_text().splitlines()) - 1
-    assert (tmp_path / "sample.count.txt").read_text() == f"{rows} 0.02"
+    assert json.loads((tmp_path / "sample.count.json").read_text()) == {"tiles": rows, "rate": 0.02}
 
 
 def test_exports_leaves_out_an_object_that_is_not_an_export_class_and_names_it(add_package, caplog):

@@ -1,7 +1,6 @@
 """Slide formats: those of this package, and one that another package adds."""
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -15,37 +14,14 @@ from napari_histoad.slide import can_open, is_slide, open_slide
 from napari_histoad.slide._formats import BUILT_IN, slide_formats
 from napari_histoad.system.extensions import load_extensions
 
-CODE = '''
-import numpy as np
-from napari_histoad.slide import ArraySlide, UnsupportedVariantError
-
-
-class NumpySlide(ArraySlide):
-    """An array that `numpy.save` has written."""
-
-    format = "NumPy array"
-    patterns = ("*.npy",)
-    on_disk = True
-
-    def __init__(self, path, mpp=None):
-        array = np.load(path, mmap_mode="r")
-        if array.ndim != 3:
-            raise UnsupportedVariantError(f"it has {array.ndim} axes", remedy="save an array of 3 axes", final=True)
-        super().__init__([array], path, mpp=mpp)
-
-    @classmethod
-    def supports(cls, path, head):
-        return head is not None and head.startswith(b"\\x93NUMPY")
-'''
-POINTS = {"napari_histoad.slide_formats": {"numpy": "numpy_slides:NumpySlide"}}
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
 
-def test_open_slide_and_histoad_info_use_a_format_of_another_package(add_package, tmp_path):
+def test_open_slide_and_histoad_info_use_a_format_of_another_package(request, tmp_path):
     np.save(tmp_path / "a.npy", IMAGE)
     with pytest.raises(SlideError, match="not a slide"):
         open_slide(tmp_path / "a.npy")
-    folder = add_package("numpy-slides", CODE, POINTS)
+    request.getfixturevalue("toy_package")
     assert can_open("B.NPY")
     assert is_slide(tmp_path / "a.npy")
     with open_slide(tmp_path / "a.npy", 0.5) as slide, pickle.loads(pickle.dumps(slide)) as copy:
@@ -53,14 +29,12 @@ def test_open_slide_and_histoad_info_use_a_format_of_another_package(add_package
         assert copy.mpp == 0.5
         assert np.array_equal(copy.read(0, 0, 0, 60, 80), IMAGE)
     command = [sys.executable, "-c", "from napari_histoad.cli import main; main()", "info", str(tmp_path / "a.npy"), "--json"]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
-    told = json.loads(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert "NumPy array" in json.dumps(told)
 
 
-def test_open_slide_reports_why_a_format_of_another_package_refused_a_file(add_package, tmp_path):
+def test_open_slide_reports_why_a_format_of_another_package_refused_a_file(toy_package, tmp_path):
     np.save(tmp_path / "a.npy", IMAGE[..., 0])
-    add_package("numpy-slides", CODE, POINTS)
     with pytest.raises(SlideError, match=r"a\.npy is not a slide that can be read: it has 2 axes; save an array of 3 axes"):
         open_slide(tmp_path / "a.npy")
 

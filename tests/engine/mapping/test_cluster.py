@@ -13,7 +13,7 @@ from napari_histoad.errors import WorkerError
 
 
 @given(blocks=st.lists(st.integers(0, 999), unique=True), workers=st.integers(0, 20))
-def test_every_block_is_in_one_task_and_the_last_tasks_are_small(blocks, workers):
+def test_parts_put_each_block_in_one_task_and_end_with_small_tasks(blocks, workers):
     parts = list(_parts(blocks, workers))
     assert [block for part in parts for block in part] == blocks
     sizes = [len(part) for part in parts]
@@ -25,7 +25,7 @@ def test_every_block_is_in_one_task_and_the_last_tasks_are_small(blocks, workers
 
 @pytest.mark.parametrize(("long_s", "most"), [(0.0, 1), (1e9, 2)])
 @given(data=st.data())
-def test_tasks_are_dealt_in_order_to_who_has_least_to_do(long_s, most, data):
+def test_deal_submits_tasks_in_order_to_the_least_busy_worker(long_s, most, data):
     threads = data.draw(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 3), min_size=1))
     count, submitted, pending, given_to = data.draw(st.integers(0, 30)), [], [], {}
     fetched = 0
@@ -55,7 +55,7 @@ def test_tasks_are_dealt_in_order_to_who_has_least_to_do(long_s, most, data):
     assert submitted == list(range(count))
 
 
-def test_nobody_is_given_anything_while_there_is_no_worker_and_what_is_left_is_cancelled(monkeypatch):
+def test_deal_waits_without_workers_and_cancels_remaining_tasks(monkeypatch):
     monkeypatch.setattr(_cluster, "_NEWS_S", 0.001)
     answers, futures = iter([{}, {}, {"a": 1}, {"a": 1}]), []
 
@@ -71,7 +71,7 @@ def test_nobody_is_given_anything_while_there_is_no_worker_and_what_is_left_is_c
     assert all(future.cancelled() for future in futures)
 
 
-def test_a_scheduler_that_is_gone_is_told_in_one_line():
+def test_cluster_reports_a_lost_scheduler_in_one_line():
     pytest.importorskip("distributed")
     future = Future()
     future.cancel()

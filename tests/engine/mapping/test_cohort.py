@@ -18,7 +18,7 @@ from napari_histoad.jobs import Progress, run
 # -- tables
 
 
-def test_a_table_names_slides_relative_to_itself(tmp_path):
+def test_read_cohort_resolves_paths_relative_to_the_table(tmp_path):
     table = tmp_path / "cohort.csv"
     table.write_text("\ufeffslide,mpp,model\na.svs,0.25,m.safetensors\nsub/b.svs,,\nhttps://host/c.tif,,\n", encoding="utf-8")
     a, b, c = read_cohort(table)
@@ -41,7 +41,7 @@ def test_a_table_names_slides_relative_to_itself(tmp_path):
         "slide, mpp, model\na.svs, 0.5, NA\na.svs, 0.5, NA\n",
     ],
 )
-def test_tables_of_slides_are_read_as_people_write_them(tmp_path, text):
+def test_read_cohort_reads_tables_of_any_program(tmp_path, text):
     (tmp_path / "a.svs").touch()
     (tmp_path / "cohort.csv").write_text(text)
     (slide,) = read_cohort(tmp_path / "cohort.csv")
@@ -63,13 +63,13 @@ def test_tables_of_slides_are_read_as_people_write_them(tmp_path, text):
         ("slide,mpp\na.svs,0.5\na.svs,0.25\n", "line 3: a.svs is listed before"),
     ],
 )
-def test_a_table_that_makes_no_sense_is_explained(tmp_path, text, message):
+def test_read_cohort_explains_invalid_tables(tmp_path, text, message):
     (tmp_path / "cohort.csv").write_text(text)
     with pytest.raises(SettingsError, match=message):
         read_cohort(tmp_path / "cohort.csv")
 
 
-def test_a_missing_table_is_explained(tmp_path):
+def test_read_cohort_explains_a_missing_table(tmp_path):
     with pytest.raises(SettingsError, match="there is no table"):
         read_cohort(tmp_path / "cohort.csv")
 
@@ -77,7 +77,7 @@ def test_a_missing_table_is_explained(tmp_path):
 # -- slide after slide
 
 
-def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_folder, tmp_path):
+def test_cohort_job_maps_the_other_slides_if_one_fails(sample, detector_file, map_folder, tmp_path):
     (tmp_path / "broken.tif").write_bytes(b"nothing")
     paths = [tmp_path / "missing.tif", sample.path, tmp_path / "broken.tif"]
     seen = []
@@ -104,7 +104,7 @@ def test_a_slide_that_fails_does_not_stop_the_others(sample, detector_file, map_
         ("map_job", OSError(5, "I/O error")),
     ],
 )
-def test_whatever_is_wrong_with_one_slide_the_others_are_mapped(sample, detector_file, tmp_path, monkeypatch, where, odd):
+def test_cohort_job_maps_the_other_slides_after_any_error(sample, detector_file, tmp_path, monkeypatch, where, odd):
     paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
     for path in paths:
         path.write_bytes(sample.path.read_bytes())
@@ -127,15 +127,13 @@ def test_whatever_is_wrong_with_one_slide_the_others_are_mapped(sample, detector
     assert error.__cause__ is odd
 
 
-def test_two_slides_of_one_name_are_both_named(sample, detector_file, tmp_path):
+def test_cohort_job_names_both_slides_of_the_same_name(sample, detector_file, tmp_path):
     slides = [CohortSlide(tmp_path / who / "scan.tif", model=detector_file) for who in "ab"]
     with pytest.raises(SettingsError, match="a/scan.tif and .*b/scan.tif"):
         run(cohort_job(slides, tmp_path / "out"))
 
 
-def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_mapped(
-    sample, detector_file, map_folder, tmp_path, monkeypatch
-):
+def test_cohort_job_prepares_the_next_slide_while_one_is_mapped(sample, detector_file, map_folder, tmp_path, monkeypatch):
     paths = [tmp_path / f"{name}.tif" for name in ("first", "second", "third")]
     for path in paths:
         path.write_bytes(sample.path.read_bytes())
@@ -174,7 +172,7 @@ def test_the_next_slide_is_planned_and_its_first_tiles_are_read_while_one_is_map
             assert (tmp_path / "out" / f"{path.stem}.ome.zarr" / name).read_bytes() == file.read_bytes()
 
 
-def test_slides_of_the_same_name_and_wrong_models_are_refused_before_any_work(sample, tmp_path):
+def test_cohort_job_refuses_equal_names_and_wrong_models_before_any_work(sample, tmp_path):
     with pytest.raises(SettingsError, match="same name"):
         run(cohort_job([CohortSlide(sample.path), CohortSlide(tmp_path / "sample.svs")], tmp_path))
     with pytest.raises(BundleError, match=r"none\.safetensors"):
@@ -185,7 +183,7 @@ def test_slides_of_the_same_name_and_wrong_models_are_refused_before_any_work(sa
 # -- a cluster
 
 
-def test_whatever_is_wrong_with_one_slide_on_a_cluster_the_others_are_mapped(monkeypatch, tmp_path):
+def test_cohort_job_on_a_cluster_maps_the_other_slides_after_any_error(monkeypatch, tmp_path):
     """Driven without workers: what they do is tested below."""
 
     def prepare(slide, *_):
@@ -223,7 +221,7 @@ def workers():
         yield cluster
 
 
-def test_workers_end_in_the_same_bytes_as_this_process(workers, sample, detector_file, map_folder, tmp_path):
+def test_cluster_gives_the_same_bytes_as_one_process(workers, sample, detector_file, map_folder, tmp_path):
     slides = [CohortSlide(sample.path, model=detector_file), CohortSlide(tmp_path / "missing.tif", model=detector_file)]
     progress = []
     with Cluster(workers.scheduler_address) as cluster:
@@ -235,7 +233,7 @@ def test_workers_end_in_the_same_bytes_as_this_process(workers, sample, detector
     assert progress[-1].done == progress[-1].total == len(result.maps[0])
 
 
-def test_workers_of_a_detector_without_error_maps_end_in_the_same_bytes(workers, sample, tmp_path):
+def test_cluster_gives_the_same_bytes_for_a_detector_without_error_maps(workers, sample, tmp_path):
     path = tmp_path / "colour.safetensors"
     train(sample.path, path, normal=sample.plan.normal, detector="colour", tile_px=64, device="cpu")
     straight = map_slide(sample.path, tmp_path / "here", model=path, stride_px=32, device="cpu")
@@ -246,7 +244,7 @@ def test_workers_of_a_detector_without_error_maps_end_in_the_same_bytes(workers,
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_blocks_of_killed_workers_are_done_elsewhere(workers, sample, detector_file, tmp_path, count):
+def test_cluster_scores_the_blocks_of_killed_workers_elsewhere(workers, sample, detector_file, tmp_path, count):
     straight = map_slide(sample.path, tmp_path / "here", model=detector_file, stride_px=32, device="cpu")
     killed = False
     with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
@@ -262,7 +260,7 @@ def test_the_blocks_of_killed_workers_are_done_elsewhere(workers, sample, detect
     assert bytes_of(tmp_path / "there" / "sample.ome.zarr") == bytes_of(straight.path)
 
 
-def test_a_cancelled_cluster_run_goes_on_here(workers, sample, detector_file, map_folder, tmp_path):
+def test_map_job_continues_a_cancelled_cluster_run_in_this_process(workers, sample, detector_file, map_folder, tmp_path):
     with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
         options = {"detector": load_detector(detector_file), "stride_px": 64, "device": "cpu"}
         job = map_job(slide, tmp_path, cluster=cluster, **options)
@@ -274,7 +272,7 @@ def test_a_cancelled_cluster_run_goes_on_here(workers, sample, detector_file, ma
     assert bytes_of(tmp_path / map_folder.name) == bytes_of(map_folder)
 
 
-def test_what_a_worker_meets_is_told_in_one_line(workers, sample, detector_file, tmp_path):
+def test_cluster_reports_the_error_of_a_worker_in_one_line(workers, sample, detector_file, tmp_path):
     path = tmp_path / "gone.tif"
     path.write_bytes(sample.path.read_bytes())
     with Cluster(workers.scheduler_address) as cluster, open_slide(path) as slide:
@@ -283,13 +281,13 @@ def test_what_a_worker_meets_is_told_in_one_line(workers, sample, detector_file,
             run(map_job(slide, tmp_path / "out", detector=load_detector(detector_file), device="cpu", cluster=cluster))
 
 
-def test_a_device_that_the_workers_lack_is_told_in_one_line(workers, sample, detector_file, tmp_path):
+def test_cluster_reports_a_device_that_the_workers_lack_in_one_line(workers, sample, detector_file, tmp_path):
     with Cluster(workers.scheduler_address) as cluster, open_slide(sample.path) as slide:
         job = map_job(slide, tmp_path, detector=load_detector(detector_file), device="cuda:7", cluster=cluster)
         with pytest.raises(DeviceError, match="cuda:7"):
             run(job)
 
 
-def test_no_scheduler_is_explained():
+def test_cluster_explains_a_missing_scheduler():
     with pytest.raises(SettingsError, match="no scheduler answers"):
         Cluster("tcp://127.0.0.1:9")

@@ -24,7 +24,9 @@ def _map(sample, out, detector, on_progress=None):
 
 
 @needs_compiler
-def test_maps_agree_and_the_next_slide_does_not_wait_again(sample, detector_file, map_folder, tmp_path, monkeypatch):
+def test_compiled_job_gives_the_same_map_and_compiles_once_for_many_slides(
+    sample, detector_file, map_folder, tmp_path, monkeypatch
+):
     detector, stages = load_detector(detector_file), []
     result = _map(sample, tmp_path / "first", detector, lambda progress: stages.append(progress.stage))
     assert "Compiling" in stages
@@ -42,7 +44,7 @@ def test_maps_agree_and_the_next_slide_does_not_wait_again(sample, detector_file
     assert np.array_equal(again.scores, result.scores)
 
 
-def test_what_cannot_be_compiled_is_told_in_one_line(sample, detector_file, tmp_path, monkeypatch):
+def test_compiled_job_reports_a_failed_compilation_in_one_line(sample, detector_file, tmp_path, monkeypatch):
     def broken(*_, **__):
         def score(_):
             raise RuntimeError("no working C++ compiler found\nand a page of what torch thinks of it")
@@ -59,7 +61,7 @@ def test_what_cannot_be_compiled_is_told_in_one_line(sample, detector_file, tmp_
         assert run(map_job(slide, tmp_path, detector=detector, stride_px=64, device="cpu")).info.complete
 
 
-def test_a_method_that_would_become_slower_stays_as_it_is():
+def test_compiled_job_leaves_a_method_that_would_become_slower():
     detector, notes = create_detector("texture", tile_px=64), []
     assert run(compiled_job(detector, choose_device("cpu")), lambda progress: notes.append(progress.note)) is detector
     assert any("texture is not compiled" in note for note in notes)

@@ -46,7 +46,7 @@ def _job(sample, out, detector_file, **options):
     return map_job(slide, out, detector=load_detector(detector_file), stride_px=64, device="cpu", **options)
 
 
-def test_progress_counts_tiles_and_names_what_changed(sample, detector_file, tmp_path):
+def test_map_job_reports_scored_tiles_and_the_changed_box(sample, detector_file, tmp_path):
     events = []
     result = run(_job(sample, tmp_path, detector_file), events.append)
     mapping = [e for e in events if e.stage == "Mapping"]
@@ -60,7 +60,7 @@ def test_progress_counts_tiles_and_names_what_changed(sample, detector_file, tmp
     assert not np.isnan(result.scores).any()
 
 
-def test_mapping_twice_does_nothing_the_second_time(sample, detector_file, map_folder):
+def test_map_job_does_nothing_for_a_finished_map(sample, detector_file, map_folder):
     before = _bytes(map_folder)
     events = []
     run(_job(sample, map_folder.parent, detector_file), events.append)
@@ -69,7 +69,7 @@ def test_mapping_twice_does_nothing_the_second_time(sample, detector_file, map_f
 
 
 @pytest.mark.parametrize("cut_at", [1, 150, 400])
-def test_a_cancelled_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path, cut_at):
+def test_map_job_gives_the_same_bytes_after_a_cancel(sample, detector_file, map_folder, tmp_path, cut_at):
     job = _job(sample, tmp_path, detector_file)
     for progress in job:
         if progress.stage == "Mapping" and progress.done >= cut_at:
@@ -79,7 +79,7 @@ def test_a_cancelled_map_goes_on_and_ends_in_the_same_bytes(sample, detector_fil
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_cores(sample, detector_file, map_folder, tmp_path):
+def test_map_job_gives_the_same_bytes_on_any_number_of_cores(sample, detector_file, map_folder, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 3)
     try:
@@ -89,7 +89,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_cores(sample, detector_file, m
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
 
 
-def test_the_bytes_do_not_depend_on_who_decodes(sample, detector_file, map_folder, tmp_path, monkeypatch):
+def test_map_job_gives_the_same_bytes_whichever_threads_decode(sample, detector_file, map_folder, tmp_path, monkeypatch):
     """Of a slide that comes over the network tiles are decoded ahead."""
     monkeypatch.setattr("napari_histoad.engine.mapping._blocks.is_remote", lambda _: True)
     run(_job(sample, tmp_path, detector_file))
@@ -97,7 +97,7 @@ def test_the_bytes_do_not_depend_on_who_decodes(sample, detector_file, map_folde
 
 
 @pytest.mark.parametrize("stride_px", [128, 64, 32])
-def test_every_compressed_tile_is_decoded_once(tmp_path, stride_px):
+def test_map_job_decodes_every_compressed_tile_once(tmp_path, stride_px):
     """However much windows overlap, and though the cache holds a fraction of the slide."""
     path = tmp_path / "wide.tif"
     image = np.random.default_rng(0).integers(60, 200, (1024, 6144, 3), np.uint8)
@@ -150,12 +150,12 @@ def _written(folder):
     return 0, 0
 
 
-def test_a_killed_map_goes_on_and_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
+def test_map_job_gives_the_same_bytes_after_a_kill(sample, detector_file, map_folder, tmp_path):
     assert _kill_and_resume(sample, tmp_path, detector_file, kills=2, seed=0) > 0
     assert _bytes(tmp_path / map_folder.name) == _bytes(map_folder)
 
 
-def test_a_map_killed_while_it_was_being_finished_ends_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
+def test_map_job_gives_the_same_bytes_after_a_kill_while_finishing(sample, detector_file, map_folder, tmp_path):
     """It is marked as complete, but the journal and a half-written file are still there."""
     again = shutil.copytree(map_folder, tmp_path / map_folder.name)
     (again / "journal").write_text("0\n")
@@ -166,7 +166,7 @@ def test_a_map_killed_while_it_was_being_finished_ends_in_the_same_bytes(sample,
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # some 40 runs, each of which imports torch
-def test_maps_killed_twenty_times_in_all_end_in_the_same_bytes(sample, detector_file, map_folder, tmp_path):
+def test_map_job_gives_the_same_bytes_after_twenty_kills(sample, detector_file, map_folder, tmp_path):
     in_time = 0
     for i in itertools.count():
         out = tmp_path.with_name(f"{tmp_path.name}-{i}")  # as deep as the others' folders: maps hold a relative path
@@ -176,7 +176,7 @@ def test_maps_killed_twenty_times_in_all_end_in_the_same_bytes(sample, detector_
             break
 
 
-def test_a_second_run_on_the_same_map_is_refused(sample, detector_file, tmp_path):
+def test_map_job_refuses_a_map_that_another_run_writes(sample, detector_file, tmp_path):
     job = _job(sample, tmp_path, detector_file)
     for progress in job:
         if progress.stage == "Mapping" and progress.done:
@@ -187,13 +187,13 @@ def test_a_second_run_on_the_same_map_is_refused(sample, detector_file, tmp_path
     assert run(_job(sample, tmp_path, detector_file)).info.complete
 
 
-def test_without_a_detector_normal_is_learnt_from_the_slide(sample, tmp_path):
+def test_map_job_without_a_detector_learns_normal_from_the_slide(sample, tmp_path):
     result = map_slide(sample.path, tmp_path, device="cpu")
     assert "on the mapped slide itself" in result.info.calibration_note
     assert evaluate(result, sample.plan.planted).auroc.value > 0.6
 
 
-def test_regions_limit_the_map(sample, detector_file, tmp_path):
+def test_map_job_scores_only_tiles_inside_the_regions(sample, detector_file, tmp_path):
     result = map_slide(sample.path, tmp_path, model=detector_file, regions=sample.plan.normal[:1], device="cpu")
     inside = np.asarray([sample.plan.normal[0].geometry.buffer(64).contains(p) for p in _centres(result)])
     assert inside.all()
@@ -203,14 +203,14 @@ def _centres(result):
     return shapely.points(result.origins + result.info.tile_l0 / 2)
 
 
-def test_a_changed_model_is_noticed(sample, detector_file, map_folder):
+def test_map_job_refuses_a_changed_model(sample, detector_file, map_folder):
     other = load_detector(detector_file)
     other.calibration = type(other.calibration)(other.calibration.scores + 1)
     with open_slide(sample.path) as slide, pytest.raises(MapError, match="its detector"):
         run(map_job(slide, map_folder.parent, detector=other, stride_px=64, device="cpu"))
 
 
-def test_damaged_tiles_become_nan_and_the_run_goes_on(sample, detector_file, tmp_path, monkeypatch):
+def test_map_job_continues_and_gives_nan_for_damaged_tiles(sample, detector_file, tmp_path, monkeypatch):
     slide = open_slide(sample.path)
     real = type(slide).read_scaled
 
@@ -226,7 +226,7 @@ def test_damaged_tiles_become_nan_and_the_run_goes_on(sample, detector_file, tmp
     assert result.info.failed_tiles == on_diagonal.sum() > 0
 
 
-def test_bad_input_says_what_and_leaves_nothing(sample, detector_file, tmp_path, write_tiff):
+def test_map_job_explains_bad_input_and_writes_nothing(sample, detector_file, tmp_path, write_tiff):
     out = tmp_path / "out"
 
     def check(kind, word, slide=sample.path, **options):
@@ -244,7 +244,7 @@ def test_bad_input_says_what_and_leaves_nothing(sample, detector_file, tmp_path,
         map_slide(sample.path, tmp_path / "file", model=detector_file, device="cpu")
 
 
-def test_scores_that_do_not_bear_bfloat16_are_computed_in_float32(detector_file):
+def test_autocast_uses_float32_for_detectors_that_do_not_allow_bfloat16(detector_file):
     choice, rng = choose_device("cpu"), np.random.default_rng(0)
     for error, bears in (("mean", True), ("mahalanobis", False)):
         detector = load_detector(detector_file, error=error)

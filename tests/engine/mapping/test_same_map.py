@@ -61,7 +61,7 @@ def begun(slide, out, detector_file):
 
 @pytest.mark.parametrize("stop", [True, False])
 @pytest.mark.parametrize("compression", ["jpeg", None])
-def test_another_slide_of_the_same_name_and_size_is_refused(tissue, detector_file, tmp_path, stop, compression):
+def test_map_refuses_another_slide_of_the_same_name_and_size(tissue, detector_file, tmp_path, stop, compression):
     one = write(tmp_path / "1" / "scan.tif", tissue, compression)
     darker = tissue.copy()
     darker[256:768, 256:768] = darker[256:768, 256:768] * 0.85
@@ -78,7 +78,7 @@ def test_another_slide_of_the_same_name_and_size_is_refused(tissue, detector_fil
     assert fresh.find_slide() == two
 
 
-def test_a_slide_that_differs_only_where_no_pixel_was_compared_is_told_by_its_index(tissue, detector_file, tmp_path):
+def test_map_recognises_another_slide_by_its_index_if_the_compared_pixels_agree(tissue, detector_file, tmp_path):
     one = write(tmp_path / "1" / "scan.tif", tissue)
     known = mapped(one, tmp_path / "out", detector_file).info.fingerprint
     free = next(
@@ -95,7 +95,7 @@ def test_a_slide_that_differs_only_where_no_pixel_was_compared_is_told_by_its_in
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_a_slide_that_was_moved_or_touched_is_the_same(tissue, detector_file, tmp_path, stop):
+def test_map_continues_for_a_slide_that_was_moved_or_touched(tissue, detector_file, tmp_path, stop):
     one = write(tmp_path / "1" / "scan.tif", tissue)
     if stop:
         begun(one, tmp_path / "out", detector_file)
@@ -110,7 +110,7 @@ def test_a_slide_that_was_moved_or_touched_is_the_same(tissue, detector_file, tm
     assert np.array_equal(result.scores, fresh.scores)
 
 
-def test_other_regions_are_refused_and_the_same_ones_are_not(sample, detector_file, tmp_path):
+def test_map_refuses_other_regions_and_accepts_the_same(sample, detector_file, tmp_path):
     one, two = sample.plan.normal[:1], sample.plan.normal[1:2]
     first = mapped(sample.path, tmp_path, detector_file, regions=one)
     assert first.notes[0] == "only tissue inside 1 outline was mapped"
@@ -123,7 +123,7 @@ def test_other_regions_are_refused_and_the_same_ones_are_not(sample, detector_fi
     assert mapped(sample.path, tmp_path / "both", detector_file, regions=both[::-1]).info.complete
 
 
-def test_maps_of_earlier_versions_are_compared_by_what_they_hold(tissue, detector_file, tmp_path):
+def test_maps_of_earlier_versions_are_compared_by_the_fields_that_they_have(tissue, detector_file, tmp_path):
     one = write(tmp_path / "1" / "scan.tif", tissue)
     result = mapped(one, tmp_path / "out", detector_file)
     described = result.path / "zarr.json"
@@ -145,7 +145,7 @@ def test_maps_of_earlier_versions_are_compared_by_what_they_hold(tissue, detecto
         mapped(two, tmp_path / "out", detector_file)
 
 
-def test_arrays_are_known_by_their_pixels(tissue, detector_file, tmp_path):
+def test_map_recognises_slides_in_memory_by_their_pixels(tissue, detector_file, tmp_path):
     def job(image):
         slide = ArraySlide([image], "layer", mpp=0.5)
         return map_job(slide, tmp_path, detector=load_detector(detector_file), stride_px=64, device="cpu")
@@ -171,7 +171,7 @@ def damage(path, tiles):
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_repaired_tiles_are_scored_when_the_command_runs_again(tissue, detector_file, tmp_path, anew):
+def test_map_scores_repaired_tiles_when_it_runs_again(tissue, detector_file, tmp_path, anew):
     whole = write(tmp_path / "whole" / "scan.tif", tissue, levels=4)
     slide = tmp_path / "slides" / "scan.tif"
     slide.parent.mkdir()
@@ -195,7 +195,7 @@ def test_repaired_tiles_are_scored_when_the_command_runs_again(tissue, detector_
     assert None not in again.info.fingerprint.colours
 
 
-def test_tiles_that_are_still_damaged_stay_unread_and_nothing_is_written(tissue, detector_file, tmp_path):
+def test_map_writes_nothing_if_damaged_tiles_are_still_damaged(tissue, detector_file, tmp_path):
     slide = write(tmp_path / "scan.tif", tissue, levels=4)
     damage(slide, [50])
     result = mapped(slide, tmp_path / "out", detector_file)
@@ -204,7 +204,7 @@ def test_tiles_that_are_still_damaged_stay_unread_and_nothing_is_written(tissue,
     assert before == {p: p.stat().st_mtime_ns for p in result.path.rglob("*")}
 
 
-def test_a_slide_repaired_half_way_leaves_no_unread_tiles_behind(tissue, detector_file, tmp_path):
+def test_map_has_no_unread_tiles_if_the_slide_is_repaired_during_the_run(tissue, detector_file, tmp_path):
     whole = write(tmp_path / "whole.tif", tissue, levels=4)
     slide = tmp_path / "scan.tif"
     shutil.copy(whole, slide)
@@ -214,7 +214,7 @@ def test_a_slide_repaired_half_way_leaves_no_unread_tiles_behind(tissue, detecto
     assert not np.isnan(mapped(slide, tmp_path / "out", detector_file).scores).any()
 
 
-def test_another_slide_is_not_taken_for_a_repaired_one(tissue, detector_file, tmp_path):
+def test_map_refuses_another_slide_in_place_of_a_damaged_one(tissue, detector_file, tmp_path):
     slide = write(tmp_path / "1" / "scan.tif", tissue, levels=4)
     damage(slide, [50])
     mapped(slide, tmp_path / "out", detector_file)
@@ -222,7 +222,7 @@ def test_another_slide_is_not_taken_for_a_repaired_one(tissue, detector_file, tm
         mapped(write(tmp_path / "2" / "scan.tif", tissue[::-1]), tmp_path / "out", detector_file)
 
 
-def test_a_second_training_of_the_same_file_is_refused_at_once(sample, tmp_path):
+def test_train_refuses_a_file_that_another_training_writes(sample, tmp_path):
     def begin():
         return train_job([TrainingSource(sample.path)], tmp_path / "d.safetensors", device="cpu")
 
@@ -233,7 +233,7 @@ def test_a_second_training_of_the_same_file_is_refused_at_once(sample, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_another_run_exports_is_refused(map_folder, tmp_path, capsys):
+def test_export_refuses_a_file_that_another_run_writes(map_folder, tmp_path, capsys):
     with lock_output(tmp_path / "sample.tiles.csv"):
         assert run_cli("export", map_folder, "--csv", "--out", tmp_path) == 1
     assert "another run is writing" in capsys.readouterr().err
@@ -245,7 +245,7 @@ def test_a_file_that_another_run_exports_is_refused(map_folder, tmp_path, capsys
 # -- pictures
 
 
-def test_pictures_of_another_slide_are_refused(tissue, detector_file, tmp_path, capsys):
+def test_export_and_report_refuse_pictures_of_another_slide(tissue, detector_file, tmp_path, capsys):
     one = write(tmp_path / "1" / "scan.tif", tissue)
     two = write(tmp_path / "2" / "scan.tif", tissue[::-1])
     small = write(tmp_path / "small.tif", tissue[:512])
@@ -267,7 +267,7 @@ def test_pictures_of_another_slide_are_refused(tissue, detector_file, tmp_path, 
     assert (tmp_path / "r.html").read_text().count("data:image/jpeg") == 1
 
 
-def test_one_damaged_map_does_not_stop_the_report_of_others(map_folder, tmp_path, capsys):
+def test_report_includes_the_other_maps_if_one_is_damaged(map_folder, tmp_path, capsys):
     (tmp_path / "broken.ome.zarr").mkdir()
     page = tmp_path / "r.html"
     assert run_cli("report", map_folder, tmp_path / "broken.ome.zarr", "--out", page, "--json") == 1
@@ -276,7 +276,7 @@ def test_one_damaged_map_does_not_stop_the_report_of_others(map_folder, tmp_path
     assert "sample.tif" in page.read_text()
 
 
-def test_exports_carry_the_notes(map_folder, tmp_path):
+def test_exports_contain_the_notes_of_the_map(map_folder, tmp_path):
     result = AnomalyMap.open(map_folder)
     result.info.notes.append("a note of its own")
     GeoJsonExport().write(result, tmp_path / "a.geojson")
