@@ -83,6 +83,16 @@ def test_info_uses_slide_mpp_where_none_is_stated_and_override_mpp_always(write_
         assert [len(document["notes"]) for document in found] == [1, 0]
 
 
+def test_train_names_the_lines_of_a_resolution_table_that_match_no_slide(write_tiff, tmp_path):
+    slide, table = write_tiff(np.full((64, 64, 3), 180, np.uint8), "a.tif"), tmp_path / "mpp.csv"
+    table.write_text("slide,mpp\na.tif,0.25\nb.tif,0.5\n")
+    result = _run("train", slide, "--slide-mpp", table, "--out", tmp_path / "d.safetensors", code=1)
+    assert f"--slide-mpp {table}: 1 of its lines match none of the slides: b.tif\n" in result.stderr
+    table.write_text("slide,mpp\na.tif,0.25\n")
+    result = _run("train", slide, "--slide-mpp", table, "--out", tmp_path / "d.safetensors", code=1)
+    assert "match none" not in result.stderr
+
+
 def test_models_and_doctor_list_detectors_and_checks(detector_file):
     assert set(_json("models")["detectors"]) >= {"vqvae", "colour"}
     assert _json("models", detector_file)["trained_on"] == ["sample.tif"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from napari_histoad.errors import SettingsError
-from napari_histoad.slide import GivenMpp, open_slide
+from napari_histoad.slide import GivenMpp, locate, open_slide
 
 TISSUE = np.full((128, 128, 3), 180, np.uint8)
 
@@ -68,6 +68,16 @@ def test_given_mpp_table_distinguishes_slides_of_one_name_by_path(tmp_path, monk
     assert _of(given, tmp_path / "b.svs") == 1.0
     monkeypatch.chdir(tmp_path / "p1")
     assert _of(given, "a.svs") == 0.25
+
+
+def test_given_mpp_names_the_lines_that_match_no_slide(tmp_path):
+    table = tmp_path / "mpp.csv"
+    table.write_text("slide,mpp\na.svs,0.25\nb,0.5\np1/c.svs,1\np2/c.svs,0.5\nhttps://x.org/d.tif,0.5\nd.svs,\n")
+    given = GivenMpp(str(table))
+    assert given.unmatched == ("a.svs", "b", "p1/c.svs", "p2/c.svs", "https://x.org/d.tif")
+    for path in ("x/a.svs", "b.ndpi", tmp_path / "p1" / "c.svs", "https://x.org/d.tif"):
+        given.of(Path(path) if "https" not in str(path) else locate(path))
+    assert given.unmatched == ("p2/c.svs",)
 
 
 @pytest.mark.parametrize(

@@ -332,10 +332,11 @@ def test_list_normal_files_notes_slides_that_are_left_out(tmp_path):
     folder = tmp_path / "set"
     _make(folder, "a.png", "b.png")
     assert list_normal_files(folder).notes == ()
-    for name in ("one.svs", "two.ndpi", "notes.txt"):
+    (folder / "more").mkdir()
+    for name in ("one.svs", "two.ndpi", "notes.txt", "more/three.svs", "more/.four.svs"):
         (folder / name).touch()
     chosen = list_normal_files(folder)
     assert _names(chosen.files) == ["a.png", "b.png"]
     (note,) = chosen.notes
-    assert "one.svs, two.ndpi" in note
+    assert "(more/three.svs, one.svs, two.ndpi)" in note
     assert "notes.txt" not in note

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from typer import Argument, Option
 
+from napari_histoad.cli._console import say
 from napari_histoad.errors import SettingsError, SlideError
 
 if TYPE_CHECKING:
+    from napari_histoad.engine import CohortSlide, TrainingSource
     from napari_histoad.maps import AnomalyMap
-    from napari_histoad.slide import Slide
+    from napari_histoad.slide import Slide, StatedMpp
+
+S = TypeVar("S", "TrainingSource", "CohortSlide")
+
+_SHOWN = 3
 
 
 def _typed_path(text: str) -> Path:
@@ -79,6 +87,25 @@ def read_settings(path: Path | None) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise SettingsError(f"{path} contains no settings", "write lines such as max_steps: 1000")
     return loaded
+
+
+def given_mpp(slides: Sequence[Path], slide_mpp: str | None, override: float | None) -> list[StatedMpp]:
+    """Return the resolution that --slide-mpp or --override-mpp gives each slide; say which lines of a table match none."""
+    from napari_histoad.slide import GivenMpp
+
+    given = GivenMpp(slide_mpp, override)
+    found = [given.of(slide) for slide in slides]
+    if given.unmatched and override is None:
+        named = ", ".join(given.unmatched[:_SHOWN]) + (" …" if len(given.unmatched) > _SHOWN else "")
+        say(f"--slide-mpp {slide_mpp}: {len(given.unmatched)} of its lines match none of the slides: {named}")
+    return found
+
+
+def with_mpp(slides: Sequence[S], slide_mpp: str | None, override: float | None) -> list[S]:
+    """Return slides with the resolution that is given for them; one of their own, from another table, comes first."""
+    stated = given_mpp([slide.path for slide in slides], slide_mpp, override)
+    own = [{} if override is not None or slide.mpp is None else {"mpp": slide.mpp} for slide in slides]
+    return [replace(slide, **{**given, **mine}) for slide, given, mine in zip(slides, stated, own, strict=True)]
 
 
 def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:

@@ -12,7 +12,16 @@ from typing import Annotated
 from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit
-from napari_histoad.cli._options import SLIDE, CompileOption, DeviceOption, JsonOption, MppOption, OverrideMppOption, StrideOption
+from napari_histoad.cli._options import (
+    SLIDE,
+    CompileOption,
+    DeviceOption,
+    JsonOption,
+    MppOption,
+    OverrideMppOption,
+    StrideOption,
+    given_mpp,
+)
 from napari_histoad.cli._progress import follow
 
 
@@ -33,12 +42,12 @@ def bench(
     from napari_histoad.detectors import load_detector, starter_path
     from napari_histoad.engine import bench_job
     from napari_histoad.samples import SlidePlan, sample_job
-    from napari_histoad.slide import GivenMpp, open_slide
+    from napari_histoad.slide import open_slide
 
     detector = load_detector(model or starter_path())
     with tempfile.TemporaryDirectory() as scratch:
         path = slide or follow(sample_job(Path(scratch) / "sample.tif", SlidePlan(4096)), quiet=as_json)
-        with open_slide(path, **GivenMpp(slide_mpp, override_mpp).of(path)) as opened:
+        with open_slide(path, **given_mpp([path], slide_mpp, override_mpp)[0]) as opened:
             job = bench_job(opened, detector, device=device, compile=compiled, stride_px=stride, seconds=seconds)
             speed = follow(job, quiet=as_json)
             about = f"{opened.format}, {opened.properties.get('Compression', 'compression unknown')}"

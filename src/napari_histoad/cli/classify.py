@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +10,19 @@ import typer
 from typer import Argument, Option
 
 from napari_histoad.cli._console import CommandWithExamples, command, emit, finish_tiles, say
-from napari_histoad.cli._options import SLIDE, DeviceOption, JsonOption, MppOption, OverrideMppOption, SeedOption, read_settings
+from napari_histoad.cli._options import (
+    SLIDE,
+    DeviceOption,
+    JsonOption,
+    MppOption,
+    OverrideMppOption,
+    SeedOption,
+    read_settings,
+    with_mpp,
+)
 from napari_histoad.cli._progress import follow
 from napari_histoad.errors import SettingsError, first_error
-from napari_histoad.system.atomic import atomic_path
+from napari_histoad.system.tables import write_table
 
 if TYPE_CHECKING:
     from napari_histoad.tiles import TileFile
@@ -95,7 +103,7 @@ def train(
         own_side,
     )
     from napari_histoad.evaluation import cross_validate_job, notes_on_classes
-    from napari_histoad.slide import GivenMpp, is_slide
+    from napari_histoad.slide import is_slide
 
     detector = None if model is None else load_detector(model)
     given = read_settings(settings)
@@ -110,8 +118,7 @@ def train(
             say(note)
     draft = _settings(given)
     known = _weights(draft.networks, weights, pretrained=draft.pretrained)
-    given_mpp = GivenMpp(slide_mpp, override_mpp)
-    pairs = [replace(source, **given_mpp.of(source.path)) for source in labelled_sources(sources, regions or [])]
+    pairs = with_mpp(labelled_sources(sources, regions or []), slide_mpp, override_mpp)
     view = None if detector is None else DetectorView.of(detector)
     colours: dict[str, Any] = {} if view is None else {"srgb": view.srgb, "stain": view.stain}
     job = gather_labelled_job(pairs, draft.tile_px, given.get("mpp"), max_tiles=max_tiles, seed=seed, **colours)
@@ -169,12 +176,10 @@ def predict(
         replace(DetectorView.of(classifier.detector), tile_px=side).normalise_files(read.images, files)
     good = [file for k, file in enumerate(files) if k not in errors]
     probabilities = follow(predict_job(classifier, read.images, device), quiet=as_json)
-    with atomic_path(out) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
-        table = csv.writer(handle)
-        table.writerow(["file", "class", *(f"p_{name}" for name in classes), *(["problem"] if errors else [])])
-        for file, row in zip(good, probabilities, strict=True):
-            table.writerow([file.name, classes[int(row.argmax())], *(f"{p:.6g}" for p in row)])
-        table.writerows([files[k].name, *[""] * (1 + len(classes)), err.what] for k, err in errors.items())
+    found = [(f.name, classes[int(p.argmax())], *(f"{v:.6g}" for v in p)) for f, p in zip(good, probabilities, strict=True)]
+    problems = [(files[k].name, *[""] * (1 + len(classes)), err.what) for k, err in errors.items()]
+    columns = ("file", "class", *(f"p_{name}" for name in classes), *(["problem"] if errors else []))
+    write_table(out, columns, [*found, *problems])
     truth = np.array([classes.index(file.class_name) for file in good if labelled], np.int64)
     report = report_classes(truth, probabilities, read.groups) if labelled else None
     rows: list[tuple[str, object]] = [("Classified", f"{len(good):,} tiles -> {out}")]

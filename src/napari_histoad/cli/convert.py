@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit
-from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption
+from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption, given_mpp
 from napari_histoad.cli._progress import follow
 from napari_histoad.errors import SettingsError
 
@@ -29,12 +29,12 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a slide into a pyramidal tiled TIFF, which opens quickly in most programs."""
-    from napari_histoad.slide import GivenMpp, convert_job, is_remote, open_slide
+    from napari_histoad.slide import convert_job, is_remote, open_slide
 
     chosen = None if channels is None else _numbers(channels)
     if white is not None and chosen is None:
         raise SettingsError("--white needs --channels", "choose one channel or three, for example --channels 0")
-    with open_slide(slide, **GivenMpp(slide_mpp, override_mpp).of(slide), channels=chosen, white=white) as opened:
+    with open_slide(slide, **given_mpp([slide], slide_mpp, override_mpp)[0], channels=chosen, white=white) as opened:
         name = f"{opened.name}.pyramid.tif"
         target = out or (Path(name) if is_remote(opened.path) else opened.path.with_name(name))
         if target.is_dir() or not target.name:

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument
 
 from napari_histoad.cli._console import command, emit
-from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption
+from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption, given_mpp
 
 
 @command("histoad info case.svs", "histoad info case.svs --json")
@@ -19,9 +19,9 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show the format, size, levels, resolution and properties of a slide."""
-    from napari_histoad.slide import GivenMpp, open_slide
+    from napari_histoad.slide import open_slide
 
-    with open_slide(slide, **GivenMpp(slide_mpp, override_mpp).of(slide)) as opened:
+    with open_slide(slide, **given_mpp([slide], slide_mpp, override_mpp)[0]) as opened:
         document = {
             "path": str(opened.path),
             "format": opened.format,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from napari_histoad.cli._options import (
     OverrideMppOption,
     StrideOption,
     TissueOption,
+    with_mpp,
 )
 from napari_histoad.cli._progress import follow
 from napari_histoad.errors import HistoadError, SettingsError
@@ -60,18 +62,13 @@ def map_slides(
     Slides that fail are reported, the others are mapped, and the exit code is 1.
     """
     from napari_histoad.engine import Cluster, CohortSlide, cohort_job, read_cohort
-    from napari_histoad.slide import GivenMpp
 
-    given = GivenMpp(slide_mpp, override_mpp)
     listed = [s for path in slides for s in (read_cohort(path) if path.suffix.lower() == ".csv" else [CohortSlide(path)])]
     if regions is not None and sum(s.regions is None for s in listed) > 1:
         msg = f"--regions {regions} contains the outlines of one slide, but {len(listed)} slides are given"
         raise SettingsError(msg, "list slides and outlines in a csv with the columns slide, regions, and map that csv")
-    cohort = []
-    for s in listed:
-        stated = given.of(s.path)
-        own = stated["mpp"] if override_mpp is not None or s.mpp is None else s.mpp
-        cohort.append(CohortSlide(s.path, own, s.model or model, s.regions or regions, stated["slide_mpp"]))
+    listed = with_mpp(listed, slide_mpp, override_mpp)
+    cohort = [replace(s, model=s.model or model, regions=s.regions or regions) for s in listed]
     if not as_json and any(slide.model is None for slide in cohort):
         say("no --model: a detector is trained on each slide itself; it finds rare tissue, not slides abnormal throughout")
 

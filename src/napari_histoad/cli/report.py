@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit, say
 from napari_histoad.cli._options import SLIDE, JsonOption, RateOption, open_slide_of
-from napari_histoad.errors import HistoadError, MapError, SettingsError, explained
+from napari_histoad.errors import HistoadError, SettingsError, explained
 
 if TYPE_CHECKING:
     from napari_histoad.maps import AnomalyMap
@@ -49,7 +49,7 @@ def report(
     for path in results:
         try:
             opened = AnomalyMap.open(path)
-            fitting = [file for file, pixels in given.items() if _is_of(opened, pixels)]
+            fitting = [file for file, pixels in given.items() if opened.is_of(pixels)]
             used.update(fitting)
             entries.append((opened, given[fitting[0]] if fitting else _found(opened)))
         except Exception as err:
@@ -66,14 +66,6 @@ def report(
     emit({"report": str(out), "failed": failed}, [("Written", out)], as_json=as_json)
     if failed:
         raise typer.Exit(1)
-
-
-def _is_of(opened: AnomalyMap, pixels: Slide) -> bool:
-    try:
-        opened.check_slide(pixels)
-    except MapError:
-        return False
-    return True
 
 
 def _found(opened: AnomalyMap) -> Slide | None:

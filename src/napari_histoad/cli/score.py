@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from typer import Argument, Option
 from napari_histoad.cli._console import command, finish_tiles
 from napari_histoad.cli._options import DeviceOption, JsonOption
 from napari_histoad.cli._progress import follow
-from napari_histoad.system.atomic import atomic_path
+from napari_histoad.system.tables import write_table
 
 
 @command("histoad score tiles --model normal.safetensors --out scores.csv", locks_out=True)
@@ -41,12 +40,12 @@ def score(
     good = [k for k in range(len(files)) if k not in errors]
     count = len(detector.calibration.scores)
     p_values = dict(zip(good, detector.calibration.p_value(scores[good]), strict=True))
-    with atomic_path(out) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
-        table = csv.writer(handle)
-        table.writerow(["file", "score", "p_value", "calibration_tiles", *(["problem"] if errors else [])])
-        for k, file in enumerate(files):
-            if k in errors:
-                table.writerow([file.name, "", "", "", errors[k].what])
-            else:
-                table.writerow([file.name, f"{scores[k]:.6g}", f"{p_values[k]:.6g}", count, *([""] if errors else [])])
+    columns = ("file", "score", "p_value", "calibration_tiles", *(["problem"] if errors else []))
+    rows: list[tuple[object, ...]] = [
+        (file.name, "", "", "", errors[k].what)
+        if k in errors
+        else (file.name, f"{scores[k]:.6g}", f"{p_values[k]:.6g}", count, *([""] if errors else []))
+        for k, file in enumerate(files)
+    ]
+    write_table(out, columns, rows)
     finish_tiles({"scores": str(out), "tiles": len(good)}, [("Scored", f"{len(good):,} tiles -> {out}")], files, errors, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from napari_histoad.cli._options import (
     SeedOption,
     TissueOption,
     read_settings,
+    with_mpp,
 )
 from napari_histoad.cli._progress import follow
 
@@ -78,7 +78,6 @@ def train(
 ) -> None:
     """Train a detector on normal tissue. An interrupted training is resumed by the same command."""
     from napari_histoad.engine import suspicious_file, train_job, training_sources
-    from napari_histoad.slide import GivenMpp
 
     given = read_settings(settings)
     if tile_px is not None:
@@ -87,9 +86,8 @@ def train(
         given["srgb"] = True
     options = {"stain": stain, "backbone": backbone, "backbone_weights": backbone_weights}
     given |= {name: value for name, value in options.items() if value is not None}
-    given_mpp = GivenMpp(slide_mpp, override_mpp)
     found = training_sources(slides, normal, None, tissue, normal_class=normal_class)
-    sources = [replace(source, **given_mpp.of(source.path)) for source in found]
+    sources = with_mpp(found, slide_mpp, override_mpp)
     job = train_job(
         sources,
         out,
@@ -140,11 +138,9 @@ def recalibrate(
 ) -> None:
     """Set the thresholds of a detector on normal tissue of another site; the network is not trained again."""
     from napari_histoad.engine import recalibrate_job, training_sources
-    from napari_histoad.slide import GivenMpp
 
-    given_mpp = GivenMpp(slide_mpp, override_mpp)
     found = training_sources(slides, normal, None, tissue, normal_class=normal_class)
-    sources = [replace(source, **given_mpp.of(source.path)) for source in found]
+    sources = with_mpp(found, slide_mpp, override_mpp)
     detector = follow(recalibrate_job(sources, model, out, device=device, max_tiles=max_tiles), quiet=as_json)
     assert detector.calibration is not None
     note = detector.calibration.note

@@ -45,6 +45,7 @@ class GivenMpp:
         self._override = None if override is None else check_mpp(override, "--override-mpp")
         self._gaps: float | None = None
         self._by_name: Mapping[str, float] = {}
+        self._unmatched: dict[str, set[str]] = {}
         if text is None:
             return
         try:
@@ -53,7 +54,7 @@ class GivenMpp:
             if not Path(text).is_file():
                 msg = f"--slide-mpp {text} is neither a number nor a table"
                 raise SettingsError(msg, "give 0.25, or a csv with the columns slide, mpp") from None
-            self._by_name = _read(Path(text))
+            self._by_name, self._unmatched = _read(Path(text))
 
     def of(self, slide: Path) -> StatedMpp:
         """Return the resolution for one slide; lines of the table name it by path, file name or stem."""
@@ -62,7 +63,13 @@ class GivenMpp:
         slide = locate(slide) if is_url(slide) else slide
         keys = [address(slide), *([] if is_remote(slide) else [_key(slide)]), slide.name, slide_name(slide)]
         mpp = next((self._by_name[key] for key in keys if key in self._by_name), None)
+        self._unmatched = {listed: names for listed, names in self._unmatched.items() if names.isdisjoint(keys)}
         return {"mpp": mpp, "slide_mpp": self._gaps}
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """Slides in the table that `of` was not asked about, as listed."""
+        return tuple(self._unmatched)
 
 
 def listed_mpp(text: str, where: str) -> float | None:
@@ -81,8 +88,8 @@ def listed_mpp(text: str, where: str) -> float | None:
         raise SettingsError(f"{where}: {text!r} is not a number", "write µm per pixel, for example 0.25") from err
 
 
-def _read(path: Path) -> dict[str, float]:
-    """Return resolutions by slide name as listed, by path, and by file name if it is unambiguous."""
+def _read(path: Path) -> tuple[dict[str, float], dict[str, set[str]]]:
+    """Return resolutions by slide as listed, by path, and by file name if it is unambiguous; and these keys of each slide."""
     table = read_table(path, ("slide", "mpp"), ("slide", "mpp"), others=True)
     found: dict[str, float] = {}
     lines: dict[str, int] = {}
@@ -98,13 +105,17 @@ def _read(path: Path) -> dict[str, float]:
             msg = f"{where}: {slide} has {mpp:g}, but {found[slide]:g} in line {lines[slide]}"
             raise SettingsError(msg, "keep one of the lines")
         lines.setdefault(slide, row.line)
-        names.setdefault(url_name(slide) if is_url(slide) else PureWindowsPath(slide).name, set()).add(mpp)
+        names.setdefault(_listed_name(slide), set()).add(mpp)
     if not table.rows:
         raise SettingsError(f"{path.name} lists no slide", "write lines such as a.svs,0.25 under slide,mpp")
-    paths = {_key(listed_path(slide, path.parent)): mpp for slide, mpp in found.items() if not is_url(slide)}
-    urls = {address(locate(slide)): mpp for slide, mpp in found.items() if is_url(slide)}
+    places = {s: address(locate(s)) if is_url(s) else _key(listed_path(s, path.parent)) for s in found}
     alone = {name: next(iter(values)) for name, values in names.items() if len(values) == 1}
-    return alone | paths | found | urls
+    keys = {slide: {slide, place, _listed_name(slide)} & {slide, place, *alone} for slide, place in places.items()}
+    return alone | {place: found[slide] for slide, place in places.items()} | found, keys
+
+
+def _listed_name(slide: str) -> str:
+    return url_name(slide) if is_url(slide) else PureWindowsPath(slide).name
 
 
 def _key(path: Path) -> str:

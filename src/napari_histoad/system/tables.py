@@ -1,4 +1,4 @@
-"""Reading csv tables as Excel, pandas, R and people save them."""
+"""Reading csv tables as Excel, pandas, R and people save them; writing them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from napari_histoad.errors import SettingsError
+from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -114,6 +115,12 @@ def read_table(
 def is_missing(text: str) -> bool:
     """Return whether a cell states no value: empty, NA, NaN, null, none."""
     return text.casefold() in _MISSING
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a csv file, atomically; names that are no Unicode are written as they were read."""
+    with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
+        csv.writer(handle).writerows([columns, *rows])
 
 
 def number(text: str) -> float:

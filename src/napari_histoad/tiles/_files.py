@@ -18,10 +18,11 @@ from napari_histoad.tiles._folders import (
     has_training_folder,
     is_left_for_testing,
     sort_into_classes,
+    walk,
 )
 from napari_histoad.tiles._manifest import read_manifest
 from napari_histoad.tiles._picture import PICTURE_SUFFIXES, picture_size, read_picture
-from napari_histoad.tiles._set import TilePlace, TileSet
+from napari_histoad.tiles._tile_set import TilePlace, TileSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -109,7 +110,8 @@ def list_normal_files(source: Path, normal: Collection[str] = ()) -> NormalTiles
             raise SettingsError(f"no folder of {source.name} is named {' or '.join(normal)} (there are: {there})", _WAY_OUT)
         if kind_of(source.name) == "anomalous" and not classes and not normal:
             notes.append(f"{source.name} has the name of an anomaly, but its tiles are used as normal.")
-        slides = sorted(path.name for path in source.iterdir() if can_open(path) and path.suffix.lower() not in PICTURE_SUFFIXES)
+        others = (path for path in walk(source) if path.suffix.lower() not in PICTURE_SUFFIXES)
+        slides = sorted(path.relative_to(source).as_posix() for path in others if can_open(path))
         if slides:
             named = ", ".join(slides[:_SHOWN]) + (" …" if len(slides) > _SHOWN else "")
             notes.append(f"{source.name}: only its tiles are read; to read the slides in it ({named}), give their paths.")

@@ -13,7 +13,7 @@ from napari_histoad.tiles._class_names import ALL_TILES, kind_of, words_of
 from napari_histoad.tiles._picture import PICTURE_SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 _SKIPPED = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
 _NUMBERED = re.compile(r"(?:class|label)?[ _-]?(\d)", re.IGNORECASE)
@@ -38,9 +38,9 @@ class FoundTile:
     group: str = ""  # what the tile comes from according to its folders; empty if unknown
 
 
-def find_tiles(folder: Path) -> list[Path]:
-    """Return the picture files in a folder and its subfolders, sorted; hidden files and system folders are ignored."""
-    found, seen = [], set()
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield the files and folders in a folder and its subfolders; hidden ones and those of systems are ignored."""
+    seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:  # a link to a folder above would never end
@@ -48,10 +48,14 @@ def find_tiles(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not _skipped(name)]
-        paths = [Path(place, name) for name in names if not _skipped(name)]
-        # A broken link is kept, to be reported when it is read; reading a pipe would never end.
-        found += [p for p in paths if p.suffix.lower() in PICTURE_SUFFIXES and (p.is_file() or p.is_symlink())]
-    return sorted(found)
+        yield from (Path(place, name) for name in (*folders, *names) if not _skipped(name))
+
+
+def find_tiles(folder: Path) -> list[Path]:
+    """Return the picture files in a folder and its subfolders, sorted."""
+    pictures = (path for path in walk(folder) if path.suffix.lower() in PICTURE_SUFFIXES)
+    # A broken link is kept, to be reported when it is read; reading a pipe would never end.
+    return sorted(path for path in pictures if path.is_file() or (path.is_symlink() and not path.is_dir()))
 
 
 def _skipped(name: str) -> bool:
