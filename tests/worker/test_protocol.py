@@ -60,7 +60,7 @@ def test_failed_restores_the_class_of_the_error():
     assert str(error("MissingMppError")) == "a; b"
 
 
-@pytest.mark.parametrize("line", ["", "hello", "{}", '{"event": "result", "id": 1, "result": {"path": "d"}}'])
+@pytest.mark.parametrize("line", ["", "hello", "{}", '{"event": "result", "id": 1, "result": {"folder": "d"}}'])
 def test_parse_event_raises_value_error_for_other_lines(line):
     with pytest.raises(ValueError, match="validation error"):
         parse_event(line)

@@ -123,7 +123,7 @@ def train_classifier(args: protocol.TrainClassifier) -> Job[protocol.ClassifierT
     classifier = yield from fit_classifier_job(settings, data, detector=detector, device=args.device)
     save_classifier(classifier, args.out, report.to_json())
     note = "; ".join(notes_on_classes(data, detector if settings.needs_detector else None, judged=True))
-    return protocol.ClassifierTrained(path=args.out, auroc=str(report.auroc), verdicts=len(judged), folds=report.folds, note=note)
+    return protocol.ClassifierTrained(path=args.out, auroc=str(report.auroc), verdicts=len(judged), note=note)
 
 
 def explain(args: protocol.Explain) -> Job[protocol.TileExplained]:
@@ -173,7 +173,7 @@ def compute_map(args: protocol.ComputeMap) -> Job[protocol.MapComputed]:
         except OtherMapError:  # the earlier map is kept: it may be damaged, or from another detector
             _set_aside(map_path(slide, args.out))
             result = yield from _map_once(slide, args)
-    return protocol.MapComputed(path=result.path, failed=result.info.failed_tiles)
+    return protocol.MapComputed(path=result.path)
 
 
 def _map_once(slide: Slide, args: protocol.ComputeMap) -> Job[AnomalyMap]:
@@ -199,13 +199,12 @@ def find_tissue_mask(args: protocol.FindTissue) -> Job[protocol.TissueFound]:
     return protocol.TissueFound(path=args.out, scale_yx=tissue.scale_yx, area_mm2=area)
 
 
-def save_results(args: protocol.SaveResults) -> Job[protocol.ResultsSaved]:
+def save_results(args: protocol.SaveResults) -> Job[None]:
     """Write exports and the report of a map, and the threshold into the map."""
     result, known = AnomalyMap.open(args.map), {export.name: export for export in exports()}
     if missing := args.exports.keys() - known.keys():
         raise SettingsError(f"there is no export named {', '.join(sorted(missing))}", f"known are {', '.join(known)}")
-    files = [*args.exports.values(), *([args.report] if args.report else [])]
-    total = len(files) + 1
+    total = len(args.exports) + (args.report is not None) + 1
     with open_slide(args.slide, args.slide_mpp, srgb=True) as slide:
         yield Progress("Saving", 0, total, "files", path=str(args.map))
         save_labels(result, args.rate)
@@ -215,7 +214,6 @@ def save_results(args: protocol.SaveResults) -> Job[protocol.ResultsSaved]:
         if args.report is not None:
             yield Progress("Saving", total - 1, total, "files", path=str(args.report))
             write_report([(result, slide)], args.report, rate=args.rate)
-    return protocol.ResultsSaved(files=files)
 
 
 def draw_sample(args: protocol.DrawSample) -> Job[None]:

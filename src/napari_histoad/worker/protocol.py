@@ -77,13 +77,7 @@ else:  # without importing NumPy
 
 
 class Arguments(_Message):
-    """Arguments of one job.
-
-    Raises
-    ------
-    SettingsError
-        If one is missing, unknown or of the wrong type.
-    """
+    """Arguments of one job; a one-line `SettingsError` if one is missing, unknown or of the wrong type."""
 
     job: str
 
@@ -256,7 +250,6 @@ class ClassifierTrained(_Message):
     path: Path
     auroc: str
     verdicts: int
-    folds: int
     note: str
 
 
@@ -268,21 +261,12 @@ class TileExplained(_Message):
 
 
 class MapComputed(_Message):
-    """A map's folder, and the number of tiles that could not be read."""
+    """A map's folder."""
 
     path: Path
-    failed: int
 
 
-class ResultsSaved(_Message):
-    """Files written."""
-
-    files: list[Path]
-
-
-Result = (
-    TissueFound | Trained | EncoderDescribed | DetectorsListed | ClassifierTrained | TileExplained | MapComputed | ResultsSaved
-)
+Result = TissueFound | Trained | EncoderDescribed | DetectorsListed | ClassifierTrained | TileExplained | MapComputed
 
 
 # -- events
@@ -315,7 +299,7 @@ class Failed(_Message):
 
     @classmethod
     def of(cls, number: int, err: HistoadError) -> Self:
-        """Return the event that reports an error of the job of this number."""
+        """Return the event that reports an error of a job."""
         return cls(id=number, kind=type(err).__name__, what=err.what, remedy=err.remedy)
 
     @property
@@ -338,11 +322,5 @@ _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="
 
 
 def parse_event(line: str) -> Event:
-    """Return the event that a line from the process holds.
-
-    Raises
-    ------
-    ValueError
-        If the line is no event.
-    """
+    """Return the event that a line from the process holds; ValueError if it is none."""
     return _EVENTS.validate_json(line)

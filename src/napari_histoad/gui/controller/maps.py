@@ -133,10 +133,7 @@ class Maps:
         files = free_names([folder / f"{name}.{ending}" for ending in (*endings, *side_endings)])
         written = dict(zip((export.name for export in exports), files, strict=False))
         args = {"map": self.map.path, "rate": self._rate, "exports": written, "report": files[len(exports)] if report else None}
-        self._chosen.submit(protocol.SaveResults, args, Handlers("save", self._on_saved))
-
-    def _on_saved(self, result: protocol.ResultsSaved) -> None:
-        self.saved.emit(result.files)
+        self._chosen.submit(protocol.SaveResults, args, Handlers("save", lambda _: self.saved.emit(files[: len(endings)])))
 
 
 def _find_moved(source: AnomalyMap) -> AnomalyMap | None:
