@@ -1,4 +1,4 @@
-"""A procedural H&E slide with planted, annotated anomalies: for the demo, the tests and File > Open Sample."""
+"""A procedural H&E slide with synthetic, annotated anomalies: for the demo, the tests and File > Open Sample."""
 
 from napari_histoad.samples._plan import ANOMALY_NAMES, SlidePlan
 from napari_histoad.samples._write import sample_job, write_sample

@@ -242,7 +242,7 @@ def _draw_glands(canvas: _Canvas) -> NDArray[np.bool_]:
 
 
 def _draw_anomalies(canvas: _Canvas) -> None:
-    """Replace the tissue inside the planted outlines: the mean colour stays near the normal range, the structure changes."""
+    """Replace the tissue inside the outlines of anomalies: the mean colour stays near the normal range, the structure changes."""
     frame = shapely.box(canvas.y0, canvas.x0, canvas.y0 + canvas.shape[0], canvas.x0 + canvas.shape[1])
     for region in canvas.plan.planted:
         if not region.geometry.intersects(frame):

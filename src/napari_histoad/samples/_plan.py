@@ -1,4 +1,4 @@
-"""The layout of the sample slide: tissue, fat, glands and planted anomalies, without pixels."""
+"""The layout of the sample slide: tissue, fat, glands and synthetic anomalies, without pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ANOMALY_NAMES = ("Pleomorphic sheet", "Necrosis", "Foam cells")
-"""The kinds of planted anomalies, in the order in which they are used."""
+"""The kinds of synthetic anomalies, in the order in which they are used."""
 
 SIZE_RANGE = (1024, 100_000)
 _OUTLINE_VERTICES = 160
@@ -34,7 +34,7 @@ class SlidePlan:
     seed : int
         Each seed gives the tissue of another "patient".
     anomalies : bool
-        Whether anomalies are planted; without them the slide is a normal control.
+        Whether anomalies are drawn; without them the slide is a normal control.
     mpp : float
         µm per level-0 pixel.
     """
@@ -75,7 +75,7 @@ class SlidePlan:
 
     @cached_property
     def planted(self) -> tuple[Region, ...]:
-        """The planted anomalies with their exact outlines."""
+        """The synthetic anomalies with their exact outlines."""
         if not self.anomalies:
             return ()
         rng = np.random.default_rng(self.salt("anomalies"))
