@@ -20,8 +20,7 @@ from napari_histoad.calibration import Calibration
 from napari_histoad.detectors import create_detector, save_detector, starter_path
 from napari_histoad.engine import TrainingSource, fit_job, gather_job, score_images
 from napari_histoad.jobs import Progress, run
-from napari_histoad.tiles import TileSet, read_tile_files
-from napari_histoad.tiles._set import list_tile_files
+from napari_histoad.tiles import TileSet, list_tile_files, read_tile_files
 
 TILE_PX = 256
 SCORES = ("mean", "mahalanobis")

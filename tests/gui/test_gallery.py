@@ -25,7 +25,7 @@ def test_gallery_trains_a_classifier_whose_map_is_judged_again(viewer, panel, wo
     qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words))
     assert words == []
     panel["review"].gallery_button.native.click()
-    gallery = panel["review"].judging.gallery
+    gallery = panel["review"].gallery_dock.gallery
     qtbot.waitUntil(lambda: not gallery.reading)
     assert len(gallery.rows) >= 10
     qtbot.keyClick(gallery, T)
@@ -65,7 +65,7 @@ def test_gallery_trains_a_classifier_whose_map_is_judged_again(viewer, panel, wo
     again = panel.controller.maps.map
     assert again.info.classes == ("Normal", "Anomalous")
     panel["review"].gallery_button.native.click()
-    following = panel["review"].judging.gallery
+    following = panel["review"].gallery_dock.gallery
     assert following is not gallery
     assert "Anomalous" in following.words.text()  # its probability
 
@@ -137,7 +137,7 @@ def test_gallery_says_beside_the_tile_why_it_cannot_be_explained(viewer, panel, 
     viewer.open(sample.path, plugin="napari-histoad")
     panel.controller.maps.show(AnomalyMap.open(map_folder))
     panel["review"].gallery_button.native.click()
-    gallery = panel["review"].judging.gallery
+    gallery = panel["review"].gallery_dock.gallery
     qtbot.keyClick(gallery, E)
     assert "no trained detector is chosen" in gallery.explanation.words.text()
     qtbot.keyClick(gallery, OUTLINE)

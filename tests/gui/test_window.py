@@ -46,7 +46,7 @@ def test_panel_and_gallery_fit_small_windows(viewer, panel, words, qtbot, sample
     area = panel.scroll_area.viewport()
     qtbot.waitUntil(lambda: area.rect().contains(save.mapTo(area, save.rect().bottomRight())))  # scrolled to
     panel["review"].gallery_button.native.click()
-    gallery = panel["review"].judging.gallery
+    gallery = panel["review"].gallery_dock.gallery
     qtbot.waitUntil(lambda: not gallery.reading)
     buttons = gallery.findChildren(QPushButton)
     assert len(buttons) == 9

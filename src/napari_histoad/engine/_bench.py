@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._batch import batches_of, score_stream
+from napari_histoad.engine._batch_tuner import Tuner
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
-from napari_histoad.engine._tune import Tuner
+from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.mapping._blocks import decodes_ahead, score_blocks
 from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.engine.mapping._map import plan_map, write_blocks
@@ -98,35 +99,17 @@ def bench_job(
     stride_px: int | None = None,
     seconds: float = 5.0,
 ) -> Job[Speed]:
-    """Time decoding, network and the whole on the first tiles of a slide, as many as fit into the time.
+    """Time decoding, network and the whole on the first tiles of a slide, as many as fit into ``seconds`` each.
 
     They are timed in turns, of which the medians count: a machine that becomes slower meanwhile, because it is warm or shared,
-    does so for each of them.
-    Before that it tries how many tiles at a time are scored fastest, as mapping does while it goes on. A slide that is done
-    too soon is opened anew and gone through again: nothing that was decoded is left from the time before.
-
-    Parameters
-    ----------
-    slide : Slide
-    detector : Detector
-        Calibrated.
-    device : str
-    compile : bool
-        As in mapping; what that takes is not timed.
-    stride_px : int, optional
-        Step between tiles; default half a tile, as in mapping.
-    seconds : float
-        About how long each of the three is timed, and at most twice as long is tried before.
-
-    Raises
-    ------
-    HistoadError
-        As `map_job`.
+    does so for each of them. Before that, for at most twice as long, it finds how many tiles at a time are scored fastest, as
+    mapping does while it goes on. A slide that is finished too soon is opened anew and gone through again: nothing that was
+    decoded is left from the time before. Other parameters are those of `map_job`; compiling is not timed.
     """
     check_options(stride_px=stride_px, seconds=seconds)
     choice = choose_device(device)
     yield Progress("Finding tissue", 0, 1, "slides")
-    tissue = find_tissue(slide.in_srgb(detector.settings.srgb))
+    tissue = find_tissue(DetectorView.of(detector).of_slide(slide))
     plan = plan_map(slide, detector, tissue, stride_px=stride_px)
     detector.to(choice.device)
     if compile:

@@ -38,22 +38,11 @@ class Explanation:
 def explain_tile(
     model: Classifier | Detector, image: NDArray[np.uint8], target: int | None = None, device: str = "auto"
 ) -> Explanation:
-    """Explain one tile.
+    """Explain one tile (H, W, 3) uint8 of the model's size.
 
-    Parameters
-    ----------
-    model : Classifier or Detector
-        As returned by `load_model`, which may combine both.
-    image : (H, W, 3) uint8
-        Of the model's tile size.
-    target : int, optional
-        Index of the class to explain; default: the most probable one.
-    device : str
-
-    Raises
-    ------
-    SettingsError
-        If the model is a detector that has neither a reconstruction nor an error map, without a classifier.
+    The model may be a detector, a classifier, or both as `load_model` combines them. ``target`` is the index of the class to
+    explain, by default the most probable one. Raises `SettingsError` if there is nothing to show: a detector without
+    reconstruction and error map.
     """
     choice = choose_device(device)
     model.to(choice.device)
@@ -98,23 +87,10 @@ def _of_classifier(
 
 
 def read_tile_at(slide: Slide, centre: tuple[float, float], detector: Detector) -> NDArray[np.uint8]:
-    """Return the tile (H, W, 3) uint8 around a point of a slide.
+    """Return the tile (H, W, 3) uint8 around (y, x) in level-0 pixels; near the border, the nearest tile inside the slide.
 
-    Parameters
-    ----------
-    slide : Slide
-        As the detector sees it, see `DetectorView.of_slide`.
-    centre : tuple[float, float]
-        (y, x) in level-0 pixels; near the border, the nearest tile inside the slide is returned.
-    detector : Detector
-        Its settings define tile size and resolution.
-
-    Raises
-    ------
-    SlideError
-        If the tile cannot be read.
-    SettingsError
-        If the slide's resolution is too coarse for the detector.
+    The slide is given as the detector sees it, see `DetectorView.of_slide`. Raises `SlideError` if the tile cannot be read,
+    `SettingsError` if the slide's resolution is too coarse for the detector.
     """
     settings = detector.settings
     grid = TileGrid.cover(slide.shape, slide.require_mpp(), tile_px=settings.tile_px, mpp=settings.mpp)

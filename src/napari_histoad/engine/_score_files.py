@@ -34,20 +34,10 @@ class FileScores(NamedTuple):
 def score_files_job(
     detector: Detector, files: Sequence[TileFile], device: str = "auto", *, resize: bool = False
 ) -> Job[FileScores]:
-    """Score tile files.
+    """Score tile files; an error if none can be scored.
 
-    Tiles that do not have the detector's size are refused, unless training on these files would have resized them too, because
-    the method does not accept their size.
-
-    Parameters
-    ----------
-    resize : bool
-        Resize all tiles of another size.
-
-    Raises
-    ------
-    SettingsError
-        If no tile can be scored.
+    Tiles that do not have the detector's size are refused, unless ``resize`` is set, or training on these files would have
+    resized them too, because the method does not accept their size.
     """
     choice = choose_device(device)
     detector.to(choice.device)

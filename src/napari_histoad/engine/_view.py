@@ -38,19 +38,14 @@ class DetectorView:
         return cls(settings.tile_px, settings.mpp, settings.srgb, stain)
 
     def measure(self, slide: Slide, tissue: TissueMask | None = None) -> Stain | None:
-        """Return a slide's own stains, or None if this view leaves stains unchanged.
-
-        Raises
-        ------
-        SettingsError
-            If too little of the slide is stained to measure them.
-        """
+        """Return a slide's own stains, or None if this view leaves stains unchanged; an error if too little is stained."""
         if self.stain is None:
             return None
+        slide = self.of_slide(slide)
         return Stain.of_slide(slide, tissue or find_tissue(slide), self.stain.method, tile_px=self.tile_px, mpp=self.mpp)
 
-    def of_slide(self, slide: Slide, own: Stain | None) -> Slide:
-        """Return a slide as the detector sees it; ``own`` is what `measure` returned for it."""
+    def of_slide(self, slide: Slide, own: Stain | None = None) -> Slide:
+        """Return a slide as the detector sees it; without ``own``, which `measure` returns, its stains stay as they are."""
         slide = slide.in_srgb(self.srgb)
         return slide if own is None or self.stain is None else RecolouredSlide(slide, own.to(self.stain))
 

@@ -23,9 +23,9 @@ from superqt.utils import qdebounced
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.explanation import ExplanationRow
 from napari_histoad.gui.messages import Message, WrappedText
+from napari_histoad.gui.mouse_wheel import WheelGuard
 from napari_histoad.gui.remedies import in_window
 from napari_histoad.gui.tile_strip import TileStrip
-from napari_histoad.gui.wheel import WheelGuard
 from napari_histoad.results import VERDICTS, Verdicts, propose_tiles, verdict_file
 
 if TYPE_CHECKING:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from napari_histoad.regions import Region
     from napari_histoad.tiles import TissueMask
 
+    LayerData = tuple[Any, dict[str, Any], str]
+
 NORMAL_NAME = "Normal tissue"
 """The layer that outlines of normal tissue are drawn in."""
 
@@ -52,7 +54,7 @@ def suspicious_layer(boxes: Sequence[tuple[float, float, float, float]], mpp: fl
     )
 
 
-def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colour: str) -> tuple[Any, dict[str, Any], str]:
+def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colour: str) -> LayerData:
     """Return outlines as Shapes layer data in level-0 pixels."""
     data, names = shapes_from_regions(regions)
     looks = {
@@ -96,7 +98,7 @@ class Heatmap:
         part = self.source.score_field((y0 * f, x0 * f, min(y1 * f, height), min(x1 * f, width)))[::f, ::f]
         self.values[y0:y1, x0:x1] = np.where(np.isnan(part), self.limits[0], part)
 
-    def layer(self) -> tuple[Any, dict[str, Any], str]:
+    def layer(self) -> LayerData:
         """Return the heatmap as image layer data."""
         looks = {
             "name": f"Anomaly map of {self.source.info.slide}",
@@ -121,47 +123,34 @@ def _placed(source: AnomalyMap, level: int = 0) -> dict[str, Any]:
     }
 
 
-def error_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
+def error_layers(source: AnomalyMap) -> list[LayerData]:
     """Return the blended error maps, finer than the tiles, as hidden image layer data; none if the detector gives none."""
     stored = source.error_levels
     if not stored:
         return []
-    levels = [da.from_zarr(level) for level in stored]
     coarsest = np.asarray(stored[-1])
     seen = coarsest[~np.isnan(coarsest)]
     top = float(np.quantile(seen, 0.99)) if len(seen) else 1.0
-    looks = {
-        "name": f"Error map of {source.info.slide}",
-        "colormap": "inferno",
-        "contrast_limits": (0.0, max(top, 1e-9)),
-        "blending": "translucent",
-        "visible": False,
-        "multiscale": len(levels) > 1,
-        **_placed(source),
-    }
-    return [(levels if len(levels) > 1 else levels[0], looks, "image")]
+    return [_hidden(source, stored, f"Error map of {source.info.slide}", max(top, 1e-9), colormap="inferno")]
 
 
-def class_layers(source: AnomalyMap) -> list[tuple[Any, dict[str, Any], str]]:
+def class_layers(source: AnomalyMap) -> list[LayerData]:
     """Return the probability of each class as hidden image layer data; an empty list for a map without classes."""
-    layers = []
-    for k, name in enumerate(source.info.classes if source.info.complete else ()):
-        levels = [da.from_zarr(level) for level in source.class_levels(k)]
-        looks = {
-            "name": f"Probability of {name}, {source.info.slide}",
-            "colormap": anomaly_colormap(),
-            "contrast_limits": (0.0, 1.0),
-            "opacity": 0.75,
-            "blending": "translucent",
-            "visible": False,
-            "multiscale": len(levels) > 1,
-            **_placed(source),
-        }
-        layers.append((levels if len(levels) > 1 else levels[0], looks, "image"))
-    return layers
+    looks = {"colormap": anomaly_colormap(), "opacity": 0.75}
+    return [
+        _hidden(source, source.class_levels(k), f"Probability of {name}, {source.info.slide}", 1.0, **looks)
+        for k, name in enumerate(source.info.classes if source.info.complete else ())
+    ]
 
 
-def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, dict[str, Any], str]:
+def _hidden(source: AnomalyMap, stored: list[Any], name: str, top: float, **looks: Any) -> LayerData:
+    """Return a stored pyramid of a map, shown from 0 to ``top``, as image layer data that is hidden at first."""
+    levels, several = [da.from_zarr(level) for level in stored], len(stored) > 1
+    looks |= {"name": name, "contrast_limits": (0.0, top), "blending": "translucent", "visible": False, "multiscale": several}
+    return levels if several else levels[0], looks | _placed(source), "image"
+
+
+def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> LayerData:
     """Return flagged regions as a Labels layer drawn as outlines."""
     looks = {
         "name": f"Flagged regions of {source.info.slide}",
@@ -172,7 +161,7 @@ def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> tuple[Any, d
     return labels, looks, "labels"
 
 
-def heatmap_layers(source: AnomalyMap, rate: float | None = None) -> list[tuple[Any, dict[str, Any], str]]:
+def heatmap_layers(source: AnomalyMap, rate: float | None = None) -> list[LayerData]:
     """Return heatmap and flagged regions of a map; for an unfinished map only the heatmap."""
     if not source.info.complete:
         return [Heatmap(source).layer()]
@@ -186,7 +175,7 @@ def outline_labels(event: Any) -> None:
         event.value.contour = 1
 
 
-def tissue_layer(tissue: TissueMask, mpp: float, name: str) -> tuple[Any, dict[str, Any], str]:
+def tissue_layer(tissue: TissueMask, mpp: float, name: str) -> LayerData:
     """Return the tissue mask as a Labels layer drawn as an outline."""
     looks = {
         "name": f"Tissue of {name}",

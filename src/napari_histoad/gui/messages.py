@@ -10,7 +10,12 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QTextOption
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QTextEdit, QWidget
 
+from napari_histoad.errors import HistoadError
+from napari_histoad.gui.remedies import in_window
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qtpy.QtGui import QResizeEvent
 
 _LOOKS = {"error": ("✖", "#e8380d", "rgba(232, 56, 13, 0.14)"), "warning": ("⚠", "#e09b00", "rgba(224, 155, 0, 0.14)")}
@@ -61,14 +66,7 @@ class WrappedText(QTextEdit):
 
 
 class InfoLabel(QLabel):
-    """Wrapped text that takes no room while it is empty.
-
-    Parameters
-    ----------
-    text : str
-    rich : bool
-        Whether the text is HTML; names of files are shown as they are otherwise.
-    """
+    """Wrapped text that takes no room while it is empty; ``rich`` text is HTML, other text is shown as it is."""
 
     def __init__(self, text: str = "", *, rich: bool = False) -> None:
         super().__init__()
@@ -85,13 +83,7 @@ class InfoLabel(QLabel):
 
 
 class Message(QFrame):
-    """A message with a sign and a coloured edge; hidden while it is empty.
-
-    Parameters
-    ----------
-    kind : str
-        ``"error"`` or ``"warning"``.
-    """
+    """A message, an ``error`` or a ``warning``, with a sign and a coloured edge; hidden while it is empty."""
 
     def __init__(self, kind: str = "error") -> None:
         super().__init__()
@@ -119,6 +111,18 @@ class Message(QFrame):
     def clear(self, *_: object) -> None:
         """Hide the message; can be connected to any signal."""
         self.say()
+
+    def guarded(self, action: Callable[[], object], fail: Callable[[str], object] | None = None) -> Callable[..., None]:
+        """Return a slot that shows the error of an action, with its remedy: here, or by ``fail``."""
+
+        def slot(*_: object) -> None:
+            self.clear()
+            try:
+                action()
+            except HistoadError as err:
+                (fail or self.say)(in_window(err))
+
+        return slot
 
 
 def scroll_to(widget: QWidget) -> None:

@@ -10,10 +10,10 @@ from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 from superqt.utils import ensure_main_thread
 
 from napari_histoad.gui.controller import Controller
+from napari_histoad.gui.mouse_wheel import WheelGuard
 from napari_histoad.gui.progress import ProgressRow
 from napari_histoad.gui.section import PanelContext, Section
 from napari_histoad.gui.sections import BUILT_IN, panel_sections
-from napari_histoad.gui.wheel import WheelGuard
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from napari import current_viewer
 from napari.utils.notifications import show_error, show_info
 
 from napari_histoad.errors import HistoadError
-from napari_histoad.gui.idle import collect_while_idle
+from napari_histoad.gui.garbage_collection import collect_while_idle
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.slide import can_open, is_slide, open_slide
 

@@ -10,11 +10,9 @@ from psygnal import Signal
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QGroupBox, QVBoxLayout, QWidget
 
-from napari_histoad.errors import HistoadError
 from napari_histoad.gui.autosave import Autosave
 from napari_histoad.gui.messages import Message, scroll_to
 from napari_histoad.gui.outlines import NormalOutlines
-from napari_histoad.gui.remedies import in_window
 from napari_histoad.gui.slide_view import SlideView
 
 if TYPE_CHECKING:
@@ -180,15 +178,7 @@ class Section(QGroupBox):
 
     def guarded(self, action: Callable[[], object]) -> Callable[..., None]:
         """Return a slot that shows the error of an action, with its remedy, in this section."""
-
-        def slot(*_: object) -> None:
-            self.message.clear()
-            try:
-                action()
-            except HistoadError as err:
-                self.fail(in_window(err))
-
-        return slot
+        return self.message.guarded(action, self.fail)
 
     def fail(self, words: str) -> None:
         """Show an error here, in view; as a notification too if the panel is hidden."""

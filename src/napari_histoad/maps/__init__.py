@@ -1,11 +1,11 @@
 """The anomaly map on disk: tile scores, pyramids, labels, and the writer that fills them."""
 
 from napari_histoad.maps._geometry import MapGeometry
-from napari_histoad.maps._identity import digest_of_regions
 from napari_histoad.maps._layers import save_labels
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
-from napari_histoad.maps._run import create_map, finish_job, reopen_blocks
+from napari_histoad.maps._lifecycle import create_map, finish_job, reopen_blocks
 from napari_histoad.maps._scored import ScoredTiles
+from napari_histoad.maps._slide import digest_of_regions
 from napari_histoad.maps._store import AnomalyMap
 from napari_histoad.maps._writer import MapWriter, write_error_maps
 

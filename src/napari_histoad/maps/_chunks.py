@@ -34,6 +34,9 @@ COMPRESSORS = (ZstdCodec(level=_LEVEL),)
 PARTIAL = ".partial"
 """Ending of a file that is being written, or that a killed run has left."""
 
+FILES_AT_ONCE = 4
+"""Threads that write chunks: fsync waits for the disk; on a network drive that takes long."""
+
 _ZSTD = Zstd(level=_LEVEL)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 
 from napari_histoad.jobs import Progress
-from napari_histoad.maps._chunks import ChunkFiles, commit_chunks
+from napari_histoad.maps._chunks import FILES_AT_ONCE, ChunkFiles, commit_chunks
 from napari_histoad.maps._labels import BAND_CELLS
 from napari_histoad.maps._layout import ATTRIBUTE, chunks_of, create_pyramid, halve, multiscales
 from napari_histoad.system.atomic import atomic_path
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _STAGE = "Writing the map"
 _BOX_CELLS = 2**19
 """Blended at a time: memory does not grow with the slide."""
-_FILES_AT_ONCE = 4
 
 
 def pyramids_job(source: AnomalyMap) -> Job[None]:
@@ -48,7 +47,7 @@ def pyramids_job(source: AnomalyMap) -> Job[None]:
                 create_pyramid(parent.create_group(str(k)), f"probability of {name}", source.geometry, info.slide_mpp)
         fields += [(source.class_levels(k), partial(source.field, f"probability_{k}")) for k in range(len(info.classes))]
     height = source.geometry.shape[0]
-    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="map-files") as pool:
+    with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="map-files") as pool:
         for number, (levels, field) in enumerate(fields):
             for rows in _fill_pyramid(source, levels, field, pool):
                 yield Progress(_STAGE, number * height + rows, len(fields) * height, "steps", path=str(source.path))
@@ -84,16 +83,7 @@ def _fill_pyramid(
 def save_labels(source: AnomalyMap, rate: float | None = None) -> None:
     """Write the numbered regions as the OME-Zarr label image ``anomalous`` of a map, replacing earlier ones.
 
-    Parameters
-    ----------
-    source : AnomalyMap
-    rate : float, optional
-        False-positive rate; default `AnomalyMap.default_rate`.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
+    The threshold has the false-positive rate ``rate``, by default `AnomalyMap.default_rate`.
     """
     rate = source.default_rate if rate is None else rate
     with atomic_path(source.path / "labels") as folder:

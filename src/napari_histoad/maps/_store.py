@@ -33,10 +33,10 @@ from napari_histoad.calibration import Calibration, discovery_rate
 from napari_histoad.errors import MapError
 from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._chunks import ChunkFiles
-from napari_histoad.maps._identity import check_slide, find_slide
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._labels import flag_bands
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo
+from napari_histoad.maps._slide import check_slide, find_slide
 from napari_histoad.tiles import TissueMask
 
 if TYPE_CHECKING:
@@ -180,6 +180,14 @@ class AnomalyMap:
             If it is another one.
         """
         check_slide(self.info, slide, self.path.name)
+
+    def is_of(self, slide: Slide) -> bool:
+        """Return whether a slide is the one that was mapped, see `check_slide`."""
+        try:
+            self.check_slide(slide)
+        except MapError:
+            return False
+        return True
 
     def find_slide(self) -> Path | None:
         """Return the path of the slide: relative to the map, where it was, or by its name near the map; None if not found.

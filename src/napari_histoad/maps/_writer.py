@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_histoad.errors import MapError, writing
-from napari_histoad.maps._chunks import ChunkFiles, commit_chunks
+from napari_histoad.maps._chunks import FILES_AT_ONCE, ChunkFiles, commit_chunks
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layout import BLOCK_TILES
 
@@ -40,21 +40,12 @@ if TYPE_CHECKING:
 _FIRST_S, _GATHER_S = 0.3, 0.5
 """Blocks are gathered for this long, as every chunk they touch is written anew; the first ones are shown sooner."""
 _WAITING_BLOCKS, _MOST_BLOCKS = 128, 256
-_FILES_AT_ONCE = 4
-"""fsync waits for the disk; on a network drive that takes long."""
 
 
 def write_error_maps(target: AnomalyMap, block: ScoredTiles) -> None:
     """Write the error maps of a block, if it has any, and flush them to disk.
 
     Several processes may do so for different blocks at once. Afterwards, pass the block without error maps to `MapWriter.add`.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written.
-    MapError
-        If the map was deleted or moved.
     """
     with writing(target.path):
         commit_chunks([_write_errors(target, block)])
@@ -67,14 +58,9 @@ def _write_errors(target: AnomalyMap, block: ScoredTiles) -> WrittenChunk | None
 
 
 class MapWriter:
-    """Writes the blocks of one map; a context manager.
+    """Writes the blocks of one map, whose lock this process holds (see `lock_output`); a context manager.
 
     On exit, also after an exception, all blocks that were added are written. Errors in the thread are raised by the next call.
-
-    Parameters
-    ----------
-    target : AnomalyMap
-        This process must hold its lock, see `lock_output`.
     """
 
     def __init__(self, target: AnomalyMap) -> None:
@@ -83,7 +69,7 @@ class MapWriter:
         self._box: Box | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
-        self._pool = ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="map-files")
+        self._pool = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="map-files")
         self._thread = threading.Thread(target=self._serve, name="map-writer", daemon=True)
         with writing(target.path):
             self._classes = [f"probability_{k}" for k in range(len(target.info.classes))]

@@ -60,21 +60,7 @@ def explanation_panels(
 
 
 def draw_explanation(path: Path, panels: list[tuple[str, NDArray[np.uint8]]], headline: str) -> None:
-    """Write panels side by side as a PNG file.
-
-    Parameters
-    ----------
-    path : Path
-    panels : list of tuple[str, (H, W, 3) uint8]
-        Titles and pictures, see `explanation_panels`.
-    headline : str
-        Text above the panels.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
+    """Write titled panels (H, W, 3) uint8, see `explanation_panels`, side by side below a headline as a PNG file."""
     width = _GAP + len(panels) * (_SIDE + _GAP)
     picture = Image.new("RGB", (width, _SIDE + 2 * _LINE + 2 * _GAP), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)

@@ -17,11 +17,6 @@ class RecolouredSlide(Slide):
     """A slide with its colours converted by a table, after the conversion to sRGB if that is set.
 
     It reads through the given slide, which is not closed with it.
-
-    Parameters
-    ----------
-    slide : Slide
-    colours : ColourTable
     """
 
     def __init__(self, slide: Slide, colours: ColourTable) -> None:

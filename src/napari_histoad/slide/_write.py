@@ -64,22 +64,10 @@ def pyramid_job(
     title: str,
     lossless: bool = False,
 ) -> Job[Path]:
-    """Write a pyramid from bands of level 0; each further level is a fourfold area mean of the one before.
+    """Write a pyramid from bands (BAND_PX, width, 3) uint8 of level 0, from top to bottom; the last one may have fewer rows.
 
-    Parameters
-    ----------
-    path : Path
-        Written atomically.
-    bands : iterable of (BAND_PX, width, 3) uint8
-        From top to bottom; the last one may have fewer rows.
-    shape : tuple[int, int]
-        (height, width) of level 0.
-    mpp : float or None
-        µm per level-0 pixel.
-    title : str
-        Stage shown in progress reports.
-    lossless : bool
-        Deflate instead of JPEG.
+    Each further level is a fourfold area mean of the one before. ``mpp`` is in µm per level-0 pixel; ``title`` is shown in
+    progress reports; ``lossless`` stores by deflate instead of JPEG.
     """
     with atomic_path(path) as partial, tempfile.TemporaryDirectory(dir=path.parent, prefix=".histoad-") as scratch:
         yield from _write(partial, Path(scratch), bands, shape, mpp, title, lossless=lossless)

@@ -4,7 +4,6 @@
 training tiles in memory.
 """
 
-from napari_histoad.tiles._alike import near_duplicates
 from napari_histoad.tiles._files import (
     NormalTiles,
     TileFile,
@@ -16,9 +15,10 @@ from napari_histoad.tiles._files import (
 )
 from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileBatch, TileLoader, UndecodedBatch
+from napari_histoad.tiles._near_duplicates import near_duplicates
 from napari_histoad.tiles._sample import sample_tiles, sample_tiles_job, training_grid
-from napari_histoad.tiles._set import TilePlace, TileSet, read_places, write_places
 from napari_histoad.tiles._stain import Stain, StainMethod
+from napari_histoad.tiles._tile_set import TilePlace, TileSet, read_places, write_places
 from napari_histoad.tiles._tissue import TISSUE_FROM, TissueMask, check_tissue_from, find_tissue, tissue_mask
 
 __all__ = [

@@ -11,7 +11,7 @@ from napari_histoad.jobs import Progress, run
 from napari_histoad.regions import coverage
 from napari_histoad.tiles._grid import TileGrid
 from napari_histoad.tiles._loader import TileLoader
-from napari_histoad.tiles._set import TilePlace, TileSet
+from napari_histoad.tiles._tile_set import TilePlace, TileSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

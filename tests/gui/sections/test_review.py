@@ -8,7 +8,7 @@ import pytest
 from napari_histoad import AnomalyMap
 from napari_histoad.calibration import CalibrationBasis
 from napari_histoad.gui.controller import Review
-from napari_histoad.gui.rates import rate_words
+from napari_histoad.gui.sections.review import rate_words
 from napari_histoad.jobs import Progress
 from napari_histoad.worker.protocol import Cancelled, Failed, Progressed
 

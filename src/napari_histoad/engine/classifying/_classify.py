@@ -58,12 +58,8 @@ def grouped_folds(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield (kept, held out) rows of each fold; groups are never split, and classes are spread evenly over the folds.
 
-    A fold that holds all tiles of a class is left out, as the class could not be learnt without it.
-
-    Raises
-    ------
-    TooFewTilesError
-        If a class has fewer than two groups, or no fold leaves tiles of all classes to train on.
+    A fold that holds all tiles of a class is left out, as the class could not be learnt without it. Raises `TooFewTilesError` if
+    a class has fewer than two groups, or no fold leaves tiles of all classes to train on.
     """
     per_class = [len(np.unique(groups[labels == k])) for k in np.unique(labels)]
     usable = []
@@ -134,26 +130,9 @@ def fit_classifier_job(
 ) -> Job[Classifier]:
     """Train a classifier. A fifth of the groups is used for early stopping, and to set each network's temperature and weight.
 
-    Parameters
-    ----------
-    settings : ClassifierSettings
-    data : LabelledTiles
-    detector : Detector, optional
-        Provides reconstruction and error map, if these are among the inputs.
-    weights : dict of str to Path, optional
-        Files of pretrained weights, by name of the network.
-    rows : (M,) int64, optional
-        Train on these tiles only.
-    prepared : Prepared, optional
-        Result of `prepare_job` for all tiles of ``data``, to save time.
-    device, seed
-
-    Raises
-    ------
-    TooFewTilesError
-        If a class has fewer than two groups.
-    HistoadError
-        See `Classifier`.
+    ``detector`` provides reconstruction and error map, if these are among the inputs; ``weights`` are files of pretrained weights
+    by name of the network. With ``rows``, only these tiles are used; ``prepared`` is the result of `prepare_job` for all tiles,
+    to save time. Raises `TooFewTilesError` if a class has fewer than two groups, and the errors of `Classifier`.
     """
     check_options(seed=seed)
     choice = choose_device(device)

@@ -114,14 +114,8 @@ def gather_labelled_job(
     """Read tiles of every class into memory; if there are more than ``max_tiles``, larger classes are reduced first.
 
     On slides the name of an outline is its class, and a tile has the class whose outlines cover at least half of it. Normal
-    tissue is the first class; the others follow by label and name. Other parameters are those of `gather_job`.
-
-    Raises
-    ------
-    TooFewTilesError
-        If a class has fewer than 8 tiles.
-    SettingsError
-        If there are fewer than two classes.
+    tissue is the first class; the others follow by label and name. Other parameters are those of `gather_job`. Raises
+    `TooFewTilesError` if a class has fewer than 8 tiles, `SettingsError` if there are fewer than two classes.
     """
     check_options(seed=seed, max_tiles=max_tiles, mpp=mpp)
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._batch import score_batch, score_stream
-from napari_histoad.engine._tune import Step, tuner_of
+from napari_histoad.engine._batch_tuner import Step, tuner_of
 from napari_histoad.jobs import Progress
 from napari_histoad.maps import BLOCK_TILES, ScoredTiles
 from napari_histoad.networks.threads import map_in_threads, thread_count
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_histoad.detectors import Detector
+    from napari_histoad.engine._batch_tuner import Tuner
     from napari_histoad.engine._device import DeviceChoice
-    from napari_histoad.engine._tune import Tuner
     from napari_histoad.errors import SlideError
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TileGrid, UndecodedBatch

@@ -89,17 +89,9 @@ def _quiet_dask() -> Iterator[None]:
 class Cluster:
     """A running dask.distributed scheduler and its workers; a context manager.
 
-    Workers must see the slides and the folder of results under the same paths as this process.
-
-    Parameters
-    ----------
-    address : str
-        Address of the scheduler, such as ``tcp://host:8786``.
-
-    Raises
-    ------
-    SettingsError
-        If nothing answers there, it has no worker, or the workers run another version of this package.
+    The address is such as ``tcp://host:8786``. Workers must see the slides and the folder of results under the same paths as this
+    process. Raises `SettingsError` if nothing answers there, it has no worker, or the workers run another version of this
+    package.
     """
 
     def __init__(self, address: str) -> None:
@@ -158,14 +150,8 @@ class Cluster:
         """Score blocks; workers write the error maps into the map ``target``, and the reasons of failed tiles go to ``errors``.
 
         If the detector normalises stains, ``own_stain`` are those of the slide. With ``compile`` each worker compiles the
-        detector for itself.
-
-        Raises
-        ------
-        WorkerError
-            If workers die again and again, or none is left for two minutes.
-        HistoadError
-            What a worker met.
+        detector for itself. Raises the errors of a worker, and `WorkerError` if workers die again and again, or none is left for
+        two minutes.
         """
         common = {
             "slide": (address(slide.path), slide.require_mpp(), own_stain),

@@ -63,12 +63,8 @@ class CohortResult:
 def read_cohort(table: Path) -> list[CohortSlide]:
     """Return the slides that a csv lists in its column ``slide``, with ``mpp``, ``model`` and ``regions`` where given.
 
-    Paths are relative to the table; a line that is there twice counts once.
-
-    Raises
-    ------
-    SettingsError
-        If it cannot be read, names a column that is not known, or holds a resolution that is none.
+    Paths are relative to the table; a line that is there twice counts once. Raises `SettingsError` if it cannot be read, names an
+    unknown column, or holds an invalid resolution.
     """
     content = read_table(table, _COLUMNS, ("slide",))
 
@@ -99,26 +95,10 @@ def cohort_job(
 ) -> Job[CohortResult]:
     """Map slides into one folder; a slide that fails does not stop the others.
 
-    While one slide is mapped, the next is opened, its tissue found, its map planned and its first tiles read. On a cluster
-    two slides are under way at once, so that workers are never idle between them.
-
-    Parameters
-    ----------
-    slides : sequence of CohortSlide
-    out : Path
-        Folder of results.
-    cluster : Cluster, optional
-    on_slide : callable, optional
-        Called with each slide and its map or error as soon as it is finished.
-    **options
-        See `map_job`.
-
-    Raises
-    ------
-    SettingsError
-        If two slides have the same name or regions, or the regions shall stand in for tissue and a slide has none.
-    BundleError
-        If a model is no detector.
+    While one slide is mapped, the next is opened, its tissue found, its map planned and its first tiles read. On a cluster two
+    slides are in flight at once, so that workers are never idle between them. ``on_slide`` is called with each slide and its map
+    or error as soon as it is finished; options are those of `map_job`. Raises `SettingsError` if two slides have the same name or
+    regions, or the regions are to be taken as tissue and a slide has none; `BundleError` if a model is no detector.
     """
     seen: dict[Path, Path] = {}
     for slide in slides:

@@ -148,7 +148,8 @@ def map_job(
         note = ""
         if tissue is None:
             yield Progress("Finding tissue", 0, 1, "slides")
-            tissue = tissue_mask(slide if detector is None else slide.in_srgb(detector.settings.srgb), tissue_from, regions)
+            seen = slide if detector is None else DetectorView.of(detector).of_slide(slide)
+            tissue = tissue_mask(seen, tissue_from, regions)
             yield Progress("Finding tissue", 1, 1, "slides")
         if detector is None:
             detector = yield from self_detector_job(slide, tissue, mpp=mpp, device=choice.name, seed=seed)
@@ -253,7 +254,7 @@ def plan_map(
     if not len(grid):
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
     grid = grid.subset(work_order(grid, geometry))
-    own_stain = view.measure(slide.in_srgb(view.srgb), tissue)
+    own_stain = view.measure(slide, tissue)
     slide = view.of_slide(slide, own_stain)
     kept = [*slide.notes, *notes]
     if regions is not None:

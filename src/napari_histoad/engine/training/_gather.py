@@ -42,29 +42,9 @@ def gather_job(
     """Read the normal tiles of all sources into memory and return (tiles, mpp).
 
     Tiles are grouped by slide if there are at least 8 slides, else by outline if there are at least 8, else by spatial block.
-
-    Parameters
-    ----------
-    sources : sequence of TrainingSource
-    tile_px : int
-        Side of a tile.
-    mpp : float or None
-        µm per tile pixel; None for 0.5, or that of the coarsest slide if it is coarser.
-    max_tiles : int
-        Maximum number of tiles; each source contributes at most its equal share.
-    srgb : bool
-        Convert colours to sRGB.
-    stain : Stain, optional
-        Normalise the stains of every source to these.
-    seed : int
-        Draws the tiles.
-
-    Raises
-    ------
-    TooFewTilesError
-        If fewer than 48 tiles are found.
-    RegionError
-        If no tile of tissue fits into the outlines of a slide.
+    Each source contributes at most its equal share of ``max_tiles``, drawn with ``seed``. Without ``mpp``, in µm per tile pixel,
+    it is 0.5, or that of the coarsest slide if it is coarser. ``srgb`` and ``stain`` are as in `DetectorView`. Raises
+    `TooFewTilesError` for fewer than 48 tiles, `RegionError` if no tile of tissue fits into the outlines of a slide.
     """
     rng = np.random.default_rng(seed)
     view = DetectorView(tile_px, common_mpp(sources, mpp), srgb, stain)

@@ -40,14 +40,8 @@ def recalibrate_job(
 ) -> Job[Detector]:
     """Calibrate a detector on the scores of normal tiles of other slides and save it to ``out``.
 
-    Weights do not change. All tiles are used for calibration: p-values and thresholds then refer to these slides.
-
-    Raises
-    ------
-    SettingsError
-        If the detector was trained on one of the slides: its scores there are too low to set a threshold.
-    HistoadError
-        See `gather_job`, `load_detector` and `save_detector`.
+    Weights do not change. All tiles are used for calibration: p-values and thresholds then refer to these slides. Raises
+    `SettingsError` if the detector was trained on one of the slides: its scores there are too low to set a threshold.
     """
     check_options(seed=seed, max_tiles=max_tiles)
     detector = load_detector(model)

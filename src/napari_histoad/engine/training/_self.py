@@ -39,12 +39,8 @@ def self_detector_job(
     """Fit the starter model's features to the slide's own tissue, without training a network.
 
     A robust Gaussian is fitted to the encoder's tile statistics in three quarters of the spatial blocks, and calibrated on the
-    other blocks without their outlying scores, so that anomalies do not raise the threshold.
-
-    Raises
-    ------
-    TooFewTilesError
-        If the slide has fewer than 32 tiles of tissue.
+    other blocks without their outlying scores, so that anomalies do not raise the threshold. Raises `TooFewTilesError` for fewer
+    than 32 tiles of tissue.
     """
     slide_mpp = slide.require_mpp()
     starter = starter_path()

@@ -70,30 +70,10 @@ def training_sources(
     override_mpp: float | None = None,
     normal_class: str | Sequence[str] | None = None,
 ) -> list[TrainingSource]:
-    """Pair slides with their outlines.
+    """Pair slides with their outlines; the parameters are those of `train`.
 
-    Parameters
-    ----------
-    paths : sequence of Path
-    normal : path-like, sequence of path-like, sequence of Region, or None
-        One annotation file, or list of regions, per slide; regions of a normal class are used, or all if none has a class.
-        ``all-tissue`` (all tissue of a slide is normal; the default) or ``mixed-tissue`` (it may hold lesions) may stand for
-        one of them, or for all.
-    slide_mpp : float, optional
-        µm per level-0 pixel, for slides that state none.
-    tissue_from : str
-        See `TrainingSource`.
-    override_mpp : float, optional
-        µm per level-0 pixel; replaces what the slides state.
-    normal_class : str or sequence of str, optional
-        For tile files: the normal class or classes; ``all-tiles`` if all tiles are normal.
-
-    Raises
-    ------
-    SettingsError
-        If outlines are to be taken as tissue and a slide has none.
-    RegionError
-        If the numbers of annotation files and slides differ, a file is given twice, or a slide has no normal outline.
+    Raises `SettingsError` if outlines are to be taken as tissue and a slide has none; `RegionError` if the numbers of annotation
+    files and slides differ, a file is given twice, or a slide has no normal outline.
     """
     classes = () if normal_class is None else (normal_class,) if isinstance(normal_class, str) else tuple(normal_class)
     given = ["all-tissue"] if normal is None else [normal] if isinstance(normal, str | PathLike) else list(normal)

@@ -40,12 +40,8 @@ def accepts_side(detector: str, settings: Mapping[str, Any]) -> Callable[[int], 
 def own_side(files: Sequence[TileFile], accepts: Callable[[int], bool], where: str) -> tuple[int, str]:
     """Return the tile size to train with on these files, and a note if it is not theirs.
 
-    It is the size of the files, or the nearest one that the method accepts. At most 2,000 files are checked.
-
-    Raises
-    ------
-    SettingsError
-        If their sizes differ, they are not square, or none can be read.
+    It is the size of the files, or the nearest one that the method accepts. At most 2,000 files are checked. Raises
+    `SettingsError` if their sizes differ, they are not square, or none can be read.
     """
     sizes, errors = check_tile_files(files[:: -(-len(files) // _MOST_CHECKED)])
     if not sizes:
@@ -63,13 +59,7 @@ def fits_by_resizing(files: Sequence[TileFile], tile_px: int, accepts: Callable[
 
 
 def read_good_tiles(files: Sequence[TileFile], tile_px: int, where: str) -> tuple[TileSet, list[TileFile], list[str]]:
-    """Read tile files; return the tiles, their files, and notes on files that were left out or resized.
-
-    Raises
-    ------
-    SettingsError
-        If none can be read.
-    """
+    """Read tile files; return the tiles, their files, and notes on files that were left out or resized; an error if all were."""
     sizes, _ = check_tile_files(files)
     errors: dict[int, SettingsError] = {}
     tiles = read_tile_files(files, tile_px, errors=errors)

@@ -202,12 +202,7 @@ def train_job(
 ) -> Job[Detector]:
     """Read tiles, train a detector, calibrate it and save it to ``out``; an interrupted run continues where it stopped.
 
-    With ``refine``, the tiles that were left out are listed in the file `suspicious_file`. Parameters are those of `train`.
-
-    Raises
-    ------
-    HistoadError
-        See `gather_job`, `fit_job` and `save_detector`.
+    Parameters are those of `train`. With ``refine``, the tiles that were left out are listed in the file `suspicious_file`.
     """
     check_options(seed=seed, devices=devices, max_tiles=max_tiles, mpp=mpp)
     choose_device(device, devices)  # an unknown device is refused now, not after an hour of reading

@@ -10,11 +10,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QListWidget, QSlider
 from superqt.utils import qdebounced
 
-from napari_histoad.calibration import discovery_rate
-from napari_histoad.gui.judging import Judging
+from napari_histoad.calibration import describe_basis, discovery_rate
+from napari_histoad.gui.gallery_dock import GalleryDock
 from napari_histoad.gui.map_layers import MapLayers
 from napari_histoad.gui.messages import InfoLabel, Message
-from napari_histoad.gui.rates import rate_words
 from napari_histoad.gui.remedies import note_in_window
 from napari_histoad.gui.section import Section
 
@@ -57,7 +56,7 @@ class ReviewSection(Section):
         self.add(self.notes, self.rate_kind.native, self.rate_slider, self.rate_info, self.region_list)
         self.add(self.gallery_button.native, self.message)
         self.layers = MapLayers(context, self)
-        self.judging = Judging(context)
+        self.gallery_dock = GalleryDock(context)
         self._regions: list[Region] = []
         self._p_values: Any = None
         self._rates = np.geomspace(_USUAL_RATE, _HIGHEST_RATE, _SLIDER_STEPS + 1)
@@ -66,7 +65,7 @@ class ReviewSection(Section):
         self.rate_kind.changed.connect(self._on_rate_kind)
         self.rate_slider.valueChanged.connect(lambda _: self._ask_soon())
         self.region_list.currentRowChanged.connect(self._on_region)
-        self.gallery_button.changed.connect(self.guarded(self.judging.open))
+        self.gallery_button.changed.connect(self.guarded(self.gallery_dock.open))
         maps = self.controller.maps
         maps.started.connect(self._on_started)
         maps.updated.connect(self.layers.update)
@@ -97,7 +96,7 @@ class ReviewSection(Section):
         self.rate_info.setText(words)
         self.notes.clear()
         self.setEnabled(False)
-        self.judging.hide()
+        self.gallery_dock.hide()
 
     def _on_started(self, source: AnomalyMap) -> None:
         self._clear_map("The map is being computed.")
@@ -199,3 +198,23 @@ class ReviewSection(Section):
 def _key(source: AnomalyMap) -> str:
     """Return what identifies a map also after it was renamed."""
     return f"{source.path.parent} {source.info.slide} {source.info.detector_id} {source.info.tiles}"
+
+
+def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
+    """Return, as rich text, the error rate of the threshold, the flagged regions, and the basis of the calibration.
+
+    ``chosen`` is the rate that the slider shows, a false discovery rate if ``by_discoveries``.
+    """
+    source, basis = review.map, review.map.calibration.basis
+    most = "About" if basis is None or basis.approximate else "At most"
+    threshold = f"(p ≤ {review.rate:.3g})"
+    if by_discoveries:
+        words = f"<b>{chosen:.2%}</b> of the flagged tiles are expected to be normal {threshold}"
+    else:
+        words = f"<b>{review.rate:.2%}</b> of normal tiles are flagged {threshold}"
+    if source.drift_warning:
+        words = f"On slides like those of the calibration, {words}; this slide differs from them."
+    else:
+        words = f"{most} {words}."
+    found = review.findings[0].upper() + review.findings[1:]
+    return "<br>".join([words, f"{found}.", f"{describe_basis(basis)}."])

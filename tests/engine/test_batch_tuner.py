@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from napari_histoad import load_detector, open_slide
 from napari_histoad.detectors import TileScores, create_detector
-from napari_histoad.engine import _tune, choose_device
-from napari_histoad.engine._tune import Tuner, tuner_of
+from napari_histoad.engine import _batch_tuner, choose_device
+from napari_histoad.engine._batch_tuner import Tuner, tuner_of
 from napari_histoad.engine.mapping._blocks import score_blocks
 from napari_histoad.maps import ScoredTiles
 from napari_histoad.tiles import TileGrid
@@ -143,7 +143,7 @@ def _scores(slide, grid, detector, choice, tuner):
 
 
 def test_a_map_is_the_same_to_the_bit_whatever_is_tried(sample, detector_file, cpu, monkeypatch):
-    monkeypatch.setattr(_tune, "_PART_S", 0.0)
+    monkeypatch.setattr(_batch_tuner, "_PART_S", 0.0)
     detector, tuner = load_detector(detector_file), Tuner(cpu, 0, 0)
     with open_slide(sample.path) as slide:
         grid = _grid(slide, 32)
@@ -155,7 +155,7 @@ def test_a_map_is_the_same_to_the_bit_whatever_is_tried(sample, detector_file, c
 
 
 def test_a_batch_size_that_changes_scores_is_not_used(sample, cpu, monkeypatch):
-    monkeypatch.setattr(_tune, "_PART_S", 0.0)
+    monkeypatch.setattr(_batch_tuner, "_PART_S", 0.0)
     detector = create_detector("colour", tile_px=64)
     seen = set()
 

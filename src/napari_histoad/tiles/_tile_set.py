@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.errors import TooFewTilesError, writing
-from napari_histoad.system.tables import number, read_table
+from napari_histoad.errors import TooFewTilesError
+from napari_histoad.system.tables import number, read_table, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,19 +77,9 @@ class TileSet:
     def divided(self, least: int, *, single: bool = False) -> TileSet:
         """Return the tiles in groups that allow holding out at least ``least`` tiles and keeping at least half.
 
-        The groups are unchanged if they allow that already. Otherwise the largest group is cut into runs of neighbours; held-out
-        tiles may then be neighbours of kept tiles.
-
-        Parameters
-        ----------
-        least : int
-        single : bool
-            Whether a single group may be cut too; otherwise it is an error.
-
-        Raises
-        ------
-        TooFewTilesError
-            If there are fewer than twice as many tiles, or fewer than two groups.
+        The groups are unchanged if they allow that already. Otherwise the largest group, or with ``single`` even the only one, is
+        cut into runs of neighbours; held-out tiles may then be neighbours of kept tiles. Raises `TooFewTilesError` if there are
+        fewer than twice as many tiles, or too few groups.
         """
         if len(self) < 2 * least:
             msg = f"only {len(self)} normal tiles; at least {2 * least} are needed to train on some and calibrate on the others"
@@ -195,10 +184,7 @@ def _held_out_groups(sizes: NDArray[np.int64], wanted: float, least: int) -> NDA
 
 def write_places(tiles: TileSet, path: Path) -> None:
     """Write the origins of tiles as a csv table: source, y0, x0, y1, x1 in level-0 pixels (empty for tile files)."""
-    with writing(path), path.open("w", newline="", encoding="utf-8") as handle:
-        table = csv.writer(handle)
-        table.writerow(_COLUMNS)
-        table.writerows((place.source, *(place.box or ("",) * 4)) for place in tiles.places)
+    write_table(path, _COLUMNS, [(place.source, *(place.box or ("",) * 4)) for place in tiles.places])
 
 
 def read_places(path: Path) -> list[TilePlace]:

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleSlider, QRangeSlider
 
-from napari_histoad.gui.wheel import WheelGuard
+from napari_histoad.gui.mouse_wheel import WheelGuard
 
 KINDS = (QAbstractSlider, QAbstractSpinBox, QComboBox)
 

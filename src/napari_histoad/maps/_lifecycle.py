@@ -11,11 +11,11 @@ import numpy as np
 
 from napari_histoad.errors import MapError, OtherMapError, OutputError, writing
 from napari_histoad.maps._chunks import PARTIAL
-from napari_histoad.maps._identity import place_of, with_slide
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._layers import pyramids_job, save_labels
 from napari_histoad.maps._layout import ATTRIBUTE, FORMAT, MapInfo, write_skeleton
 from napari_histoad.maps._resume import goes_on_with
+from napari_histoad.maps._slide import place_of, with_slide
 from napari_histoad.maps._store import AnomalyMap
 from napari_histoad.system.atomic import atomic_path
 
@@ -43,28 +43,9 @@ def create_map(
 ) -> AnomalyMap:
     """Create a map without scores, or open one of the same slide and settings to continue it, finished or not.
 
-    An unfinished map of format 2 is continued in the current format.
-
-    Parameters
-    ----------
-    path : path-like
-        The folder, by convention ``<slide>.ome.zarr``.
-    info : MapInfo
-    origins : (N, 2) int64
-        Level-0 origins of all tiles, in the order of work.
-    tissue : TissueMask
-    calibration : Calibration
-    resume : bool
-        False deletes an existing map and starts again.
-    slide : Slide, optional
-        Records its path and fingerprint.
-
-    Raises
-    ------
-    OtherMapError
-        If the folder holds a map of another slide or made with other settings, or something else.
-    OutputError
-        If it cannot be written.
+    ``origins`` (N, 2) are those of all tiles in the order of work. Without ``resume``, an existing map is deleted. The path and
+    fingerprint of ``slide`` are recorded. An unfinished map of format 2 is continued in the current format. Raises
+    `OtherMapError` if the folder holds a map of another slide or made with other settings, or something else.
     """
     folder = Path(path)
     with writing(folder):
@@ -103,19 +84,7 @@ def _resumable(
 def reopen_blocks(target: AnomalyMap, blocks: Iterable[int], info: MapInfo, slide: Slide) -> None:
     """Mark blocks as not scored, because tiles of them that could not be read can be read now.
 
-    Parameters
-    ----------
-    target : AnomalyMap
-    blocks : iterable of int
-    info : MapInfo
-        Provenance as a new map of the slide would have it.
-    slide : Slide
-        The slide as it is now.
-
-    Raises
-    ------
-    OutputError
-        If that cannot be written.
+    ``info`` is the provenance that a new map of the slide, as it is now, would have.
     """
     with writing(target.path):
         Journal(target.path).replace(target.finished_blocks() - set(blocks))
@@ -127,14 +96,7 @@ def finish_job(target: AnomalyMap) -> Job[None]:
     """Write the pyramids and labels of a map whose tiles are all scored, and mark it as complete.
 
     If it is killed, the next run writes them again and ends in the same bytes. For a map that is complete already, only the
-    temporary files of a killed run are removed.
-
-    Raises
-    ------
-    MapError
-        If blocks are missing.
-    OutputError
-        If it cannot be written.
+    temporary files of a killed run are removed. Raises `MapError` if blocks are missing.
     """
     with writing(target.path):
         if not target.info.complete:

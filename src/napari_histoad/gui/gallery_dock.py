@@ -16,8 +16,6 @@ from napari_histoad.regions import Region
 from napari_histoad.results import VERDICTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from napari_histoad.results import Verdicts
 
 
-class Judging:
+class GalleryDock:
     """Opens the gallery in a dock below the viewer, and does what its buttons ask for."""
 
     def __init__(self, context: PanelContext) -> None:
@@ -45,8 +43,9 @@ class Judging:
             self._remove()
             self.gallery = TileGallery(self._viewer, source, slide)
             verdicts = self.gallery.verdicts
-            self.gallery.train_asked.connect(self._guarded(lambda: self._controller.verdicts.train_classifier(verdicts)))
-            self.gallery.outline_asked.connect(self._guarded(lambda: self._outline(verdicts)))
+            guarded = self.gallery.message.guarded
+            self.gallery.train_asked.connect(guarded(lambda: self._controller.verdicts.train_classifier(verdicts)))
+            self.gallery.outline_asked.connect(guarded(lambda: self._outline(verdicts)))
             self.gallery.explain_asked.connect(self._explain)
             self._dock = self._viewer.window.add_dock_widget(self.gallery, name="Judge tiles", area="bottom")
             if isinstance(window := self._dock.parentWidget(), QMainWindow):
@@ -68,19 +67,6 @@ class Judging:
         if self._dock is not None:
             with suppress(LookupError, RuntimeError):  # the user has closed the dock
                 self._viewer.window.remove_dock_widget(self._dock)
-
-    def _guarded(self, action: Callable[[], object]) -> Callable[[], None]:
-        """Return a slot that shows an error with its remedy in the gallery."""
-
-        def slot() -> None:
-            assert self.gallery is not None
-            self.gallery.message.clear()
-            try:
-                action()
-            except HistoadError as err:
-                self.gallery.message.say(in_window(err))
-
-        return slot
 
     def _outline(self, verdicts: Verdicts) -> None:
         normal = [Region(polygon(*verdict.box), verdict.name) for verdict in verdicts if verdict.name == VERDICTS[0]]
