@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QPushButton
 from screenshots import shot
 
 from napari_histoad import AnomalyMap
@@ -110,6 +111,17 @@ def gallery(viewer, sample, map_folder, qtbot):
         widget.stop()
     for name in map_folder.parent.glob("*.verdicts.geojson"):
         name.unlink()
+
+
+def test_gallery_keeps_all_buttons_below_the_pictures_when_it_shows_an_error(gallery, qtbot):
+    gallery.message.say("an error")
+    gallery.resize(500, 0)
+
+    def apart():
+        tops = [button.mapTo(gallery, QPoint(0, 0)).y() for button in gallery.findChildren(QPushButton)]
+        return len(set(tops)) > 1 and min(tops) > gallery.pictures.geometry().bottom()
+
+    qtbot.waitUntil(apart)
 
 
 def test_gallery_restores_saved_verdicts(gallery, viewer, sample, map_folder, qtbot):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from napari.viewer import Viewer
     from numpy.typing import NDArray
-    from qtpy.QtGui import QKeyEvent
+    from qtpy.QtGui import QKeyEvent, QResizeEvent
 
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide
@@ -67,7 +67,9 @@ class TileGallery(QWidget):
         self.pictures.failed.connect(lambda err: self.message.say(in_window(err)))
         self.pictures.currentRowChanged.connect(self._on_current)
         self.words, self.counts = WrappedText(), QLabel()
-        buttons = QFlowLayout()
+        rows = _ButtonRows()
+        buttons = QFlowLayout(rows)
+        buttons.setContentsMargins(0, 0, 0, 0)
         buttons.setHorizontalSpacing(4)
         buttons.setVerticalSpacing(4)
         for key, name in _KEYS.items():
@@ -91,7 +93,7 @@ class TileGallery(QWidget):
         layout.addWidget(self.message)
         layout.addWidget(self.pictures)
         layout.addWidget(self.explanation, 1)
-        layout.addLayout(buttons)
+        layout.addWidget(rows)
         layout.addStretch(0)  # spare height goes below the buttons
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self._explained, self._waiting = -1, False
@@ -260,6 +262,15 @@ class TileGallery(QWidget):
             self.pictures.setCurrentRow(min(max(self.pictures.currentRow() + step, 0), len(self.rows) - 1))
         else:
             super().keyPressEvent(event)
+
+
+class _ButtonRows(QWidget):
+    """Buttons in as many rows as they need: a flow layout alone demands the height of one row, whatever its width."""
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 - Qt's name
+        super().resizeEvent(event)
+        if (layout := self.layout()) is not None:
+            self.setMinimumHeight(layout.heightForWidth(self.width()))
 
 
 def _button(words: str, action: Callable[[], object], looks: str = "") -> QPushButton:
