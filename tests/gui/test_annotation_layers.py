@@ -12,7 +12,7 @@ from shapely.geometry import box
 from napari_histoad import read_regions, write_geojson
 from napari_histoad.gui import annotation_layers
 from napari_histoad.gui.annotation_layers import write_shapes
-from napari_histoad.gui.layers import NORMAL_NAME
+from napari_histoad.gui.layer_data import NORMAL_NAME
 from napari_histoad.gui.reader import get_reader
 from napari_histoad.regions import Region
 

@@ -13,7 +13,7 @@ from screenshots import shot
 from napari_histoad import AnomalyMap, map_slide
 from napari_histoad.gui import reader
 from napari_histoad.gui.controller.runner import JobRunner
-from napari_histoad.gui.layers import MAP_KEY
+from napari_histoad.gui.layer_data import MAP_KEY
 from napari_histoad.maps import save_labels
 from napari_histoad.results import measure_regions
 from napari_histoad.slide import open_slide

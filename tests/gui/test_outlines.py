@@ -7,8 +7,8 @@ import pytest
 from napari.layers import Shapes
 
 from napari_histoad.gui.autosave import read_outlines, write_outlines
-from napari_histoad.gui.history import ShapesHistory
 from napari_histoad.gui.output_paths import free_name, free_names, output_folder
+from napari_histoad.gui.shapes_undo import ShapesHistory
 from napari_histoad.regions import regions_from_shapes
 from napari_histoad.slide import open_slide
 

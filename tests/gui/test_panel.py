@@ -8,7 +8,7 @@ from screenshots import shot
 
 from napari_histoad import AnomalyMap
 from napari_histoad.gui import reader
-from napari_histoad.gui.layers import Heatmap
+from napari_histoad.gui.layer_data import Heatmap
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.maps import MapGeometry
 from napari_histoad.slide import open_slide

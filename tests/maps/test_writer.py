@@ -12,7 +12,7 @@ import pytest
 from map_makers import block_values, bytes_of, fill, finish, make_map, scored_block
 
 from napari_histoad.errors import MapError, OutputError
-from napari_histoad.maps import AnomalyMap, MapWriter, _layers, _writer, finish_job, write_error_maps
+from napari_histoad.maps import AnomalyMap, MapWriter, _pyramids, _writer, finish_job, write_error_maps
 from napari_histoad.system.atomic import lock_output
 
 _OF_MANY_CHUNKS = {"shape": (4200, 4600), "stride_px": 32, "cell_um": 2.0}
@@ -34,7 +34,7 @@ def test_writer_gives_the_same_bytes_for_blocks_of_this_and_of_other_processes(t
     finish(straight)
     # However many are written, and blended, together.
     monkeypatch.setattr(_writer, "_MOST_BLOCKS", random.choice([1, 3, 256]))
-    monkeypatch.setattr(_layers, "_BOX_CELLS", random.choice([1, 2**17, 2**21]))
+    monkeypatch.setattr(_pyramids, "_BOX_CELLS", random.choice([1, 2**17, 2**21]))
     mixed = make_map(folder / "b.ome.zarr", **made)
     order = list(range(mixed.block_count))
     random.shuffle(order)

@@ -104,8 +104,10 @@ def given_mpp(slides: Sequence[Path], slide_mpp: str | None, override: float | N
 def with_mpp(slides: Sequence[S], slide_mpp: str | None, override: float | None) -> list[S]:
     """Return slides with the resolution that is given for them; one of their own, from another table, comes first."""
     stated = given_mpp([slide.path for slide in slides], slide_mpp, override)
-    own = [{} if override is not None or slide.mpp is None else {"mpp": slide.mpp} for slide in slides]
-    return [replace(slide, **{**given, **mine}) for slide, given, mine in zip(slides, stated, own, strict=True)]
+    return [
+        replace(slide, mpp=given["mpp"] if override is not None or slide.mpp is None else slide.mpp, slide_mpp=given["slide_mpp"])
+        for slide, given in zip(slides, stated, strict=True)
+    ]
 
 
 def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:

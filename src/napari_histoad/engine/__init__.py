@@ -1,12 +1,12 @@
 """Where slides and detectors meet: train, map and score, on the available device."""
 
 from napari_histoad.engine._bench import Speed, bench_job
+from napari_histoad.engine._detector_view import DetectorView
 from napari_histoad.engine._device import DeviceChoice, choose_device
 from napari_histoad.engine._explain import Explanation, explain_tile, read_tile_at
 from napari_histoad.engine._options import MAX_SEED, check_options
 from napari_histoad.engine._score import score_images
 from napari_histoad.engine._score_files import FileScores, score_files_job
-from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.classifying import (
     LabelledTiles,
     fit_classifier_job,

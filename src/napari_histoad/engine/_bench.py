@@ -18,9 +18,9 @@ import numpy as np
 
 from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._batch_tuner import Tuner
+from napari_histoad.engine._detector_view import DetectorView
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
-from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.mapping._blocks import decodes_ahead, score_blocks
 from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.engine.mapping._map import plan_map, write_blocks

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from napari_histoad.engine._batch import score_stream
+from napari_histoad.engine._detector_view import DetectorView, stain_of_files
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine._view import DetectorView, stain_of_files
 from napari_histoad.engine.training import accepts_side, fits_by_resizing
 from napari_histoad.jobs import Progress
 from napari_histoad.tiles import TileBatch, read_tile_files

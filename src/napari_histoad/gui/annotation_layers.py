@@ -11,7 +11,7 @@ from napari.layers import Shapes
 from napari.utils.notifications import show_info, show_warning
 
 from napari_histoad.errors import HistoadError, RegionError
-from napari_histoad.gui.layers import NORMAL_NAME
+from napari_histoad.gui.layer_data import NORMAL_NAME
 from napari_histoad.gui.slide_layers import can_be_slide
 from napari_histoad.regions import (
     UNREADABLE,

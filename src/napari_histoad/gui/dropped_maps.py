@@ -10,9 +10,9 @@ from psygnal import Signal
 from superqt.utils import qdebounced
 
 from napari_histoad.errors import HistoadError
-from napari_histoad.gui.layers import MAP_KEY
-from napari_histoad.gui.map_slide import is_of_slide, open_slide_of, slide_layer_of
+from napari_histoad.gui.layer_data import MAP_KEY
 from napari_histoad.gui.remedies import in_window
+from napari_histoad.gui.slide_of_map import is_of_slide, open_slide_of, slide_layer_of
 from napari_histoad.gui.slide_view import has_role
 from napari_histoad.maps import AnomalyMap
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QGridLayout, QLabel, QScrollArea, QWidget
 
-from napari_histoad.gui.pictures import pixmap
+from napari_histoad.gui.pixmap import pixmap
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from napari.layers import Image, Labels
 from superqt.utils import qthrottled
 
 from napari_histoad.errors import MapError
-from napari_histoad.gui.layers import MAP_KEY, Heatmap, class_layers, error_layers, labels_layer
+from napari_histoad.gui.layer_data import MAP_KEY, Heatmap, class_layers, error_layers, labels_layer
 from napari_histoad.gui.slide_view import owner_of
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from psygnal import Signal
 
 from napari_histoad.errors import RegionError
 from napari_histoad.gui.autosave import read_outlines
-from napari_histoad.gui.history import ShapesHistory
-from napari_histoad.gui.layers import NORMAL_NAME
+from napari_histoad.gui.layer_data import NORMAL_NAME
+from napari_histoad.gui.shapes_undo import ShapesHistory
 from napari_histoad.gui.slide_layers import pixel_size
 from napari_histoad.gui.slide_view import own, owner_of, size_of
 from napari_histoad.regions import regions_from_shapes, shapes_from_regions

@@ -64,8 +64,8 @@ def _is_slide(path: Path) -> bool:
 
 def _read_map(path: str) -> list[Any]:
     """Open the slide of a map, if it is found, and return the layers of the map."""
-    from napari_histoad.gui.layers import heatmap_layers, outline_labels
-    from napari_histoad.gui.map_slide import slide_layer_of
+    from napari_histoad.gui.layer_data import heatmap_layers, outline_labels
+    from napari_histoad.gui.slide_of_map import slide_layer_of
     from napari_histoad.maps import AnomalyMap
 
     source, viewer = AnomalyMap.open(path), current_viewer()

@@ -11,7 +11,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QProgressDialog
 
 from napari_histoad.errors import JobCancelledError
-from napari_histoad.gui.layers import NORMAL_NAME, regions_layer
+from napari_histoad.gui.layer_data import NORMAL_NAME, regions_layer
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.samples import SlidePlan
 from napari_histoad.slide import open_slide

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from napari.layers import Image
 
-from napari_histoad.gui.layers import MAP_KEY
+from napari_histoad.gui.layer_data import MAP_KEY
 from napari_histoad.gui.slide_layers import SLIDE_KEY, can_be_slide, layer_shape
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import QListView, QListWidget, QListWidgetItem
 
 from napari_histoad.errors import HistoadError
-from napari_histoad.gui.pictures import pixmap
+from napari_histoad.gui.pixmap import pixmap
 
 if TYPE_CHECKING:
     import numpy as np

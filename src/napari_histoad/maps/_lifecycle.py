@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.errors import MapError, OtherMapError, OutputError, writing
+from napari_histoad.maps._anomaly_map import AnomalyMap
 from napari_histoad.maps._chunks import PARTIAL
 from napari_histoad.maps._journal import Journal
-from napari_histoad.maps._layers import pyramids_job, save_labels
 from napari_histoad.maps._layout import ATTRIBUTE, FORMAT, MapInfo, write_skeleton
+from napari_histoad.maps._pyramids import pyramids_job, save_labels
 from napari_histoad.maps._resume import goes_on_with
 from napari_histoad.maps._slide import place_of, with_slide
-from napari_histoad.maps._store import AnomalyMap
 from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from napari_histoad.errors import OtherMapError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from napari_histoad.maps._anomaly_map import AnomalyMap
     from napari_histoad.maps._layout import MapInfo
-    from napari_histoad.maps._store import AnomalyMap
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
+    from napari_histoad.maps._anomaly_map import AnomalyMap
     from napari_histoad.maps._chunks import WrittenChunk
-    from napari_histoad.maps._scored import ScoredTiles
-    from napari_histoad.maps._store import AnomalyMap
+    from napari_histoad.maps._scored_tiles import ScoredTiles
 
     Box = tuple[int, int, int, int]
 

@@ -12,8 +12,8 @@ import shapely
 from shapely.geometry import mapping
 
 from napari_histoad.errors import RegionError, SettingsError, writing
-from napari_histoad.regions._document import read_document
 from napari_histoad.regions._geojson import annotations_of
+from napari_histoad.regions._json_document import read_document
 from napari_histoad.system.atomic import atomic_path
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import nn
 
 from napari_histoad.detectors import create_detector
 from napari_histoad.engine import choose_device, fit_job, score_images
-from napari_histoad.engine.training._together import average_gradients, share_buffers, together_job
+from napari_histoad.engine.training._multi_device import average_gradients, share_buffers, together_job
 from napari_histoad.errors import DeviceError, SettingsError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.tiles import TileSet

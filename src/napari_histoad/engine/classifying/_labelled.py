@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_histoad.engine._detector_view import DetectorView
 from napari_histoad.engine._options import check_options
-from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.training import TrainingSource, common_mpp, read_good_tiles
 from napari_histoad.errors import RegionError, SettingsError, TooFewTilesError
 from napari_histoad.jobs import Progress

@@ -27,8 +27,8 @@ import numpy as np
 
 from napari_histoad import __version__
 from napari_histoad.classifiers import load_model, save_model
+from napari_histoad.engine._detector_view import DetectorView
 from napari_histoad.engine._device import choose_device
-from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.mapping._blocks import BlockJoiner, block_rows, score_blocks
 from napari_histoad.engine.mapping._compile import compiled_job
 from napari_histoad.errors import HistoadError, SettingsError, SlideError, WorkerError

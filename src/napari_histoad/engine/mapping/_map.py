@@ -12,12 +12,12 @@ import numpy as np
 from napari_histoad import __version__
 from napari_histoad.classifiers import classes_of, load_model
 from napari_histoad.detectors import fingerprint
+from napari_histoad.engine._detector_view import DetectorView
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
-from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.mapping._blocks import BlockJoiner, block_rows, score_blocks, tiles_in
 from napari_histoad.engine.mapping._compile import compiled_job
-from napari_histoad.engine.training._self import SELF_NOTE, self_detector_job
+from napari_histoad.engine.training._self_detector import SELF_NOTE, self_detector_job
 from napari_histoad.errors import BundleError, EmptyTissueError, RegionError, SlideError
 from napari_histoad.jobs import Progress, run
 from napari_histoad.maps import (

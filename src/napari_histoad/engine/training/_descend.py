@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from napari_histoad.engine.training._together import average_gradients, share_buffers, together_job
+from napari_histoad.engine.training._multi_device import average_gradients, share_buffers, together_job
 from napari_histoad.errors import SettingsError, TrainingError
 from napari_histoad.jobs import Progress
 from napari_histoad.networks.augment import stain_jitter

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_histoad.engine._view import DetectorView, stain_of_files
+from napari_histoad.engine._detector_view import DetectorView, stain_of_files
 from napari_histoad.engine.training._sources import common_mpp
 from napari_histoad.engine.training._tile_files import grouped_tiles, read_good_tiles
 from napari_histoad.errors import RegionError, TooFewTilesError

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors import load_detector, save_detector
 from napari_histoad.engine._batch import batches_of, score_stream
+from napari_histoad.engine._detector_view import DetectorView
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
-from napari_histoad.engine._view import DetectorView
 from napari_histoad.engine.training._gather import MAX_TILES, gather_job
 from napari_histoad.engine.training._sources import training_sources
 from napari_histoad.errors import SettingsError

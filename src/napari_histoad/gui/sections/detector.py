@@ -10,9 +10,9 @@ from magicgui.widgets import CheckBox, ComboBox, FileEdit, PushButton, SpinBox
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QMessageBox
 
-from napari_histoad.gui.layers import suspicious_layer
+from napari_histoad.gui.layer_data import suspicious_layer
 from napari_histoad.gui.messages import InfoLabel
-from napari_histoad.gui.pictures import pixmap
+from napari_histoad.gui.pixmap import pixmap
 from napari_histoad.gui.progress import metric_words
 from napari_histoad.gui.section import Section
 

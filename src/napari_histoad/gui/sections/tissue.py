@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from magicgui.widgets import PushButton
 from napari.layers import Labels
 
-from napari_histoad.gui.layers import tissue_layer
+from napari_histoad.gui.layer_data import tissue_layer
 from napari_histoad.gui.messages import InfoLabel
 from napari_histoad.gui.section import Section
 

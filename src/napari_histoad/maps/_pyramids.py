@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_histoad.jobs import Job
-    from napari_histoad.maps._store import AnomalyMap, Box
+    from napari_histoad.maps._anomaly_map import AnomalyMap, Box
 
 _STAGE = "Writing the map"
 _BOX_CELLS = 2**19
