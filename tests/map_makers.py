@@ -21,6 +21,7 @@ def make_map(
     resume=True,
     cell_um=8.0,
     tiles=slice(None),
+    calibration=None,
     **recorded,
 ):
     grid = TileGrid.cover(shape, slide_mpp, tile_px=tile_px, mpp=mpp, stride_px=stride_px)
@@ -33,7 +34,7 @@ def make_map(
         trained_on=["t"], calibration_note="n", version="0", **recorded,
     )  # fmt: skip
     tissue = TissueMask(np.ones((20, 17), bool), (shape[0] / 20, shape[1] / 17))
-    calibration = Calibration.from_scores(np.linspace(0, 1, 99))
+    calibration = calibration or Calibration.from_scores(np.linspace(0, 1, 99))
     return create_map(folder, info, origins=grid.origins, tissue=tissue, calibration=calibration, resume=resume)
 
 

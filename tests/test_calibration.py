@@ -4,26 +4,169 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_histoad.calibration import Calibration, CalibrationBasis, discovery_rate
+from napari_histoad.calibration import Calibration, CalibrationBasis, check_valid_for, discovery_rate
 from napari_histoad.errors import SettingsError, TooFewTilesError, TrainingError
 
 scores = hnp.arrays(np.float32, st.integers(10, 80), elements=st.floats(-5, 5, width=16))
 
 
-@given(scores, hnp.arrays(np.float32, 30, elements=st.floats(-6, 6, width=16)), st.floats(0.001, 0.999))
-def test_threshold_flags_exactly_the_scores_whose_p_value_is_at_most_the_rate(normals, query, rate):
-    calibration = Calibration.from_scores(normals)
+VALID_FOR = ("similar", "new-slide")
+
+
+@st.composite
+def grouped(draw):
+    """Return scores and the slide of each."""
+    values = draw(scores)
+    return values, draw(hnp.arrays(np.int64, len(values), elements=st.integers(0, 6)))
+
+
+def _calibration(values, slides, valid_for="new-slide", **basis):
+    found = Calibration.from_scores(values, groups=slides, slides=slides, basis=CalibrationBasis("slides", **basis))
+    return found.made_valid_for(valid_for)
+
+
+queries = hnp.arrays(np.float32, 30, elements=st.floats(-6, 6, width=16))
+
+
+@given(grouped(), queries, st.integers(1, 999), st.sampled_from(VALID_FOR))
+def test_threshold_flags_exactly_the_scores_whose_p_value_is_at_most_the_rate(normals, query, thousandths, valid_for):
+    calibration, rate = _calibration(*normals, valid_for), thousandths / 1000
     by_p = calibration.p_value(query).astype(float) <= rate + 1e-7
     assert np.array_equal(by_p, query > calibration.threshold(rate))
 
 
-@given(scores)
-def test_p_value_falls_with_the_score_and_stays_in_range(normals):
-    calibration = Calibration.from_scores(normals)
+@given(grouped(), st.sampled_from(VALID_FOR))
+def test_p_values_are_in_range_fall_with_the_score_and_keep_nan(normals, valid_for):
+    calibration = _calibration(*normals, valid_for)
     p = calibration.p_value(np.linspace(-7, 7, 50))
     assert (np.diff(p) <= 0).all()
-    assert p.min() >= calibration.smallest_rate * 0.999
-    assert p.max() <= 1
+    assert p.min() == pytest.approx(calibration.smallest_rate)
+    assert p.max() == 1
+    assert np.array_equal(np.isnan(calibration.p_value(np.array([[np.nan, 0.0]]))), [[True, False]])
+
+
+@given(grouped(), st.randoms(use_true_random=False))
+def test_p_values_for_a_new_slide_depend_on_no_order_and_no_number(normals, random):
+    values, slides = normals
+    order = list(range(len(values)))
+    random.shuffle(order)
+    query = np.linspace(-6, 6, 25)
+    before = _calibration(values, slides).p_value(query)
+    assert _calibration(values[order], 100 - 7 * slides[order]).p_value(query) == pytest.approx(before)
+
+
+@given(grouped(), st.integers(0, 6), st.integers(2, 5))
+def test_copies_of_a_slides_tiles_do_not_change_p_values_for_a_new_slide(normals, slide, times):
+    values, slides = normals
+    counts = np.where(slides == slide, times, 1)
+    query = np.linspace(-6, 6, 25)
+    before, after = (_calibration(np.repeat(values, n), np.repeat(slides, n)) for n in (1, counts))
+    assert after.p_value(query) == pytest.approx(before.p_value(query))
+
+
+@given(scores)
+def test_with_one_tile_per_slide_both_p_values_are_equal(normals):
+    query = np.linspace(-6, 6, 25)
+    similar, new = (_calibration(normals, np.arange(len(normals)), valid_for) for valid_for in VALID_FOR)
+    assert np.array_equal(similar.p_value(query), new.p_value(query))
+    assert similar.threshold(0.2) == new.threshold(0.2)
+
+
+@given(grouped(), st.integers(0, 2**32 - 1))
+def test_p_value_for_a_new_slide_is_the_median_over_draws_of_one_tile_per_slide(normals, seed):
+    values, slides = normals
+    ids, rng = np.unique(slides), np.random.default_rng(seed)
+    query = np.linspace(-6, 6, 25)
+    drawn = np.stack([rng.choice(values[slides == i], 4000) for i in ids])
+    p = (1 + (drawn[..., None] >= query).sum(0)) / (len(ids) + 1)
+    found = _calibration(values, slides).p_value(query)
+    # Most draws give neither a smaller nor a larger p-value; 4000 draws are 50 ± 5% where exactly half do.
+    assert ((p <= found + 1e-6).mean(0) >= 0.45).all()
+    assert ((p >= found - 1e-6).mean(0) >= 0.45).all()
+
+
+def _new_slides_flagged(slides, valid_for, rate, draws, tiles=40):
+    """Return the mean rate over new slides, at which their normal tiles are flagged; half of the variance is between slides."""
+    rng, rates = np.random.default_rng(0), []
+    for _ in range(draws):
+        shift, noise = rng.normal(size=(slides + 1, 1)), rng.normal(size=(slides + 1, tiles))
+        drawn = (shift + noise) / np.sqrt(2)
+        calibration = _calibration(drawn[1:].ravel(), np.repeat(np.arange(slides), tiles), valid_for)
+        rates.append((drawn[0] > calibration.threshold(rate)).mean())
+    return np.mean(rates)
+
+
+def test_rate_for_a_new_slide_holds_on_average_with_20_slides_and_none_is_promised_with_4():
+    assert 0.03 < _new_slides_flagged(20, "new-slide", 0.05, 400) < 0.07
+    assert _new_slides_flagged(4, "similar", 0.05, 400) > 0.08  # tile by tile the rate does not hold on new slides
+    few = _calibration(np.arange(160.0), np.repeat(np.arange(4), 40), "new-slide", sources=4)
+    assert few.threshold(0.05) == np.inf
+    assert few.nothing_flagged(0.05) == "Nothing is flagged: 4 slides support no rate below 20.00%"
+    assert few.explain_rate(0.05) == few.nothing_flagged(0.05)
+    assert few.basis.missing.startswith("With 4 slides no rate below 20.0% can be promised for a new slide; outline normal")
+    assert "not for a new slide, for which 4 slides support no rate below 20.0%" in few.note
+
+
+def test_unknown_slides_give_no_rate_for_a_new_slide():
+    for slides in (None, np.r_[-1, np.zeros(39)]):
+        found = Calibration.from_scores(np.arange(40.0), slides=slides, basis=CalibrationBasis("tile files", names=("a.svs",)))
+        assert found.slides is None
+        with pytest.raises(SettingsError, match="not known"):
+            found.made_valid_for("new-slide")
+        assert found.usual_validity("b.svs") == "similar"
+        assert "not known, so no rate can be promised for a new slide" in found.describe("b.svs")
+    with pytest.raises(SettingsError, match="known are similar, new-slide"):
+        check_valid_for("all")
+
+
+@pytest.mark.parametrize(("slides", "slide", "usual"), [(20, "b", "new-slide"), (20, "a", "similar"), (19, "b", "similar")])
+def test_usual_validity_is_a_new_slide_where_the_slide_is_new_and_slides_are_enough(slides, slide, usual):
+    found = _calibration(np.arange(10.0 * slides), np.arange(10 * slides) % slides, "similar", sources=slides, names=("a", "c"))
+    assert found.usual_validity(slide) == usual
+    assert found.covers(slide) is (slide == "a")
+    chosen = found.made_valid_for(usual)
+    words = chosen.describe(slide)
+    assert ("valid, on average, for a new slide" in words) is (usual == "new-slide")
+    assert ("19 slides no rate below 5.0% can be promised" in words) is (slides == 19)
+    assert ("each of which counts equally" in chosen.explain_rate(0.1)) is (usual == "new-slide")
+    assert ("which this slide may not be" in chosen.whom(slide)) is (slides == 19)
+    other = found.made_valid_for("similar").describe("b")
+    assert ("choose rates for a new slide" in other) is (slides == 20)
+
+
+def test_rate_interval_is_that_of_groups_left_out_in_turn():
+    """Ten outlines score alike, one higher than all others, one has too few tiles to be judged by."""
+    values = np.r_[np.tile(np.arange(20.0), 10), np.arange(100.0, 120), np.arange(3.0)]
+    outlines = np.repeat(np.arange(12), [20] * 11 + [3])
+    basis = CalibrationBasis("outlines", outlined=True, sources=1)
+    found = Calibration.from_scores(values, groups=outlines, slides=0 * outlines, basis=basis)
+    interval = found.rate_interval(0.05)
+    assert (interval.low, interval.high, interval.groups) == (0.0, 1.0, 11)
+    assert str(interval) == "5% nominal; 0.0–100.0% over 11 outlines"
+    assert found.explain_rate(0.05).endswith(interval.sentence)
+    assert found.made_valid_for("new-slide").rate_interval(0.6) is None  # one slide
+    assert Calibration.from_scores(values).rate_interval(0.05) is None
+
+
+@pytest.mark.parametrize("valid_for", VALID_FOR)
+def test_rate_interval_leaves_out_a_tenth_of_many_groups(valid_for):
+    rng = np.random.default_rng(0)
+    found = _calibration(rng.normal(size=1000), np.repeat(np.arange(50), 20), valid_for)
+    interval = found.rate_interval(0.1)
+    assert 0 <= interval.low < 0.1 < interval.high < 0.4
+    assert str(interval).endswith("over 90% of 50 slides")
+
+
+def test_arrays_give_the_same_calibration_and_scores_alone_one_without_groups():
+    found = _calibration(np.array([3.0, 1, 2] * 5), np.arange(15) // 5, "similar")
+    again = Calibration.from_arrays(found.arrays, found.basis)
+    assert all(np.array_equal(found.arrays[name], values) for name, values in again.arrays.items())
+    assert again.arrays.keys() == {"scores", "groups", "slides"}
+    old = Calibration.from_arrays({"scores": np.array([2.0, 1.0])}, None)
+    assert old.arrays.keys() == {"scores"}
+    assert old.scores.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="differ in number"):
+        Calibration.from_arrays({"scores": np.arange(3.0), "groups": np.arange(2)}, None)
 
 
 def test_threshold_keeps_the_false_positive_rate_on_exchangeable_scores():
@@ -34,10 +177,6 @@ def test_threshold_keeps_the_false_positive_rate_on_exchangeable_scores():
         calibration = Calibration.from_scores(draw[:200])
         rates.append((calibration.p_value(draw[200:]) <= 0.05).mean())
     assert 0.03 < np.mean(rates) < 0.07
-
-
-def test_p_value_of_nan_is_nan():
-    assert np.isnan(Calibration.from_scores(np.arange(20)).p_value(np.array([np.nan])))[0]
 
 
 def test_from_scores_refuses_too_few_tiles():
@@ -117,12 +256,13 @@ def test_drift_warning_names_slides_whose_scores_differ_as_a_whole():
 
 def _basis(groups, grouping="outlines", doubts=(), sources=1, outlined=True, robust=False):
     basis = CalibrationBasis(grouping, outlined, doubts, sources)
-    return Calibration.from_scores(np.arange(len(groups)), robust=robust, groups=groups, basis=basis).basis
+    slides = groups if grouping == "slides" else 0 * groups
+    return Calibration.from_scores(np.arange(len(groups)), robust=robust, groups=groups, slides=slides, basis=basis).basis
 
 
-def test_basis_counts_tiles_and_groups_and_states_what_its_rates_are_valid_for():
+def test_basis_counts_tiles_groups_and_slides_and_states_what_its_rates_are_valid_for():
     basis = _basis(np.arange(2000) // 250)
-    assert (basis.tiles, basis.groups) == (2000, 8)
+    assert (basis.tiles, basis.groups, basis.slides) == (2000, 8, 1)
     assert basis.sentence == (
         "Rates are based on 2,000 held-out normal tiles of 8 outlines of one slide: "
         "they are valid for tissue like that outlined, not for a new slide"
@@ -135,7 +275,7 @@ def test_basis_states_a_rate_for_new_slides_only_with_enough_slides(slides, prom
     basis = _basis(np.arange(slides * 10) // 10, "slides", sources=slides, outlined=False)
     assert ("for new slides like these" in basis.sentence) is promised
     assert ("not for a new slide" in basis.sentence) is not promised
-    assert (f"{1 / (slides + 1):.1%}" in basis.sentence) is promised
+    assert f"{1 / (slides + 1):.1%}" in basis.sentence
 
 
 @pytest.mark.parametrize("doubt", ["self", "refined", "mixed"])

@@ -13,6 +13,7 @@ from napari_histoad.cli._console import say
 from napari_histoad.errors import SettingsError, SlideError
 
 if TYPE_CHECKING:
+    from napari_histoad.calibration import ValidFor
     from napari_histoad.engine import CohortSlide, TrainingSource
     from napari_histoad.maps import AnomalyMap
     from napari_histoad.slide import Slide, StatedMpp
@@ -67,6 +68,14 @@ RateOption = Annotated[
         "rate that the calibration supports."
     ),
 ]
+ValidForOption = Annotated[
+    str | None,
+    Option(
+        metavar="similar|new-slide",
+        help="What error rates are valid for: tissue like that of the calibration, or a new slide. Default: a new slide, if the "
+        "slide is not in the calibration, which has 20 slides or more; else similar tissue; or as saved with the regions.",
+    ),
+]
 FdrOption = Annotated[
     float | None, Option(help="False discovery rate instead of --rate: the share of flagged tiles that may be normal.")
 ]
@@ -110,8 +119,16 @@ def with_mpp(slides: Sequence[S], slide_mpp: str | None, override: float | None)
     ]
 
 
-def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None) -> float | None:
-    """Return the false-positive rate that --rate or --fdr asks for, or None for the map's own."""
+def chosen_validity(name: str | None) -> ValidFor | None:
+    """Return what --valid-for asks for, None without it."""
+    from napari_histoad.calibration import check_valid_for
+
+    return None if name is None else check_valid_for(name)
+
+
+def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None, valid_for: str | None = None) -> float | None:
+    """Return the false-positive rate that --rate or --fdr asks for, or None for the map's own; apply --valid-for to the map."""
+    opened.use_rates_for(chosen_validity(valid_for))
     if fdr is None:
         if rate is not None:
             opened.calibration.threshold(rate)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit
-from napari_histoad.cli._options import FdrOption, JsonOption, RateOption, chosen_rate
+from napari_histoad.cli._options import FdrOption, JsonOption, RateOption, ValidForOption, chosen_rate
 from napari_histoad.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def evaluate(
     truth: Annotated[Path, Option(help="Outlines of the known anomalies; for scores, a manifest.csv with labels.")],
     rate: RateOption = None,
     fdr: FdrOption = None,
+    valid_for: ValidForOption = None,
     truth_downsample: Annotated[float, Option(help="Divide the coordinates of the outlines by this number.")] = 1.0,
     exclude: Annotated[Path | None, Option(help="Outlines of tissue to leave out, such as the training regions.")] = None,
     as_json: JsonOption = False,
@@ -33,13 +34,15 @@ def evaluate(
     if result.suffix.lower() == ".csv":
         if fdr is not None:
             raise SettingsError("--fdr is for maps, not for a table of scores", "use --rate")
+        if valid_for is not None:
+            raise SettingsError("--valid-for is for maps, not for a table of scores", "score the tiles with --valid-for")
         if truth_downsample != 1 or exclude is not None:
             raise SettingsError("--truth-downsample and --exclude are for maps, not for a table of scores", "leave them out")
         evaluation = _evaluate_table(result, truth, rate)
     else:
         left_out = read_regions(exclude) if exclude is not None else ()
         opened = AnomalyMap.open(result)
-        rate = chosen_rate(opened, rate, fdr)
+        rate = chosen_rate(opened, rate, fdr, valid_for)
         evaluation = evaluate_map(opened, truth, rate=rate, downsample=truth_downsample, exclude=left_out)
     emit(evaluation.to_json(), evaluation.rows(), as_json=as_json)
 

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from napari_histoad.cli._console import CommandWithExamples, command, emit
-from napari_histoad.cli._options import FdrOption, JsonOption, MapArgument, RateOption, SlideOption, chosen_rate, open_slide_of
+from napari_histoad.cli._options import (
+    FdrOption,
+    JsonOption,
+    MapArgument,
+    RateOption,
+    SlideOption,
+    ValidForOption,
+    chosen_rate,
+    open_slide_of,
+)
 from napari_histoad.errors import SettingsError
 
 
@@ -66,6 +75,7 @@ def export(
     slide: SlideOption = None,
     rate: RateOption = None,
     fdr: FdrOption = None,
+    valid_for: ValidForOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a map as files for other programs, such as QuPath, ImageJ and spreadsheets. Several at once are possible."""
@@ -75,7 +85,7 @@ def export(
     if not context.obj:
         raise SettingsError("nothing to export", f"add one or more of {', '.join(f'--{known.name}' for known in exports())}")
     opened = AnomalyMap.open(result)
-    rate = chosen_rate(opened, rate, fdr)
+    rate = chosen_rate(opened, rate, fdr, valid_for)
     needs_slide = any(chosen.needs_slide for chosen in context.obj)
     with open_slide_of(opened, slide) if needs_slide else nullcontext() as pixels:
         written = [str(path) for path in write_exports(opened, context.obj, out or result.parent, slide=pixels, rate=rate)]

@@ -20,6 +20,8 @@ from napari_histoad.cli._options import (
     OverrideMppOption,
     StrideOption,
     TissueOption,
+    ValidForOption,
+    chosen_validity,
     with_mpp,
 )
 from napari_histoad.cli._progress import follow
@@ -47,6 +49,7 @@ def map_slides(
     cell_um: Annotated[float, Option(help="Width of a pixel of the map in µm.", min=0.5)] = 8.0,
     regions: Annotated[Path | None, Option(help="Outlines on the slide: map only inside them.")] = None,
     tissue: TissueOption = "found",
+    valid_for: ValidForOption = None,
     resume: Annotated[bool, Option(help="Resume an unfinished map, or start again.")] = True,
     scheduler: Annotated[
         str | None, Option(help="Compute on the Dask cluster with this scheduler, such as tcp://host:8786.")
@@ -63,6 +66,7 @@ def map_slides(
     """
     from napari_histoad.engine import Cluster, CohortSlide, cohort_job, read_cohort
 
+    validity = chosen_validity(valid_for)
     listed = [s for path in slides for s in (read_cohort(path) if path.suffix.lower() == ".csv" else [CohortSlide(path)])]
     if regions is not None and sum(s.regions is None for s in listed) > 1:
         msg = f"--regions {regions} contains the outlines of one slide, but {len(listed)} slides are given"
@@ -86,6 +90,7 @@ def map_slides(
             stride_px=stride,
             cell_um=cell_um,
             tissue_from=tissue,
+            valid_for=validity,
             device=device,
             compile=compiled,
             resume=resume,
@@ -107,9 +112,10 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
     rate = result.default_rate
     flagged = float((result.p_values <= rate).mean())
     found = describe_saved(result)
+    interval = result.calibration.rate_interval(rate)
     summary = f"at a nominal false-positive rate of {rate:.1%}: {found} -> {result.path}"
-    warning = result.drift_warning
-    for note in (result.info.calibration_note, *result.notes):
+    warning, left_out = result.drift_warning, [] if interval is None else [interval.sentence]
+    for note in (result.calibration_note, *left_out, *result.notes):
         summary += f"\n  warning: {note} (histoad recalibrate)" if note == warning else f"\n  {note}"
     return {
         "slide": result.info.slide,
@@ -118,8 +124,10 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
         "failed_tiles": result.info.failed_tiles,
         "false_positive_rate": rate,
         "flagged_fraction": flagged,
+        "valid_for": result.calibration.valid_for,
+        "left_out_rates": None if interval is None else interval._asdict(),
         "findings": found,
-        "calibration": result.info.calibration_note,
+        "calibration": result.calibration_note,
         "warning": warning,
         "notes": result.notes,
         "unread_tiles": result.origins[result.unread_tiles].tolist(),

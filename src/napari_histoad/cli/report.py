@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit, say
-from napari_histoad.cli._options import SLIDE, JsonOption, RateOption, open_slide_of
+from napari_histoad.cli._options import SLIDE, JsonOption, RateOption, ValidForOption, chosen_validity, open_slide_of
 from napari_histoad.errors import HistoadError, SettingsError, explained
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def report(
         Option("--slide", help="The slides of the maps, in any order, if they are not found beside the maps.", **SLIDE),
     ] = None,
     rate: RateOption = None,
+    valid_for: ValidForOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write an HTML report on one or more maps: pictures, score histograms and flagged regions.
@@ -36,6 +37,7 @@ def report(
     from napari_histoad.results import write_report
     from napari_histoad.slide import open_slide
 
+    validity = chosen_validity(valid_for)
     given = {path: open_slide(path) for path in slide or ()}
     entries: list[tuple[Any, Any]] = []
     failed: list[dict[str, str]] = []
@@ -49,6 +51,7 @@ def report(
     for path in results:
         try:
             opened = AnomalyMap.open(path)
+            opened.use_rates_for(validity)
             fitting = [file for file, pixels in given.items() if opened.is_of(pixels)]
             used.update(fitting)
             entries.append((opened, given[fitting[0]] if fitting else _found(opened)))

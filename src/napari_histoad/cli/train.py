@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -20,6 +20,9 @@ from napari_histoad.cli._options import (
     with_mpp,
 )
 from napari_histoad.cli._progress import follow
+
+if TYPE_CHECKING:
+    from napari_histoad.calibration import Calibration
 
 SlidesArgument = Annotated[
     list[Path], Argument(help="Slides, folders of tile images, or manifest.csv files that list tile images.", **SLIDE)
@@ -102,19 +105,18 @@ def train(
     )
     trained = follow(job, quiet=as_json)
     assert trained.calibration is not None
-    held_out = len(trained.calibration.scores)
     document = {
         "model": str(out),
         "detector": trained.name,
         "settings": trained.settings.model_dump(),
         "trained_on": list(trained.trained_on),
-        "held_out_tiles": held_out,
-        "calibration": trained.calibration.note,
+        "held_out_tiles": len(trained.calibration.scores),
+        **_rates(trained.calibration),
         "left_out_tiles": len(trained.left_out),
     }
     rows = [
         ("Detector", f"{trained.name}, {trained.settings.tile_px} px tiles at {trained.settings.mpp:g} µm/px"),
-        ("Calibration", trained.calibration.note),
+        *calibration_rows(trained.calibration),
         ("Saved", out),
     ]
     if refine is not None:
@@ -143,6 +145,26 @@ def recalibrate(
     sources = with_mpp(found, slide_mpp, override_mpp)
     detector = follow(recalibrate_job(sources, model, out, device=device, max_tiles=max_tiles), quiet=as_json)
     assert detector.calibration is not None
-    note = detector.calibration.note
-    document = {"model": str(out), "normal_tiles": len(detector.calibration.scores), "calibration": note}
-    emit(document, [("Calibration", note), ("Saved", str(out))], as_json=as_json)
+    calibrated = detector.calibration
+    document = {"model": str(out), "normal_tiles": len(calibrated.scores), **_rates(calibrated)}
+    emit(document, [*calibration_rows(calibrated), ("Saved", str(out))], as_json=as_json)
+
+
+def _rates(calibration: Calibration) -> dict[str, Any]:
+    interval = calibration.rate_interval(calibration.default_rate)
+    return {
+        "calibration": calibration.note,
+        "false_positive_rate": calibration.default_rate,
+        "left_out_rates": None if interval is None else interval._asdict(),
+        "smallest_rate": calibration.smallest_rate,
+        "smallest_rate_for_a_new_slide": None
+        if calibration.slides is None
+        else calibration.made_valid_for("new-slide").smallest_rate,
+    }
+
+
+def calibration_rows(calibration: Calibration) -> list[tuple[str, str]]:
+    """Return rows (name, value) that say what the error rates are based on."""
+    interval = calibration.rate_interval(calibration.default_rate)
+    rates = [] if interval is None else [("Error rates", interval.sentence)]
+    return [("Calibration", calibration.note), *rates]

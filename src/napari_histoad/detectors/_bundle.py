@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["BundleHeader", "load_detector", "read_header", "save_detector"]
 
 _KEY = "napari_histoad"
-_CALIBRATION = "calibration.scores"
+_CALIBRATION = "calibration."
+"""How the names of the calibration's arrays begin: scores, and their groups and slides; files of earlier versions hold scores."""
 CLASSIFIER_PREFIX = "classifier."
 """How the names of a classifier's tensors in the same file begin."""
 
@@ -104,7 +104,8 @@ def detector_parts(detector: Detector) -> tuple[dict[str, Tensor], dict[str, str
         version=__version__,
     )
     tensors = {name: value.contiguous() for name, value in detector.saved_state().items()}
-    tensors[_CALIBRATION] = torch.from_numpy(detector.calibration.scores.copy())
+    stored = detector.calibration.arrays
+    tensors |= {f"{_CALIBRATION}{name}": torch.from_numpy(values.copy()) for name, values in stored.items()}
     return tensors, {_KEY: header.model_dump_json(exclude_none=True)}
 
 
@@ -201,7 +202,9 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         _check_encoder(detector, header)
         stored = safetensors.torch.load_file(file)
         tensors = {name: value for name, value in stored.items() if not name.startswith(CLASSIFIER_PREFIX)}
-        scores = tensors.pop(_CALIBRATION).numpy()
+        names = [name for name in tensors if name.startswith(_CALIBRATION)]
+        calibrated = {name.removeprefix(_CALIBRATION): tensors.pop(name).numpy() for name in names}
+        calibration = Calibration.from_arrays(calibrated, header.calibration_basis)
         detector.load_saved_state(tensors)
     except HistoadError as err:
         raise BundleError(f"{file.name}: {err.what}", err.remedy) from err
@@ -210,7 +213,7 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         raise BundleError(f"{file.name}: its weights do not match its header ({reason})", "train it again") from err
     detector.trained_on, detector.stain_target = tuple(header.trained_on), header.stain_target
     if overrides.keys() <= {"backbone_weights"}:
-        detector.calibration = Calibration(np.sort(scores.astype(np.float32)), header.calibration_basis)
+        detector.calibration = calibration
     return detector.eval()
 
 
@@ -233,5 +236,6 @@ def fingerprint(detector: Detector) -> str:
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
     if detector.calibration is not None:
-        digest.update(detector.calibration.scores.tobytes())
+        for values in detector.calibration.arrays.values():  # of earlier versions' detectors the scores alone
+            digest.update(values.tobytes())
     return digest.hexdigest()[:16]

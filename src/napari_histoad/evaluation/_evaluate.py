@@ -67,6 +67,8 @@ class Evaluation:
         Number of outlines taken as anomalous, by class; "" for outlines without a class.
     by_class : dict[str, ClassFigures]
         Figures by class of tile; empty for maps, and if there are only one normal and one anomalous class.
+    calibration : str
+        What the false-positive rate of the threshold is based on and valid for; empty if not known.
     notes : tuple of str
         Sentences on what was assumed or left out, and on what makes the results too optimistic.
     """
@@ -89,6 +91,7 @@ class Evaluation:
     cell_average_precision: Interval | None = None
     anomalous_classes: dict[str, int] = field(default_factory=dict)
     by_class: dict[str, ClassFigures] = field(default_factory=dict)
+    calibration: str = ""
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
@@ -116,6 +119,8 @@ class Evaluation:
             counts = ", ".join(f"{n} {name or 'without a class'}" for name, n in self.anomalous_classes.items())
             rows.append(("Taken as anomalous", counts))
         rows += [(name, str(figures)) for name, figures in self.by_class.items()]
+        if self.calibration:
+            rows.append(("Error rates", self.calibration))
         return [*rows, *(("Note", note) for note in self.notes)]
 
     def to_json(self) -> dict[str, Any]:
@@ -173,7 +178,8 @@ def evaluate(
         counts = count_classes(undecided)
         notes.append(f"tiles in outlines whose class is neither normal nor anomalous are left out: {counts}")
     notes.append(_trained_on_note(result, left_out=bool(exclude)))
-    notes.append(nothing_flagged(rate, len(result.calibration.scores)))
+    notes.append(result.calibration.nothing_flagged(rate))
+    interval = result.calibration.rate_interval(rate)
     return _evaluate(
         labels,
         scores[use],
@@ -188,6 +194,7 @@ def evaluate(
         cell_auroc=binned_interval(binned_auroc, cells.anomalous, cells.scores, cells.blocks),
         cell_average_precision=binned_interval(binned_average_precision, cells.anomalous, cells.scores, cells.blocks),
         anomalous_classes=dict(Counter(lesion.name for lesion in lesions).most_common()),
+        calibration=". ".join([result.calibration_note, *([] if interval is None else [interval.sentence])]),
         notes=tuple(note for note in notes if note),
     )
 

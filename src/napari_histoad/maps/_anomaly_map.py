@@ -10,7 +10,7 @@
       tiles/            origins, score, p_value, error_map, probability_0, …: one row per tile; error_map has one chunk per
                         block, or none
       tissue            the tissue mask
-      calibration       scores of held-out normal tiles
+      calibration       scores of held-out normal tiles; calibration_groups and calibration_slides: their groups and slides
       journal           finished blocks, one per line; removed when the map is complete
 
 During a run, only the columns of ``tiles`` and the journal are written, see `MapWriter`; pyramids and labels follow when all
@@ -23,19 +23,19 @@ import json
 import os
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import zarr
 from pydantic import ValidationError
 
-from napari_histoad.calibration import Calibration, discovery_rate
+from napari_histoad.calibration import Calibration, ValidFor, discovery_rate
 from napari_histoad.errors import MapError
 from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._chunks import ChunkFiles
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._labels import flag_bands
-from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo
+from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, calibration_array
 from napari_histoad.maps._slide import check_slide, find_slide
 from napari_histoad.tiles import TissueMask
 
@@ -59,14 +59,19 @@ class AnomalyMap:
     info : MapInfo
     geometry : MapGeometry
     calibration : Calibration
+        What its `valid_for` says, p-values, thresholds and rates are valid for; see `use_rates_for`.
     """
 
     def __init__(self, path: Path, group: zarr.Group, info: MapInfo) -> None:
         self.path, self._group, self.info = path, group, info
         self.geometry = info.geometry
-        self.calibration = Calibration(np.asarray(group["calibration"]), info.calibration_basis)
+        named = {name: calibration_array(name) for name in ("scores", "groups", "slides")}
+        stored = {name: np.asarray(group[path]) for name, path in named.items() if path in group}
+        self.calibration = Calibration.from_arrays(stored, info.calibration_basis)
         self._known: dict[tuple[str, int], NDArray[np.float32]] = {}
         self._whole: dict[str, NDArray[np.float32]] = {}
+        saved = self._saved.get("valid_for")
+        self.use_rates_for(saved if saved in get_args(ValidFor) else info.valid_for)
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> AnomalyMap:
@@ -122,8 +127,13 @@ class AnomalyMap:
 
     @property
     def p_values(self) -> NDArray[np.float32]:
-        """(N,) float32: share of held-out normal tiles that score at least as high, see `Calibration`."""
-        return np.asarray(self._array("tiles/p_value"))
+        """(N,) float32: p-values of the tiles, valid for what `calibration` is valid for; NaN = not scored.
+
+        On disk, the column ``p_value`` holds those for tissue like that of the calibration.
+        """
+        if self.calibration.valid_for == "similar":
+            return np.asarray(self._array("tiles/p_value"))
+        return self.calibration.p_value(self.scores)
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -336,6 +346,29 @@ class AnomalyMap:
 
     # -- thresholds
 
+    def use_rates_for(self, valid_for: ValidFor | None) -> None:
+        """Choose what p-values, thresholds and rates are valid for: tissue like that of the calibration, or a new slide.
+
+        Parameters
+        ----------
+        valid_for : {"similar", "new-slide"} or None
+            None changes nothing.
+
+        Raises
+        ------
+        SettingsError
+            If the slides of the calibration tiles are not known.
+        """
+        if valid_for is not None:
+            self.calibration = self.calibration.made_valid_for(valid_for)
+
+    @property
+    def calibration_note(self) -> str:
+        """What the error rates are based on, and whether they are valid for this slide."""
+        if self.calibration.valid_for == self.info.valid_for:
+            return self.info.calibration_note
+        return self.calibration.describe(self.info.slide)
+
     def flag(
         self, rate: float | None = None, min_area_um2: float | None = None, *, field: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint32]:
@@ -397,11 +430,17 @@ class AnomalyMap:
     @property
     def saved_rate(self) -> float | None:
         """The false-positive rate that the stored regions were flagged at, None if there are none yet."""
+        rate = self._saved.get("false_positive_rate")
+        return float(rate) if isinstance(rate, int | float) else None
+
+    @property
+    def _saved(self) -> dict[str, Any]:
+        """The threshold of the stored regions, empty if there are none yet."""
         try:
             described = json.loads((self.path / "labels" / "anomalous" / "zarr.json").read_bytes())
-            return float(described["attributes"][ATTRIBUTE]["false_positive_rate"])
+            return dict(described["attributes"][ATTRIBUTE])
         except (OSError, ValueError, KeyError, TypeError):
-            return None
+            return {}
 
     @property
     def saved_labels(self) -> zarr.Array[Any]:
@@ -412,7 +451,8 @@ class AnomalyMap:
     def default_rate(self) -> float:
         """The rate that is meant where none is given: the saved one, else `Calibration.default_rate`."""
         saved = self.saved_rate
-        return self.calibration.default_rate if saved is None else saved
+        same = self._saved.get("valid_for", self.info.valid_for) == self.calibration.valid_for
+        return saved if saved is not None and same else self.calibration.default_rate
 
 
 def _overlap(begins: NDArray[np.int64], length: int, first: int, stop: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 from pydantic import BaseModel, ConfigDict
 
-from napari_histoad.calibration import CalibrationBasis  # noqa: TC001 - pydantic reads it
+from napari_histoad.calibration import CalibrationBasis, ValidFor  # noqa: TC001 - pydantic reads them
 from napari_histoad.maps._chunks import COMPRESSORS
 from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.slide import SlideFingerprint  # noqa: TC001 - pydantic reads it
@@ -57,6 +57,8 @@ class MapInfo(BaseModel):
         In one sentence, what the p-values rest on, see `Calibration.note`.
     calibration_basis : CalibrationBasis or None
         The same as data; None in maps that earlier versions wrote.
+    valid_for : {"similar", "new-slide"}
+        What the error rates are valid for, unless another choice was saved with the regions, see `Calibration`.
     version : str
         Of this package.
     complete : bool
@@ -100,6 +102,7 @@ class MapInfo(BaseModel):
     classes: tuple[str, ...] = ()
     calibration_note: str
     calibration_basis: CalibrationBasis | None = None
+    valid_for: ValidFor = "similar"
     version: str
     complete: bool = False
     failed_tiles: int = 0
@@ -124,7 +127,7 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
     for name, values in (
         ("tiles/origins", origins.astype(np.int64)),
         ("tissue", tissue.mask),
-        ("calibration", calibration.scores),
+        *((calibration_array(name), values) for name, values in calibration.arrays.items()),
     ):
         array = group.create_array(name, shape=values.shape, chunks=chunks_of(values.shape, 2048), dtype=values.dtype)
         array[:] = values
@@ -136,6 +139,11 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
         _create_values(group, f"tiles/{name}", (n, *shape), (rows, *shape), chunk_key_encoding=_FLAT)
     create_pyramid(group, "anomaly map", info.geometry, info.slide_mpp)
     group.attrs[ATTRIBUTE] = info.model_dump(mode="json")
+
+
+def calibration_array(name: str) -> str:
+    """Return the name under which an array of a calibration is stored in a map."""
+    return "calibration" if name == "scores" else f"calibration_{name}"
 
 
 def create_pyramid(group: zarr.Group, name: str, geometry: MapGeometry, mpp: float) -> list[zarr.Array[Any]]:

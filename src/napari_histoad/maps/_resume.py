@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_histoad.slide import Slide
     from napari_histoad.tiles import TissueMask
 
-_FOUND_LATER = {"format", "complete", "failed_tiles", "notes", "version", "calibration_note", "calibration_basis"}
+_FOUND_LATER = {"format", "complete", "failed_tiles", "notes", "version", "calibration_note", "calibration_basis", "valid_for"}
 _OF_THE_SLIDE = {"slide", "slide_shape", "fingerprint", "slide_file", "slide_relative"}
 _WORDS = {
     "slide_mpp": "µm per pixel of the slide",

@@ -64,7 +64,7 @@ class MapWriter:
     """
 
     def __init__(self, target: AnomalyMap) -> None:
-        self._map = target
+        self._map, self._similar = target, target.calibration.made_valid_for("similar")
         self._queue: queue.Queue[ScoredTiles | None] = queue.Queue(_WAITING_BLOCKS)
         self._box: Box | None = None
         self._lock = threading.Lock()
@@ -145,7 +145,7 @@ class MapWriter:
         for block in blocks:
             first = int(block.index[0])
             self._columns["score"].put(first, block.scores)
-            self._columns["p_value"].put(first, self._map.calibration.p_value(block.scores))
+            self._columns["p_value"].put(first, self._similar.p_value(block.scores))
             if block.probabilities is not None:
                 for name, values in zip(self._classes, block.probabilities.T, strict=True):
                     self._columns[name].put(first, values)

@@ -75,10 +75,15 @@ def provenance(source: AnomalyMap, rate: float | None = None) -> dict[str, Any]:
         "detector": info.detector,
         "detector_id": info.detector_id,
         "trained_on": list(info.trained_on),
-        "calibration": info.calibration_note,
+        "calibration": source.calibration_note,
+        "rates_valid_for": source.calibration.valid_for,
         "version": info.version,
         "complete": info.complete,
         "notes": source.notes,
         "unread_tiles": source.origins[source.unread_tiles].tolist(),
     }
-    return document if rate is None else {**document, "false_positive_rate": rate}
+    if rate is None:
+        return document
+    interval = source.calibration.rate_interval(rate)
+    left_out = {} if interval is None else {"left_out_rates": interval._asdict()}
+    return {**document, "false_positive_rate": rate, **left_out}

@@ -238,7 +238,8 @@ def read_tile_files(
     groups = np.unique([tile.group for tile in kept], return_inverse=True)[1].astype(np.int64)
     apart = len(np.unique(groups)) == len(kept)
     grouping = "tile files" if apart else "groups of tile files"
-    return TileSet(images[: len(good)], groups, places=tuple(TilePlace(tile.name) for tile in kept), grouping=grouping)
+    slides = np.full(len(kept), -1) if apart else None
+    return TileSet(images[: len(good)], groups, (), tuple(TilePlace(tile.name) for tile in kept), grouping, slides)
 
 
 def _fitted(pixels: NDArray[np.uint8], tile: TileFile, tile_px: int, *, resize: bool) -> NDArray[np.uint8]:

@@ -99,7 +99,8 @@ def sample_tiles_job(
     numbers = np.unique(groups[index], return_inverse=True)[1].astype(np.int64)
     name = slide.file_name
     places = tuple(TilePlace(name, tuple(box)) for box in grid.boxes[index[good]].tolist())
-    return TileSet(images[good], numbers[good], (name,), places, "blocks of tissue" if regions is None else "outlines")
+    grouping = "blocks of tissue" if regions is None else "outlines"
+    return TileSet(images[good], numbers[good], (name,), places, grouping, np.zeros(int(good.sum()), np.int64))
 
 
 def _blocks(grid: TileGrid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -45,6 +45,8 @@ class TileSet:
         The origin of each tile, or empty.
     grouping : str
         What a group is, as a plural noun: slides, outlines, blocks of one slide, tile files.
+    slides : (N,) int64 or None
+        The slide or patient of each tile, which may have several groups; -1 where it is not known. None: each group is one.
     """
 
     images: NDArray[np.uint8]
@@ -52,6 +54,7 @@ class TileSet:
     sources: tuple[str, ...] = ()
     places: tuple[TilePlace, ...] = ()
     grouping: str = "groups"
+    slides: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,19 +63,27 @@ class TileSet:
         """Return the tiles selected by ``keep`` (mask or indices)."""
         rows = np.arange(len(self))[keep]
         places = tuple(self.places[row] for row in rows) if self.places else ()
-        return TileSet(self.images[keep], self.groups[keep], self.sources, places, self.grouping)
+        return TileSet(self.images[keep], self.groups[keep], self.sources, places, self.grouping, self.slide_of[keep])
+
+    @property
+    def slide_of(self) -> NDArray[np.int64]:
+        """(N,) int64: the slide or patient of each tile, -1 where it is not known."""
+        return self.groups if self.slides is None else self.slides
 
     @staticmethod
     def concatenate(sets: Sequence[TileSet]) -> TileSet:
-        """Return the tiles of several sets as one; groups of different sets stay different groups."""
-        groups, first = [], 0
+        """Return the tiles of several sets as one; groups and slides of different sets stay different ones."""
+        groups, slides, first, first_slide = [], [], 0, 0
         for part in sets:
             groups.append(part.groups + first)
+            slides.append(np.where(part.slide_of < 0, -1, part.slide_of + first_slide))
             first += int(part.groups.max(initial=-1)) + 1
+            first_slide += int(part.slide_of.max(initial=-1)) + 1
         sources = tuple(s for part in sets for s in part.sources)
         places = tuple(p for part in sets for p in part.places) if all(part.places for part in sets) else ()
         grouping = " and ".join(dict.fromkeys(part.grouping for part in sets))
-        return TileSet(np.concatenate([part.images for part in sets]), np.concatenate(groups), sources, places, grouping)
+        images = np.concatenate([part.images for part in sets])
+        return TileSet(images, np.concatenate(groups), sources, places, grouping, np.concatenate(slides))
 
     def divided(self, least: int, *, single: bool = False) -> TileSet:
         """Return the tiles in groups that allow holding out at least ``least`` tiles and keeping at least half.
@@ -92,7 +103,7 @@ class TileSet:
             ids, sizes = np.unique(groups, return_counts=True)
             rows = np.flatnonzero(groups == ids[sizes.argmax()])  # in the order they were read in: row by row, file by file
             groups[rows] = groups.max() + 1 + np.arange(len(rows)) * _RUNS // len(rows)
-            tiles = replace(tiles, groups=groups)
+            tiles = replace(tiles, groups=groups, slides=self.slide_of)
         return tiles
 
     def split(self, held_out: float, rng: np.random.Generator, least: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_histoad import AnomalyMap
-from napari_histoad.calibration import CalibrationBasis
+from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.gui.controller import Review
 from napari_histoad.gui.sections.review import rate_words
 from napari_histoad.jobs import Progress
@@ -87,28 +87,26 @@ def test_training_keeps_earlier_detectors(viewer, panel, words, case, qtbot, cho
         assert (panel.controller.chosen.out / name).exists()
 
 
-@pytest.fixture
-def finished(map_folder):
-    return AnomalyMap.open(map_folder)
-
-
-def _review(finished, basis, warning=None):
+def _review(basis, warning=None):
     class Source:
-        calibration = type("C", (), {"basis": basis})()
+        calibration = Calibration(np.arange(900, dtype=np.float32), basis, np.arange(900, dtype=np.int32) // 30)
+        calibration_note = calibration.describe("a.svs")
+        info = type("Info", (), {"slide": "a.svs"})
         drift_warning = warning
 
     return Review(Source(), np.zeros((2, 2), np.uint32), [], 0.01, "no region; 5 of 10 tiles (50.0%) are")
 
 
-def test_rate_words_promise_no_approximate_rate(finished):
+def test_rate_words_promise_no_approximate_rate():
     sure = CalibrationBasis("slides", tiles=900, groups=30, sources=30)
     for basis, most in ((sure, "At most"), (CalibrationBasis("slides", doubts=("self",), tiles=90), "About"), (None, "About")):
-        by_rate = rate_words(_review(finished, basis), 0.01, by_discoveries=False)
-        by_discoveries = rate_words(_review(finished, basis), 0.1, by_discoveries=True)
-        assert f"{most} <b>1.00%</b>" in by_rate
+        by_rate = rate_words(_review(basis), 0.01, by_discoveries=False)
+        by_discoveries = rate_words(_review(basis), 0.1, by_discoveries=True)
+        assert f"{most} <b>1.00%</b> of normal tiles are flagged on tissue like that" in by_rate
         assert f"{most} <b>10.00%</b>" in by_discoveries
         assert ("approximate" in by_rate) == (basis is not None and basis.approximate)
-    drifted = rate_words(_review(finished, sure, "98% of the tiles score above"), 0.01, by_discoveries=False)
+        assert "1% nominal; 0.0–" in by_rate
+    drifted = rate_words(_review(sure, "98% of the tiles score above"), 0.01, by_discoveries=False)
     assert "At most" not in drifted
     assert "this slide differs" in drifted
 

@@ -31,6 +31,7 @@ from napari_histoad.maps import (
     digest_of_regions,
     finish_job,
     reopen_blocks,
+    save_labels,
 )
 from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
 from napari_histoad.slide import open_slide, slide_name
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_histoad.calibration import Calibration
+    from napari_histoad.calibration import Calibration, ValidFor
     from napari_histoad.detectors import Detector
     from napari_histoad.engine.mapping._cluster import Cluster
     from napari_histoad.jobs import Job
@@ -71,6 +72,7 @@ class MapOptions(TypedDict, total=False):
     resume: bool
     seed: int
     tissue_from: str
+    valid_for: ValidFor | None
 
 
 def map_path(slide: Slide | Path, out: Path) -> Path:
@@ -93,6 +95,7 @@ def map_job(
     resume: bool = True,
     seed: int = 0,
     tissue_from: str = "found",
+    valid_for: ValidFor | None = None,
     notes: Sequence[str] = (),
     tissue: TissueMask | None = None,
     plan: MapPlan | None = None,
@@ -125,6 +128,8 @@ def map_job(
     tissue_from : str
         ``"found"``: tissue is detected on the slide. ``"regions"``: everything inside the regions counts as tissue, for stains
         in which tissue is not detected.
+    valid_for : {"similar", "new-slide"}, optional
+        What the error rates are valid for, see `Calibration`; default: `Calibration.usual_validity`.
     notes : sequence of str
         Sentences about the regions, shown and stored with the map.
     tissue : TissueMask, optional
@@ -167,6 +172,8 @@ def map_job(
         )
     for line in notes:
         yield Progress("Finding tissue", 1, 1, "slides", note=line)
+    if valid_for is not None:
+        plan.calibration.made_valid_for(valid_for)  # refused before anything is written
     detector, target = plan.detector, map_path(slide, out)
     with lock_output(target):
         result = create_map(
@@ -178,6 +185,8 @@ def map_job(
             resume=resume,
             slide=plan.slide,
         )
+        chosen_anew = valid_for not in (None, result.calibration.valid_for)
+        result.use_rates_for(valid_for)
         if result.info.fingerprint is None:
             yield Progress("Mapping", path=str(target), note=f"{target.name} {_UNCHECKED}")
         repaired = _blocks_to_read_again(result, plan)
@@ -203,7 +212,10 @@ def map_job(
                 )
             expected = len(plan.grid) if repaired else tiles_in(todo, len(plan.grid))
             yield from write_blocks(result, computed, errors, finished, expected)
+        was_complete = result.info.complete
         yield from finish_job(result)
+        if was_complete and chosen_anew:
+            save_labels(result)
     return result
 
 
@@ -237,6 +249,8 @@ def plan_map(
     if detector.calibration is None:
         raise BundleError(f"this {detector.name} detector has not been calibrated", "train it, or load it without overrides")
     settings, slide_mpp, view = detector.settings, slide.require_mpp(), DetectorView.of(detector)
+    valid_for = detector.calibration.usual_validity(slide.file_name)
+    calibration = detector.calibration.made_valid_for(valid_for)
     grid = TileGrid.cover(
         slide.shape,
         slide_mpp,
@@ -279,14 +293,15 @@ def plan_map(
         trained_on=list(detector.trained_on),
         stain=() if own_stain is None else own_stain.values,
         classes=classes_of(detector),
-        calibration_note=". ".join(filter(None, [detector.calibration.note, note])),
-        calibration_basis=detector.calibration.basis,
+        calibration_note=". ".join(filter(None, [calibration.describe(slide.file_name), note])),
+        calibration_basis=calibration.basis,
+        valid_for=valid_for,
         regions=digest_of_regions(regions),
         tissue_from=tissue_from,
         notes=kept,
         version=__version__,
     )
-    return MapPlan(slide, detector, grid, tissue, detector.calibration, info, own_stain)
+    return MapPlan(slide, detector, grid, tissue, calibration, info, own_stain)
 
 
 def read_first_tiles(plan: MapPlan) -> None:
@@ -363,7 +378,8 @@ def map_slide(
     regions : path-like or sequence of Region, optional
         Map only tiles inside these.
     **options
-        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``, ``tissue_from``: see `map_job`.
+        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``, ``tissue_from``, ``valid_for``: see
+        `map_job`.
 
     Examples
     --------

@@ -60,8 +60,9 @@ def recalibrate_job(
         scores += found.scores.tolist()
         yield Progress("Calibrating", len(scores), len(tiles))
     mixed, outlined = any(source.mixed for source in sources), all(source.regions is not None for source in sources)
-    basis = CalibrationBasis(tiles.grouping, outlined, ("mixed",) if mixed else (), len(set(tiles.sources)))
-    detector.calibration = Calibration.from_scores(scores, robust=mixed, groups=tiles.groups, basis=basis)
+    names = tuple(dict.fromkeys(tiles.sources))
+    basis = CalibrationBasis(tiles.grouping, outlined, ("mixed",) if mixed else (), len(names), names=names)
+    detector.calibration = Calibration.from_scores(scores, robust=mixed, groups=tiles.groups, slides=tiles.slide_of, basis=basis)
     save_detector(detector, out)
     return detector
 

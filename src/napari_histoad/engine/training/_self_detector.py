@@ -67,7 +67,8 @@ def self_detector_job(
         np.concatenate(scores),
         robust=True,
         groups=tiles.groups[held_out],
-        basis=CalibrationBasis(tiles.grouping, doubts=("self",), sources=1),
+        slides=tiles.slide_of[held_out],
+        basis=CalibrationBasis(tiles.grouping, doubts=("self",), sources=1, names=tiles.sources),
     )
     detector.trained_on = (slide.file_name,)
     return detector

@@ -86,7 +86,7 @@ def grouped_tiles(tiles: TileSet, chosen: NormalTiles, where: str, *, alone: boo
     if chosen.grouped:
         return tiles, ""
     if not alone:
-        return replace(tiles, groups=np.zeros_like(tiles.groups), grouping="folders of tile files"), ""
+        return replace(tiles, groups=np.zeros_like(tiles.groups), grouping="folders of tile files", slides=None), ""
     clusters = near_duplicates(tiles.images)
     found = len(np.unique(clusters))
     if found < _MIN_CLUSTERS:
@@ -97,4 +97,4 @@ def grouped_tiles(tiles: TileSet, chosen: NormalTiles, where: str, *, alone: boo
         "error rates assume that tiles are independent of each other."
     )
     grouping = "clusters of near-duplicate tiles" if found < len(tiles) else "tile files"
-    return replace(tiles, groups=clusters.astype(np.int64), grouping=grouping), note
+    return replace(tiles, groups=clusters.astype(np.int64), grouping=grouping, slides=np.full(len(tiles), -1)), note

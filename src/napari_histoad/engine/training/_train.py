@@ -106,10 +106,13 @@ def fit_job(
     doubts: list[Doubt] = ["mixed"] if robust else []
     doubts += [] if refine is None else ["refined"]
     doubts += [] if tiles is given else ["beside"]
-    basis = CalibrationBasis(tiles.grouping, outlined, tuple(doubts), len(set(tiles.sources)))
+    names = tuple(dict.fromkeys(tiles.sources))
+    basis = CalibrationBasis(tiles.grouping, outlined, tuple(doubts), len(names), names=names)
     if isinstance(detector, FeatureDetector) and not detector.steps:
         scores = yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine, features=features)
-        detector.calibration = Calibration.from_scores(scores, robust=trimmed, groups=given.groups, basis=basis)
+        detector.calibration = Calibration.from_scores(
+            scores, robust=trimmed, groups=given.groups, slides=given.slide_of, basis=basis
+        )
         detector.trained_on = tiles.sources
         return detector
     kept, held_out = tiles.split(_HELD_OUT, rng, least)
@@ -126,7 +129,9 @@ def fit_job(
         detector.fit(tiles.images[kept], robust=robust)
     yield Progress("Calibrating", 1, 2, "steps")
     scores = score_images(detector, tiles.images[held_out], device)
-    detector.calibration = Calibration.from_scores(scores, robust=trimmed, groups=given.groups[held_out], basis=basis)
+    detector.calibration = Calibration.from_scores(
+        scores, robust=trimmed, groups=given.groups[held_out], slides=given.slide_of[held_out], basis=basis
+    )
     detector.trained_on = tiles.sources
     yield Progress("Calibrating", 2, 2, "steps")
     return detector

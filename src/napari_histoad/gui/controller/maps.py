@@ -132,7 +132,9 @@ class Maps:
         side_endings = [ending for export in exports for ending in export.side_endings]
         files = free_names([folder / f"{name}.{ending}" for ending in (*endings, *side_endings)])
         written = dict(zip((export.name for export in exports), files, strict=False))
-        args = {"map": self.map.path, "rate": self._rate, "exports": written, "report": files[len(exports)] if report else None}
+        report_file = files[len(exports)] if report else None
+        threshold = {"rate": self._rate, "valid_for": self.map.calibration.valid_for}
+        args = {"map": self.map.path, **threshold, "exports": written, "report": report_file}
         self._chosen.submit(protocol.SaveResults, args, Handlers("save", lambda _: self.saved.emit(files[: len(endings)])))
 
 

@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QListWidget, QSlider
 from superqt.utils import qdebounced
 
-from napari_histoad.calibration import describe_basis, discovery_rate
+from napari_histoad.calibration import discovery_rate
 from napari_histoad.gui.gallery_dock import GalleryDock
 from napari_histoad.gui.map_layers import MapLayers
 from napari_histoad.gui.messages import InfoLabel, Message
@@ -28,6 +28,11 @@ _RATE_HELP = (
     "False-positive rate: the share of normal tiles that may be flagged. "
     "False discovery rate: the share of flagged tiles that may be normal."
 )
+_VALID_FOR = [("Rates for tissue like that of the calibration", "similar"), ("Rates for a new slide", "new-slide")]
+_VALID_FOR_HELP = (
+    "Tissue like that of the calibration: every calibration tile counts equally. "
+    "A new slide: every slide counts equally, and few slides support no small rate."
+)
 _SLIDER_STEPS = 1000
 _HIGHEST_RATE = 0.25
 _USUAL_RATE, _USUAL_DISCOVERIES = 0.01, 0.1
@@ -42,6 +47,7 @@ class ReviewSection(Section):
         super().__init__(context)
         self.notes = Message("warning")
         self.rate_kind = ComboBox(choices=[BY_FALSE_POSITIVES, BY_DISCOVERIES], value=BY_FALSE_POSITIVES, tooltip=_RATE_HELP)
+        self.valid_box = ComboBox(choices=_VALID_FOR, value="similar", tooltip=_VALID_FOR_HELP)
         self.rate_slider = QSlider(Qt.Orientation.Horizontal)
         self.rate_slider.setRange(0, _SLIDER_STEPS)
         self.rate_slider.setToolTip("The share of normal tiles that may be flagged by mistake")
@@ -53,7 +59,7 @@ class ReviewSection(Section):
         self.gallery_button = PushButton(
             text="Judge tiles one by one", tooltip="Show the most informative tiles as pictures, and judge each by a key"
         )
-        self.add(self.notes, self.rate_kind.native, self.rate_slider, self.rate_info, self.region_list)
+        self.add(self.notes, self.valid_box.native, self.rate_kind.native, self.rate_slider, self.rate_info, self.region_list)
         self.add(self.gallery_button.native, self.message)
         self.layers = MapLayers(context, self)
         self.gallery_dock = GalleryDock(context)
@@ -63,6 +69,7 @@ class ReviewSection(Section):
         self._positions: dict[str, tuple[str, int]] = {}
         self._just_opened = False
         self.rate_kind.changed.connect(self._on_rate_kind)
+        self.valid_box.changed.connect(self.guarded(self._on_valid_for))
         self.rate_slider.valueChanged.connect(lambda _: self._ask_soon())
         self.region_list.currentRowChanged.connect(self._on_region)
         self.gallery_button.changed.connect(self.guarded(self.gallery_dock.open))
@@ -129,6 +136,9 @@ class ReviewSection(Section):
 
     def _begin(self, source: AnomalyMap) -> None:
         """Show the notes of a map, and set the range of the slider by its calibration."""
+        with self.valid_box.changed.blocked():
+            self.valid_box.value = source.calibration.valid_for
+        self.valid_box.native.setVisible(source.calibration.slides is not None)
         self._p_values = source.p_values
         self.notes.say(*map(note_in_window, source.notes))
         lowest, rate = source.calibration.smallest_rate, source.default_rate
@@ -157,6 +167,14 @@ class ReviewSection(Section):
         usual = _USUAL_DISCOVERIES if self._by_discoveries() else _USUAL_RATE
         self.rate_slider.setValue(int(np.searchsorted(self._rates, usual)))
         self._ask_soon()
+
+    def _on_valid_for(self) -> None:
+        source = self.controller.maps.map
+        if source is not None:
+            source.use_rates_for(self.valid_box.value)
+            self._begin(source)
+            self.rate_slider.setValue(self._position(source))
+            self._ask()
 
     @qdebounced(timeout=100)
     def _ask_soon(self) -> None:
@@ -201,13 +219,13 @@ def _key(source: AnomalyMap) -> str:
 
 
 def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
-    """Return, as rich text, the error rate of the threshold, the flagged regions, and the basis of the calibration.
+    """Return, as rich text, the error rate of the threshold, the flagged regions, and what the rate is based on.
 
     ``chosen`` is the rate that the slider shows, a false discovery rate if ``by_discoveries``.
     """
-    source, basis = review.map, review.map.calibration.basis
-    most = "About" if basis is None or basis.approximate else "At most"
-    threshold = f"(p ≤ {review.rate:.3g})"
+    source, calibration = review.map, review.map.calibration
+    most = "About" if calibration.basis is None or calibration.basis.approximate else "At most"
+    threshold = f"{calibration.whom(source.info.slide)} (p ≤ {review.rate:.3g})"
     if by_discoveries:
         words = f"<b>{chosen:.2%}</b> of the flagged tiles are expected to be normal {threshold}"
     else:
@@ -217,4 +235,6 @@ def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
     else:
         words = f"{most} {words}."
     found = review.findings[0].upper() + review.findings[1:]
-    return "<br>".join([words, f"{found}.", f"{describe_basis(basis)}."])
+    interval = calibration.rate_interval(review.rate)
+    lines = [words, *([] if interval is None else [f"{interval.sentence}."]), f"{found}.", f"{source.calibration_note}."]
+    return "<br>".join(lines)
