@@ -8,7 +8,6 @@ writes any slide as a pyramidal TIFF.
 from napari_histoad.slide._array import ArraySlide
 from napari_histoad.slide._base import Level, Slide, UnsupportedVariantError, check_mpp
 from napari_histoad.slide._colour import GLASS, ColourTable
-from napari_histoad.slide._file import memory_for_tiles
 from napari_histoad.slide._fingerprint import SlideFingerprint, take_fingerprint
 from napari_histoad.slide._mpp import GivenMpp, StatedMpp, listed_mpp
 from napari_histoad.slide._name import file_name, slide_name
@@ -16,6 +15,7 @@ from napari_histoad.slide._open import can_open, is_slide, open_slide
 from napari_histoad.slide._pyramid import LevelArray, level_arrays, pyramid
 from napari_histoad.slide._recoloured import RecolouredSlide
 from napari_histoad.slide._remote import address, is_remote, is_url, locate, slide_path
+from napari_histoad.slide._tile_cache import memory_for_tiles
 from napari_histoad.slide._write import BAND_PX, convert_job, pyramid_job
 
 __all__ = [

@@ -15,9 +15,9 @@ from napari_histoad.slide._base import make_levels
 from napari_histoad.slide._colour import GLASS
 from napari_histoad.slide._dicom_folder import choose_series, find_instances, holds_instances, pictures_of, series_of
 from napari_histoad.slide._dicom_frames import JPEG, declares_other_colours, defragmented, is_ycbcr, read_images
-from napari_histoad.slide._file import PositionalFile
 from napari_histoad.slide._jpeg2000 import Codestream
 from napari_histoad.slide._openslide import OpenSlideSlide
+from napari_histoad.slide._positional_file import PositionalFile
 from napari_histoad.slide._tiled import TiledSlide
 
 if TYPE_CHECKING:

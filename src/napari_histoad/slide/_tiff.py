@@ -20,7 +20,7 @@ from PIL import Image
 from napari_histoad.errors import SlideError, first_line
 from napari_histoad.slide._base import Level, coarsest
 from napari_histoad.slide._colour import GLASS
-from napari_histoad.slide._file import PositionalFile
+from napari_histoad.slide._positional_file import PositionalFile
 from napari_histoad.slide._remote import RemoteFile, is_remote, open_binary
 from napari_histoad.slide._tiff_layout import check_chain, read_layout
 from napari_histoad.slide._tiff_levels import place_levels

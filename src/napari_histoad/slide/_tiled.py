@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari_histoad.slide._base import Slide
-from napari_histoad.slide._file import TileCache, memory_for_tiles
+from napari_histoad.slide._tile_cache import TileCache, memory_for_tiles
 
 if TYPE_CHECKING:
     from pathlib import Path

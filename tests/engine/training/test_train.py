@@ -191,7 +191,7 @@ def test_detector_trained_in_srgb_maps_in_srgb(sample, tmp_path):
 @pytest.mark.parametrize("seed", range(8))
 def test_validation_tiles_come_from_several_outlines(seed):
     """With few outlines, validation uses tiles of all of them, so that one with only fat does not decide alone."""
-    from napari_histoad.engine.training._descend import _split
+    from napari_histoad.engine.training._gradient_descent import _split
 
     rng = np.random.default_rng(seed)
     few = TileSet(np.zeros((200, 1, 1, 3), np.uint8), np.arange(200) // 50)

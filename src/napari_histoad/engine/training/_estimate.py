@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_histoad.detectors import FeatureDetector
-from napari_histoad.engine.training._descend import batch_size, diverging
+from napari_histoad.engine.training._gradient_descent import batch_size, diverging
 from napari_histoad.jobs import format_seconds
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from sklearn.svm import OneClassSVM
 
 from napari_histoad.detectors import features_of
 from napari_histoad.engine._score import score_images
-from napari_histoad.engine.training._descend import descend_job
+from napari_histoad.engine.training._gradient_descent import descend_job
 from napari_histoad.errors import SettingsError
 from napari_histoad.jobs import Progress
 

@@ -14,9 +14,9 @@ from napari_histoad.detectors import FeatureDetector, create_detector, features_
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine._score import score_images
-from napari_histoad.engine.training._descend import descend_job
 from napari_histoad.engine.training._estimate import estimate_training
 from napari_histoad.engine.training._gather import MAX_TILES, gather_job, stain_job
+from napari_histoad.engine.training._gradient_descent import descend_job
 from napari_histoad.engine.training._refine import check_refinement, passes_of, refine_job, stages_of, suspicious
 from napari_histoad.engine.training._sources import training_sources
 from napari_histoad.engine.training._tile_files import accepts_side, own_side

@@ -1,4 +1,4 @@
-"""Reading a file from many threads, and a cache of the tiles decoded from it."""
+"""A cache of decoded tiles that many threads use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -22,25 +21,6 @@ _CACHE_BYTES = 64 * 2**20
 _SLAB_BYTES = 8 * 2**20
 _SPARE_TILES = 4
 _REMEMBERED = 512
-
-
-class PositionalFile:
-    """A file that any number of threads and forked processes can read at any position at the same time."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._lock = threading.Lock()
-        self.close = weakref.finalize(self, os.close, self._fd)
-
-    def read(self, count: int, offset: int) -> bytes:
-        """Return ``count`` bytes, fewer at the end of the file."""
-        if not self.close.alive:
-            raise OSError("the slide has been closed")
-        if hasattr(os, "pread"):
-            return os.pread(self._fd, count, offset)
-        with self._lock:  # Windows has no pread
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            return os.read(self._fd, count)
 
 
 def memory_for_tiles(count: int, height: int, width: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from napari_histoad import open_slide
-from napari_histoad.slide._file import PositionalFile, TileCache, memory_for_tiles
+from napari_histoad.slide._tile_cache import TileCache, memory_for_tiles
 
 TILE = (8, 8)
 
@@ -113,25 +113,6 @@ def test_tile_cache_tries_a_failed_tile_again():
     with cache.tile((0, 0), TILE, partial(fill, 3)) as pixels:
         assert (pixels == 3).all()
     assert bytes_held(cache) == 8 * 8 * 3
-
-
-def test_reading_after_closing_is_an_error(tmp_path):
-    (tmp_path / "f").write_bytes(b"0123456789")
-    file = PositionalFile(tmp_path / "f")
-    assert file.read(4, 3) == b"3456"
-    file.close()
-    file.close()
-    with pytest.raises(OSError, match="closed"):
-        file.read(1, 0)
-
-
-def test_positional_file_reads_unicode_names_and_read_only_files(write_tiff):
-    image = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
-    path = write_tiff(image, "Präparat 7 – 切片.tif")
-    path.chmod(0o444)
-    with open_slide(str(path)) as slide:
-        assert slide.name == "Präparat 7 – 切片"
-        assert np.array_equal(slide.read(0, 0, 0, 80, 80), image)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
