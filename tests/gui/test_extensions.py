@@ -45,7 +45,7 @@ def test_panel_uses_what_another_package_registers(
     for row in range(section.kinds.count()):
         item = section.kinds.item(row)
         item.setCheckState(item.checkState().Checked if "Number of tiles" in item.text() else item.checkState().Unchecked)
-    assert section.chosen() == ["count"]
+    assert section.chosen() == ["tile-count"]
     section.save_button.native.click()
     qtbot.waitUntil(lambda: bool(words))
     assert "case.count.json" in words[0]
