@@ -190,9 +190,8 @@ def tile_side(sizes: Collection[tuple[int, int]], accepts: Callable[[int], bool]
     if len(kinds) > 1 or kinds[0][0][0] != kinds[0][0][1]:
         shown = ", ".join(f"{h} x {w} px ({count:,})" for (h, w), count in kinds[:_SHOWN])
         what = "of several sizes" if len(kinds) > 1 else "not square"
-        raise SettingsError(
-            f"the tiles of {where} are {what}: {shown}", "state the side to which they are resized: --tile-px 256"
-        )
+        remedy = "state the side to which they are resized: --tile-px 256; if they are larger pictures, give these as slides"
+        raise SettingsError(f"the tiles of {where} are {what}: {shown}", remedy)
     side = kinds[0][0][0]
     near = sorted(range(32, 1025, 8), key=lambda other: (abs(other - side), -other))
     best = next((other for other in near if accepts(other)), side) if not accepts(side) else side

@@ -12,7 +12,7 @@ from napari_histoad import train
 from napari_histoad.cli._app import app
 from napari_histoad.detectors import load_detector
 from napari_histoad.engine import TrainingSource, gather_labelled_job, list_labelled_files, score_files_job, train_job
-from napari_histoad.errors import SettingsError
+from napari_histoad.errors import SettingsError, TooFewTilesError
 from napari_histoad.jobs import run
 from napari_histoad.tiles import TileFile, list_tile_files
 
@@ -192,3 +192,31 @@ def test_labelled_tiles_are_grouped_by_patient_and_skip_bad_files(tmp_path):
 def test_commands_refuse_seeds_out_of_range(tmp_path, seed):
     for command in (["train"], ["classify", "train"]):
         assert "--seed" in _run(*command, tmp_path, "--out", tmp_path / "d.safetensors", "--seed", seed, code=2).output
+
+
+def test_manifest_of_patients_and_classes_goes_through_train_score_and_evaluate(tmp_path):
+    """Cells of 50 px in JPEG and grey PNG, with further columns, patients with both labels, and an ambiguous class name."""
+    rng = np.random.default_rng(0)
+    rows = ["file,class,label,group,magnification,field,verified"]
+    shades = {"healthy": 150, "negative_window_positive_patient": 155, "parasite": 90, "polyp": 148}
+    for k, (name, shade) in enumerate(list(shades.items()) * 30):
+        file = f"{name}_{k}.{'jpg' if k % 3 else 'png'}"
+        picture = Image.fromarray(np.asarray(Image.fromarray(_tissue(rng, 48, shade)).resize((50, 50))))
+        (picture if k % 3 else picture.convert("L")).save(tmp_path / file)
+        label = int(name in ("parasite", "polyp"))
+        rows.append(f'{file},{name},{label},patient {k // 8},"40x (level 0, 0.24 um/px)",f{k},{"window" if k % 2 else ""}')
+    manifest, model, table = tmp_path / "manifest.csv", tmp_path / "d.safetensors", tmp_path / "scores.csv"
+    manifest.write_text("\n".join(rows))
+    trained = _run("train", manifest, "--detector", "colour", "--out", model)
+    assert "of 15 groups of tile files" in trained.output
+    _run("score", manifest, "--model", model, "--out", table)
+    found = json.loads(_run("evaluate", table, "--truth", manifest, "--json").stdout)
+    assert (found["tiles"], found["anomalous_tiles"], found["groups"]) == (120, 60, 15)
+    assert set(found["by_class"]) == set(shades)
+    assert found["by_class"]["parasite"]["auroc"]["value"] > 0.95 > found["by_class"]["polyp"]["auroc"]["value"]
+    assert "healthy" in _run("evaluate", table, "--truth", manifest).output
+
+
+def test_few_tile_files_ask_for_more_tiles(tmp_path):
+    with pytest.raises(TooFewTilesError, match="only 20 normal tiles .* add tiles of normal tissue"):
+        _train(_make(tmp_path / "few", 20), tmp_path)

@@ -68,7 +68,9 @@ def gather_job(
     tiles = TileSet.concatenate(sets)
     if len(tiles) < _MIN_TILES:
         msg = f"only {len(tiles)} normal tiles of {tile_px} px were found, at least {_MIN_TILES} are needed"
-        raise TooFewTilesError(msg, "outline more normal tissue, add slides, or use smaller tiles (--tile-px 128)")
+        only_files = all(source.is_tiles for source in sources)
+        more = "outline more normal tissue, add slides, or use smaller tiles (--tile-px 128)"
+        raise TooFewTilesError(msg, "add tiles of normal tissue" if only_files else more)
     yield Progress("Reading normal tiles", len(sources), len(sources), "slides")
     return tiles, view.mpp
 
