@@ -12,7 +12,7 @@ fields
     Fields of lung cancer with masks (WSSS4LUAD): trained on the stroma of 60% of the fields, tumour against stroma in the others.
     Their patients are unknown and may be on both sides.
 colon, glas, breast, oral
-    Generated slides of 1 mm²: real normal tiles, group by group, with three patches of real anomalous tiles woven in (3 x 3
+    Generated slides of 1.2 mm²: real normal tiles, group by group, with three patches of real anomalous tiles woven in (3 x 3
     tiles, 2 x 2 tiles and an ellipse, each of one group). Trained on a slide of normal tiles of other groups, made in the same
     way, so that the seams between tiles are known.
 
@@ -53,7 +53,7 @@ CAMELYON_MPP = 0.243 * 32
 TUMOUR, STROMA = 0, 1
 WOVEN = ("colon", "glas", "breast", "oral")
 WOVEN_PX = 128
-WOVEN_TILES = 16
+WOVEN_TILES = 17
 WOVEN_MPP = 0.5
 KEY = ("case", "seed", "method")
 

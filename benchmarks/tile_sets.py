@@ -70,7 +70,7 @@ class TileTable:
         Whether a tile is anomalous.
     groups : (N,) str
     columns : dict of str to (N,) str
-        Other columns of the manifest: class, magnification, verified.
+        Other columns of the manifest: class, magnification, verified; and slide, where groups are strips of one.
     """
 
     name: str
@@ -98,12 +98,13 @@ def read_set(data: Path, name: str) -> TileTable:
         listed = {row["file"]: row for row in csv.DictReader(handle)}
     labels = np.array([tile.label != 0 for tile in tiles])
     groups = np.array([tile.group for tile in tiles])
+    columns = {c: np.array([listed[t.name].get(c, "") for t in tiles]) for c in _COLUMNS}
     if source.strips:
+        columns["slide"] = groups
         places = [int(re.findall(r"\d+", tile.path.stem)[-2]) for tile in tiles]
         order = np.argsort(np.where(labels, np.inf, places), kind="stable")[: (~labels).sum()]
         groups = groups.astype(object)
         groups[order] = [f"strip {k // source.strips}" for k in range(len(order))]
-    columns = {c: np.array([listed[t.name].get(c, "") for t in tiles]) for c in _COLUMNS}
     files = np.array([tile.name for tile in tiles])
     repeated = source.cut**2
     return TileTable(
