@@ -22,6 +22,7 @@ LEAST_HELD_OUT = 13
 """From this number of tiles, the robust calibration keeps at least `MIN_CALIBRATION_TILES`, whatever their scores are."""
 _ENOUGH_TO_JUDGE = 50
 _DRIFT_LOW, _DRIFT_HIGH = 0.1, 0.85
+_FIELD = "field_"
 _NINE_TENTHS, _MANY_GROUPS = (0.05, 0.95), 20
 
 
@@ -71,6 +72,9 @@ class Calibration:
         The slide or patient of each tile, numbered from 0; None if not known.
     valid_for : {"similar", "new-slide"}
         What p-values, thresholds and rates are valid for: tissue like that of the calibration, or a new slide.
+    field : Calibration or None
+        The same for the anomaly map, whose cells are means over overlapping tiles and so vary less than single tiles: its scores
+        are those of cells in normal tissue. None if normal tissue was not mapped.
 
     Raises
     ------
@@ -89,6 +93,7 @@ class Calibration:
     groups: NDArray[np.int32] | None = None
     slides: NDArray[np.int32] | None = None
     valid_for: ValidFor = "similar"
+    field: Calibration | None = None
 
     @classmethod
     def from_scores(
@@ -154,18 +159,22 @@ class Calibration:
         ValueError
             If the arrays do not fit each other.
         """
+        of_field = {name.removeprefix(_FIELD): values for name, values in arrays.items() if name.startswith(_FIELD)}
+        arrays = {name: values for name, values in arrays.items() if not name.startswith(_FIELD)}
         scores = np.asarray(arrays["scores"], np.float32)
         if any(np.shape(values) != scores.shape for values in arrays.values()):
             raise ValueError("scores and groups of the calibration differ in number")
         order = np.argsort(scores, kind="stable")
         groups, slides = (_numbered(arrays.get(name), order) for name in ("groups", "slides"))
-        return cls(scores[order], basis, groups, slides)
+        field = cls.from_arrays(of_field, basis) if of_field else None
+        return cls(scores[order], basis, groups, slides, field=field)
 
     @property
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What is stored in files, by name."""
         found: dict[str, NDArray[np.generic] | None] = {"scores": self.scores, "groups": self.groups, "slides": self.slides}
-        return {name: values for name, values in found.items() if values is not None}
+        of_field = {} if self.field is None else {f"{_FIELD}{name}": values for name, values in self.field.arrays.items()}
+        return {name: values for name, values in found.items() if values is not None} | of_field
 
     # -- what the rates are valid for
 
@@ -180,7 +189,7 @@ class Calibration:
         if valid_for == "new-slide" and self.slides is None:
             msg = "the slides of the calibration tiles are not known, so no error rate is valid for a new slide"
             raise SettingsError(msg, "recalibrate the detector on several slides, or use rates for similar tissue")
-        return replace(self, valid_for=valid_for)
+        return replace(self, valid_for=valid_for, field=self.field and self.field.made_valid_for(valid_for))
 
     def covers(self, slide: str) -> bool | None:
         """Return whether the calibration has tiles of a slide, by its name; None if its slides are not known by name."""
@@ -315,6 +324,20 @@ class Calibration:
             If the rate is not in (0, 1).
         """
         return self._normals.threshold(rate)
+
+    def field_threshold(self, rate: float) -> float:
+        """Return the threshold of the anomaly map, at a rate that is the share of the area of normal tissue that is flagged.
+
+        Without `field` it is the threshold of single tiles, which flags less, as means over tiles vary less.
+        """
+        return (self.field or self).threshold(rate)
+
+    @property
+    def field_note(self) -> str:
+        """What the rate says about regions, which are outlined on means over overlapping tiles; without a full stop."""
+        if self.field is None:
+            return "The rate is that of single tiles; regions are outlined on means over tiles and cover less of normal tissue"
+        return "The rate is that of single tiles, and of the area of normal tissue that regions cover"
 
     # -- slides that differ as a whole
 

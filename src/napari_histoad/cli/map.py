@@ -115,7 +115,7 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
     interval = result.calibration.rate_interval(rate)
     summary = f"at a nominal false-positive rate of {rate:.1%}: {found} -> {result.path}"
     warning, left_out = result.drift_warning, [] if interval is None else [interval.sentence]
-    for note in (result.calibration_note, *left_out, *result.notes):
+    for note in (*filter(None, [result.calibration_note, *left_out, result.region_note]), *result.notes):
         summary += f"\n  warning: {note} (histoad recalibrate)" if note == warning else f"\n  {note}"
     return {
         "slide": result.info.slide,

@@ -5,6 +5,7 @@ from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
 from napari_histoad.maps._lifecycle import create_map, finish_job, reopen_blocks
 from napari_histoad.maps._pyramids import save_labels
+from napari_histoad.maps._recalibrate import recalibrate_map
 from napari_histoad.maps._scored_tiles import ScoredTiles
 from napari_histoad.maps._slide import digest_of_regions
 from napari_histoad.maps._writer import MapWriter, write_error_maps
@@ -19,6 +20,7 @@ __all__ = [
     "create_map",
     "digest_of_regions",
     "finish_job",
+    "recalibrate_map",
     "reopen_blocks",
     "save_labels",
     "write_error_maps",

@@ -11,6 +11,7 @@
                         block, or none
       tissue            the tissue mask
       calibration       scores of held-out normal tiles; calibration_groups and calibration_slides: their groups and slides
+      recalibration/    the same of tiles in outlines on this slide, if these set its rates, and of cells (field_…)
       journal           finished blocks, one per line; removed when the map is complete
 
 During a run, only the columns of ``tiles`` and the journal are written, see `MapWriter`; pyramids and labels follow when all
@@ -27,15 +28,15 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import zarr
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from napari_histoad.calibration import Calibration, ValidFor, discovery_rate
+from napari_histoad.calibration import Calibration, CalibrationBasis, ValidFor, discovery_rate
 from napari_histoad.errors import MapError
 from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._chunks import ChunkFiles
 from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._labels import flag_bands
-from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, MapInfo, calibration_array
+from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, RECALIBRATION, MapInfo, calibration_array
 from napari_histoad.maps._slide import check_slide, find_slide
 from napari_histoad.tiles import TissueMask
 
@@ -60,14 +61,15 @@ class AnomalyMap:
     geometry : MapGeometry
     calibration : Calibration
         What its `valid_for` says, p-values, thresholds and rates are valid for; see `use_rates_for`.
+    recalibrated : bool
+        Whether outlines on this slide set its rates, see `recalibrate_map`.
     """
 
     def __init__(self, path: Path, group: zarr.Group, info: MapInfo) -> None:
         self.path, self._group, self.info = path, group, info
         self.geometry = info.geometry
-        named = {name: calibration_array(name) for name in ("scores", "groups", "slides")}
-        stored = {name: np.asarray(group[path]) for name, path in named.items() if path in group}
-        self.calibration = Calibration.from_arrays(stored, info.calibration_basis)
+        self.calibration = self._mapped_with = _stored_calibration(group, calibration_array, info.calibration_basis)
+        self._read_recalibration()
         self._known: dict[tuple[str, int], NDArray[np.float32]] = {}
         self._whole: dict[str, NDArray[np.float32]] = {}
         saved = self._saved.get("valid_for")
@@ -92,6 +94,18 @@ class AnomalyMap:
                 raise MapError(f"there is no anomaly map {folder}", "check the path, or make one with histoad map") from err
             msg = f"{folder} is not an anomaly map, or a damaged one"
             raise MapError(msg, "give the .ome.zarr folder that histoad map wrote, or map the slide again") from err
+
+    def _read_recalibration(self) -> None:
+        self.recalibrated = RECALIBRATION in self._group
+        if self.recalibrated:
+            part = cast("zarr.Group", self._group[RECALIBRATION])
+            basis = TypeAdapter(CalibrationBasis).validate_python(part.attrs[ATTRIBUTE])
+            self.calibration = _stored_calibration(part, str, basis)
+
+    def take_recalibration(self) -> None:
+        """Use the calibration by outlines on this slide, which was written to disk."""
+        self._group = zarr.open_group(self.path, mode="r+")
+        self._read_recalibration()
 
     def take_info(self, info: MapInfo) -> None:
         """Use other provenance, which was written to disk, and read again what depends on it."""
@@ -131,7 +145,7 @@ class AnomalyMap:
 
         On disk, the column ``p_value`` holds those for tissue like that of the calibration.
         """
-        if self.calibration.valid_for == "similar":
+        if self.calibration.valid_for == "similar" and not self.recalibrated:
             return np.asarray(self._array("tiles/p_value"))
         return self.calibration.p_value(self.scores)
 
@@ -363,9 +377,14 @@ class AnomalyMap:
             self.calibration = self.calibration.made_valid_for(valid_for)
 
     @property
+    def region_note(self) -> str:
+        """What the rate says about regions; "" where tiles do not overlap."""
+        return "" if self.info.stride_px >= self.info.tile_px else self.calibration.field_note
+
+    @property
     def calibration_note(self) -> str:
         """What the error rates are based on, and whether they are valid for this slide."""
-        if self.calibration.valid_for == self.info.valid_for:
+        if self.calibration.valid_for == self.info.valid_for and not self.recalibrated:
             return self.info.calibration_note
         return self.calibration.describe(self.info.slide)
 
@@ -389,7 +408,7 @@ class AnomalyMap:
         self, rate: float | None = None, min_area_um2: float | None = None, *, field: Any = None
     ) -> Iterator[NDArray[np.uint32]]:
         """Yield what `flag` returns in bands of 512 rows: the map of a whole slide has tens of millions of cells."""
-        threshold = self.calibration.threshold(self.default_rate if rate is None else rate)
+        threshold = self.calibration.field_threshold(self.default_rate if rate is None else rate)
         if min_area_um2 is None:
             min_area_um2 = (self.info.tile_px * self.info.mpp / 2) ** 2
         min_cells = int(min_area_um2 / (self.geometry.cell_l0 * self.info.slide_mpp) ** 2)
@@ -414,7 +433,9 @@ class AnomalyMap:
         Maps of earlier versions store none; theirs are found in the scores.
         """
         found = self.findings(self.info.failed_tiles)
-        return [*self.info.notes, *(note for note in found if note not in self.info.notes)]
+        past = self._mapped_with.drift_warning(self.scores) if self.recalibrated else None
+        stored = [note for note in self.info.notes if note != past]
+        return [*stored, *(note for note in found if note not in stored)]
 
     def findings(self, failed_tiles: int) -> list[str]:
         """Return the notes that follow from the scores: of the calibration, and of tiles that could not be read."""
@@ -453,6 +474,11 @@ class AnomalyMap:
         saved = self.saved_rate
         same = self._saved.get("valid_for", self.info.valid_for) == self.calibration.valid_for
         return saved if saved is not None and same else self.calibration.default_rate
+
+
+def _stored_calibration(group: zarr.Group, path_of: Callable[[str], str], basis: CalibrationBasis | None) -> Calibration:
+    paths = {name: path_of(name) for name in ("scores", "groups", "slides", "field_scores", "field_groups", "field_slides")}
+    return Calibration.from_arrays({name: np.asarray(group[path]) for name, path in paths.items() if path in group}, basis)
 
 
 def _overlap(begins: NDArray[np.int64], length: int, first: int, stop: int) -> tuple[int, int]:

@@ -30,6 +30,9 @@ FORMAT = 3
 ATTRIBUTE = "napari_histoad"
 """The Zarr attribute that holds the provenance."""
 
+RECALIBRATION = "recalibration"
+"""The group of the calibration by outlines on this slide."""
+
 _CHUNK, _ROWS = 256, 4096
 
 _FLAT: Any = {"name": "default", "separator": "."}

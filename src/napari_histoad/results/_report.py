@@ -94,6 +94,7 @@ def _describe(
         ("Threshold", f"Nominal false-positive rate {rate:.1%}. {source.calibration.explain_rate(rate)}"),
         ("Detector", f"{info.detector}, trained on {', '.join(info.trained_on) or 'unnamed tiles'}"),
         ("Calibration", source.calibration_note),
+        *((("Regions", source.region_note),) if source.region_note else ()),
         ("Tiles", f"{len(p_values):,} tiles of {info.tile_px} px at {info.mpp:.3g} µm/px, one every {info.stride_px} px"),
         ("Tissue", f"{source.tissue.area_mm2(info.slide_mpp):.2f} mm²"),
         ("Flagged", describe_findings(source, rate, regions)),

@@ -30,7 +30,7 @@ from napari_histoad.engine import (
 from napari_histoad.errors import HistoadError, OtherMapError, SettingsError, writing
 from napari_histoad.evaluation import cross_validate_job, notes_on_classes
 from napari_histoad.jobs import Job, Progress
-from napari_histoad.maps import AnomalyMap, save_labels
+from napari_histoad.maps import AnomalyMap, recalibrate_map, save_labels
 from napari_histoad.regions import read_regions
 from napari_histoad.results import UNSURE, VERDICTS, explanation_panels, exports, write_report
 from napari_histoad.samples import SlidePlan, sample_job
@@ -217,6 +217,12 @@ def save_results(args: protocol.SaveResults) -> Job[None]:
             write_report([(result, slide)], args.report, rate=args.rate)
 
 
+def recalibrate_finished_map(args: protocol.RecalibrateMap) -> Job[None]:
+    """Set the rates of a finished map by outlines of normal tissue on its slide."""
+    yield Progress("Recalibrating", path=str(args.map))
+    recalibrate_map(AnomalyMap.open(args.map), read_regions(args.regions))
+
+
 def draw_sample(args: protocol.DrawSample) -> Job[None]:
     """Draw the sample slide."""
     yield from sample_job(args.path, SlidePlan(args.size_px))
@@ -233,5 +239,6 @@ JOBS: dict[type[protocol.Arguments], Callable[[Any], Job[protocol.Result | None]
     protocol.Explain: explain,
     protocol.ComputeMap: compute_map,
     protocol.SaveResults: save_results,
+    protocol.RecalibrateMap: recalibrate_finished_map,
     protocol.DrawSample: draw_sample,
 }

@@ -189,6 +189,14 @@ class SaveResults(SlideArguments):
     report: Path | None = None
 
 
+class RecalibrateMap(SlideArguments):
+    """Set the rates of a finished map by outlines of normal tissue on its slide."""
+
+    job: Literal["recalibrate_map"] = "recalibrate_map"
+    map: Path
+    regions: Path
+
+
 class DrawSample(Arguments):
     """Draw the sample slide."""
 
@@ -203,7 +211,7 @@ class Request(_Message):
     id: int
     args: Annotated[
         FindTissue | Train | Recalibrate | DescribeEncoder | ListDetectors | CheckModel | TrainClassifier | Explain | ComputeMap
-        | SaveResults | DrawSample,
+        | SaveResults | RecalibrateMap | DrawSample,
         Field(discriminator="job"),
     ]  # fmt: skip
 

@@ -92,7 +92,7 @@ def _review(basis, warning=None):
         calibration = Calibration(np.arange(900, dtype=np.float32), basis, np.arange(900, dtype=np.int32) // 30)
         calibration_note = calibration.describe("a.svs")
         info = type("Info", (), {"slide": "a.svs"})
-        drift_warning = warning
+        drift_warning, region_note = warning, ""
 
     return Review(Source(), np.zeros((2, 2), np.uint32), [], 0.01, "no region; 5 of 10 tiles (50.0%) are")
 
@@ -122,3 +122,23 @@ def test_review_section_shows_the_notes_of_its_map(viewer, panel, words, sample,
     qtbot.waitUntil(lambda: text.document().size().height() <= text.height())
     viewer.layers.remove(panel["slide"].slide_box.value)
     assert panel["review"].notes.isHidden()
+
+
+def test_one_click_sets_the_rates_of_a_map_by_the_outlines_on_its_slide(
+    viewer, panel, words, case, qtbot, map_folder, sample, tmp_path
+):
+    path = shutil.copytree(map_folder, tmp_path / "case.ome.zarr")
+    described = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(
+        described.replace('"trained_on": [\n        "sample.tif"', '"trained_on": [\n        "b.tif"')
+    )
+    panel.controller.maps.show(AnomalyMap.open(path))
+    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text())
+    panel["review"].recalibrate_button.native.click()
+    assert "no normal tissue is outlined on this slide" in words.pop()
+    count = panel.context.outlines.add(sample.plan.normal)
+    panel["review"].recalibrate_button.native.click()
+    qtbot.waitUntil(lambda: f"{count} outlines of one slide" in panel["review"].rate_info.text() or bool(words))
+    assert words == []
+    assert panel.controller.maps.map.recalibrated
+    assert panel["review"].isEnabled()

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from psygnal import Signal
 
-from napari_histoad.errors import MapError
+from napari_histoad.errors import MapError, RegionError
 from napari_histoad.gui.controller.runner import Handlers
 from napari_histoad.gui.controller.thresholds import Thresholds
 from napari_histoad.gui.output_paths import free_names
 from napari_histoad.maps import AnomalyMap
+from napari_histoad.regions import write_geojson
 from napari_histoad.worker import protocol
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from napari_histoad.gui.controller.slides import ChosenSlide
     from napari_histoad.gui.controller.training import Training
     from napari_histoad.jobs import Progress
+    from napari_histoad.regions import Region
     from napari_histoad.results import Export
 
 
@@ -123,6 +125,20 @@ class Maps:
         assert self.map is not None
         self._rate = rate
         self.thresholds.request(self.map, rate)
+
+    def recalibrate(self, regions: Sequence[Region]) -> None:
+        """Start to set the rates of the map by outlines of normal tissue on its slide; `reopened` follows."""
+        assert self.map is not None
+        path, outlines = self.map.path, self._chosen.folder() / f"{self._chosen.require().name}.recalibrated.geojson"
+        if not regions:
+            raise RegionError("no normal tissue is outlined on this slide", "outline some in step 3")
+        write_geojson(regions, outlines)
+
+        def show(_: object) -> None:
+            if self._chosen.is_of_job:
+                self.reopen(AnomalyMap.open(path))
+
+        self._chosen.submit(protocol.RecalibrateMap, {"map": path, "regions": outlines}, Handlers("review", show))
 
     def save(self, exports: Sequence[Export], *, report: bool) -> None:
         """Start to write exports and a report at the last threshold, and the threshold into the map; `saved` follows."""

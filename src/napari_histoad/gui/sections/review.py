@@ -59,8 +59,12 @@ class ReviewSection(Section):
         self.gallery_button = PushButton(
             text="Judge tiles one by one", tooltip="Show the most informative tiles as pictures, and judge each by a key"
         )
+        self.recalibrate_button = PushButton(
+            text="Recalibrate by the outlines on this slide",
+            tooltip="The normal tissue that is outlined on this slide sets the rates of this map; nothing is computed again",
+        )
         self.add(self.notes, self.valid_box.native, self.rate_kind.native, self.rate_slider, self.rate_info, self.region_list)
-        self.add(self.gallery_button.native, self.message)
+        self.add(self.recalibrate_button.native, self.gallery_button.native, self.message)
         self.layers = MapLayers(context, self)
         self.gallery_dock = GalleryDock(context)
         self._regions: list[Region] = []
@@ -72,6 +76,7 @@ class ReviewSection(Section):
         self.valid_box.changed.connect(self.guarded(self._on_valid_for))
         self.rate_slider.valueChanged.connect(lambda _: self._ask_soon())
         self.region_list.currentRowChanged.connect(self._on_region)
+        self.recalibrate_button.changed.connect(self.guarded(self._recalibrate))
         self.gallery_button.changed.connect(self.guarded(self.gallery_dock.open))
         maps = self.controller.maps
         maps.started.connect(self._on_started)
@@ -92,6 +97,7 @@ class ReviewSection(Section):
         if source is None:
             self.notes.clear()
         self.setEnabled(source is not None and source.info.complete)
+        self.enable(self.recalibrate_button)
 
     # -- the map
 
@@ -168,6 +174,9 @@ class ReviewSection(Section):
         self.rate_slider.setValue(int(np.searchsorted(self._rates, usual)))
         self._ask_soon()
 
+    def _recalibrate(self) -> None:
+        self.controller.maps.recalibrate(self.context.outlines.regions())
+
     def _on_valid_for(self) -> None:
         source = self.controller.maps.map
         if source is not None:
@@ -236,5 +245,6 @@ def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
         words = f"{most} {words}."
     found = review.findings[0].upper() + review.findings[1:]
     interval = calibration.rate_interval(review.rate)
-    lines = [words, *([] if interval is None else [f"{interval.sentence}."]), f"{found}.", f"{source.calibration_note}."]
+    notes = [interval.sentence if interval is not None else "", source.region_note]
+    lines = [words, *(f"{note}." for note in notes if note), f"{found}.", f"{source.calibration_note}."]
     return "<br>".join(lines)
