@@ -51,7 +51,7 @@ def full_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_folder_without_permission_is_one_line(locked, sample, detector_file, map_folder):
+def test_commands_report_a_folder_without_permission_in_one_line(locked, sample, detector_file, map_folder):
     detector, anomaly_map = load_detector(detector_file), AnomalyMap.open(map_folder)
     slide = open_slide(sample.path)
     writers = {
@@ -71,7 +71,7 @@ def test_a_folder_without_permission_is_one_line(locked, sample, detector_file, 
     assert not list(locked.iterdir())
 
 
-def test_a_map_on_a_full_disk_goes_on_once_there_is_room(full_disk, sample, detector_file, map_folder):
+def test_map_job_continues_after_a_full_disk_has_room_again(full_disk, sample, detector_file, map_folder):
     (full_disk / "ballast").write_bytes(bytes(330_000))
     with pytest.raises(OutputError, match="disk is full"):
         map_slide(sample.path, full_disk / "out", model=detector_file, stride_px=64, device="cpu")
@@ -80,7 +80,7 @@ def test_a_map_on_a_full_disk_goes_on_once_there_is_room(full_disk, sample, dete
     assert bytes_of(result.path) == bytes_of(map_folder)
 
 
-def test_nothing_half_written_is_left_on_a_full_disk(full_disk, sample, detector_file):
+def test_full_disk_leaves_no_partial_files(full_disk, sample, detector_file):
     with pytest.raises(OutputError, match="disk is full"):
         write_sample(full_disk / "s.tif", 2048)
     detector = load_detector(detector_file)

@@ -31,7 +31,7 @@ def _probabilities(classifier, data):
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n != "separable_cnn"])
-def test_each_network_trains_saves_loads_and_says_the_same(name, tiles, tmp_path):
+def test_classifier_predicts_the_same_after_saving_and_loading(name, tiles, tmp_path):
     settings = ClassifierSettings(networks=(name,), **QUICK)
     classifier = run(fit_classifier_job(settings, tiles, device="cpu"))
     said = _probabilities(classifier, tiles)
@@ -44,7 +44,7 @@ def test_each_network_trains_saves_loads_and_says_the_same(name, tiles, tmp_path
     assert read_classifier_header(tmp_path / "c.safetensors").report == {"auroc": 0.5}
 
 
-def test_separable_cnn_too_on_tiles_that_are_large_enough(tmp_path):
+def test_separable_cnn_predicts_the_same_after_saving_and_loading(tmp_path):
     data = labelled(40, side=96)
     settings = ClassifierSettings(networks=("separable_cnn",), tile_px=96, epochs=1, batch=16)
     classifier = run(fit_classifier_job(settings, data, device="cpu"))
@@ -52,14 +52,14 @@ def test_separable_cnn_too_on_tiles_that_are_large_enough(tmp_path):
     assert np.array_equal(_probabilities(again, data), _probabilities(classifier, data))
 
 
-def test_it_learns_what_can_be_learnt_and_stops_by_itself(tiles):
+def test_fit_classifier_job_learns_separable_classes_and_stops_early(tiles):
     settings = ClassifierSettings(networks=("base_cnn",), tile_px=64, epochs=40, batch=16, learning_rate=3e-3, patience=8)
     classifier = run(fit_classifier_job(settings, tiles, device="cpu", seed=1))
     fresh = labelled(40, seed=7)
     assert (_probabilities(classifier, fresh).argmax(1) == fresh.labels).mean() > 0.9
 
 
-def test_three_classes_and_an_ensemble_weighted_by_validation(tmp_path):
+def test_ensemble_weighted_by_validation_averages_its_networks_for_three_classes(tmp_path):
     data = labelled(90, classes=("normal", "fine", "finer"))
     settings = ClassifierSettings(networks=("base_cnn", "vggnet"), seeds=2, weighting="validation", classes=data.classes, **QUICK)
     classifier = run(fit_classifier_job(settings, data, device="cpu"))
@@ -80,7 +80,7 @@ def test_three_classes_and_an_ensemble_weighted_by_validation(tmp_path):
 
 
 @pytest.mark.parametrize("inputs", [("image", "error"), ("image", "reconstruction", "error"), ("error",)])
-def test_with_a_detector_both_are_in_one_file(inputs, tiles, detector, tmp_path):
+def test_save_classifier_stores_the_detector_in_the_same_file(inputs, tiles, detector, tmp_path):
     settings = ClassifierSettings(networks=("base_cnn",), inputs=inputs, **QUICK)
     classifier = run(fit_classifier_job(settings, tiles, detector=detector, device="cpu"))
     said = _probabilities(classifier, tiles)
@@ -98,7 +98,7 @@ def test_with_a_detector_both_are_in_one_file(inputs, tiles, detector, tmp_path)
     assert not has_classifier(save_detector(detector, tmp_path / "alone.safetensors"))
 
 
-def test_the_error_channel_is_on_the_scale_of_the_training_tiles(tiles, detector):
+def test_stack_standardises_error_maps_by_the_training_tiles(tiles, detector):
     settings = ClassifierSettings(networks=("base_cnn",), inputs=("error",), **QUICK)
     classifier = run(fit_classifier_job(settings, tiles, detector=detector, device="cpu"))
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def test_the_error_channel_is_on_the_scale_of_the_training_tiles(tiles, detector
 
 
 @pytest.mark.parametrize("network", ["texture", "base_cnn"])
-def test_what_is_prepared_once_gives_the_classifier_that_preparing_anew_gives(network, tiles, detector):
+def test_fit_classifier_job_gives_the_same_classifier_with_prepared_inputs(network, tiles, detector):
     settings = ClassifierSettings(networks=(network,), inputs=("image", "error"), **QUICK)
     prepared = run(prepare_job(Classifier(settings, detector), tiles.tiles.images, "cpu"))
     assert (prepared.stack is None) == (network == "texture")
@@ -121,7 +121,7 @@ def test_what_is_prepared_once_gives_the_classifier_that_preparing_anew_gives(ne
     assert np.allclose(predict_prepared(one, prepared, rows, "cpu"), _probabilities(one, tiles)[rows], atol=0.02)
 
 
-def test_the_centre_alone_is_seen_if_the_label_speaks_of_it(tiles):
+def test_classifier_with_centre_crop_ignores_pixels_outside_the_centre(tiles):
     settings = ClassifierSettings(networks=("base_cnn",), centre="crop", centre_px=32, **QUICK)
     classifier = run(fit_classifier_job(settings, tiles, device="cpu"))
     images = tiles.tiles.images[:4].copy()
@@ -134,7 +134,7 @@ def test_the_centre_alone_is_seen_if_the_label_speaks_of_it(tiles):
 
 
 @pytest.mark.parametrize(("network", "method"), [("base_cnn", "Grad-CAM"), ("texture", "Class activation")])
-def test_the_evidence_lies_where_a_tile_differs(network, method):
+def test_relevance_is_highest_where_a_tile_differs(network, method):
     """Half of each anomalous tile is normal: the evidence is in the other half."""
     data = labelled(80, seed=3)
     fresh = labelled(20, seed=4)
@@ -155,7 +155,7 @@ def test_the_evidence_lies_where_a_tile_differs(network, method):
     assert sum(clear) >= 2
 
 
-def test_an_explanation_has_all_that_the_detector_gives(tiles, detector):
+def test_explain_tile_returns_reconstruction_error_map_and_relevance(tiles, detector):
     settings = ClassifierSettings(networks=("base_cnn",), inputs=("image", "error"), **QUICK)
     classifier = run(fit_classifier_job(settings, tiles, detector=detector, device="cpu"))
     found = explain_tile(classifier, tiles.tiles.images[0], device="cpu")
@@ -168,14 +168,14 @@ def test_an_explanation_has_all_that_the_detector_gives(tiles, detector):
     assert alone.target is alone.relevance is None
 
 
-def test_of_a_detector_that_gives_one_number_nothing_can_be_explained(tiles):
+def test_explain_tile_refuses_a_detector_without_error_map(tiles):
     detector = run(fit_job(create_detector("colour", tile_px=64), tiles.tiles, device="cpu"))
     with pytest.raises(SettingsError, match="one score per tile") as caught:
         explain_tile(detector, tiles.tiles.images[0], device="cpu")
     assert "vqvae" in caught.value.remedy
 
 
-def test_on_texture_a_support_vector_machine_is_fitted(tiles, tmp_path):
+def test_texture_classifier_equals_a_support_vector_machine(tiles, tmp_path):
     classifier = run(fit_classifier_job(ClassifierSettings(networks=("texture",), **QUICK), tiles, device="cpu"))
     body, head = classifier.members[0].body, classifier.members[0].head
     fresh = labelled(20, seed=9)
@@ -194,19 +194,19 @@ def test_on_texture_a_support_vector_machine_is_fitted(tiles, tmp_path):
     assert far.std() > 0.1
 
 
-def test_rare_classes_weigh_more():
+def test_class_weights_are_higher_for_rare_classes():
     weights = class_weights([0] * 30 + [1] * 10, 2)
     assert weights.tolist() == pytest.approx([2 / 3, 2.0])
 
 
-def test_same_seed_same_classifier(tiles):
+def test_fit_classifier_job_gives_the_same_classifier_for_the_same_seed(tiles):
     settings = ClassifierSettings(networks=("base_cnn",), **QUICK)
     one, two, other = (_probabilities(run(fit_classifier_job(settings, tiles, device="cpu", seed=s)), tiles) for s in (0, 0, 1))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
 
 
-def test_what_does_not_fit_is_refused(tiles, detector, tmp_path):
+def test_classifier_refuses_detectors_and_files_that_do_not_fit(tiles, detector, tmp_path):
     both = ClassifierSettings(inputs=("image", "error"), tile_px=64)
     with pytest.raises(SettingsError, match="needs error from a detector.*--model"):
         Classifier(both)
@@ -230,7 +230,7 @@ def test_what_does_not_fit_is_refused(tiles, detector, tmp_path):
 
 
 @pytest.mark.parametrize("step", [0, 4])
-def test_a_classifier_that_diverges_is_refused(tiles, monkeypatch, step):
+def test_fit_classifier_job_refuses_a_diverging_training(tiles, monkeypatch, step):
     real, taken = torch.optim.AdamW.step, []
 
     def poisoned(self, closure=None):
@@ -247,7 +247,7 @@ def test_a_classifier_that_diverges_is_refused(tiles, monkeypatch, step):
 
 
 @pytest.mark.parametrize(("frozen_epochs", "same"), [(1, True), (0, False)])
-def test_while_its_body_is_frozen_nothing_of_it_changes(tiles, frozen_epochs, same):
+def test_fit_classifier_job_does_not_change_a_frozen_body(tiles, frozen_epochs, same):
     """The means and deviations of batch norm are weights too."""
     settings = ClassifierSettings(networks=("resnet18",), pretrained=True, frozen_epochs=frozen_epochs, **QUICK)
     torch.manual_seed(0)

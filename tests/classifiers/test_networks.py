@@ -12,7 +12,7 @@ from napari_histoad.networks.texture import TextureStatistics
 
 @pytest.mark.parametrize("name", [*NETWORKS, "test_vit.r160_in1k", "test_convnext.r160_in1k"])
 @pytest.mark.parametrize(("channels", "classes"), [(3, 2), (7, 4)])
-def test_every_network_takes_any_channels_and_gives_a_map_and_logits(name, channels, classes):
+def test_build_network_accepts_any_channels_and_returns_a_map_and_logits(name, channels, classes):
     network = build_network(name, channels, classes, 96).eval()
     stack = torch.rand(2, channels, 96, 96)
     assert network(stack).shape == (2, classes)
@@ -48,7 +48,7 @@ def test_pretrained_weights_are_kept_and_the_first_convolution_adapted(tmp_path)
     assert torch.allclose(body.conv1.weight.sum(1), state["conv1.weight"].sum(1), atol=0.2)
 
 
-def test_what_cannot_be_built_is_said():
+def test_build_network_explains_what_it_cannot_build():
     with pytest.raises(SettingsError, match="at least 86 px, these have 64"):
         build_network("separable_cnn", 3, 2, 64)
     with pytest.raises(SettingsError, match="no pretrained weights of vggnet"):

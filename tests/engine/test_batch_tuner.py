@@ -38,7 +38,7 @@ def _key(choice):
 
 
 @given(st.data())
-def test_it_ends_with_nothing_slower_than_the_default_and_nothing_that_differs(data):
+def test_tuner_ends_with_a_setting_that_is_no_slower_and_gives_the_same_bytes(data):
     cpu = choose_device("cpu")
     cost, alike = {}, {}
 
@@ -58,7 +58,7 @@ def test_it_ends_with_nothing_slower_than_the_default_and_nothing_that_differs(d
     assert done[-1].choice == tuner.best
 
 
-def test_a_machine_whose_speed_drifts_seldom_makes_the_same_look_faster(cpu):
+def test_tuner_seldom_prefers_an_equal_setting_on_a_machine_of_varying_speed(cpu):
     """A tenth from part to part, and twice as much from one moment to the next."""
     left = 0
     for seed in range(60):
@@ -74,12 +74,12 @@ def test_a_machine_whose_speed_drifts_seldom_makes_the_same_look_faster(cpu):
     assert left <= 9
 
 
-def test_little_work_is_not_cut_to_be_measured(cpu):
+def test_tuner_does_not_split_little_work(cpu):
     assert Tuner(cpu).step(99).blocks == 99
     assert Tuner(cpu).step(100).blocks < 100
 
 
-def test_batches_that_take_long_are_not_made_longer(cpu):
+def test_tuner_does_not_enlarge_slow_batches(cpu):
     tuner = Tuner(cpu, 0, 0)
     done = _work(
         tuner, 10**5, lambda choice: 64 * 0.3 / cpu.batch / cpu.worker_threads * cpu.batch / choice.batch, lambda _: True
@@ -91,7 +91,7 @@ def test_batches_that_take_long_are_not_made_longer(cpu):
 @pytest.mark.parametrize(
     ("costs", "found"), [({8: 4, 16: 2, 32: 1}, 32), ({8: 4, 16: 2, 32: 5}, 16), ({8: 2, 16: 3, 4: 1, 2: 0.5}, 2)]
 )
-def test_it_goes_on_in_a_direction_while_that_is_faster(cpu, costs, found):
+def test_tuner_continues_in_a_direction_while_it_is_faster(cpu, costs, found):
     tuner = Tuner(cpu, 0, 0)
     _work(
         tuner,
@@ -103,7 +103,7 @@ def test_it_goes_on_in_a_direction_while_that_is_faster(cpu, costs, found):
     assert tuner.note == f"Fastest here: {tuner.best.pace}"
 
 
-def test_one_odd_measurement_does_not_decide(cpu):
+def test_tuner_ignores_a_single_outlier(cpu):
     hiccup = iter([1, 1, 50] + [1] * 1000)
     tuner = Tuner(cpu, 0, 0)
     _work(tuner, 10**5, lambda choice: 0.01 * next(hiccup) * {8: 1, 16: 1.5}.get(choice.batch, 2), lambda _: True)
@@ -111,7 +111,7 @@ def test_one_odd_measurement_does_not_decide(cpu):
 
 
 @pytest.mark.parametrize(("blocks", "seconds"), [(1000, 0.01), (50, 10)])
-def test_little_work_is_done_the_default_way(cpu, blocks, seconds):
+def test_tuner_keeps_the_default_for_little_work(cpu, blocks, seconds):
     tuner = Tuner(cpu)
     done = _work(tuner, blocks, lambda _: seconds, lambda _: True)
     assert {step.choice for step in done} == {cpu}
@@ -119,7 +119,7 @@ def test_little_work_is_done_the_default_way(cpu, blocks, seconds):
     assert not tuner.settled  # much work may follow
 
 
-def test_what_was_found_is_kept_for_the_detector_until_another_comes(cpu):
+def test_tuner_of_caches_the_tuner_of_the_last_detector(cpu):
     first, second = object.__new__(type("One", (), {"score": None})), object.__new__(type("Two", (), {"score": None}))
     tuner = tuner_of(first, cpu)
     assert tuner_of(first, cpu) is tuner
@@ -142,7 +142,7 @@ def _scores(slide, grid, detector, choice, tuner):
     return found.scores, found.error_cells
 
 
-def test_a_map_is_the_same_to_the_bit_whatever_is_tried(sample, detector_file, cpu, monkeypatch):
+def test_score_blocks_gives_the_same_bytes_while_the_tuner_searches(sample, detector_file, cpu, monkeypatch):
     monkeypatch.setattr(_batch_tuner, "_PART_S", 0.0)
     detector, tuner = load_detector(detector_file), Tuner(cpu, 0, 0)
     with open_slide(sample.path) as slide:
@@ -154,7 +154,7 @@ def test_a_map_is_the_same_to_the_bit_whatever_is_tried(sample, detector_file, c
         assert np.array_equal(ours, theirs)
 
 
-def test_a_batch_size_that_changes_scores_is_not_used(sample, cpu, monkeypatch):
+def test_tuner_rejects_a_batch_size_that_changes_scores(sample, cpu, monkeypatch):
     monkeypatch.setattr(_batch_tuner, "_PART_S", 0.0)
     detector = create_detector("colour", tile_px=64)
     seen = set()

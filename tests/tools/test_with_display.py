@@ -32,7 +32,7 @@ def tool(monkeypatch, tmp_path):
 LOCKED = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 4711 (apt-get)"
 
 
-def test_a_locked_apt_is_tried_again(tool, capfd):
+def test_with_display_tries_a_locked_apt_again(tool, capfd):
     tool.answer(f'[ "$1" -ge 4 ] || {{ echo "{LOCKED}" >&2; exit 100; }}')
     tool.install(["libegl1"])
     assert tool.calls() == 5  # three refusals, then update and install
@@ -40,7 +40,7 @@ def test_a_locked_apt_is_tried_again(tool, capfd):
 
 
 @pytest.mark.parametrize("message", [LOCKED, "E: Unable to locate package libegl1"])
-def test_what_stays_impossible_ends_in_the_line_to_run(tool, capfd, message):
+def test_with_display_names_the_command_to_run_if_it_cannot_install(tool, capfd, message):
     tool.LOCK_ATTEMPTS = 3
     tool.answer(f'echo "{message}" >&2; exit 100')
     with pytest.raises(SystemExit) as stopped:

@@ -43,7 +43,7 @@ def classified(sample, bundle, tmp_path_factory):
     return map_slide(sample.path, tmp_path_factory.mktemp("map"), model=bundle, stride_px=64, cell_um=2.0, device="cpu")
 
 
-def test_the_anomaly_scores_are_those_of_the_detector_alone(classified, sample, detector_file, tmp_path):
+def test_classified_map_has_the_scores_of_the_detector_alone(classified, sample, detector_file, tmp_path):
     alone = map_slide(sample.path, tmp_path, model=detector_file, stride_px=64, cell_um=2.0, device="cpu")
     assert np.array_equal(alone.scores, classified.scores)
     assert np.array_equal(np.asarray(alone.levels[0]), np.asarray(classified.levels[0]), equal_nan=True)
@@ -52,7 +52,7 @@ def test_the_anomaly_scores_are_those_of_the_detector_alone(classified, sample, 
     assert not (alone.path / "classes").exists()
 
 
-def test_each_tile_has_a_probability_per_class_that_sums_to_one(classified, sample):
+def test_classified_map_has_probabilities_that_sum_to_one_per_tile(classified, sample):
     assert classified.info.classes == ("Normal", "Anomaly")
     p = classified.probabilities
     assert p.shape == (len(classified), 2)
@@ -62,7 +62,7 @@ def test_each_tile_has_a_probability_per_class_that_sums_to_one(classified, samp
     assert np.median(p[coverage(classified.boxes, sample.plan.planted) == 0, 1]) < 0.3
 
 
-def test_each_class_has_a_pyramid_that_lies_on_the_map(classified):
+def test_classified_map_has_an_aligned_pyramid_per_class(classified):
     for k in range(2):
         levels = [np.asarray(level) for level in classified.class_levels(k)]
         assert [level.shape for level in levels] == [level.shape for level in classified.levels]
@@ -77,14 +77,14 @@ def test_each_class_has_a_pyramid_that_lies_on_the_map(classified):
                 assert coarser[y, x] == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
-def test_the_table_names_the_classes(classified, tmp_path):
+def test_csv_export_has_a_column_per_class(classified, tmp_path):
     CsvExport().write(classified, tmp_path / "tiles.csv")
     with (tmp_path / "tiles.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert float(rows[0]["p_Anomaly"]) == pytest.approx(classified.probabilities[0, 1], abs=1e-5)
 
 
-def test_an_interrupted_run_ends_in_the_same_bytes(classified, sample, bundle, tmp_path):
+def test_classified_map_has_the_same_bytes_after_an_interruption(classified, sample, bundle, tmp_path):
     options = {"detector": load_model(bundle), "stride_px": 64, "cell_um": 2.0, "device": "cpu"}
     with open_slide(sample.path) as slide:
         job = map_job(slide, tmp_path, **options)
@@ -99,7 +99,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(classified, sample, bundle, t
     assert first == second
 
 
-def test_another_classifier_makes_another_map(classified, sample, bundle, detector_file, tmp_path):
+def test_map_refuses_to_continue_with_another_classifier(classified, sample, bundle, detector_file, tmp_path):
     other = load_classifier(bundle)
     other.temperatures = other.temperatures * 2
     file = save_model(ClassifyingDetector(other), tmp_path / "other.safetensors")
@@ -109,7 +109,7 @@ def test_another_classifier_makes_another_map(classified, sample, bundle, detect
         map_slide(sample.path, classified.path.parent, model=detector_file, stride_px=64, cell_um=2.0, device="cpu")
 
 
-def test_a_cluster_writes_the_same(classified, sample, bundle, tmp_path):
+def test_cluster_gives_the_same_probabilities(classified, sample, bundle, tmp_path):
     from distributed import LocalCluster
 
     from napari_histoad.engine.mapping._cluster import Cluster
@@ -123,7 +123,7 @@ def test_a_cluster_writes_the_same(classified, sample, bundle, tmp_path):
     assert np.array_equal(spread.probabilities, classified.probabilities)
 
 
-def test_a_model_is_what_its_file_holds(bundle, detector_file, tmp_path):
+def test_load_model_returns_a_detector_or_a_classifying_detector(bundle, detector_file, tmp_path):
     both, alone = load_model(bundle), load_model(detector_file)
     assert isinstance(both, ClassifyingDetector)
     assert not isinstance(alone, ClassifyingDetector)
@@ -137,5 +137,5 @@ def test_a_model_is_what_its_file_holds(bundle, detector_file, tmp_path):
         ClassifyingDetector(lonely)
 
 
-def test_a_finished_map_opens_with_its_classes(classified):
+def test_open_reads_the_classes_of_a_finished_map(classified):
     assert AnomalyMap.open(classified.path).info.classes == ("Normal", "Anomaly")

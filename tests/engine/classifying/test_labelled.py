@@ -25,7 +25,7 @@ def _table(path, header, rows):
         writer.writerows(rows)
 
 
-def test_labelled_files_from_a_folder_per_class(tmp_path):
+def test_list_labelled_files_reads_a_folder_per_class(tmp_path):
     for name in ("tumour", "normal"):
         for k in range(9):
             _write(tmp_path / name / f"{k}.png")
@@ -36,7 +36,7 @@ def test_labelled_files_from_a_folder_per_class(tmp_path):
     assert np.bincount(data.labels).tolist() == [9, 9]
 
 
-def test_breast_idc_files_are_grouped_by_patient(tmp_path):
+def test_list_labelled_files_groups_breast_idc_by_patient(tmp_path):
     for patient in (8863, 9023, 10253):
         for label in (0, 1):
             for k in range(4):
@@ -49,7 +49,7 @@ def test_breast_idc_files_are_grouped_by_patient(tmp_path):
     assert len(np.unique(data.tiles.groups)) == 3
 
 
-def test_labelled_files_from_patchcamelyon_of_kaggle(tmp_path):
+def test_list_labelled_files_reads_patchcamelyon(tmp_path):
     rows = [(f"tile{k}", k % 2) for k in range(20)]
     for name, _ in rows:
         (tmp_path / "train").mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def test_labelled_files_from_patchcamelyon_of_kaggle(tmp_path):
         list_labelled_files(tmp_path / "train_labels.csv")
 
 
-def test_manifest_has_classes_and_groups_and_larger_classes_are_reduced(tmp_path):
+def test_gather_labelled_job_reduces_larger_classes_of_a_manifest(tmp_path):
     rows = [(f"{k}.png", "stroma" if k < 40 else "normal", int(k < 40), k // 5) for k in range(52)]
     for name, *_ in rows:
         _write(tmp_path / name)
@@ -73,7 +73,7 @@ def test_manifest_has_classes_and_groups_and_larger_classes_are_reduced(tmp_path
     assert np.bincount(data.labels).tolist() == [12, 18]
 
 
-def test_labelled_tiles_from_outlines_on_a_slide(sample):
+def test_gather_labelled_job_reads_outlines_on_a_slide(sample):
     regions = [*sample.plan.normal, *(Region(r.geometry, "Anomaly") for r in sample.plan.planted)]
     data = run(gather_labelled_job([TrainingSource(sample.path, regions)], 64, 1.0, max_tiles=200))
     assert data.classes == ("Normal", "Anomaly")
@@ -84,7 +84,7 @@ def test_labelled_tiles_from_outlines_on_a_slide(sample):
         assert len(np.unique(data.tiles.groups[data.labels == k])) >= 2
 
 
-def test_folds_split_no_group_and_hold_every_class():
+def test_grouped_folds_split_no_group_and_hold_every_class():
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 12, 200)
     labels = (groups % 3 == 0).astype(np.int64)
@@ -98,7 +98,7 @@ def test_folds_split_no_group_and_hold_every_class():
         list(grouped_folds(labels, labels, 5, 0))
 
 
-def test_sources_without_classes_are_refused(tmp_path, sample):
+def test_gather_labelled_job_refuses_sources_without_classes(tmp_path, sample):
     _write(tmp_path / "a" / "1.png")
     with pytest.raises(SettingsError, match="fewer than two classes"):
         list_labelled_files(tmp_path)

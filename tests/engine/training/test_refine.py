@@ -25,7 +25,7 @@ def _tiles(n_normal, n_noise, seed=0):
 @pytest.mark.parametrize("features", [4, 16, 128])
 @pytest.mark.parametrize("tiles", [100, 400])
 @pytest.mark.parametrize("kind", ["neighbours", "svm"])
-def test_a_few_strangers_are_found_and_no_more_than_a_fifth_is_left_out(kind, tiles, features):
+def test_suspicious_finds_outliers_and_leaves_out_at_most_a_fifth(kind, tiles, features):
     rng = np.random.default_rng(0)
     strangers = tiles // 20
     codes = rng.normal(size=(tiles, features)).astype(np.float32)
@@ -36,7 +36,7 @@ def test_a_few_strangers_are_found_and_no_more_than_a_fifth_is_left_out(kind, ti
 
 
 @pytest.mark.parametrize("method", ["texture", "vqvae"])
-def test_refined_training_leaves_the_strangers_out(method):
+def test_fit_job_with_refine_leaves_out_outliers(method):
     tiles = _tiles(190, 10)
     settings = {"max_steps": 20, "batch": 4} if method == "vqvae" else {}
     torch.manual_seed(0)
@@ -56,7 +56,7 @@ def _svm_refined(checkpoint=None):
     return fit_job(detector, _tiles(150, 8), device="cpu", refine="svm", checkpoint=checkpoint)
 
 
-def test_a_network_learns_on_between_rounds_and_then_to_do_worse_on_the_worst(monkeypatch):
+def test_refine_job_with_svm_trains_between_rounds_and_weighs_the_worst_negatively(monkeypatch):
     seen, events = [], []
     real = type(create_detector("adversarial_autoencoder", tile_px=64)).learn
 
@@ -78,7 +78,7 @@ def test_a_network_learns_on_between_rounds_and_then_to_do_worse_on_the_worst(mo
     assert len(kept) + len(detector.left_out) == 158
 
 
-def test_a_cut_refinement_goes_on_and_ends_the_same(tmp_path):
+def test_refine_job_resumes_and_gives_the_same_detector(tmp_path):
     undisturbed = run(_svm_refined())
     checkpoint = tmp_path / "c"
     job = _svm_refined(checkpoint)
@@ -95,7 +95,7 @@ def test_a_cut_refinement_goes_on_and_ends_the_same(tmp_path):
     assert np.array_equal(score_images(resumed, images, "cpu"), score_images(undisturbed, images, "cpu"))
 
 
-def test_unknown_refinements_and_methods_without_features_are_refused():
+def test_fit_job_refuses_unknown_refinements_and_methods_without_features():
     with pytest.raises(SettingsError, match="no refinement named 'x'"):
         run(fit_job(create_detector("colour", tile_px=64), _tiles(100, 0), refine="x"))
 
@@ -109,7 +109,7 @@ def test_unknown_refinements_and_methods_without_features_are_refused():
         run(fit_job(detector, _tiles(100, 0), device="cpu", refine="svm"))
 
 
-def test_what_was_left_out_is_listed_beside_the_detector(sample, tmp_path):
+def test_train_lists_left_out_tiles_beside_the_detector(sample, tmp_path):
     out = tmp_path / "d.safetensors"
     detector = train(
         sample.path, out, normal=sample.plan.normal, detector="texture", tile_px=64, refine="neighbours", device="cpu"
