@@ -51,7 +51,7 @@ def full_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_commands_report_a_folder_without_permission_in_one_line(locked, sample, detector_file, map_folder):
+def test_writers_report_a_folder_without_permission_in_one_line(locked, sample, detector_file, map_folder):
     detector, anomaly_map = load_detector(detector_file), AnomalyMap.open(map_folder)
     slide = open_slide(sample.path)
     writers = {
