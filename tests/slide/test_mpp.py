@@ -72,10 +72,10 @@ def test_given_mpp_table_distinguishes_slides_of_one_name_by_path(tmp_path, monk
 
 def test_given_mpp_names_the_lines_that_match_no_slide(tmp_path):
     table = tmp_path / "mpp.csv"
-    table.write_text("slide,mpp\na.svs,0.25\nb,0.5\np1/c.svs,1\np2/c.svs,0.5\nhttps://x.org/d.tif,0.5\nd.svs,\n")
+    table.write_text("slide,mpp\na.svs,0.25\nb,0.5\np1/c.svs,1\np2/c.svs,0.5\nhttps://x.org/d.tif?signature=1,0.5\nd.svs,\n")
     given = GivenMpp(str(table))
     assert given.unmatched == ("a.svs", "b", "p1/c.svs", "p2/c.svs", "https://x.org/d.tif")
-    for path in ("x/a.svs", "b.ndpi", tmp_path / "p1" / "c.svs", "https://x.org/d.tif"):
+    for path in ("x/a.svs", "b.ndpi", tmp_path / "p1" / "c.svs", "https://x.org/d.tif?signature=1"):
         given.of(Path(path) if "https" not in str(path) else locate(path))
     assert given.unmatched == ("p2/c.svs",)
 

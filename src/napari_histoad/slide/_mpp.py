@@ -68,8 +68,8 @@ class GivenMpp:
 
     @property
     def unmatched(self) -> tuple[str, ...]:
-        """Slides in the table that `of` was not asked about, as listed."""
-        return tuple(self._unmatched)
+        """Slides in the table that `of` was not asked about, as listed; URLs without secrets."""
+        return tuple(str(locate(slide)) if is_url(slide) else slide for slide in self._unmatched)
 
 
 def listed_mpp(text: str, where: str) -> float | None:
