@@ -4,7 +4,7 @@ import safetensors.torch
 import torch
 
 from napari_histoad.classifiers import NETWORKS, build_network
-from napari_histoad.detectors._encoders import import_timm
+from napari_histoad.detectors._timm import import_timm
 from napari_histoad.errors import EncoderError, SettingsError
 from napari_histoad.networks.classifier import TextureBody
 from napari_histoad.networks.texture import TextureStatistics

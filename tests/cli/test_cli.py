@@ -260,7 +260,7 @@ def test_map_reports_a_missing_scheduler_as_wrong_use(sample, detector_file, tmp
 def test_map_finds_the_weight_file_of_a_detector_again(sample, tmp_path, monkeypatch):
     import safetensors.torch
 
-    from napari_histoad.detectors._encoders import import_timm
+    from napari_histoad.detectors._timm import import_timm
 
     name, weights, model = "test_vit.r160_in1k", tmp_path / "weights.safetensors", tmp_path / "d.safetensors"
     safetensors.torch.save_file(import_timm().create_model(name).state_dict(), weights)

@@ -17,7 +17,8 @@ from napari_histoad.detectors import (
     register_weights,
     save_detector,
 )
-from napari_histoad.detectors._encoders import LITE, _config, _with_weights, import_timm, open_encoder
+from napari_histoad.detectors._encoders import LITE, _config, _with_weights, open_encoder
+from napari_histoad.detectors._timm import import_timm
 from napari_histoad.detectors._weights import lite_weights
 from napari_histoad.errors import BundleError, EncoderError
 

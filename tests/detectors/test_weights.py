@@ -8,22 +8,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hostile_pickles import Bomb
 
 from napari_histoad.detectors import create_detector
-from napari_histoad.detectors._encoders import create_timm, import_timm, open_encoder
+from napari_histoad.detectors._encoders import create_timm, open_encoder
+from napari_histoad.detectors._timm import import_timm
 from napari_histoad.detectors._weights import only_weights, read_weights
 from napari_histoad.errors import EncoderError
 
 CNN = "resnet18.a1_in1k"
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npz", "")
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def _plain_pickle(path, bomb):

@@ -13,8 +13,9 @@ from napari_histoad.detectors._bundle import (
     save_detector,
     write_bundle,
 )
-from napari_histoad.detectors._encoders import create_timm, describe_encoder, fetch_weights, import_timm
+from napari_histoad.detectors._encoders import create_timm, describe_encoder, fetch_weights
 from napari_histoad.detectors._features import FeatureDetector, FeatureModel, features_of, to_pixels
+from napari_histoad.detectors._known_encoders import KNOWN_ENCODERS, KnownEncoder, known_encoder
 from napari_histoad.detectors._onnx import export_onnx
 from napari_histoad.detectors._registry import (
     DetectorDescription,
@@ -24,10 +25,12 @@ from napari_histoad.detectors._registry import (
     detector_names,
 )
 from napari_histoad.detectors._starter import starter_path
+from napari_histoad.detectors._timm import import_timm
 from napari_histoad.detectors._weights import known_weights, register_weights
 
 __all__ = [
     "CLASSIFIER_PREFIX",
+    "KNOWN_ENCODERS",
     "BundleHeader",
     "Detector",
     "DetectorDescription",
@@ -35,6 +38,7 @@ __all__ = [
     "EncoderRecord",
     "FeatureDetector",
     "FeatureModel",
+    "KnownEncoder",
     "TileScores",
     "create_detector",
     "create_timm",
@@ -49,6 +53,7 @@ __all__ = [
     "fingerprint",
     "has_detector",
     "import_timm",
+    "known_encoder",
     "known_weights",
     "load_detector",
     "read_header",

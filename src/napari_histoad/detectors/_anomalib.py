@@ -17,8 +17,9 @@ import torch
 from pydantic import Field
 
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores
-from napari_histoad.detectors._encoders import import_timm, weights_file
+from napari_histoad.detectors._encoders import weights_file
 from napari_histoad.detectors._features import to_pixels
+from napari_histoad.detectors._timm import import_timm
 from napari_histoad.detectors._weights import only_weights
 from napari_histoad.errors import EncoderError, SettingsError
 

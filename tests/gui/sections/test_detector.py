@@ -8,7 +8,7 @@ from screenshots import shot
 from shapely import Point
 
 from napari_histoad.detectors import describe_detectors, load_detector
-from napari_histoad.detectors._encoders import import_timm
+from napari_histoad.detectors._timm import import_timm
 from napari_histoad.gui.sections.detector import _DEFAULT
 from napari_histoad.gui.sections.review import BY_DISCOVERIES
 
