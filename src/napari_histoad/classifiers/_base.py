@@ -27,59 +27,26 @@ CHANNELS: dict[Input, int] = {"image": 3, "reconstruction": 3, "error": 1}
 
 
 class ClassifierSettings(BaseModel):
-    """Settings of a classifier.
-
-    Attributes
-    ----------
-    networks : tuple of str
-        One network, or an ensemble of several: names in `NETWORKS`, or timm models.
-    seeds : int
-        Number of networks of each kind.
-    inputs : tuple of {"image", "reconstruction", "error"}
-        Inputs of the networks; the last two need a detector that computes them.
-    classes : tuple of str
-        Names of two or more classes.
-    tile_px, mpp : int, float
-        Side of the tiles in pixels, and µm per pixel.
-    input_px : int or None
-        Side that tiles are resized to; None does not resize them.
-    centre : {"all", "crop", "attention"}
-        For labels that describe only the centre of a tile: crop it, or weigh it by a Gaussian of learnt width.
-    centre_px : int
-        Side of the crop, after resizing.
-    weighting : {"mean", "validation"}
-        Weights of an ensemble's networks: equal, or proportional to the inverse of the validation loss.
-    pretrained : bool
-        Start from timm's weights; the body is frozen for the first ``frozen_epochs``.
-    augment : bool
-        Rotate, flip, shift, shear, zoom and tint tiles at random in training.
-    dropout : float
-        Dropout of `base_cnn`.
-    epochs, frozen_epochs, patience : int
-        Maximum number of epochs; epochs with frozen body; epochs without progress on the validation tiles before training
-        stops.
-    batch : int
-    learning_rate, weight_decay : float
-    """
+    """Settings of a classifier."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    networks: tuple[str, ...] = Field(("resnet18",), min_length=1)
-    seeds: int = Field(1, ge=1, le=20)
-    inputs: tuple[Input, ...] = Field(("image",), min_length=1)
+    networks: tuple[str, ...] = Field(("resnet18",), min_length=1)  # one or an ensemble: names in `NETWORKS`, or timm models
+    seeds: int = Field(1, ge=1, le=20)  # number of networks of each kind
+    inputs: tuple[Input, ...] = Field(("image",), min_length=1)  # reconstruction and error need a detector
     classes: tuple[str, ...] = Field(("normal", "anomalous"), min_length=2)
     tile_px: int = Field(256, ge=32, le=1024)
-    mpp: float = Field(0.5, ge=0.05, le=20)
-    input_px: int | None = Field(None, ge=32, le=1024)
-    centre: Literal["all", "crop", "attention"] = "all"
-    centre_px: int = Field(32, ge=16, le=1024)
-    weighting: Literal["mean", "validation"] = "mean"
-    pretrained: bool = False
-    augment: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1)
+    mpp: float = Field(0.5, ge=0.05, le=20)  # µm per pixel of the tiles
+    input_px: int | None = Field(None, ge=32, le=1024)  # tiles are resized to this side; None does not resize them
+    centre: Literal["all", "crop", "attention"] = "all"  # labels of the centre only: crop it, or weigh it by a learnt Gaussian
+    centre_px: int = Field(32, ge=16, le=1024)  # side of the crop, after resizing
+    weighting: Literal["mean", "validation"] = "mean"  # of an ensemble: equal, or by the inverse of the validation loss
+    pretrained: bool = False  # start from timm's weights; the body is frozen at first
+    augment: bool = True  # rotate, flip, shift, shear, zoom and tint training tiles at random
+    dropout: float = Field(0.0, ge=0, lt=1)  # of `base_cnn`
     epochs: int = Field(30, ge=1, le=10_000)
-    frozen_epochs: int = Field(3, ge=0, le=1000)
-    patience: int = Field(6, ge=1, le=1000)
+    frozen_epochs: int = Field(3, ge=0, le=1000)  # of the pretrained body
+    patience: int = Field(6, ge=1, le=1000)  # epochs without progress on validation tiles before training stops
     batch: int = Field(32, ge=2, le=4096)
     learning_rate: float = Field(3e-4, gt=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=1)

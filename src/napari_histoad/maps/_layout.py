@@ -42,52 +42,15 @@ _FLAT: Any = {"name": "default", "separator": "."}
 class MapInfo(BaseModel):
     """Provenance: what is needed to know where a map comes from, and to repeat it.
 
-    Attributes
-    ----------
-    slide, slide_shape, slide_mpp
-        File name, level-0 (height, width), µm per level-0 pixel.
-    tile_px, stride_px, mpp, tile_l0, step_l0
-        The tile grid, see `TileGrid`.
-    cell_l0, cells_per_tile, cells_per_step
-        The cells, see `MapGeometry`.
-    detector, detector_settings, detector_id, trained_on
-        Method, settings, hash of the weights, names of the training slides.
-    stain : tuple of float
-        With stain normalisation: the slide's own stains, see `Stain.values`.
-    classes : tuple of str
-        Names of the classes whose probabilities the map holds.
-    calibration_note : str
-        In one sentence, what the p-values rest on, see `Calibration.note`.
-    calibration_basis : CalibrationBasis or None
-        The same as data; None in maps that earlier versions wrote.
-    valid_for : {"similar", "new-slide"}
-        What the error rates are valid for, unless another choice was saved with the regions, see `Calibration`.
-    version : str
-        Of this package.
-    complete : bool
-        Whether every tile has been looked at.
-    failed_tiles : int
-        Tiles that could not be decoded; they are NaN.
-    regions : str or None
-        Digest of the regions that the map was restricted to; empty: the whole slide. None in maps of earlier versions, as below.
-    fingerprint : SlideFingerprint or None
-        What the slide is known by, wherever it lies.
-    slide_file, slide_relative : str
-        Where the slide was: its absolute path or URL, and the path relative to the folder that holds the map; empty where
-        there is none, or it holds a signature or a password.
-    tissue_from : str
-        Whether tissue was ``"found"`` on the slide, or the ``"regions"`` that were mapped stood in for it.
-    notes : list of str
-        Sentences that hold for the map as long as it exists: what was assumed of the slide, what the map was restricted to,
-        and, once it is complete, what was found in the scores as a whole. See `AnomalyMap.notes`.
+    The tile grid is described by `TileGrid`, the cells by `MapGeometry`. Fields that may be None are None in older maps.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     format: int = FORMAT
-    slide: str
-    slide_shape: tuple[int, int]
-    slide_mpp: float
+    slide: str  # file name
+    slide_shape: tuple[int, int]  # level-0 (height, width)
+    slide_mpp: float  # µm per level-0 pixel
     tile_px: int
     stride_px: int
     mpp: float
@@ -97,24 +60,24 @@ class MapInfo(BaseModel):
     cells_per_tile: int
     cells_per_step: int
     tiles: int
-    detector: str
+    detector: str  # name of the method
     detector_settings: dict[str, Any]
-    detector_id: str
-    trained_on: list[str]
-    stain: tuple[float, ...] = ()
-    classes: tuple[str, ...] = ()
-    calibration_note: str
-    calibration_basis: CalibrationBasis | None = None
-    valid_for: ValidFor = "similar"
-    version: str
-    complete: bool = False
-    failed_tiles: int = 0
-    regions: str | None = None
-    fingerprint: SlideFingerprint | None = None
-    slide_file: str = ""
-    slide_relative: str = ""
-    tissue_from: str = "found"
-    notes: list[str] = []
+    detector_id: str  # hash of settings and weights
+    trained_on: list[str]  # names of the training slides
+    stain: tuple[float, ...] = ()  # with stain normalisation: the slide's own stains, see `Stain.values`
+    classes: tuple[str, ...] = ()  # whose probabilities the map holds
+    calibration_note: str  # in one sentence, what the p-values rest on, see `Calibration.note`
+    calibration_basis: CalibrationBasis | None = None  # the same as data
+    valid_for: ValidFor = "similar"  # what error rates are valid for, unless another choice was saved with the regions
+    version: str  # of this package
+    complete: bool = False  # every tile has been read, or tried
+    failed_tiles: int = 0  # that could not be decoded; they are NaN
+    regions: str | None = None  # digest of those that the map was restricted to; empty: the whole slide
+    fingerprint: SlideFingerprint | None = None  # of the slide, by which it is recognised
+    slide_file: str = ""  # absolute path or URL; empty if there is none, or it holds a signature or a password
+    slide_relative: str = ""  # path relative to the folder that holds the map
+    tissue_from: str = "found"  # found on the slide, or the regions that were mapped
+    notes: list[str] = []  # on what was assumed, restricted and, once complete, found; see `AnomalyMap.notes`
 
     @property
     def geometry(self) -> MapGeometry:
