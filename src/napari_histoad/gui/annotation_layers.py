@@ -11,7 +11,7 @@ from napari.layers import Shapes
 from napari.utils.notifications import show_info, show_warning
 
 from napari_histoad.errors import HistoadError, RegionError
-from napari_histoad.gui.layer_data import NORMAL_NAME
+from napari_histoad.gui.layer_data import NORMAL_COLOUR, NORMAL_NAME, outline_looks
 from napari_histoad.gui.slide_layers import can_be_slide
 from napari_histoad.regions import (
     UNREADABLE,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CLASS = "class"
 """Name of the feature that holds the class of a shape."""
 
-_NORMAL_COLOUR = "#1e90ff"
 _COLOURS = ("#d55e00", "#cc79a7", "#f0e442", "#009e73", "#e69f00", "#8c564b", "#9467bd", "#39ff14")
 
 
@@ -88,16 +87,8 @@ def _layer(regions: Sequence[Region], name: str, under: Layer | None) -> LayerDa
     data, classes = shapes_from_regions(regions)
     others = sorted({region.name for region in regions if not region.is_normal})
     colour_of = {other: _COLOURS[k % len(_COLOURS)] for k, other in enumerate(others)}
-    colours = [_NORMAL_COLOUR if name == NORMAL_NAME else colour_of[c] for c in classes]
-    looks: dict[str, Any] = {
-        "name": name,
-        "shape_type": "polygon",
-        "edge_color": colours,
-        "face_color": [f"{colour}22" for colour in colours],
-        "edge_width": 6,
-        "ndim": 2,
-        "features": {CLASS: classes},
-    }
+    colours = [NORMAL_COLOUR if name == NORMAL_NAME else colour_of[c] for c in classes]
+    looks = outline_looks(name, colours) | {"shape_type": "polygon", "features": {CLASS: classes}}
     if under is not None:
         looks |= {"scale": tuple(under.scale[-2:]), "units": tuple(str(unit) for unit in under.units[-2:])}
         looks["translate"] = tuple(under.translate[-2:])

@@ -22,6 +22,7 @@ from superqt.utils import qdebounced
 
 from napari_histoad.errors import HistoadError
 from napari_histoad.gui.explanation import ExplanationRow
+from napari_histoad.gui.layer_data import NORMAL_COLOUR
 from napari_histoad.gui.messages import Message, WrappedText
 from napari_histoad.gui.mouse_wheel import WheelGuard
 from napari_histoad.gui.remedies import in_window
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 _COUNT = 24
 _REST_MS = 250
 _KEYS = {Qt.Key.Key_N: "Normal", Qt.Key.Key_A: "Anomalous", Qt.Key.Key_R: "Artefact", Qt.Key.Key_U: "Unsure"}
-_COLOURS = {"Normal": "#1e90ff", "Anomalous": "#e8380d", "Artefact": "#8a8a8a", "Unsure": "#f0c000"}
+_COLOURS = {"Normal": NORMAL_COLOUR, "Anomalous": "#e8380d", "Artefact": "#8a8a8a", "Unsure": "#f0c000"}
 _HELP = "Arrow keys: next and back · Z: undo · E: explain · M: more tiles · O: outline normal · T: train"
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     LayerData = tuple[Any, dict[str, Any], str]
 
-NORMAL_NAME = "Normal tissue"
+NORMAL_NAME, NORMAL_COLOUR = "Normal tissue", "#1e90ff"
 """The layer that outlines of normal tissue are drawn in."""
 
 MAP_KEY = "histoad_map"
@@ -42,31 +42,20 @@ _FLAG_COLOUR = "#00e5ff"
 def suspicious_layer(boxes: Sequence[tuple[float, float, float, float]], mpp: float | None) -> Shapes:
     """Return a layer of squares (y0, x0, y1, x1) in level-0 pixels: outlined tiles that may not be normal."""
     corners = [np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]]) for y0, x0, y1, x1 in boxes]
-    colour = "#ff8c00"
-    return Shapes(
-        corners,
-        name="Suspicious tiles",
-        shape_type="polygon",
-        edge_color=colour,
-        face_color=f"{colour}22",
-        edge_width=4,
-        **pixel_size(mpp),
-    )
+    looks = outline_looks("Suspicious tiles", "#ff8c00", 4)
+    return Shapes(corners, shape_type="polygon", **looks, **pixel_size(mpp))
+
+
+def outline_looks(name: str, colour: str | list[str], width: int = 6) -> dict[str, Any]:
+    """Return name and looks of a layer of outlines with pale faces, in one colour or one colour per outline."""
+    faces = f"{colour}22" if isinstance(colour, str) else [f"{one}22" for one in colour]
+    return {"name": name, "edge_color": colour, "face_color": faces, "edge_width": width, "ndim": 2}
 
 
 def regions_layer(regions: Sequence[Region], mpp: float | None, name: str, colour: str) -> LayerData:
     """Return outlines as Shapes layer data in level-0 pixels."""
     data, names = shapes_from_regions(regions)
-    looks = {
-        "name": name,
-        "shape_type": "polygon",
-        "edge_color": colour,
-        "face_color": f"{colour}22",
-        "edge_width": 6,
-        "ndim": 2,
-        "features": {"class": names},
-        **pixel_size(mpp),
-    }
+    looks = outline_looks(name, colour) | {"shape_type": "polygon", "features": {"class": names}, **pixel_size(mpp)}
     return data, looks, "shapes"
 
 

@@ -12,7 +12,7 @@ from psygnal import Signal
 
 from napari_histoad.errors import RegionError
 from napari_histoad.gui.autosave import read_outlines
-from napari_histoad.gui.layer_data import NORMAL_NAME
+from napari_histoad.gui.layer_data import NORMAL_COLOUR, NORMAL_NAME, outline_looks
 from napari_histoad.gui.shapes_undo import ShapesHistory
 from napari_histoad.gui.slide_layers import pixel_size
 from napari_histoad.gui.slide_view import own, owner_of, size_of
@@ -147,8 +147,7 @@ class NormalOutlines:
         um = [str(u) for u in slide_layer.units[-2:]] == ["micrometer"] * 2
         looks = pixel_size(float(slide_layer.scale[-1]) if um else None)
         shapes = {"data": list(data), "shape_type": list(kinds)} if data else {}
-        colours = {"edge_color": "#1e90ff", "face_color": "#1e90ff22"}
-        layer = Shapes(**shapes, name=NORMAL_NAME, ndim=2, edge_width=6, **colours, **looks)
+        layer = Shapes(**shapes, **outline_looks(NORMAL_NAME, NORMAL_COLOUR), **looks)
         own(layer, owner_of(slide_layer))
         self._follow(layer)  # before it is added: restored outlines need not be saved
         self._viewer.add_layer(layer)

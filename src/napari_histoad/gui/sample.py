@@ -11,7 +11,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QProgressDialog
 
 from napari_histoad.errors import JobCancelledError
-from napari_histoad.gui.layer_data import NORMAL_NAME, regions_layer
+from napari_histoad.gui.layer_data import NORMAL_COLOUR, NORMAL_NAME, regions_layer
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.samples import SlidePlan
 from napari_histoad.slide import open_slide
@@ -37,7 +37,7 @@ def open_sample() -> list[LayerData]:
     slide = open_slide(path)
     truth = regions_layer(plan.planted, slide.mpp, "Planted anomalies", "#39ff14")
     truth[1]["visible"] = False  # for looking at afterwards
-    return [slide_layer(slide), truth, regions_layer(plan.normal, slide.mpp, NORMAL_NAME, "#1e90ff")]
+    return [slide_layer(slide), truth, regions_layer(plan.normal, slide.mpp, NORMAL_NAME, NORMAL_COLOUR)]
 
 
 def _draw(path: Path) -> None:
