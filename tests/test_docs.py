@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_histoad.detectors import describe_detectors
+from napari_histoad.detectors import KNOWN_ENCODERS, describe_detectors
 from napari_histoad.results import exports
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +113,21 @@ def test_detectors_page_lists_every_detector_with_what_it_can_do():
         flags = ["yes" if flag else "no" for flag in (d.uses_encoder, d.exports_onnx)]
         expected[d.name] = [f"**{d.title}.** {d.summary}", training, *flags]
     assert listed == expected
+
+
+def test_encoders_page_lists_every_pathology_encoder():
+    features = {"class": "class token", "class+mean": "class token and mean of the patch tokens"}
+    expected = {
+        known.repository: [
+            known.licence,
+            "on request" if known.gated else "free",
+            f"{known.side} px, {known.mpp} µm/px",
+            features[known.pooling],
+        ]
+        for known in KNOWN_ENCODERS
+        if known.mpp is not None
+    }
+    assert _table("encoders.md", "on the hub") == expected
 
 
 def test_maps_page_lists_every_export():

@@ -94,7 +94,11 @@ def test_train_names_the_lines_of_a_resolution_table_that_match_no_slide(write_t
 
 
 def test_models_and_doctor_list_detectors_and_checks(detector_file):
-    assert set(_json("models")["detectors"]) >= {"vqvae", "colour"}
+    listed = _json("models")
+    assert set(listed["detectors"]) >= {"vqvae", "colour"}
+    (uni,) = (encoder for encoder in listed["encoders"] if encoder["repository"] == "MahmoodLab/UNI2-h")
+    assert uni["licence"] == "cc-by-nc-nd-4.0"
+    assert "hf-hub:MahmoodLab/UNI2-h" in _run("models").stdout
     assert _json("models", detector_file)["trained_on"] == ["sample.tif"]
     assert {c["name"] for c in _json("doctor")["checks"]} >= {"torch", "napari", "device"}
 

@@ -23,7 +23,7 @@ from napari_histoad.detectors import (
     save_detector,
 )
 from napari_histoad.detectors._encoders import open_encoder
-from napari_histoad.detectors._hub import name_of_folder
+from napari_histoad.detectors._known_encoders import name_of_folder
 from napari_histoad.errors import BundleError, EncoderError
 
 timm = import_timm()

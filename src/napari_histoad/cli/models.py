@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -25,10 +26,19 @@ def _fetch(name: str, *, agreed: bool, as_json: bool) -> None:
     emit(known, [(key.capitalize(), value) for key, value in known.items()], as_json=as_json)
 
 
+def _about(encoder: dict[str, Any]) -> str:
+    resolution = "" if encoder["mpp"] is None else f" at {encoder['mpp']:g} µm/px"
+    access = ", access on request" if encoder["gated"] else ""
+    return f"Encoder of {encoder['side']} px tiles{resolution}; licence: {encoder['licence']}{access}"
+
+
 @command("histoad models normal.safetensors", "histoad models normal.safetensors --onnx normal.onnx")
 def models(
     model: Annotated[Path | None, Argument(help="Detector file to describe or to export.")] = None,
-    fetch: Annotated[str | None, Option(help="Name of a timm encoder: show its licence and download its weights.")] = None,
+    fetch: Annotated[
+        str | None,
+        Option(help="Encoder of timm, or hf-hub:owner/name: show its licence and download its weights."),
+    ] = None,
     yes: Annotated[bool, Option("--yes", help="With --fetch: accept the licence without being asked.")] = False,
     weights: Annotated[
         Path | None,
@@ -40,7 +50,7 @@ def models(
     onnx: Annotated[Path | None, Option(help="ONNX file to write the detector to, for other programs.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the detectors, describe a detector file, export it as ONNX, or fetch encoder weights."""
+    """List the detectors and known encoders, describe a detector file, export it as ONNX, or fetch encoder weights."""
     if weights is not None:
         from napari_histoad.detectors import known_weights, register_weights
 
@@ -55,7 +65,14 @@ def models(
     if fetch is not None:
         _fetch(fetch, agreed=yes, as_json=as_json)
         return
-    from napari_histoad.detectors import describe_detectors, detector_class, export_onnx, read_header, starter_path
+    from napari_histoad.detectors import (
+        KNOWN_ENCODERS,
+        describe_detectors,
+        detector_class,
+        export_onnx,
+        read_header,
+        starter_path,
+    )
 
     if onnx is not None:
         from napari_histoad.classifiers import load_model
@@ -79,14 +96,17 @@ def models(
         emit(document, [(k, str(v)) for k, v in rows], as_json=as_json)
         return
     known = describe_detectors()
+    encoders = [asdict(encoder) for encoder in KNOWN_ENCODERS]
     starter = read_header(starter_path())
     emit(
         {
             "detectors": {detector.name: detector.title for detector in known},
+            "encoders": encoders,
             "starter": {"path": str(starter_path()), **starter.model_dump()},
         },
         [
             *((detector.name, f"{detector.title}. {detector.summary}") for detector in known),
+            *((f"hf-hub:{encoder['repository']}", _about(encoder)) for encoder in encoders),
             ("(starter model)", f"{starter.detector}, used when no --model is given: {starter_path().name}"),
         ],
         as_json=as_json,

@@ -70,10 +70,10 @@ def train(
         str | None,
         Option(
             help="Encoder for the detectors embedding and deep_isolation_forest: efficientnet-lite0 (the default), own, starter, "
-            "or the name of a timm model."
+            "the name of a timm model, hf-hub:owner/name, or a folder with a model of the hub; histoad models lists some."
         ),
     ] = None,
-    backbone_weights: Annotated[Path | None, Option(help="File with the weights of the encoder.")] = None,
+    backbone_weights: Annotated[Path | None, Option(help="File with the encoder's weights, or its downloaded folder.")] = None,
     refine: Annotated[str | None, Option(help="Leave out training tiles that look unlike the others: neighbours or svm.")] = None,
     device: DeviceOption = "auto",
     devices: Annotated[int, Option(help="Number of GPUs of this machine to train on.", min=1)] = 1,

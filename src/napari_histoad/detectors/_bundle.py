@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from napari_histoad import __version__
 from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors._base import EncoderRecord  # noqa: TC001 - pydantic reads it
-from napari_histoad.detectors._registry import create_detector
+from napari_histoad.detectors._registry import create_detector, detector_class
 from napari_histoad.detectors._weights import known_weights
 from napari_histoad.errors import BundleError, HistoadError, first_error
 from napari_histoad.system.atomic import atomic_path
@@ -194,7 +194,8 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
     file = Path(path)
     header = read_header(file)
     try:
-        known = known_weights(header.backbone.sha256) if header.backbone is not None else None
+        takes_file = "backbone_weights" in detector_class(header.detector).Settings.model_fields
+        known = known_weights(header.backbone.sha256) if header.backbone is not None and takes_file else None
         found = {} if known is None else {"backbone_weights": known}
         detector = create_detector(header.detector, **{**header.settings, **found, **overrides})
         if overrides:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from napari_histoad.detectors._base import EncoderRecord
-from napari_histoad.detectors._hub import FOLDER, HUB, describe_hub, fetch_hub, name_of_folder, open_hub
+from napari_histoad.detectors._hub import describe_hub, fetch_hub, open_hub
+from napari_histoad.detectors._known_encoders import FOLDER, HUB, name_of_folder
 from napari_histoad.detectors._starter import starter_path
 from napari_histoad.detectors._timm import import_timm
 from napari_histoad.detectors._weights import (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histoad.detectors._base import EncoderRecord
-from napari_histoad.detectors._known_encoders import KnownEncoder, known_encoder
+from napari_histoad.detectors._known_encoders import HUB, KnownEncoder, known_encoder
 from napari_histoad.detectors._timm import import_timm
 from napari_histoad.detectors._vit_weights import TRANSFORMERS_TYPES, from_transformers, vit_arguments
 from napari_histoad.detectors._weights import (
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FOLDER", "HUB", "describe_hub", "fetch_hub", "name_of_folder", "open_hub"]
+__all__ = ["describe_hub", "fetch_hub", "open_hub"]
 
-FOLDER, HUB = "folder:", "hf-hub:"
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _TRUNK = "visual.trunk."
 """How the names of the image encoder's weights begin in models of images and texts."""
@@ -46,18 +45,6 @@ class _Files:
     weights: Path
     config: dict[str, Any]
     preprocessor: dict[str, Any]
-
-
-def name_of_folder(folder: Path) -> str | None:
-    """Return the name of the encoder in a folder of the hub's layout, without its path, or None if it has no weights.
-
-    It is ``hf-hub:owner/name`` in the hub's own cache, elsewhere ``folder:`` and the name of the folder.
-    """
-    if not any((folder / file).is_file() for file in WEIGHT_FILES):
-        return None
-    place = folder.absolute()
-    owner, _, repository = place.parent.parent.name.removeprefix("models--").partition("--")
-    return f"{HUB}{owner}/{repository}" if place.parent.name == "snapshots" and repository else f"{FOLDER}{place.name}"
 
 
 def describe_hub(name: str) -> dict[str, str]:

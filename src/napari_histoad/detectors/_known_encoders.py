@@ -6,9 +6,14 @@ The facts are those of the model cards and of the code that their authors publis
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-__all__ = ["KNOWN_ENCODERS", "KnownEncoder", "Pooling", "known_encoder"]
+from napari_histoad.detectors._weights import WEIGHT_FILES
+
+__all__ = ["FOLDER", "HUB", "KNOWN_ENCODERS", "KnownEncoder", "Pooling", "known_encoder", "name_of_folder"]
+
+FOLDER, HUB = "folder:", "hf-hub:"
 
 Pooling = Literal["class", "class+mean", "mean"]
 
@@ -94,10 +99,22 @@ def known_encoder(name: str) -> KnownEncoder | None:
     Parameters
     ----------
     name : str
-        ``hf-hub:owner/name`` or ``folder:name``, upper or lower case.
+        ``hf-hub:owner/name`` or ``folder:name``, upper or lower case; or a folder.
     """
-    kind, _, rest = name.casefold().partition(":")
-    if kind not in {"hf-hub", "folder"} or not rest:
+    kind, colon, rest = (name_of_folder(Path(name)) or name).casefold().partition(":")
+    if kind + colon not in {HUB, FOLDER} or not rest:
         return None
-    whole = kind == "hf-hub"
+    whole = kind + colon == HUB
     return next((e for e in KNOWN_ENCODERS if (e.repository if whole else e.repository.split("/")[1]).casefold() == rest), None)
+
+
+def name_of_folder(folder: Path) -> str | None:
+    """Return the name of the encoder in a folder of the hub's layout, without its path, or None if it has no weights.
+
+    It is ``hf-hub:owner/name`` in the hub's own cache, elsewhere ``folder:`` and the name of the folder.
+    """
+    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+        return None
+    place = folder.absolute()
+    owner, _, repository = place.parent.parent.name.removeprefix("models--").partition("--")
+    return f"{HUB}{owner}/{repository}" if place.parent.name == "snapshots" and repository else f"{FOLDER}{place.name}"

@@ -17,7 +17,7 @@ from torch import nn
 from napari_histoad.detectors._base import DetectorSettings, TileScores
 from napari_histoad.detectors._encoders import LITE, OWN, STARTER, open_encoder
 from napari_histoad.detectors._features import FeatureDetector, features_of, in_full_precision, to_pixels
-from napari_histoad.detectors._hub import name_of_folder
+from napari_histoad.detectors._known_encoders import name_of_folder
 from napari_histoad.detectors._neighbours import Bank
 from napari_histoad.detectors._normal_model import Measure, NormalModel
 from napari_histoad.networks.augment import colour_jitter, resized_crop, stain_jitter

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.slide import Slide
 
-_DEFAULT_MPP = 0.5
+DEFAULT_MPP = 0.5
 _TISSUE = ("all-tissue", "mixed-tissue")
 """Given instead of outlines: all tissue is normal, or it may hold lesions."""
 
@@ -50,11 +50,11 @@ class TrainingSource:
         return not is_slide(self.path)
 
 
-def common_mpp(sources: Sequence[TrainingSource], mpp: float | None) -> float:
-    """Return the given mpp, or else 0.5, or that of the coarsest slide if it is coarser."""
+def common_mpp(sources: Sequence[TrainingSource], mpp: float | None, preferred: float = DEFAULT_MPP) -> float:
+    """Return the given mpp, or else the preferred one, or that of the coarsest slide if it is coarser."""
     if mpp is not None:
         return mpp
-    wanted = _DEFAULT_MPP
+    wanted = preferred
     for source in sources:
         if not source.is_tiles:
             with source.open() as slide:

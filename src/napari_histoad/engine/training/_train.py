@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from napari_histoad.calibration import LEAST_HELD_OUT, MIN_CALIBRATION_TILES, Calibration, CalibrationBasis
-from napari_histoad.detectors import FeatureDetector, create_detector, features_of, save_detector
+from napari_histoad.detectors import FeatureDetector, create_detector, features_of, known_encoder, save_detector
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine._score import score_images
@@ -18,7 +18,7 @@ from napari_histoad.engine.training._estimate import estimate_training
 from napari_histoad.engine.training._gather import MAX_TILES, gather_job, stain_job
 from napari_histoad.engine.training._gradient_descent import descend_job
 from napari_histoad.engine.training._refine import check_refinement, passes_of, refine_job, stages_of, suspicious
-from napari_histoad.engine.training._sources import training_sources
+from napari_histoad.engine.training._sources import DEFAULT_MPP, common_mpp, training_sources
 from napari_histoad.engine.training._tile_files import accepts_side, own_side
 from napari_histoad.errors import SettingsError, TrainingError, writing
 from napari_histoad.jobs import Progress, run
@@ -215,6 +215,10 @@ def train_job(
     if "tile_px" not in given:
         for note in _own_side(sources, detector, given):
             yield Progress("Reading normal tiles", 0, len(sources), "slides", note=note)
+    known = known_encoder(str(given["backbone"])) if "backbone" in given else None
+    if known is not None:
+        given.setdefault("tile_px", known.side)  # then its input is not resized
+        mpp = common_mpp(sources, mpp, known.mpp or DEFAULT_MPP)
     torch.manual_seed(seed)
     draft = create_detector(detector, **given, **({} if mpp is None else {"mpp": mpp}))
     draft.check_trainable()
@@ -318,7 +322,7 @@ def train(
     tissue_from : str
         ``"found"`` detects tissue; ``"regions"`` takes the outlines as tissue, for stains where detection fails.
     mpp : float, optional
-        µm per tile pixel; default 0.5, or that of the coarsest slide if it is coarser.
+        µm per tile pixel; default 0.5, or what the encoder was trained on, or that of the coarsest slide if it is coarser.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``mps``.
     devices : int

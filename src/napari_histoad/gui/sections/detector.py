@@ -34,7 +34,16 @@ _OWN_ENCODERS = {
     _OWN: "trained on your tiles first",
     "starter": "trained on two tissues, comes with the package",
 }
-_ENCODERS = [*_OWN_ENCODERS, "vit_small_patch14_reg4_dinov2.lvd142m", "resnet18.a1_in1k"]
+_ENCODERS = [
+    *_OWN_ENCODERS,
+    "vit_small_patch14_reg4_dinov2.lvd142m",
+    "resnet18.a1_in1k",
+    "hf-hub:kaiko-ai/midnight",
+    "hf-hub:histai/hibou-b",
+    "hf-hub:bioptimus/H-optimus-0",
+    "hf-hub:paige-ai/Virchow2",
+    "hf-hub:MahmoodLab/UNI2-h",
+]
 _DEFAULT = {
     "name": "vqvae",
     "title": "VQ-VAE",
@@ -66,7 +75,8 @@ class DetectorSection(Section):
         self.encoder_box.setMinimumWidth(60)
         own = "; ".join(f"{name}: {words}" for name, words in _OWN_ENCODERS.items())
         self.encoder_box.setToolTip(
-            f"The network that computes features of tiles. {own}. Or type the name of a timm model: its licence is shown first"
+            f"The network that computes features of tiles. {own}. Or type the name of a timm model, hf-hub:owner/name, "
+            "or a folder with a model of the hub: the licence is shown before a download"
         )
         self.weights_file = FileEdit(
             mode=FileDialogMode.OPTIONAL_FILE,
