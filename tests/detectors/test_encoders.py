@@ -122,6 +122,18 @@ def test_lite_blocks_halve_the_side_and_enlarge_small_tiles(side, first):
     assert record.licence == "apache-2.0"
 
 
+def test_lite_features_are_mean_and_deviation_of_blocks_0_to_5_and_the_cells_are_blocks_3_and_4():
+    encoder, _ = open_encoder(LITE, 128)
+    pixels = torch.rand(2, 3, 128, 128)
+    with torch.inference_mode():
+        features, blocks = encoder(pixels), encoder.blocks(pixels)
+        some = encoder.blocks(pixels, 3)
+    expected = [part for block in blocks for part in (block.std((2, 3)), block.mean((2, 3)))]
+    assert torch.allclose(features.tile, torch.cat(expected, 1), atol=1e-4)
+    assert torch.equal(features.cells, torch.cat(blocks[3:5], 1))
+    assert all(torch.equal(one, other) for one, other in zip(some, blocks[:3], strict=True))
+
+
 def test_lite_stays_frozen_in_training():
     encoder, _ = open_encoder(LITE, 64)
     encoder.train()

@@ -63,7 +63,7 @@ class EncoderSettings(DetectorSettings):
     def _name_folder(cls, values: Any) -> Any:
         """Replace the path of a folder by its name: a path of this machine is of no use in a file."""
         backbone = values.get("backbone") if isinstance(values, dict) else None
-        name = name_of_folder(Path(backbone)) if isinstance(backbone, str) else None
+        name = name_of_folder(Path(backbone)) if isinstance(backbone, str) and backbone else None
         return values if name is None else {**values, "backbone": name, "backbone_weights": Path(str(backbone))}
 
 
