@@ -50,8 +50,8 @@ def test_a_perfect_map_finds_everything_without_false_alarms(tmp_path):
     assert found.cell_auroc.value == found.cell_average_precision.value == pytest.approx(1)
     assert (found.lesions_found, found.false_regions_per_mm2, found.froc) == (1, 0, 1)
     assert set(found.found_per_mm2.values()) == {1}
-    names = dict(found.rows())
-    assert "0 false regions per mm²" in names["Known anomalies found"]
+    assert (found.area_flagged, found.normal_area_flagged) == (1, 0)
+    assert dict(found.rows())["Area flagged"] == "100.0% of anomalies, 0.0% of normal tissue"
 
 
 def test_false_alarms_are_counted_per_mm2_of_normal_tissue(tmp_path):
@@ -60,6 +60,7 @@ def test_false_alarms_are_counted_per_mm2_of_normal_tissue(tmp_path):
     found = evaluate(result, [lesion], rate=0.02)
     normal_mm2 = (1280**2 - 256**2) * 0.25 / 1e6
     assert found.false_regions_per_mm2 == pytest.approx(1 / normal_mm2)
+    assert found.normal_area_flagged == pytest.approx(64**2 / (1280**2 - 256**2))
     # The one false alarm scores highest: the lesion is found where one is allowed.
     assert found.found_per_mm2 == {0.1: 0, 1.0: 0, 10.0: 1}
     assert found.froc == pytest.approx(4 / 6)
@@ -68,6 +69,12 @@ def test_false_alarms_are_counted_per_mm2_of_normal_tissue(tmp_path):
     assert (left_out.false_regions_per_mm2, left_out.froc, left_out.cell_auroc.value) == (0, 1, 1)
     undecided = evaluate(result, [lesion, Region(BESIDE, "Ignore*")], rate=0.02)
     assert (undecided.false_regions_per_mm2, undecided.froc) == (0, 1)
+
+
+def test_a_flagged_region_as_large_as_the_slide_shows_in_the_area(tmp_path):
+    found = evaluate(_map_with(tmp_path / "a.ome.zarr", LESION, [box(0, 0, 1280, 1280)]), [Region(LESION, "Tumor")], rate=0.02)
+    assert (found.lesions_found, found.false_regions_per_mm2) == (1, 0)
+    assert found.normal_area_flagged == found.area_flagged == 1
 
 
 def test_a_lesion_smaller_than_a_cell_counts_as_one(tmp_path):

@@ -57,6 +57,9 @@ class Evaluation:
         Number of outlined anomalies, and of those that a flagged region overlaps.
     false_regions_per_mm2 : float or None
         Number of flagged regions that overlap no outlined anomaly, per mm² of normal tissue.
+    area_flagged, normal_area_flagged : float or None
+        Share of the area of the anomalies, and of normal tissue, that is flagged. A region that covers the slide overlaps every
+        anomaly, so read these beside ``lesions_found``.
     froc : float or None
         Mean lesion sensitivity at ¼, ½, 1, 2, 4 and 8 false positives (Camelyon16; Bejnordi et al. 2017).
     found_per_mm2 : dict[float, float]
@@ -85,6 +88,8 @@ class Evaluation:
     lesions: int | None = None
     lesions_found: int | None = None
     false_regions_per_mm2: float | None = None
+    area_flagged: float | None = None
+    normal_area_flagged: float | None = None
     froc: float | None = None
     found_per_mm2: dict[float, float] = field(default_factory=dict)
     cell_auroc: Interval | None = None
@@ -109,8 +114,12 @@ class Evaluation:
             rows.append(("AUROC of map cells", str(self.cell_auroc)))
             rows.append(("Average precision of map cells", str(self.cell_average_precision)))
         if self.lesions is not None:
-            false = f"{self.false_regions_per_mm2:.2g} false regions per mm² of normal tissue"
-            rows.append(("Known anomalies found", f"{self.lesions_found} of {self.lesions}, with {false}"))
+            rows.append(("Known anomalies found", f"{self.lesions_found} of {self.lesions}"))
+            rows.append(("False regions per mm² of normal tissue", f"{self.false_regions_per_mm2:.2g}"))
+        if self.area_flagged is not None:
+            rows.append(
+                ("Area flagged", f"{self.area_flagged:.1%} of anomalies, {self.normal_area_flagged:.1%} of normal tissue")
+            )
         if self.froc is not None:
             rows.append(("FROC score", f"{self.froc:.3f}"))
             found = ", ".join(f"{share:.0%} with {rate:g}" for rate, share in self.found_per_mm2.items())
@@ -171,6 +180,8 @@ def evaluate(
     _check(labels, result.info.slide)
     blocks = result.origins[use] // int(max(8 * result.info.tile_l0, 1))
     cells = cell_scores(result, lesions, [*undecided, *exclude])
+    flagged = cells.scores > result.calibration.threshold(rate)
+    both = 0 < cells.anomalous.sum() < len(cells.anomalous)
     found, false = _regions_found(result, lesions, [*undecided, *exclude], rate)
     places = detect(result, lesions, use | (coverage(result.boxes, lesions) > 0))
     notes = [*given.notes, outside_note(given.regions, result.info.slide_shape, result.info.slide)]
@@ -189,6 +200,8 @@ def evaluate(
         lesions=len(lesions),
         lesions_found=found,
         false_regions_per_mm2=false / cells.normal_mm2 if cells.normal_mm2 else 0.0,
+        area_flagged=float(flagged[cells.anomalous].mean()) if both else None,
+        normal_area_flagged=float(flagged[~cells.anomalous].mean()) if both else None,
         froc=places.froc,
         found_per_mm2=places.per_mm2(cells.normal_mm2),
         cell_auroc=binned_interval(binned_auroc, cells.anomalous, cells.scores, cells.blocks),
