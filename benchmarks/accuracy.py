@@ -5,7 +5,8 @@
 FOLDER (default: HISTOAD_DATA) holds ``patches/SET/manifest.csv``. Detectors are trained on the normal tiles of 60% of the normal
 groups (patients, slides, series of files), including refinement and calibration, and tested on the other normal tiles and on
 all anomalous ones. Each seed has another choice of groups, the same for every method, so that methods are compared in pairs.
-``new groups only`` leaves out the anomalous tiles of groups, such as patients, whose normal tiles were trained on.
+``new groups only`` leaves out the anomalous tiles of groups, such as patients, whose normal tiles were trained on; ``within new
+groups`` compares the anomalous tiles of each such group with its own normal tiles only.
 
 Intervals are 95% bootstrap intervals over groups of the mean over seeds. Rows are appended to a csv, and scores to a folder
 beside it, as they are measured, so that a stopped run continues; the tables are printed at the end.
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from grouped import draw_weights, mean_interval, parts_of
+from grouped import draw_weights, mean_interval, parts_of, within_groups
 from leaks import check_sets, set_features
 from rows import append_row, read_rows
 from scipy.stats import spearmanr
@@ -209,6 +210,12 @@ def tables(data: Path, out: Path) -> str:
                 scores = [_restricted(s, keep, sets[name]) for s in runs.get((method, name), {}).values()]
                 cells.append(_shown(mean_interval(sets[name].labels, scores, weights[name]) if scores else None))
             lines.append(f"| {name}: {part} | " + " | ".join(cells) + " |")
+        if NEW in parts[name]:
+            cells = []
+            for method in methods:
+                scores = [_restricted(s, parts[name][NEW], sets[name]) for s in runs.get((method, name), {}).values()]
+                cells.append(_shown(within_groups(sets[name].labels, sets[name].groups, scores) if scores else None))
+            lines.append(f"| {name}: within new groups | " + " | ".join(cells) + " |")
     figures = ("AP", "false positives at 5%", "detail", "s")
     lines += ["", "Other figures, mean over seeds:", "", *_head(["", *(f"{n}: {' · '.join(figures)}" for n in names)])]
     for method in methods:

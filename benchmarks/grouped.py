@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["choose_groups", "draw_weights", "mean_interval", "parts_of", "weighted_auroc"]
+__all__ = ["choose_groups", "draw_weights", "mean_interval", "parts_of", "weighted_auroc", "within_groups"]
 
 _LISTED = 1000
 
@@ -90,6 +90,46 @@ def mean_interval(
     means = np.where(counted, by_run, 0).sum(0) / np.maximum(counted.sum(0), 1)
     means[~counted.any(0)] = np.nan
     low, high = np.nanquantile(means[1:], (0.025, 0.975))
+    return Interval(float(means[0]), float(low), float(high))
+
+
+def within_groups(
+    labels: NDArray[np.bool_], groups: NDArray[np.str_], runs: Sequence[NDArray[np.floating]], draws: int = 500
+) -> Interval | None:
+    """Return the AUROC that compares anomalous tiles with normal ones of the same group only, mean over groups, then over runs.
+
+    What a whole group has in common, such as its stain, has no effect. The interval is a bootstrap interval over groups; None if
+    no run has a group with both labels.
+
+    Parameters
+    ----------
+    labels : (N,) bool
+    groups : (N,) str
+    runs : sequence of (N,) float
+        Scores by run; NaN for tiles that are left out.
+    draws : int
+        Number of bootstrap samples.
+    """
+    names, of_tile = np.unique(groups, return_inverse=True)
+    by_run = np.full((len(runs), len(names)), np.nan)
+    for k, scores in enumerate(runs):
+        for group in range(len(names)):
+            mine = (of_tile == group) & ~np.isnan(scores)
+            if 0 < labels[mine].sum() < mine.sum():
+                by_run[k, group] = weighted_auroc(labels[mine], scores[mine], np.ones((1, int(mine.sum()))))[0]
+    by_run = by_run[:, ~np.isnan(by_run).all(0)]
+    if not by_run.size:
+        return None
+    rng = np.random.default_rng(0)
+    times = np.array(
+        [np.bincount(rng.integers(0, by_run.shape[1], by_run.shape[1]), minlength=by_run.shape[1]) for _ in range(draws)]
+    )
+    weights = np.concatenate([np.ones((1, by_run.shape[1])), times])
+    known = ~np.isnan(by_run)
+    counted = weights @ known.T
+    sums = np.divide(weights @ np.where(known, by_run, 0).T, counted, out=np.full(counted.shape, np.nan), where=counted > 0)
+    means = np.nanmean(sums[counted.any(1)], axis=1)
+    low, high = np.quantile(means[1:], (0.025, 0.975))
     return Interval(float(means[0]), float(low), float(high))
 
 

@@ -264,6 +264,8 @@ _MAPPED = (
     "tile AUROC",
     "found",
     "of",
+    "area flagged",
+    "normal area flagged",
     "false regions per mm²",
     "found at 0.1 per mm²",
     "found at 1 per mm²",
@@ -279,7 +281,7 @@ def figures(found: Evaluation) -> dict[str, object]:
         round(found.auroc.value, 4),
         found.lesions_found,
         found.lesions,
-        round(found.false_regions_per_mm2, 3),
+        *(round(v, 4) for v in (found.area_flagged, found.normal_area_flagged, found.false_regions_per_mm2)),
         *(round(share, 3) for share in found.found_per_mm2.values()),
     ]
     cells = _cells(found.cell_auroc, found.cell_average_precision)

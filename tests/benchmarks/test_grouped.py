@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from grouped import choose_groups, draw_weights, mean_interval, parts_of, weighted_auroc
+from grouped import choose_groups, draw_weights, mean_interval, parts_of, weighted_auroc, within_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -83,3 +83,15 @@ def test_parts_restrict_the_label_that_has_the_value():
         "magnification 100x": [True, False, False, True, False],
         "magnification 400x": [False, True, True, False, True],
     }
+
+
+def test_within_groups_ignores_what_a_group_has_in_common():
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"patient {k}" for k in range(12)], 20)
+    labels = np.arange(240) % 4 == 0
+    apart = np.repeat(rng.normal(0, 50, 12), 20)
+    run = labels + rng.normal(0, 0.5, 240) + apart
+    assert roc_auc_score(labels, run) < 0.6
+    found = within_groups(labels, groups, [run, np.where(groups == "patient 3", np.nan, run)])
+    assert 0.85 < found.low < found.value < found.high
+    assert within_groups(labels, np.where(labels, "a", "b"), [run]) is None
