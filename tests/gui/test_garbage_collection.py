@@ -6,7 +6,7 @@ import pytest
 from qtpy.QtWidgets import QApplication
 from slide_writers import picture
 
-from napari_histoad.gui import idle
+from napari_histoad.gui import garbage_collection
 
 A_DAY_MS = 86_400_000
 
@@ -20,16 +20,16 @@ def full_collections():
         if phase == "start" and info["generation"] == 2:
             seen.append(phase)
 
-    rest_ms = idle._collect.timeout()
-    idle._collect.setTimeout(A_DAY_MS)
+    rest_ms = garbage_collection._collect.timeout()
+    garbage_collection._collect.setTimeout(A_DAY_MS)
     threshold = gc.get_threshold()
     gc.set_threshold(threshold[0], threshold[1], 10**9)
     gc.callbacks.append(watch)
     yield seen
     gc.callbacks.remove(watch)
     gc.set_threshold(*threshold)
-    idle._collect.cancel()
-    idle._collect.setTimeout(rest_ms)
+    garbage_collection._collect.cancel()
+    garbage_collection._collect.setTimeout(rest_ms)
 
 
 def collect_younger():
@@ -38,7 +38,7 @@ def collect_younger():
 
 
 def rest():
-    idle._collect.flush(restart_timer=False)
+    garbage_collection._collect.flush(restart_timer=False)
 
 
 def test_collection_waits_until_the_viewer_rests(viewer, write_tiff, full_collections):
@@ -62,4 +62,4 @@ def test_collection_waits_until_the_viewer_rests(viewer, write_tiff, full_collec
 
 
 def test_collection_starts_within_a_second_of_rest():
-    assert 0 < idle._collect.timeout() < 1000
+    assert 0 < garbage_collection._collect.timeout() < 1000
