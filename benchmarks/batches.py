@@ -56,7 +56,7 @@ def main() -> None:
         "mean": made(Mean),
         "starter model": load_detector(starter_path()),
         "ResNet18": made(ResNet18),
-        "VQ-VAE of 64 px": create_detector("vqvae", tile_px=64),
+        "VQ-VAE of 64 px": create_detector("vqvae", target="pixels", tile_px=64),
         **{path.stem: load_detector(path) for path in options.models},
     }
     print(f"{default.title}; {default.pace} by default")

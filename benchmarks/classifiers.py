@@ -115,7 +115,7 @@ def _figures(report: object) -> dict:
 def _detector(data: LabelledTiles, kept: np.ndarray, options: argparse.Namespace) -> Detector:
     normal = data.tiles.subset(kept[data.labels[kept] == 0])
     torch.manual_seed(0)
-    return run(fit_job(create_detector("vqvae", tile_px=options.side, max_steps=options.detector_steps), normal))
+    return run(fit_job(create_detector("vqvae", target="pixels", tile_px=options.side, max_steps=options.detector_steps), normal))
 
 
 def table(rows: list[dict]) -> str:

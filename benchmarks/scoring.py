@@ -25,7 +25,8 @@ def forward_of(detector: Detector) -> Forward:
     d = detector
     side = d.settings.tile_px
     return {
-        "vqvae": lambda x: d.network(to_pixels(x)),
+        "vqvae": lambda x: d.network(d._standardised(x)),
+        "combined": lambda x: (d.network(d._standardised(x)), d.statistics(x)),
         "texture": lambda x: d.statistics(x),
         "embedding": lambda x: d.encoder(to_pixels(x)),
         "deep_isolation_forest": lambda x: d.encoder(to_pixels(x)),
@@ -61,7 +62,7 @@ def main() -> None:
     images = np.random.default_rng(0).integers(0, 256, (options.tiles, side, side, 3), np.uint8)
     batches = list(torch.from_numpy(images).to(choice.device).split(choice.batch))
     print(f"| {choice.title}, {side} px | network alone, tiles/s | scoring, tiles/s | ratio |\n|---|---|---|---|")
-    names = ["vqvae", "texture", "embedding", "deep_isolation_forest", "kde_autoencoder", "adversarial_autoencoder"]
+    names = ["combined", "vqvae", "texture", "embedding", "deep_isolation_forest", "kde_autoencoder", "adversarial_autoencoder"]
     for name in [*names, "perceptual_autoencoder", "perceptual_gan", "geometric_transforms", "colour"]:
         detector = create_detector(name, tile_px=side)
         detector.to(choice.device)

@@ -59,7 +59,8 @@ def detector_file(sample, tmp_path_factory) -> Path:
     from napari_histoad import train
 
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    train(sample.path, path, normal=sample.plan.normal, tile_px=64, max_steps=30, device="cpu")
+    settings = {"target": "pixels", "tile_px": 64, "max_steps": 30}
+    train(sample.path, path, normal=sample.plan.normal, detector="vqvae", device="cpu", **settings)
     return path
 
 

@@ -21,6 +21,7 @@ from napari_histoad.detectors import create_detector, fingerprint, save_detector
 
 FOLDER = Path(__file__).parent / "detectors" / "golden"
 SIDE = 32
+OF_PIXELS = {"target": "pixels"}
 PIXELS, STARTER = {"features": "pixels"}, {"backbone": "starter"}
 CASES = {
     "colour": ("colour", {}),
@@ -41,10 +42,12 @@ CASES = {
         {"width": 4, "stages": 2, "wgan": 0.1, "growing": True, **PIXELS, "tile_px": 64},
     ),
     "perceptual_gan": ("perceptual_gan", {"input_px": 32, "widths": (8, 8), "latent": 4, "features": "starter"}),
-    "vqvae": ("vqvae", {"error": "mahalanobis"}),
-    "vqvae-vq": ("vqvae", {"quantizer": "vq", "error": "latent"}),
-    "vqvae-fsq": ("vqvae", {"quantizer": "fsq", "preset": "vit-32"}),
-    "classifier": ("vqvae", {"error": "top_k"}),
+    "vqvae": ("vqvae", {**OF_PIXELS, "error": "mahalanobis"}),
+    "vqvae-vq": ("vqvae", {**OF_PIXELS, "quantizer": "vq", "error": "latent"}),
+    "vqvae-fsq": ("vqvae", {**OF_PIXELS, "quantizer": "fsq", "preset": "vit-32"}),
+    "vqvae-features": ("vqvae", {"error": "relative"}),
+    "combined": ("combined", {}),
+    "classifier": ("vqvae", {**OF_PIXELS, "error": "top_k"}),
 }
 
 

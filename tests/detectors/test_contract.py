@@ -32,6 +32,8 @@ VARIANTS = {
         "perceptual_autoencoder",
         {"growing": True, "l1": 0.1, "wgan": 0.1, "max_steps": 30, "learning_rate": 2e-3},
     ),
+    "vqvae, FSQ": ("vqvae", {"quantizer": "fsq"}),
+    "vqvae, pixels": ("vqvae", {"target": "pixels"}),
     "vqvae, ViT": ("vqvae", {"preset": "vit-32", "quantizer": "fsq"}),
 }
 SLOW_LEARNERS = {"perceptual_gan"}
@@ -238,13 +240,13 @@ def test_an_untrained_detector_is_not_saved(tmp_path):
 
 @pytest.mark.parametrize("error", ["mean", "top_k", "p99", "ssim", "mahalanobis"])
 def test_every_kind_of_error_scores_noise_higher(error):
-    detector = _fitted("vqvae")
+    detector = _fitted("vqvae, pixels")
     detector.settings = detector.settings.model_copy(update={"error": error})
     assert _score(detector, _noise(4)).score.mean() > _score(detector, _tiles(20)).score.mean()
 
 
 def test_the_latent_error_is_the_distance_to_the_code():
-    detector = _fitted("vqvae")
+    detector = _fitted("vqvae, pixels")
     images = torch.from_numpy(_tiles(3))
     detector.settings = detector.settings.model_copy(update={"error": "latent"})
     with torch.inference_mode():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from napari_histoad.detectors.vqvae import PRESETS
+from napari_histoad.detectors._pixel_vqvae import PRESETS
 from napari_histoad.networks import VqVae
 from napari_histoad.networks.vqvae import perplexity
 

@@ -41,7 +41,7 @@ class ClassifyingDetector(Detector):
         super().__init__(detector.settings)
         self.classifier, self.detector = classifier, detector
         self.name, self.title, self.summary = detector.name, detector.title, detector.summary  # type: ignore[misc]
-        self.exports_onnx = detector.exports_onnx  # type: ignore[misc]
+        self.exports_onnx, self.earlier = detector.exports_onnx, detector.earlier  # type: ignore[misc]
         self.calibration, self.trained_on = detector.calibration, detector.trained_on
         self.backbone, self.stain_target = detector.backbone, detector.stain_target
         self.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from napari_histoad.networks.fitted import FittedModule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -136,7 +136,14 @@ class Detector(FittedModule, ABC):
     """Whether the user chooses an encoder: the settings have ``backbone`` and ``backbone_weights``."""
     exports_onnx: ClassVar[bool] = False
     """Whether `export_onnx` can write it."""
+    earlier: ClassVar[dict[str, Any]] = {}
+    """Values, in files of earlier versions, of settings that these do not name and whose default has changed."""
     Settings: ClassVar[type[DetectorSettings]]
+
+    @classmethod
+    def variant(cls, settings: Mapping[str, Any]) -> type[Detector]:  # noqa: ARG003 - most have only one
+        """Return the class for these settings; most methods have only one."""
+        return cls
 
     def __init__(self, settings: DetectorSettings) -> None:
         super().__init__()
@@ -229,6 +236,16 @@ class Detector(FittedModule, ABC):
         ----------
         robust : bool
             The tiles may contain a few anomalies: leave out the most unusual tiles.
+        """
+
+    def fit_features(self, features: Tensor, *, robust: bool = False) -> None:
+        """Fit the closed-form part to the features (N, D) of normal tiles, on the CPU, if it only needs these; see `fit`."""
+        raise NotImplementedError(f"{self.name} is not fitted to features")
+
+    def balance(self, images: NDArray[np.uint8]) -> None:
+        """Weigh the parts of the score by their spread over normal tiles (N, H, W, 3) uint8 that it was not fitted to.
+
+        On the tiles that it was fitted to, a part with many parameters varies too little and would get too much weight.
         """
 
     @abstractmethod

@@ -197,7 +197,8 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> Detector:
         takes_file = "backbone_weights" in detector_class(header.detector).Settings.model_fields
         known = known_weights(header.backbone.sha256) if header.backbone is not None and takes_file else None
         found = {} if known is None else {"backbone_weights": known}
-        detector = create_detector(header.detector, **{**header.settings, **found, **overrides})
+        settings = {**detector_class(header.detector).earlier, **header.settings}
+        detector = create_detector(header.detector, **{**settings, **found, **overrides})
         if overrides:
             detector.check_trainable()
         _check_encoder(detector, header)
@@ -231,7 +232,8 @@ def _check_encoder(detector: Detector, header: BundleHeader) -> None:
 def fingerprint(detector: Detector) -> str:
     """Return a hash of method, settings, weights and calibration: detectors with equal hashes give equal scores."""
     digest = hashlib.sha256()
-    described = [detector.name, detector.settings.model_dump(), detector.stain_target]
+    # Files of earlier versions do not name these settings, and the tensors tell the variants apart.
+    described = [detector.name, detector.settings.model_dump(exclude=set(detector.earlier)), detector.stain_target]
     digest.update(json.dumps(described, sort_keys=True).encode())
     for name, value in sorted(detector.saved_state().items()):
         digest.update(name.encode())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Measure", "NormalModel"]
+__all__ = ["Measure", "NormalModel", "fused", "references"]
 
 Measure = Literal["fused", "mahalanobis", "neighbours"]
 _FLOOR = 1e-6
@@ -25,8 +25,7 @@ class NormalModel(FeatureModel):
     """Distance of features from those of normal tiles, by one of three measures.
 
     The Gaussian takes correlations of features into account but assumes a single kind of normal tissue; the nearest
-    neighbour handles many kinds but weighs every feature alike. ``fused`` averages the logarithms of both, each divided by
-    its deviation over the normal tiles. That weighs them as a mean of ranks does, but does not saturate beyond the normals.
+    neighbour handles many kinds but weighs every feature alike. ``fused`` joins both, see `fused`.
 
     Parameters
     ----------
@@ -65,8 +64,8 @@ class NormalModel(FeatureModel):
         deviation, mean = torch.std_mean(x, dim=0)
         self.keep(mean=mean, scale=1 / (deviation + _FLOOR * (1 + x.abs().amax(0))))
         self.bank.fit((x - self.mean) * self.scale)
-        logs = [torch.log(d + _FLOOR) for d in (self.gaussian.distance(x @ self.residual).sqrt(), self.bank.own_distances())]
-        self.keep(references=torch.stack([torch.stack([log.mean(), log.std().clamp_min(_FLOOR)]) for log in logs]))
+        distances = torch.stack([self.gaussian.distance(x @ self.residual).sqrt(), self.bank.own_distances()], 1)
+        self.keep(references=references(torch.log(distances + _FLOOR)))
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the distances (B,) float32 of features (B, D); about 1 for normal tiles, never negative."""
@@ -75,10 +74,8 @@ class NormalModel(FeatureModel):
             return self._to_gaussian(features)
         if self._measure == "neighbours":
             return self._to_neighbours(features)
-        mean, deviation = self.references.unbind(1)
         distances = torch.stack([self._to_gaussian(features), self._to_neighbours(features)], 1)
-        weights = deviation.mean() / (2 * deviation)
-        return ((torch.log(distances + _FLOOR) - mean) * weights).sum(1).exp()
+        return fused(torch.log(distances + _FLOOR), self.references)
 
     def _to_gaussian(self, features: Tensor) -> Tensor:
         return self.gaussian.distance(features @ self.residual).sqrt()
@@ -92,6 +89,27 @@ class NormalModel(FeatureModel):
     def check_fit(self) -> None:
         if self.residual.shape[1] != len(self.gaussian.mean):
             raise ValueError(f"its Gaussian has {len(self.gaussian.mean)} features instead of {self.residual.shape[1]}")
+
+
+def references(logs: Tensor) -> Tensor:
+    """Return mean and deviation (K, 2) of the logarithms (N, K) of K distances of normal tiles, which `fused` needs."""
+    return torch.stack([logs.mean(0), logs.std(0).clamp_min(_FLOOR)], 1)
+
+
+def fused(logs: Tensor, references: Tensor) -> Tensor:
+    """Return one distance (B,) from the logarithms (B, K) of K distances; about 1 for normal tiles.
+
+    It averages the logarithms, each divided by its deviation over the normal tiles. That weighs them as a mean of ranks does, but
+    does not saturate beyond the normals.
+
+    Parameters
+    ----------
+    references : (K, 2) tensor
+        Of the normal tiles, see `references`.
+    """
+    mean, deviation = references.unbind(1)
+    weights = deviation.mean() / (len(references) * deviation)
+    return ((logs - mean) * weights).sum(1).exp()
 
 
 def _residual_axes(features: NDArray[np.float32], share: float) -> Tensor:

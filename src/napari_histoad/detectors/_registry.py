@@ -109,7 +109,7 @@ def create_detector(name: str, **settings: Any) -> Detector:
     >>> create_detector("texture", tile_px=128, mpp=1.0).settings.measure
     'fused'
     """
-    cls = detector_class(name)
+    cls = detector_class(name).variant(settings)
     try:
         return cls(cls.Settings(**settings))
     except ValidationError as err:

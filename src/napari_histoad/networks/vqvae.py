@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, VectorQuantize
 
-__all__ = ["VqVae", "VqVaeOutput"]
+__all__ = ["CodebookNetwork", "VqVae", "VqVaeOutput", "perplexity"]
 
 CODE_DIM = 64
 COMMITMENT = 0.25
@@ -146,53 +146,31 @@ class ViTDecoder(nn.Module):
         return self.out(F.relu(x).transpose(1, 2).reshape(b, d, h, w))  # type: ignore[no-any-return]
 
 
-class VqVae(nn.Module):
-    """Encoder, quantiser and decoder; pixels in [0, 1] in and out.
+class CodebookNetwork(nn.Module):
+    """A network whose latent is replaced, cell by cell, by the nearest code of a codebook.
 
     Parameters
     ----------
-    tile_px : int
-        Input side S, a multiple of ``patch``.
-    patch : int
-        Pixels per latent cell p, a power of two.
-    width, depth, heads : int
-        Channels D, transformer blocks L, attention heads; the convolutional parts use the width only.
-    encoder, decoder : {"conv", "vit"}
     quantizer : {"vq", "ema", "fsq"}
         Plain VQ (codebook MSE + 0.25 commitment MSE, uniform init ±√(3/K)), EMA updates with k-means start and
         revival of dead codes, or finite scalar quantisation with 8 × 8 × 8 levels.
     codebook_size : int
         Number of codes K; not used by FSQ.
+    code_dim : int
+        Number of channels D of latent and codes.
     """
 
-    def __init__(
-        self,
-        *,
-        tile_px: int,
-        patch: int,
-        width: int,
-        depth: int = 0,
-        heads: int = 1,
-        encoder: str = "conv",
-        decoder: str = "conv",
-        quantizer: str = "ema",
-        codebook_size: int = 256,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, quantizer: str, codebook_size: int, code_dim: int) -> None:
         super().__init__()
-        grid = tile_px // patch
-        transformer = (patch, width, depth, heads, grid, dropout)
-        self.encoder: nn.Module = ViTEncoder(*transformer) if encoder == "vit" else ConvEncoder(patch, width)
-        self.decoder: nn.Module = ViTDecoder(*transformer) if decoder == "vit" else ConvDecoder(patch, width)
         self.quantizer: nn.Module
         self.kind = quantizer
         if quantizer == "fsq":
-            self.quantizer = FSQ(list(FSQ_LEVELS), dim=CODE_DIM)
+            self.quantizer = FSQ(list(FSQ_LEVELS), dim=code_dim)
             self.codebook_size = math.prod(FSQ_LEVELS)
         else:
             plain = quantizer == "vq"
             self.quantizer = VectorQuantize(
-                CODE_DIM,
+                code_dim,
                 codebook_size,
                 learnable_codebook=plain,
                 ema_update=not plain,
@@ -206,11 +184,7 @@ class VqVae(nn.Module):
             if plain:
                 bound = math.sqrt(3 / codebook_size)
                 with torch.no_grad():
-                    self.quantizer.codebook = torch.empty(codebook_size, CODE_DIM).uniform_(-bound, bound)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return the latent (B, 64, S/p, S/p) of pixels (B, 3, S, S) in [0, 1]."""
-        return self.encoder(pixels)  # type: ignore[no-any-return]
+                    self.quantizer.codebook = torch.empty(codebook_size, code_dim).uniform_(-bound, bound)
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return (code with straight-through gradient, code, index, loss)."""
@@ -236,6 +210,47 @@ class VqVae(nn.Module):
             index.reshape(b, h, w),
             loss,
         )
+
+
+class VqVae(CodebookNetwork):
+    """Encoder, quantiser and decoder; pixels in [0, 1] in and out.
+
+    Parameters
+    ----------
+    tile_px : int
+        Input side S, a multiple of ``patch``.
+    patch : int
+        Pixels per latent cell p, a power of two.
+    width, depth, heads : int
+        Channels D, transformer blocks L, attention heads; the convolutional parts use the width only.
+    encoder, decoder : {"conv", "vit"}
+    quantizer, codebook_size
+        See `CodebookNetwork`.
+    """
+
+    def __init__(
+        self,
+        *,
+        tile_px: int,
+        patch: int,
+        width: int,
+        depth: int = 0,
+        heads: int = 1,
+        encoder: str = "conv",
+        decoder: str = "conv",
+        quantizer: str = "ema",
+        codebook_size: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(quantizer, codebook_size, CODE_DIM)
+        grid = tile_px // patch
+        transformer = (patch, width, depth, heads, grid, dropout)
+        self.encoder: nn.Module = ViTEncoder(*transformer) if encoder == "vit" else ConvEncoder(patch, width)
+        self.decoder: nn.Module = ViTDecoder(*transformer) if decoder == "vit" else ConvDecoder(patch, width)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the latent (B, 64, S/p, S/p) of pixels (B, 3, S, S) in [0, 1]."""
+        return self.encoder(pixels)  # type: ignore[no-any-return]
 
     def forward(self, pixels: Tensor) -> VqVaeOutput:
         """Return reconstruction, latent, code, index and quantisation loss."""

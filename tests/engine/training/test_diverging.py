@@ -18,6 +18,9 @@ STEPS = 12
 NETWORKS = {
     "vqvae": {"batch": 4},
     "vqvae, fsq": {"batch": 4, "quantizer": "fsq"},
+    "vqvae, pixels": {"batch": 4, "target": "pixels"},
+    "vqvae, pixels, fsq": {"batch": 4, "target": "pixels", "quantizer": "fsq"},
+    "combined": {"batch": 4},
     "kde_autoencoder": {"batch": 4},
     "adversarial_autoencoder": {"batch": 8, "input_px": 16},
     "perceptual_autoencoder": {"batch": 4, "growing": True, "wgan": 0.1, "width": 4},
@@ -173,7 +176,7 @@ def test_critic_of_a_growing_network_is_not_trained_before_its_stage(tiles):
 
 def test_training_refuses_impossible_settings_before_it_starts(sample, tmp_path):
     for name, settings, word in (
-        ("vqvae", {"quantizer": "fsq", "error": "latent"}, "does not train them to be equal"),
+        ("vqvae", {"target": "pixels", "quantizer": "fsq", "error": "latent"}, "does not train them to be equal"),
         ("perceptual_autoencoder", {"wgan": 0.1, "tile_px": 32}, "critic of wgan needs crops of 64 px"),
     ):
         events = []
@@ -181,7 +184,7 @@ def test_training_refuses_impossible_settings_before_it_starts(sample, tmp_path)
         with pytest.raises(SettingsError, match=word):
             run(job, events.append)
         assert not events
-    detector = _create("vqvae, fsq")
+    detector = _create("vqvae, pixels, fsq")
     detector.calibration = Calibration.from_scores(np.arange(20.0))
     path = save_detector(detector, tmp_path / "d.safetensors")
     with pytest.raises(Exception, match="does not train them to be equal"):

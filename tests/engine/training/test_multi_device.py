@@ -89,7 +89,7 @@ def _training(checkpoint=None):
     rng = np.random.default_rng(0)
     images = rng.integers(100, 230, (120, 8, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
     torch.manual_seed(0)
-    detector = create_detector("vqvae", tile_px=64, max_steps=12, batch=4)
+    detector = create_detector("vqvae", target="pixels", tile_px=64, max_steps=12, batch=4)
     tiles = TileSet(images, np.arange(120) // 10)
     return images, fit_job(detector, tiles, device="cpu", devices=2, checkpoint=checkpoint)
 
@@ -101,7 +101,7 @@ def test_two_processes_train_a_detector():
     assert [e for e in events if e.stage == "Training"][-1].done == 12
     assert any(e.preview is not None for e in events)
     torch.manual_seed(0)
-    before = create_detector("vqvae", tile_px=64, max_steps=12, batch=4)
+    before = create_detector("vqvae", target="pixels", tile_px=64, max_steps=12, batch=4)
     assert score_images(trained, images, "cpu").mean() < score_images(before, images, "cpu").mean()
 
 

@@ -257,7 +257,7 @@ def with_a_rare_tissue(tiles):
 @pytest.mark.parametrize("method", ["colour", "vqvae"])
 def test_all_normal_tissue_is_used_for_fit_and_calibration(with_a_rare_tissue, method):
     """Of tissue that may hold lesions what is rare counts in neither."""
-    settings = {"error": "mahalanobis", "max_steps": 2, "batch": 4} if method == "vqvae" else {}
+    settings = {"error": "residuals", "max_steps": 2, "batch": 4} if method == "vqvae" else {}
     rare = with_a_rare_tissue.images[::10]
     p_of, counted, said = {}, {}, {}
     for robust in (False, True):

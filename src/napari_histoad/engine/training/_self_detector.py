@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from napari_histoad.calibration import LEAST_HELD_OUT, Calibration, CalibrationBasis
 from napari_histoad.detectors import features_of, load_detector, starter_path
-from napari_histoad.detectors.vqvae import VqVaeDetector
 from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._device import choose_device
 from napari_histoad.errors import TooFewTilesError
@@ -46,7 +45,6 @@ def self_detector_job(
     starter = starter_path()
     wanted = max(mpp or 0.5, slide_mpp)
     detector = load_detector(starter, error="mahalanobis", mpp=wanted)
-    assert isinstance(detector, VqVaeDetector)
     choice = choose_device(device)
     side = detector.settings.tile_px
     grid = training_grid(slide, tissue, tile_px=side, mpp=wanted)
@@ -74,12 +72,13 @@ def self_detector_job(
     return detector
 
 
-def _fit_job(detector: VqVaeDetector, choice: DeviceChoice, images: NDArray[np.uint8], total: int) -> Job[None]:
+def _fit_job(detector: Detector, choice: DeviceChoice, images: NDArray[np.uint8], total: int) -> Job[None]:
     """Fit the Gaussian and report the number of tiles whose features have been computed."""
+    compute: Any = detector.features
     features, part = [], max(_PART, _PART // 2 * thread_count())
     yield Progress(_STAGE, 0, total)
     for first in range(0, len(images), part):
         with choice.autocast(detector):
-            features.append(features_of(detector.features, images[first : first + part], choice.device))
+            features.append(features_of(compute, images[first : first + part], choice.device))
         yield Progress(_STAGE, min(first + part, len(images)), total)
     detector.fit_features(torch.cat(features), robust=True)
