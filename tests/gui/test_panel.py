@@ -31,7 +31,7 @@ def test_panel_leads_from_the_sample_to_the_saved_map(viewer, panel, words, qtbo
     shot(viewer, "training")
     qtbot.waitUntil(lambda: "Ready" in panel["detector"].info.text() or bool(words))
     assert words == []
-    assert panel["map"].model_box.value == "sample.vqvae.safetensors"
+    assert panel["map"].model_box.value == "sample.combined.safetensors"
     panel["map"].map_button.native.click()
     qtbot.waitUntil(lambda: panel["review"].isEnabled() or bool(words))
     assert words == []

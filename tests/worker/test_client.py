@@ -71,7 +71,7 @@ def test_client_cancels_a_job_and_the_next_one_resumes_it(worker, sample, detect
 
 
 def test_client_kills_a_process_that_does_not_answer_to_cancel(worker, sample, tmp_path):
-    worker.submit(Train(slide=str(sample.path), out=tmp_path / "d.safetensors", settings=SLOW))
+    worker.submit(Train(slide=str(sample.path), out=tmp_path / "d.safetensors", detector="vqvae", settings=SLOW))
     _wait(worker, "progress")
     pid = worker.pid
     psutil.Process(pid).suspend()  # as in the middle of a long step
@@ -83,7 +83,7 @@ def test_client_kills_a_process_that_does_not_answer_to_cancel(worker, sample, t
 
 
 def test_client_reports_and_replaces_a_process_that_died(worker, sample, tmp_path):
-    worker.submit(Train(slide=str(sample.path), out=tmp_path / "d.safetensors", settings=SLOW))
+    worker.submit(Train(slide=str(sample.path), out=tmp_path / "d.safetensors", detector="vqvae", settings=SLOW))
     _wait(worker, "progress")
     psutil.Process(worker.pid).kill()
     assert "ended unexpectedly" in _wait(worker, "error")[-1].what

@@ -23,7 +23,7 @@ def demo(
     out: Annotated[Path, Option(help="Folder to write everything to.")] = Path("demo-out"),
     view: Annotated[bool, Option("--view", help="Open the result in napari.")] = False,
     size: Annotated[int, Option(help="Side of the sample slide in pixels.", min=4096)] = 8192,
-    steps: Annotated[int, Option(help="Number of training steps.", min=1)] = 500,
+    steps: Annotated[int, Option(help="Number of training steps.", min=1)] = 300,
     seed: Annotated[int, Option(help="Seed of the random numbers: another seed draws another slide.", min=0, max=2**32 - 1)] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,

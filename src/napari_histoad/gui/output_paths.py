@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def free_name(path: Path) -> Path:
-    """Return a path that does not exist yet: ``skin.vqvae.safetensors``, else ``skin.vqvae-2.safetensors`` and so on."""
+    """Return a path that does not exist yet: ``skin.combined.safetensors``, else ``skin.combined-2.safetensors`` and so on."""
     return free_names([path])[0]
 
 

@@ -45,12 +45,12 @@ def test_detector_section_leaves_out_suspicious_tiles(viewer, panel, words, qtbo
 
 def test_detector_section_offers_the_default_at_once_and_every_detector_soon(panel, qtbot):
     section = panel["detector"]
-    assert section.method_box.value == "vqvae"
+    assert section.method_box.value == "combined"
     qtbot.waitUntil(lambda: len(section.method_box.choices) > 1)
     known = {each.name: each.model_dump() for each in describe_detectors()}
     assert set(section.method_box.choices) == set(known)
-    assert section.method_box.value == "vqvae"
-    assert {key: known["vqvae"][key] for key in _DEFAULT} == _DEFAULT
+    assert section.method_box.value == "combined"
+    assert {key: known["combined"][key] for key in _DEFAULT} == _DEFAULT
 
 
 @pytest.fixture

@@ -127,6 +127,7 @@ def fit_job(
     yield Progress("Calibrating", 0, 2, "steps")
     with choice.autocast(detector):
         detector.fit(tiles.images[kept], robust=robust)
+        detector.balance(tiles.images[held_out])
     yield Progress("Calibrating", 1, 2, "steps")
     scores = score_images(detector, tiles.images[held_out], device)
     detector.calibration = Calibration.from_scores(
@@ -196,7 +197,7 @@ def train_job(
     sources: Sequence[TrainingSource],
     out: Path,
     *,
-    detector: str = "vqvae",
+    detector: str = "combined",
     mpp: float | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -286,7 +287,7 @@ def train(
     out: str | PathLike[str],
     *,
     normal: str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[Region] | Sequence[Sequence[Region]] | None = None,
-    detector: str = "vqvae",
+    detector: str = "combined",
     slide_mpp: float | None = None,
     override_mpp: float | None = None,
     normal_class: str | Sequence[str] | None = None,

@@ -45,9 +45,9 @@ _ENCODERS = [
     "hf-hub:MahmoodLab/UNI2-h",
 ]
 _DEFAULT = {
-    "name": "vqvae",
-    "title": "VQ-VAE",
-    "summary": "Measures how badly a network trained on normal tissue reconstructs a tile.",
+    "name": "combined",
+    "title": "Texture and VQ-VAE",
+    "summary": "Joins the distance of stain texture from that of normal tissue with the error of a VQ-VAE.",
     "learns_by_steps": True,
     "uses_encoder": False,
 }
@@ -64,7 +64,7 @@ class DetectorSection(Section):
         self._detectors: dict[str, dict[str, Any]] = {}
         self.method_box = ComboBox(choices=[])
         self.steps_box = SpinBox(
-            value=500, min=20, max=100_000, step=100, tooltip="Maximum number of training steps; training may stop earlier"
+            value=300, min=20, max=100_000, step=100, tooltip="Maximum number of training steps; training may stop earlier"
         )
         self.stain_box = ComboBox(
             choices=_STAINS, value=_STAINS[0], tooltip="Normalise the stains of all slides, in training and in later maps"
