@@ -1,9 +1,9 @@
-"""Measure whether a classifier trained on 30 verdicts finds planted anomalies better than the detector alone.
+"""Measure whether a classifier trained on 30 verdicts finds synthetic anomalies better than the detector alone.
 
     python benchmarks/verdicts.py [--size-px 4096] [--verdicts 30] [--seeds 2] [--out FOLDER]
 
 The sample slide is mapped by a VQ-VAE trained on its normal outlines. The tiles that the gallery proposes are judged by the
-planted truth. A classifier is trained as by *Train classifier on my verdicts* and maps the slide. Both maps are compared on
+synthetic truth. A classifier is trained as by *Train classifier on my verdicts* and maps the slide. Both maps are compared on
 the tiles that do not touch a judged one.
 """
 

@@ -35,7 +35,7 @@ def open_sample() -> list[LayerData]:
     if not path.exists():
         _draw(path)
     slide = open_slide(path)
-    truth = regions_layer(plan.planted, slide.mpp, "Planted anomalies", "#39ff14")
+    truth = regions_layer(plan.planted, slide.mpp, "Synthetic anomalies", "#39ff14")
     truth[1]["visible"] = False  # for looking at afterwards
     return [slide_layer(slide), truth, regions_layer(plan.normal, slide.mpp, NORMAL_NAME, NORMAL_COLOUR)]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from napari_histoad.gui.controller import Controller
 
-SAMPLE_MENU = "File > Open Sample > H&E slide with planted anomalies (napari-histoad)"
+SAMPLE_MENU = "File > Open Sample > H&E slide with synthetic anomalies (napari-histoad)"
 NO_SLIDE = f"Drop a slide on the window, or use {SAMPLE_MENU}."
 
 
