@@ -35,7 +35,7 @@ def evaluate(
         if fdr is not None:
             raise SettingsError("--fdr is for maps, not for a table of scores", "use --rate")
         if valid_for is not None:
-            raise SettingsError("--valid-for is for maps, not for a table of scores", "leave it out: the table has its own p-values")
+            raise SettingsError("--valid-for is for maps, not for a table of scores", "leave it out: the table has p-values")
         if truth_downsample != 1 or exclude is not None:
             raise SettingsError("--truth-downsample and --exclude are for maps, not for a table of scores", "leave them out")
         evaluation = _evaluate_table(result, truth, rate)
