@@ -101,7 +101,8 @@ def write(name: str) -> None:
     if detector.network is not None:
         _patterned(detector.network)
     detector.prepare(normal)
-    detector.eval().fit(normal)
+    detector.eval().balance(normal, np.arange(len(normal)) // 8)
+    detector.fit(normal)
     state = detector.saved_state().items()
     detector.load_saved_state({k: v.bfloat16().to(v.dtype) if v.is_floating_point() else v for k, v in state})
     detector.calibration = Calibration.from_scores(np.arange(20.0))

@@ -132,7 +132,7 @@ def test_batches_at_once_score_what_they_score_alone(detector):
     finally:
         torch.set_num_threads(before)
     for one, other in zip(alone, together, strict=True):
-        assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_noise_is_more_anomalous_than_normal_tiles(detector):

@@ -10,6 +10,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
 from napari_histoad.detectors._criteria import criteria_scale, join_criteria
+from napari_histoad.detectors._fused_model import FusedModel, Magnitude
 from napari_histoad.detectors._neighbours import Bank, coreset
 from napari_histoad.detectors._normal_model import NormalModel
 from napari_histoad.detectors.deep_isolation_forest import Forest
@@ -55,6 +56,23 @@ def test_far_features_are_far_by_every_measure(measure, subspace):
     assert near.max() < far.min()
     assert near.min() >= 0
     assert far.isfinite().all()
+
+
+@pytest.mark.parametrize("group_count", [1, 3, 12])
+def test_a_part_that_only_fits_the_tiles_it_knows_does_not_get_more_weight(group_count):
+    # The features of a group are nearly equal: within groups the nearest neighbour is close, between them it is not.
+    rng = np.random.default_rng(0)
+    groups = np.arange(60) % group_count
+    alike = rng.normal(size=(group_count, 20))[groups] + 0.01 * rng.normal(size=(60, 20))
+    magnitude = rng.normal(size=(60, 1))
+    features = np.hstack([alike, magnitude]).astype(np.float32)
+    model = FusedModel({"alike": (20, NormalModel(20, "neighbours")), "size": (1, Magnitude())})
+    model.balance(features, groups)
+    model.fit(features)
+    (centre, _), (_, spread) = model.references.tolist()
+    assert spread == pytest.approx(magnitude.std(ddof=1), rel=1e-5)
+    known = torch.log(model.parts["alike"].distance(torch.from_numpy(features[:, :20])) + 1e-6).mean()
+    assert centre > known + 1
 
 
 def test_what_the_subspace_explains_is_let_pass():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from napari_histoad import load_detector, open_slide
 from napari_histoad.detectors import TileScores, create_detector
 from napari_histoad.engine import _batch_tuner, choose_device
-from napari_histoad.engine._batch_tuner import Tuner, tuner_of
+from napari_histoad.engine._batch_tuner import Tuner, is_tunable, tuner_of
 from napari_histoad.engine.mapping._blocks import score_blocks
 from napari_histoad.maps import ScoredTiles
 from napari_histoad.tiles import TileGrid
@@ -120,11 +120,19 @@ def test_tuner_keeps_the_default_for_little_work(cpu, blocks, seconds):
 
 
 def test_tuner_of_caches_the_tuner_of_the_last_detector(cpu):
-    first, second = object.__new__(type("One", (), {"score": None})), object.__new__(type("Two", (), {"score": None}))
+    first, second = (create_detector("vqvae", target="pixels") for _ in range(2))
     tuner = tuner_of(first, cpu)
     assert tuner_of(first, cpu) is tuner
     assert tuner_of(second, cpu) is not tuner
     assert tuner_of(first, cpu) is not tuner
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"target": "pixels"}, True), ({"target": "pixels", "error": "mahalanobis"}, False), ({}, False)],
+)
+def test_is_tunable_excludes_distances_from_features(settings, expected):
+    assert is_tunable(create_detector("vqvae", **settings)) is expected
 
 
 # -- on tiles

@@ -172,6 +172,14 @@ class Detector(FittedModule, ABC):
         return True
 
     @property
+    def scores_any_batch_alike(self) -> bool:
+        """Whether a tile gets the same score, to the byte, in batches of any size, so that the fastest size may be searched for.
+
+        A distance from features is not: matrices of one row per tile are multiplied by other kernels if they have more rows.
+        """
+        return False
+
+    @property
     def steps(self) -> int:
         """Maximum number of gradient steps; 0 for closed-form methods."""
         return 0
@@ -242,10 +250,18 @@ class Detector(FittedModule, ABC):
         """Fit the closed-form part to the features (N, D) of normal tiles, on the CPU, if it only needs these; see `fit`."""
         raise NotImplementedError(f"{self.name} is not fitted to features")
 
-    def balance(self, images: NDArray[np.uint8]) -> None:
-        """Weigh the parts of the score by their spread over normal tiles (N, H, W, 3) uint8 that it was not fitted to.
+    def balance(self, images: NDArray[np.uint8], groups: NDArray[np.int64], *, robust: bool = False) -> None:
+        """Weigh the parts of the score by their spread over normal tiles; called before `fit`.
 
-        On the tiles that it was fitted to, a part with many parameters varies too little and would get too much weight.
+        On the tiles that it is fitted to, a part with many parameters varies too little and would get too much weight.
+
+        Parameters
+        ----------
+        images : (N, H, W, 3) uint8
+        groups : (N,) int64
+            Tiles of a group, such as a slide, are alike: the spread is that between groups as well.
+        robust : bool
+            See `fit`.
         """
 
     @abstractmethod

@@ -137,10 +137,11 @@ class FeatureVqVaeDetector(Detector):
         self.model.cpu().fit(features.numpy(), robust=robust)
         self.model.to(self.device)
 
-    def balance(self, images: NDArray[np.uint8]) -> None:
-        features = features_of(self.features, images, self.device)
-        self.model.cpu().balance(features)
-        self.model.to(self.device)
+    def balance(self, images: NDArray[np.uint8], groups: NDArray[np.int64], *, robust: bool = False) -> None:
+        if len(self.model.parts) > 1:
+            features = features_of(self.features, images, self.device)
+            self.model.cpu().balance(features.numpy(), groups, robust=robust)
+            self.model.to(self.device)
 
     def features(self, images: Tensor) -> Tensor:
         return self._described(images)[0]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from sklearn.model_selection import GroupKFold, KFold
 from torch import nn
 
 from napari_histoad.detectors._features import FeatureModel
 from napari_histoad.detectors._normal_model import fused, references
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["FusedModel", "Magnitude"]
 
 _FLOOR = 1e-6
-_QUARTILES_APART = 1.349
-"""Distance of the quartiles of a normal distribution in deviations."""
+_FOLDS = 5
 
 
 class Magnitude(FeatureModel):
@@ -57,15 +57,26 @@ class FusedModel(FeatureModel):
         known = torch.from_numpy(features)
         for part, columns in zip(self._models(), torch.split(known, self._sizes, dim=1), strict=True):
             part.fit(columns.numpy(), robust=robust)
-        self.keep(references=references(self._logs(known)))
 
-    def balance(self, features: Tensor) -> None:
-        """Measure the spread of each distance on features (N, D) of other normal tiles.
+    def balance(self, features: NDArray[np.float32], groups: NDArray[np.int64], *, robust: bool = False) -> None:
+        """Measure the spread of each distance over normal tiles, each seen by parts that were fitted to other groups.
 
-        Medians and quartiles are used, which a few anomalies among the tiles do not change.
+        It leaves the parts fitted to some of the tiles, so `fit` follows.
+
+        Parameters
+        ----------
+        features : (N, D) float32
+        groups : (N,) int64
+            Folds never divide a group, unless there is only one.
+        robust : bool
+            See `fit`.
         """
-        low, middle, high = self._logs(features).quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
-        self.keep(references=torch.stack([middle, ((high - low) / _QUARTILES_APART).clamp_min(_FLOOR)], 1))
+        known = torch.from_numpy(features)
+        logs = torch.empty(len(known), len(self.parts))
+        for fitted, others in _folds(groups):
+            self.fit(features[fitted], robust=robust)
+            logs[others] = self._logs(known[others])
+        self.keep(references=references(logs))
 
     def distance(self, features: Tensor) -> Tensor:
         """Return the distances (B,) float32 of features (B, D); about 1 for normal tiles, never negative."""
@@ -81,3 +92,11 @@ class FusedModel(FeatureModel):
 
     def _models(self) -> list[FeatureModel]:
         return list(self.parts.values())  # type: ignore[arg-type]
+
+
+def _folds(groups: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the rows that are fitted to, and the others, of each fold."""
+    count = len(set(groups.tolist()))
+    if count == 1:
+        return KFold(min(_FOLDS, len(groups))).split(groups)  # type: ignore[no-any-return]
+    return GroupKFold(min(_FOLDS, count)).split(groups, groups=groups)  # type: ignore[no-any-return]

@@ -144,6 +144,10 @@ class PixelVqVaeDetector(Detector):
         # Measured on 128 to 192 tiles of the sample slide with two networks: 0.998 for these, 0.9992 or more for the others.
         return self.settings.error not in ("mahalanobis", "p99")
 
+    @property
+    def scores_any_batch_alike(self) -> bool:
+        return self.settings.error != "mahalanobis"
+
     def reconstruct(self, images: Tensor) -> Tensor:
         return self.network(to_pixels(images)).reconstruction  # type: ignore[no-any-return]
 

@@ -42,7 +42,7 @@ class CombinedDetector(FeatureVqVaeDetector):
 
     def _parts(self) -> dict[str, tuple[int, FeatureModel]]:
         size = TextureStatistics.dimensions
-        return {"texture": (size, NormalModel(size)), **super()._parts()}
+        return {"texture": (size, NormalModel(size, "neighbours")), **super()._parts()}
 
     def _described(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, relative, picture = super()._described(images)

@@ -146,15 +146,17 @@ def _threads(choice: DeviceChoice) -> DeviceChoice | None:
     return replace(choice, worker_threads=choice.worker_threads // 2) if choice.worker_threads > 1 else None
 
 
+def is_tunable(detector: Detector) -> bool:
+    """Return whether other batch sizes than the default may be tried; a compiled detector would be compiled again for each."""
+    return detector.scores_any_batch_alike and not is_compiled(detector)
+
+
 _last: tuple[Detector, DeviceChoice, Tuner] | None = None
 
 
 def tuner_of(detector: Detector, choice: DeviceChoice) -> Tuner:
-    """Return the tuner of a detector; the last one is cached, because many slides are mapped with one detector.
-
-    A compiled detector keeps the default setting, since every other batch size would be compiled again.
-    """
+    """Return the tuner of a detector; the last one is cached, because many slides are mapped with one detector."""
     global _last
     if _last is None or _last[0] is not detector or _last[1] != choice:
-        _last = (detector, choice, Tuner(choice, math.inf if is_compiled(detector) else _WORTH_S))
+        _last = (detector, choice, Tuner(choice, _WORTH_S if is_tunable(detector) else math.inf))
     return _last[2]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._batch import batches_of, score_stream
-from napari_histoad.engine._batch_tuner import Tuner
+from napari_histoad.engine._batch_tuner import Tuner, is_tunable
 from napari_histoad.engine._detector_view import DetectorView
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
@@ -152,6 +152,8 @@ def _typical(turns: list[_Timed]) -> float:
 
 def _fastest(plan: MapPlan, detector: Detector, choice: DeviceChoice, seconds: float) -> DeviceChoice:
     """Return the fastest way that was found to score in so much time."""
+    if not is_tunable(detector):
+        return choice
     tuner, blocks = Tuner(choice, worth_s=0, worth_blocks=0), range(-(-len(plan.grid) // BLOCK_TILES))
     cells, started = plan.info.cells_per_tile, time.perf_counter()
     while True:

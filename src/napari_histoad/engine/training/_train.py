@@ -126,8 +126,8 @@ def fit_job(
         detector.left_out, kept = kept[left_out], kept[~left_out]
     yield Progress("Calibrating", 0, 2, "steps")
     with choice.autocast(detector):
+        detector.balance(tiles.images[kept], tiles.groups[kept], robust=robust)
         detector.fit(tiles.images[kept], robust=robust)
-        detector.balance(tiles.images[held_out])
     yield Progress("Calibrating", 1, 2, "steps")
     scores = score_images(detector, tiles.images[held_out], device)
     detector.calibration = Calibration.from_scores(
