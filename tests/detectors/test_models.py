@@ -9,8 +9,8 @@ from scipy.stats import dirichlet, gaussian_kde
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
-from napari_histoad.detectors._criteria import criteria_scale, join_criteria
 from napari_histoad.detectors._fused_model import FusedModel, Magnitude
+from napari_histoad.detectors._joined_criteria import criteria_scale, join_criteria
 from napari_histoad.detectors._neighbours import Bank, coreset
 from napari_histoad.detectors._normal_model import NormalModel
 from napari_histoad.detectors.deep_isolation_forest import Forest

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from napari_histoad.classifiers._networks import build_network
 from napari_histoad.errors import SettingsError
 from napari_histoad.networks.classifier import MEAN, STD
-from napari_histoad.networks.fitted import FittedModule
+from napari_histoad.networks.fitted_module import FittedModule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

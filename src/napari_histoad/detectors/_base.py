@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from napari_histoad.networks.fitted import FittedModule
+from napari_histoad.networks.fitted_module import FittedModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_histoad.detectors._base import Detector, TileScores
-from napari_histoad.networks.fitted import FittedModule
+from napari_histoad.networks.fitted_module import FittedModule
 from napari_histoad.networks.threads import map_in_threads
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from napari_histoad.networks.fitted import FittedModule
+from napari_histoad.networks.fitted_module import FittedModule
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import nn
 
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, descend, weighted_mean
-from napari_histoad.detectors._criteria import criteria_scale, join_criteria
 from napari_histoad.detectors._features import features_of, to_pixels
+from napari_histoad.detectors._joined_criteria import criteria_scale, join_criteria
 from napari_histoad.networks.augment import colour_jitter, turn
 from napari_histoad.networks.autoencoder import DenseAutoencoder, critic, shrink
 

@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 
 from napari_histoad.detectors._base import Detector, DetectorSettings, TileScores, weighted_mean
-from napari_histoad.detectors._criteria import criteria_scale, join_criteria
 from napari_histoad.detectors._features import features_of, to_pixels
+from napari_histoad.detectors._joined_criteria import criteria_scale, join_criteria
 from napari_histoad.networks.augment import colour_jitter, turn
 from napari_histoad.networks.autoencoder import ConvAutoencoder, VggAutoencoder, shrink
-from napari_histoad.networks.fitted import FittedModule
+from napari_histoad.networks.fitted_module import FittedModule
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from napari_histoad.detectors._base import TileScores, descend, weighted_mean
 from napari_histoad.detectors._features import to_pixels
-from napari_histoad.detectors._perception import PerceptualDetector, PerceptualSettings, open_distance
+from napari_histoad.detectors._perceptual import PerceptualDetector, PerceptualSettings, open_distance
 from napari_histoad.errors import SettingsError
 from napari_histoad.networks.augment import crop, turn
 from napari_histoad.networks.perceptual import GrowingAutoencoder, gradient_penalty, image_critic

@@ -13,7 +13,7 @@ from torch import nn
 
 from napari_histoad.detectors._base import TileScores, descend, weighted_mean
 from napari_histoad.detectors._features import to_pixels
-from napari_histoad.detectors._perception import PerceptualDetector, PerceptualSettings, open_distance
+from napari_histoad.detectors._perceptual import PerceptualDetector, PerceptualSettings, open_distance
 from napari_histoad.networks.augment import turn
 from napari_histoad.networks.autoencoder import critic, shrink
 from napari_histoad.networks.perceptual import VectorAutoencoder, gradient_penalty, image_critic

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from napari_histoad.networks.fitted import FittedModule
+from napari_histoad.networks.fitted_module import FittedModule
 from napari_histoad.networks.texture import TextureStatistics, window_means, window_moments
 
 __all__ = [

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from napari_histoad.detectors import _perception
+from napari_histoad.detectors import _perceptual
 from napari_histoad.detectors.perceptual_autoencoder import PerceptualAutoencoderSettings
 from napari_histoad.networks.encoder import TimmEncoder
 
@@ -16,8 +16,8 @@ def test_a_growing_network_judges_small_tiles_by_the_layer_before(growing, depth
 
     vgg = torch.nn.ModuleDict({"features": torch.nn.Sequential(*[Plus() for _ in range(37)])})
     encoder = TimmEncoder(vgg, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 64)
-    monkeypatch.setattr(_perception, "open_encoder", lambda *_: (encoder, None))
+    monkeypatch.setattr(_perceptual, "open_encoder", lambda *_: (encoder, None))
     settings = PerceptualAutoencoderSettings(features="vgg19.tv_in1k", growing=growing)
-    distance, _ = _perception.open_distance(settings, growing=growing)
+    distance, _ = _perceptual.open_distance(settings, growing=growing)
     found = distance.layers(torch.zeros(1, 3, 2, 2))
     assert [int(part[0, 0, 0, 0]) for part in found] == depths
