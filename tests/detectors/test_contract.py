@@ -254,3 +254,13 @@ def test_the_latent_error_is_the_distance_to_the_code():
         out = detector.network(images.permute(0, 3, 1, 2).float() / 255)
     assert result.error_map.shape == (3, SIDE // 8, SIDE // 8)
     assert torch.allclose(result.score, (out.latent - out.code).square().mean((1, 2, 3)))
+
+
+def test_best_and_fast_name_detectors_that_are_listed_first():
+    listed = describe_detectors()
+    assert [(known.choice, known.name) for known in listed[:2]] == [("best", "combined"), ("fast", "texture")]
+    assert all(known.choice is None for known in listed[2:])
+    for known in listed[:2]:
+        assert create_detector(known.choice).name == known.name
+    with pytest.raises(SettingsError, match="choose one of best, fast, "):
+        create_detector("slow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -12,6 +12,9 @@ from typer import Argument, Option
 from napari_histoad.cli._console import command, emit, say
 from napari_histoad.cli._options import JsonOption
 from napari_histoad.errors import OutputError
+
+if TYPE_CHECKING:
+    from napari_histoad.detectors import DetectorDescription
 
 
 def _fetch(name: str, *, agreed: bool, as_json: bool) -> None:
@@ -24,6 +27,10 @@ def _fetch(name: str, *, agreed: bool, as_json: bool) -> None:
             raise typer.Exit(1)
         known["file"] = str(fetch_weights(name))
     emit(known, [(key.capitalize(), value) for key, value in known.items()], as_json=as_json)
+
+
+def _names(detector: DetectorDescription) -> str:
+    return f"{detector.name} ({detector.choice})" if detector.choice else detector.name
 
 
 def _about(encoder: dict[str, Any]) -> str:
@@ -101,11 +108,12 @@ def models(
     emit(
         {
             "detectors": {detector.name: detector.title for detector in known},
+            "choices": {detector.choice: detector.name for detector in known if detector.choice},
             "encoders": encoders,
             "starter": {"path": str(starter_path()), **starter.model_dump()},
         },
         [
-            *((detector.name, f"{detector.title}. {detector.summary}") for detector in known),
+            *((_names(detector), f"{detector.title}. {detector.summary}") for detector in known),
             *((f"hf-hub:{encoder['repository']}", _about(encoder)) for encoder in encoders),
             ("(starter model)", f"{starter.detector}, used when no --model is given: {starter_path().name}"),
         ],

@@ -49,7 +49,9 @@ def train(
     out: Annotated[Path, Option(help="The detector file to write, .safetensors.")],
     normal: NormalOption = None,
     tissue: TissueOption = "found",
-    detector: Annotated[str, Option(help="Name of the detector; histoad models lists them.")] = "combined",
+    detector: Annotated[
+        str, Option(help="best, fast (trains in seconds), or the name of a detector; histoad models lists them.")
+    ] = "best",
     mpp: Annotated[
         float | None, Option(help="µm per tile pixel; default: 0.5, or the resolution of a coarser slide.", min=0.05, max=20)
     ] = None,

@@ -18,14 +18,25 @@ from napari_histoad.system.extensions import load_extensions
 __all__ = ["DetectorDescription", "create_detector", "describe_detectors", "detector_class", "detector_names"]
 
 GROUP = "napari_histoad.detectors"
+CHOICES = {"best": "combined", "fast": "texture"}
+"""Names for those who do not want to choose a method."""
 _PACKAGE = __name__.rpartition(".")[0]
 
 
 class DetectorDescription(BaseModel):
-    """What the terminal, the panel and the documentation show of a detector: the class attributes of the same names."""
+    """What the terminal, the panel and the documentation show of a detector.
+
+    Attributes
+    ----------
+    choice : str or None
+        Its other name, see `CHOICES`.
+    name, title, summary, learns_by_steps, uses_encoder, exports_onnx
+        The class attributes of the same names.
+    """
 
     model_config = ConfigDict(frozen=True)
 
+    choice: str | None
     name: str
     title: str
     summary: str
@@ -46,15 +57,17 @@ def detector_names() -> list[str]:
 
 
 def describe_detectors() -> list[DetectorDescription]:
-    """Return the descriptions of all detectors, those of other packages included.
+    """Return the descriptions of all detectors, those of other packages included; those of `CHOICES` come first.
 
     A detector that cannot be imported or lacks an attribute is left out; a warning in the log says why.
     """
     found = []
-    for name in detector_names():
+    choices = {name: choice for choice, name in CHOICES.items()}
+    for name in dict.fromkeys([*choices, *detector_names()]):
         try:
             cls = detector_class(name)
-            found.append(DetectorDescription(**{field: getattr(cls, field) for field in DetectorDescription.model_fields}))
+            attributes = {field: getattr(cls, field) for field in DetectorDescription.model_fields if field != "choice"}
+            found.append(DetectorDescription(choice=choices.get(name), **attributes))
         except (AttributeError, HistoadError, ImportError, ValidationError) as err:
             reason = str(err).splitlines()[0]
             logging.getLogger("napari_histoad").warning("The detector %s is left out (%s)", name, reason)
@@ -67,13 +80,14 @@ def detector_class(name: str) -> type[Detector]:
     Parameters
     ----------
     name : str
-        See `detector_names`; or ``anomalib:<model>``.
+        See `detector_names`; or ``best``, ``fast``, or ``anomalib:<model>``.
 
     Raises
     ------
     SettingsError
         If no detector has that name, or what another package registers under it is no detector.
     """
+    name = CHOICES.get(name, name)
     if name.startswith("anomalib:"):
         return import_module(f"{_PACKAGE}._anomalib").anomalib_class(name)  # type: ignore[no-any-return]
     if name in _built_in():
@@ -82,7 +96,7 @@ def detector_class(name: str) -> type[Detector]:
     elif name in (others := load_extensions(GROUP)):
         found = others[name]
     else:
-        raise SettingsError(f"there is no detector named {name!r}", f"choose one of {', '.join(detector_names())}")
+        raise SettingsError(f"there is no detector named {name!r}", f"choose one of {', '.join([*CHOICES, *detector_names()])}")
     if not (inspect.isclass(found) and issubclass(found, Detector) and found.name == name):
         what = f"what is registered as {name} is not a subclass of Detector with this name"
         raise SettingsError(what, "update or uninstall the package that registers it")

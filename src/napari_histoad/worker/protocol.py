@@ -112,7 +112,7 @@ class Train(SlideArguments):
     job: Literal["train"] = "train"
     out: Path
     regions: Path | None = None
-    detector: str = "combined"
+    detector: str = "best"
     mpp: float | None = None
     refine: str | None = None
     settings: dict[str, Any] | None = None

@@ -46,6 +46,7 @@ def test_detector_section_leaves_out_suspicious_tiles(viewer, panel, words, qtbo
 def test_detector_section_offers_the_default_at_once_and_every_detector_soon(panel, qtbot):
     section = panel["detector"]
     assert section.method_box.value == "combined"
+    assert section.method_box.native.currentText() == "Best · Texture and VQ-VAE"
     qtbot.waitUntil(lambda: len(section.method_box.choices) > 1)
     known = {each.name: each.model_dump() for each in describe_detectors()}
     assert set(section.method_box.choices) == set(known)

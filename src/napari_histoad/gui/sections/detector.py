@@ -45,6 +45,7 @@ _ENCODERS = [
     "hf-hub:MahmoodLab/UNI2-h",
 ]
 _DEFAULT = {
+    "choice": "best",
     "name": "combined",
     "title": "Texture and VQ-VAE",
     "summary": "Joins the distance of stain texture from that of normal tissue with the error of a VQ-VAE.",
@@ -142,7 +143,7 @@ class DetectorSection(Section):
         self._detectors = {known["name"]: known for known in detectors}
         chosen = self.method_box.value or _DEFAULT["name"]
         with self.method_box.changed.blocked():
-            self.method_box.choices = [(known["title"], name) for name, known in self._detectors.items()]
+            self.method_box.choices = [(_label(known), name) for name, known in self._detectors.items()]
             if chosen in self._detectors:
                 self.method_box.value = chosen
         self._show_settings()
@@ -235,3 +236,9 @@ class DetectorSection(Section):
         width = max(200, self.width() - 30)
         self.preview.setPixmap(pixmap(image).scaledToWidth(width, Qt.TransformationMode.SmoothTransformation))
         self.preview.setVisible(True)
+
+
+def _label(known: dict[str, Any]) -> str:
+    """Return what the list of methods shows of a detector."""
+    choice = known.get("choice")
+    return f"{choice.capitalize()} · {known['title']}" if choice else known["title"]
