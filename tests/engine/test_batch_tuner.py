@@ -128,11 +128,18 @@ def test_tuner_of_caches_the_tuner_of_the_last_detector(cpu):
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
-    [({"target": "pixels"}, True), ({"target": "pixels", "error": "mahalanobis"}, False), ({}, False)],
+    ("method", "settings", "expected"),
+    [
+        ("vqvae", {"target": "pixels"}, True),
+        ("vqvae", {"target": "pixels", "error": "mahalanobis"}, False),
+        ("vqvae", {}, False),
+        ("combined", {}, False),
+        ("texture", {}, False),
+        ("adversarial_autoencoder", {}, True),
+    ],
 )
-def test_is_tunable_excludes_distances_from_features(settings, expected):
-    assert is_tunable(create_detector("vqvae", **settings)) is expected
+def test_is_tunable_excludes_distances_from_features(method, settings, expected):
+    assert is_tunable(create_detector(method, **settings)) is expected
 
 
 # -- on tiles

@@ -59,6 +59,10 @@ class ClassifyingDetector(Detector):
     def compiles(self) -> bool:
         return self.detector.compiles and "texture" not in self.classifier.settings.networks
 
+    @property
+    def scores_any_batch_alike(self) -> bool:
+        return self.detector.scores_any_batch_alike and "texture" not in self.classifier.settings.networks
+
     def score(self, images: Tensor) -> TileScores:
         scores = self.detector.score(images)
         return replace(scores, probabilities=self.classifier.probabilities(images, scores))

@@ -173,11 +173,11 @@ class Detector(FittedModule, ABC):
 
     @property
     def scores_any_batch_alike(self) -> bool:
-        """Whether a tile gets the same score, to the byte, in batches of any size, so that the fastest size may be searched for.
+        """Whether a tile gets the same score, to the byte, in batches of most sizes, so that the fastest may be searched for.
 
         A distance from features is not: matrices of one row per tile are multiplied by other kernels if they have more rows.
         """
-        return False
+        return True
 
     @property
     def steps(self) -> int:

@@ -97,6 +97,10 @@ class FeatureVqVaeDetector(Detector):
         return self.error == "relative"
 
     @property
+    def scores_any_batch_alike(self) -> bool:
+        return False
+
+    @property
     def steps(self) -> int:
         return self.settings.max_steps
 

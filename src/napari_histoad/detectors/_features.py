@@ -53,6 +53,10 @@ class FeatureDetector(Detector):
 
     model: FeatureModel
 
+    @property
+    def scores_any_batch_alike(self) -> bool:
+        return False
+
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Return the features (B, D) float32 of a batch (B, H, W, 3) uint8."""

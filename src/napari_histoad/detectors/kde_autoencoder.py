@@ -77,6 +77,10 @@ class KdeAutoencoderDetector(Detector):
         return False  # a density is an exponential of squared distances
 
     @property
+    def scores_any_batch_alike(self) -> bool:
+        return False
+
+    @property
     def steps(self) -> int:
         return self.settings.max_steps
 
