@@ -100,10 +100,12 @@ def test_rate_for_a_new_slide_holds_on_average_with_20_slides_and_none_is_promis
     assert _new_slides_flagged(4, "similar", 0.05, 400) > 0.08  # tile by tile the rate does not hold on new slides
     few = _calibration(np.arange(160.0), np.repeat(np.arange(4), 40), "new-slide", sources=4)
     assert few.threshold(0.05) == np.inf
-    assert few.nothing_flagged(0.05) == "Nothing is flagged: 4 slides support no rate below 20.00%"
+    remedy = "outline normal tissue on this slide to recalibrate"
+    assert few.nothing_flagged(0.05) == f"Nothing is flagged: 4 slides support no rate below 20.00% for a new slide; {remedy}"
     assert few.explain_rate(0.05) == few.nothing_flagged(0.05)
     assert few.basis.missing.startswith("With 4 slides no rate below 20.0% can be promised for a new slide; outline normal")
-    assert "not for a new slide, for which 4 slides support no rate below 20.0%" in few.note
+    assert few.describe("b").endswith(few.basis.missing)
+    assert "not for a new slide, for which 4 slides support no rate below 20.0%; outline normal tissue on it" in few.note
 
 
 def test_unknown_slides_give_no_rate_for_a_new_slide():
@@ -264,7 +266,7 @@ def test_basis_counts_tiles_groups_and_slides_and_states_what_its_rates_are_vali
     assert (basis.tiles, basis.groups, basis.slides) == (2000, 8, 1)
     assert basis.sentence == (
         "Rates are based on 2,000 held-out normal tiles of 8 outlines of one slide: "
-        "they are valid for tissue like that outlined, not for a new slide"
+        "they are valid for tissue like that outlined, not for a new slide; outline normal tissue on it to recalibrate"
     )
     assert "%" not in basis.sentence
 

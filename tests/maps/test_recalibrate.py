@@ -8,6 +8,7 @@ from shapely.geometry import box
 from napari_histoad import AnomalyMap
 from napari_histoad.calibration import Calibration
 from napari_histoad.errors import MapError, RegionError, SettingsError
+from napari_histoad.evaluation import evaluate
 from napari_histoad.maps import recalibrate_map
 from napari_histoad.regions import Region
 
@@ -45,6 +46,12 @@ def test_outlines_set_the_rates_of_tiles_and_of_the_blended_map(noise):
         assert result.saved_rate == result.default_rate == 0.01
         assert np.array_equal(np.asarray(result.saved_labels), result.flag(0.01))
         assert str(result.calibration.rate_interval(0.01)).endswith("over 2 outlines")
+
+
+def test_evaluate_measures_the_flagged_area_of_a_recalibrated_map_by_the_threshold_of_its_regions(noise):
+    recalibrate_map(noise, [TOP, BOTTOM])
+    found = evaluate(noise, [Region(box(0, 0, 300, 300), "Tumor")], rate=0.05)
+    assert 0.7 * 0.05 < found.normal_area_flagged < 1.3 * 0.05
 
 
 def test_recalibration_can_be_repeated(noise):

@@ -22,6 +22,9 @@ _DOUBTS: dict[Doubt, str] = {
     "beside": "nearly all tiles come from one place, so some held-out tiles are neighbours of training tiles",
     "mixed": "the tissue may contain lesions, and outlying scores were left out of the calibration",
 }
+REMEDY = "outline normal tissue on this slide to recalibrate"
+"""Where the calibration has too few slides to promise a rate on another one."""
+
 _INDEPENDENT = ("tile files", "clusters of near-duplicate tiles")
 """Groups that may all come from one slide."""
 _OF_FILES = ("groups of tile files", "folders of tile files")
@@ -82,7 +85,8 @@ class CalibrationBasis:
             new = f"and from {smallest_rate(slides):.1%} upwards, on average, for new slides like these"
             return f"{self._rests}: they are valid for {self.like}, {new}"
         few = f", for which {some} support no rate below {smallest_rate(slides):.1%}" if slides > 1 else ""
-        return f"{self._rests}: they are valid for {self.like}, not for a new slide{few}"
+        remedy = "outline normal tissue on it to recalibrate"
+        return f"{self._rests}: they are valid for {self.like}, not for a new slide{few}; {remedy}"
 
     @property
     def like(self) -> str:
@@ -102,8 +106,10 @@ class CalibrationBasis:
         if self.doubts:
             return f"{self._rests} and are approximate: {'; '.join(_DOUBTS[doubt] for doubt in self.doubts)}"
         if valid_for == "new-slide":
-            least = smallest_rate(self.slides)
             each = f"{self._rests}, and each of {self.slides:,} {counted(self.slide_unit, self.slides)} counts equally"
+            if self.missing:
+                return f"{each}: they are valid, on average, for a new slide like these. {self.missing}"
+            least = smallest_rate(self.slides)
             return f"{each}: from {least:.1%} upwards they are valid, on average, for a new slide like these"
         if self.grouping in _INDEPENDENT:
             return f"{self._rests}: they are valid for tiles like these if the files are independent of each other"
@@ -112,13 +118,12 @@ class CalibrationBasis:
     @property
     def missing(self) -> str:
         """What is missing for a useful rate on a new slide, as a sentence without a full stop; "" if nothing is."""
-        remedy = "outline normal tissue on this slide to recalibrate"
         if not self.slides:
-            return f"The slides of the calibration tiles are not known, so no rate can be promised for a new slide; {remedy}"
+            return f"The slides of the calibration tiles are not known, so no rate can be promised for a new slide; {REMEDY}"
         if self.slides >= SLIDES_FOR_A_NEW_ONE:
             return ""
         some = f"{self.slides:,} {counted(self.slide_unit, self.slides)}"
-        return f"With {some} no rate below {smallest_rate(self.slides):.1%} can be promised for a new slide; {remedy}"
+        return f"With {some} no rate below {smallest_rate(self.slides):.1%} can be promised for a new slide; {REMEDY}"
 
 
 def describe_basis(basis: CalibrationBasis | None) -> str:

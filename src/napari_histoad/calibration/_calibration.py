@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from napari_histoad.calibration._basis import SLIDES_FOR_A_NEW_ONE, CalibrationBasis, ValidFor, counted, describe_basis
+from napari_histoad.calibration._basis import REMEDY, SLIDES_FOR_A_NEW_ONE, CalibrationBasis, ValidFor, counted, describe_basis
 from napari_histoad.calibration._scores import NormalScores, default_rate, left_out_rates, nothing_flagged
 from napari_histoad.errors import SettingsError, TooFewTilesError, TrainingError
 
@@ -253,8 +253,10 @@ class Calibration:
 
     def nothing_flagged(self, rate: float) -> str:
         """Return a warning if a false-positive rate is too small for this calibration, else ""."""
-        what = "calibration tiles" if self.valid_for == "similar" else self._slide_noun()
-        return nothing_flagged(rate, self._normals.units, what)
+        if self.valid_for == "similar":
+            return nothing_flagged(rate, self._normals.units)
+        words = nothing_flagged(rate, self._normals.units, self._slide_noun())
+        return words and f"{words} for a new slide; {REMEDY}"
 
     @staticmethod
     def explain_discoveries(share: float, rate: float) -> str:

@@ -89,4 +89,7 @@ def export(
     needs_slide = any(chosen.needs_slide for chosen in context.obj)
     with open_slide_of(opened, slide) if needs_slide else nullcontext() as pixels:
         written = [str(path) for path in write_exports(opened, context.obj, out or result.parent, slide=pixels, rate=rate)]
-    emit({"written": written}, [("Written", path) for path in written], as_json=as_json)
+    used = opened.default_rate if rate is None else rate
+    words = f"{opened.calibration.explain_rate(used)}. {opened.calibration_note}"
+    document = {"written": written, "false_positive_rate": used, "valid_for": opened.calibration.valid_for, "threshold": words}
+    emit(document, [*(("Written", path) for path in written), ("Threshold", words)], as_json=as_json)

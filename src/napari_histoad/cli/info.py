@@ -9,6 +9,7 @@ from typer import Argument
 
 from napari_histoad.cli._console import command, emit
 from napari_histoad.cli._options import SLIDE, JsonOption, MppOption, OverrideMppOption, given_mpp
+from napari_histoad.errors import SettingsError
 
 
 @command("histoad info case.svs", "histoad info case.svs --json")
@@ -21,6 +22,8 @@ def info(
     """Show the format, size, levels, resolution and properties of a slide."""
     from napari_histoad.slide import open_slide
 
+    if slide.suffix == ".safetensors" and slide.exists():
+        raise SettingsError(f"{slide.name} is a detector, not a slide", f"describe it with histoad models {slide}")
     with open_slide(slide, **given_mpp([slide], slide_mpp, override_mpp)[0]) as opened:
         document = {
             "path": str(opened.path),

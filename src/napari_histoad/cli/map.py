@@ -113,7 +113,8 @@ def _describe(result: AnomalyMap) -> dict[str, Any]:
     flagged = float((result.p_values <= rate).mean())
     found = describe_saved(result)
     interval = result.calibration.rate_interval(rate)
-    summary = f"at a nominal false-positive rate of {rate:.1%}: {found} -> {result.path}"
+    whom = result.calibration.whom(result.info.slide)
+    summary = f"at a nominal false-positive rate of {rate:.1%} {whom}: {found} -> {result.path}"
     warning, left_out = result.drift_warning, [] if interval is None else [interval.sentence]
     for note in (*filter(None, [result.calibration_note, *left_out, result.region_note]), *result.notes):
         summary += f"\n  warning: {note} (histoad recalibrate)" if note == warning else f"\n  {note}"

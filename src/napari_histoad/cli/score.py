@@ -48,4 +48,6 @@ def score(
         for k, file in enumerate(files)
     ]
     write_table(out, columns, rows)
-    finish_tiles({"scores": str(out), "tiles": len(good)}, [("Scored", f"{len(good):,} tiles -> {out}")], files, errors, as_json)
+    note = detector.calibration.note
+    shown = [("Scored", f"{len(good):,} tiles -> {out}"), ("Calibration", note)]
+    finish_tiles({"scores": str(out), "tiles": len(good), "calibration": note}, shown, files, errors, as_json)

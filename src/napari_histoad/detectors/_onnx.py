@@ -141,7 +141,8 @@ def _metadata(detector: Detector) -> dict[str, str]:
     }
     if detector.calibration is not None:
         rate = detector.calibration.default_rate
-        known |= {"false_positive_rate": rate, "threshold": detector.calibration.threshold(rate)}
+        threshold = detector.calibration.threshold(rate)
+        known |= {"false_positive_rate": rate, "threshold": threshold, "calibration": detector.calibration.note}
     return {name: str(value) for name, value in known.items()}
 
 

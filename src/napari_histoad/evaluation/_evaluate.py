@@ -180,7 +180,7 @@ def evaluate(
     _check(labels, result.info.slide)
     blocks = result.origins[use] // int(max(8 * result.info.tile_l0, 1))
     cells = cell_scores(result, lesions, [*undecided, *exclude])
-    flagged = cells.scores > result.calibration.threshold(rate)
+    flagged = cells.scores > result.calibration.field_threshold(rate)
     both = 0 < cells.anomalous.sum() < len(cells.anomalous)
     found, false = _regions_found(result, lesions, [*undecided, *exclude], rate)
     places = detect(result, lesions, use | (coverage(result.boxes, lesions) > 0))

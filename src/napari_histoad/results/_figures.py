@@ -115,7 +115,8 @@ def score_histogram(source: AnomalyMap, rate: float) -> Figure:
     axes.hist(scores, edges, density=True, histtype="step", color="#D55E00", lw=1.6, label=f"this slide ({len(scores):,} tiles)")
     threshold = source.calibration.threshold(rate)
     if np.isfinite(threshold):
-        axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold at {rate:.1%} false positives")
+        whom = "a new slide" if source.calibration.valid_for == "new-slide" else "similar tissue"
+        axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold at {rate:.1%} false positives on {whom}")
     axes.set(xlabel="tile score", ylabel="density", yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)

@@ -90,8 +90,9 @@ def _describe(
     rate = source.default_rate if given_rate is None else given_rate
     p_values = source.p_values[~np.isnan(source.p_values)]
     regions = measure_regions(source, rate)
+    nominal = f"{rate:.1%} {source.calibration.whom(info.slide)}"
     facts = [
-        ("Threshold", f"Nominal false-positive rate {rate:.1%}. {source.calibration.explain_rate(rate)}"),
+        ("Threshold", f"Nominal false-positive rate {nominal}. {source.calibration.explain_rate(rate)}"),
         ("Detector", f"{info.detector}, trained on {', '.join(info.trained_on) or 'unnamed tiles'}"),
         ("Calibration", source.calibration_note),
         *((("Regions", source.region_note),) if source.region_note else ()),
