@@ -152,3 +152,20 @@ def test_score_says_what_its_p_values_are_based_on(trained, slides, tmp_path):
         Image.fromarray(opened.read(0, 0, 0, 64, 64)).save(tmp_path / "a.png")
     said = _json("score", tmp_path, "--model", trained[0], "--out", tmp_path / "scores.csv", "--device", "cpu")
     assert said["calibration"] == trained[1]["calibration"]
+
+
+def test_false_discovery_rate_states_its_power_and_finer_rates_only_where_asked(mapped, tmp_path):
+    (entry,) = mapped()["maps"]
+    args = ("export", entry["map"], "--geojson", "--out", tmp_path)
+    said = _run(*args, "--fdr", 0.01).stderr
+    assert "A false discovery rate of 1% flags nothing unless " in said
+    assert " tiles reach the smallest p-value, " in said
+    for command in (
+        args,
+        ("evaluate", entry["map"], "--truth", "t.geojson"),
+        ("report", entry["map"], "--out", tmp_path / "r.html"),
+    ):
+        refused = _run(*command, "--extrapolate", "--rate", 0.001, code=2).stderr
+        assert "p-values cannot be extrapolated: " in refused
+        assert "calibrate on more normal tissue" in refused
+    assert not (tmp_path / "r.html").exists()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from napari_histoad.calibration._basis import REMEDY, SLIDES_FOR_A_NEW_ONE, CalibrationBasis, ValidFor, counted, describe_basis
-from napari_histoad.calibration._scores import NormalScores, default_rate, left_out_rates, nothing_flagged
+from napari_histoad.calibration._scores import NormalScores, default_rate, left_out_rates, nothing_flagged, smallest_rate
+from napari_histoad.calibration._tail import Tail, TailCheck
 from napari_histoad.errors import SettingsError, TooFewTilesError, TrainingError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ LEAST_HELD_OUT = 13
 _ENOUGH_TO_JUDGE = 50
 _DRIFT_LOW, _DRIFT_HIGH = 0.1, 0.85
 _FIELD = "field_"
+_BELOW = 1 - 1e-6
+"""Rates that differ by less than float32 can tell are equal."""
 _NINE_TENTHS, _MANY_GROUPS = (0.05, 0.95), 20
 
 
@@ -75,6 +78,8 @@ class Calibration:
     field : Calibration or None
         The same for the anomaly map, whose cells are means over overlapping tiles and so vary less than single tiles: its scores
         are those of cells in normal tissue. None if normal tissue was not mapped.
+    extrapolated : bool
+        Whether a tail that is fitted to the highest scores gives p-values finer than the tiles support, see `with_tail`.
 
     Raises
     ------
@@ -94,6 +99,7 @@ class Calibration:
     slides: NDArray[np.int32] | None = None
     valid_for: ValidFor = "similar"
     field: Calibration | None = None
+    extrapolated: bool = False
 
     @classmethod
     def from_scores(
@@ -189,7 +195,8 @@ class Calibration:
         if valid_for == "new-slide" and self.slides is None:
             msg = "the slides of the calibration tiles are not known, so no error rate is valid for a new slide"
             raise SettingsError(msg, "recalibrate the detector on several slides, or use rates for similar tissue")
-        return replace(self, valid_for=valid_for, field=self.field and self.field.made_valid_for(valid_for))
+        field, tail = self.field and self.field.made_valid_for(valid_for), self.extrapolated and valid_for == "similar"
+        return replace(self, valid_for=valid_for, field=field, extrapolated=tail)
 
     def covers(self, slide: str) -> bool | None:
         """Return whether the calibration has tiles of a slide, by its name; None if its slides are not known by name."""
@@ -229,7 +236,8 @@ class Calibration:
 
     @cached_property
     def _normals(self) -> NormalScores:
-        return NormalScores.of(self.scores, self.slides if self.valid_for == "new-slide" else None)
+        found = NormalScores.of(self.scores, self.slides if self.valid_for == "new-slide" else None)
+        return replace(found, tail=Tail.fit(self.scores)) if self.extrapolated else found
 
     @property
     def units(self) -> str:
@@ -245,6 +253,8 @@ class Calibration:
         """Return which tiles are flagged at a false-positive rate, as a sentence."""
         if none := self.nothing_flagged(rate):
             return none
+        if self.is_extrapolated(rate):
+            return f"Tiles are flagged if they score above {self.threshold(rate):.4g}, by an extrapolated p-value"
         equally = ", each of which counts equally" if self.valid_for == "new-slide" else ""
         of = f"the tiles of {self.units}{equally}" if equally else f"the {self.units}"
         words = f"Tiles are flagged if they score higher than all but {rate:.2%} of {of}"
@@ -253,15 +263,12 @@ class Calibration:
 
     def nothing_flagged(self, rate: float) -> str:
         """Return a warning if a false-positive rate is too small for this calibration, else ""."""
+        if self.extrapolated and rate >= self.smallest_rate * _BELOW:
+            return ""
         if self.valid_for == "similar":
             return nothing_flagged(rate, self._normals.units)
         words = nothing_flagged(rate, self._normals.units, self._slide_noun())
         return words and f"{words} for a new slide; {REMEDY}"
-
-    @staticmethod
-    def explain_discoveries(share: float, rate: float) -> str:
-        """Return what a false discovery rate of ``share``, reached at the false-positive rate ``rate``, means, as a sentence."""
-        return f"About {share:.1%} of the flagged tiles are expected to be normal, if the rates are valid here (p ≤ {rate:.3g})"
 
     def rate_interval(self, rate: float) -> RateInterval | None:
         """Return the rates at which each group is flagged by the threshold of the other groups.
@@ -272,11 +279,11 @@ class Calibration:
         Returns
         -------
         RateInterval or None
-            None if the groups were not recorded, or fewer than two of them have 10 tiles.
+            None if the groups were not recorded, fewer than two of them have 10 tiles, or the rate is extrapolated.
         """
         new = self.valid_for == "new-slide"
         groups = self.slides if new else self.groups
-        if groups is None:
+        if groups is None or self.is_extrapolated(rate):
             return None
         rates = left_out_rates(self.scores, groups, rate, MIN_CALIBRATION_TILES, group_wise=new)
         if len(rates) < 2:
@@ -287,8 +294,13 @@ class Calibration:
 
     @property
     def smallest_rate(self) -> float:
-        """The smallest false-positive rate that n calibration tiles, or for a new slide n slides, support: 1 / (n + 1)."""
+        """The smallest false-positive rate that flags anything: `supported_rate`, a tenth of it if `extrapolated`."""
         return self._normals.smallest_rate
+
+    @property
+    def supported_rate(self) -> float:
+        """The smallest false-positive rate that n calibration tiles, or for a new slide n slides, support: 1 / (n + 1)."""
+        return smallest_rate(self._normals.units)
 
     @property
     def default_rate(self) -> float:
@@ -340,6 +352,61 @@ class Calibration:
         if self.field is None:
             return "The rate is that of single tiles; regions are outlined on means over tiles and cover less of normal tissue"
         return "The rate is that of single tiles, and of the area of normal tissue that regions cover"
+
+    # -- p-values finer than the tiles support
+
+    @cached_property
+    def tail_check(self) -> TailCheck:
+        """Whether a fitted tail may be used, and why not."""
+        if self.valid_for == "new-slide":
+            return TailCheck("for a new slide the number of slides counts, and a tail of tiles does not replace them")
+        if self.basis is not None and self.basis.doubts:
+            return TailCheck("the rates are approximate already")
+        return TailCheck.of(self.scores, self.groups)
+
+    def with_tail(self, *, used: bool = True) -> Calibration:
+        """Return this calibration with or without p-values that a fitted tail extrapolates, down to a tenth of `supported_rate`.
+
+        Only p-values of scores above all calibration scores change. See `TailCheck`, which decides whether a tail is used.
+
+        Raises
+        ------
+        SettingsError
+            If it may not be used.
+        """
+        if used == self.extrapolated:
+            return self
+        if used and self.tail_check.problem:
+            msg = f"p-values cannot be extrapolated: {self.tail_check.problem}"
+            raise SettingsError(msg, f"use rates of at least {self.supported_rate:.2%}, or calibrate on more normal tissue")
+        field = self.field
+        if field is not None and (not used or not field.tail_check.problem):
+            field = field.with_tail(used=used)
+        return replace(self, extrapolated=used, field=field)
+
+    @property
+    def tail_note(self) -> str:
+        """What the extrapolated p-values are based on, as a sentence without a full stop; "" if there are none."""
+        if not self.extrapolated:
+            return ""
+        check, low, high = self.tail_check, self.smallest_rate, self.supported_rate
+        return (
+            f"P-values below {high:.2g} are extrapolated, down to {low:.2g}, by a generalised Pareto tail of the highest tenth "
+            f"of the calibration scores (check on held-out groups: {check.found} tiles above its thresholds, "
+            f"{check.expected:.1f} expected)"
+        )
+
+    def supports(self, p: ArrayLike) -> NDArray[np.bool_]:
+        """Return which p-values or rates, of any shape, are at least `supported_rate`."""
+        return np.asarray(np.asarray(p) >= self.supported_rate * _BELOW)
+
+    def is_extrapolated(self, p: ArrayLike) -> NDArray[np.bool_]:
+        """Return which p-values or rates, of any shape, are smaller than the tiles support and given by a fitted tail."""
+        return np.asarray(self.extrapolated & (np.asarray(p) < self.supported_rate * _BELOW))
+
+    def show_p(self, p: float) -> str:
+        """Return a p-value as text, marked if it is extrapolated."""
+        return f"{p:.2g}" + (" (extrapolated)" if self.is_extrapolated(p) else "")
 
     # -- slides that differ as a whole
 

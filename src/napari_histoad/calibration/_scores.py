@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_histoad.calibration._tail import FINER, Tail
 from napari_histoad.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class NormalScores:
         The p-value of a score that is above all scores before position i, and not above the others.
     units : int
         Number of tiles, or of groups, that count equally.
+    tail : Tail or None
+        Gives scores above all of these a p-value smaller than these support, but at least a tenth of it.
 
     Notes
     -----
@@ -46,6 +49,7 @@ class NormalScores:
     scores: NDArray[np.float32]
     p: NDArray[np.float64]
     units: int
+    tail: Tail | None = None
 
     @classmethod
     def of(cls, scores: NDArray[np.float32], groups: NDArray[np.integer] | None = None) -> NormalScores:
@@ -62,13 +66,16 @@ class NormalScores:
 
     @property
     def smallest_rate(self) -> float:
-        """The smallest p-value that these scores can give, 1 / (units + 1)."""
-        return smallest_rate(self.units)
+        """The smallest p-value that these scores can give: 1 / (units + 1), a tenth of it with a tail."""
+        return smallest_rate(self.units) / (1 if self.tail is None else FINER)
 
     def p_value(self, scores: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the p-values of scores of any shape, float32 in (0, 1]; NaN where the score is NaN."""
         values = np.asarray(scores, np.float32)
         p = self.p[np.searchsorted(self.scores, values, side="left")].astype(np.float32)
+        if self.tail is not None:
+            finer = np.clip(self.tail.p_value(values), self.smallest_rate, smallest_rate(self.units))
+            p = np.where(values > self.scores[-1], finer, p).astype(np.float32)
         return np.where(np.isnan(values), np.float32(np.nan), p)
 
     def threshold(self, rate: float) -> float:
@@ -81,6 +88,8 @@ class NormalScores:
         """
         if not 0 < rate < 1:
             raise SettingsError(f"a false-positive rate of {rate:g} is not between 0 and 1", "try 0.01")
+        if self.tail is not None and self.smallest_rate * (1 - _ROUNDING) <= rate < smallest_rate(self.units) * (1 - _ROUNDING):
+            return max(self.tail.score_of(rate), float(self.scores[-1]))
         above = np.flatnonzero(self.p * (self.units + 1) > rate * (self.units + 1) + _ROUNDING)
         return float("inf") if len(above) == len(self.p) else float(self.scores[above[-1]])
 

@@ -79,6 +79,14 @@ ValidForOption = Annotated[
 FdrOption = Annotated[
     float | None, Option(help="False discovery rate instead of --rate: the share of flagged tiles that may be normal.")
 ]
+ExtrapolateOption = Annotated[
+    bool,
+    Option(
+        "--extrapolate",
+        help="Allow rates down to a tenth of the smallest that the calibration tiles support, by a tail fitted to their scores; "
+        "refused if it does not hold on held-out groups. --fdr uses it where nothing would be flagged otherwise.",
+    ),
+]
 MapArgument = Annotated[Path, Argument(help="Anomaly map, <slide>.ome.zarr.", metavar="MAP")]
 SlideOption = Annotated[Path | None, Option("--slide", help="The slide of the map, if it is not found beside the map.", **SLIDE)]
 
@@ -126,16 +134,25 @@ def chosen_validity(name: str | None) -> ValidFor | None:
     return None if name is None else check_valid_for(name)
 
 
-def chosen_rate(opened: AnomalyMap, rate: float | None, fdr: float | None, valid_for: str | None = None) -> float | None:
-    """Return the false-positive rate that --rate or --fdr asks for, or None for the map's own; apply --valid-for to the map."""
+def chosen_rate(
+    opened: AnomalyMap, rate: float | None, fdr: float | None, valid_for: str | None = None, *, extrapolate: bool = False
+) -> float | None:
+    """Return the false-positive rate that --rate or --fdr asks for, or None for the map's own.
+
+    --valid-for and --extrapolate are applied to the map; the power of --fdr is printed.
+    """
     opened.use_rates_for(chosen_validity(valid_for))
     if fdr is None:
+        if extrapolate:
+            opened.use_tail()
         if rate is not None:
             opened.calibration.threshold(rate)
         return rate
     if rate is not None:
         raise SettingsError("--rate and --fdr are two ways to set the same threshold", "give one of them")
-    return opened.discovery_rate(fdr)
+    found = opened.use_discovery_rate(fdr)
+    say(f"{found.sentence}.")
+    return found.rate
 
 
 def open_slide_of(opened: AnomalyMap, given: Path | None) -> Slide:

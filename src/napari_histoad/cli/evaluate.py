@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit
-from napari_histoad.cli._options import FdrOption, JsonOption, RateOption, ValidForOption, chosen_rate
+from napari_histoad.cli._options import ExtrapolateOption, FdrOption, JsonOption, RateOption, ValidForOption, chosen_rate
 from napari_histoad.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def evaluate(
     rate: RateOption = None,
     fdr: FdrOption = None,
     valid_for: ValidForOption = None,
+    extrapolate: ExtrapolateOption = False,
     truth_downsample: Annotated[float, Option(help="Divide the coordinates of the outlines by this number.")] = 1.0,
     exclude: Annotated[Path | None, Option(help="Outlines of tissue to leave out, such as the training regions.")] = None,
     as_json: JsonOption = False,
@@ -34,6 +35,8 @@ def evaluate(
     if result.suffix.lower() == ".csv":
         if fdr is not None:
             raise SettingsError("--fdr is for maps, not for a table of scores", "use --rate")
+        if extrapolate:
+            raise SettingsError("--extrapolate is for maps, not for a table of scores", "leave it out: the table has p-values")
         if valid_for is not None:
             raise SettingsError("--valid-for is for maps, not for a table of scores", "leave it out: the table has p-values")
         if truth_downsample != 1 or exclude is not None:
@@ -42,7 +45,7 @@ def evaluate(
     else:
         left_out = read_regions(exclude) if exclude is not None else ()
         opened = AnomalyMap.open(result)
-        rate = chosen_rate(opened, rate, fdr, valid_for)
+        rate = chosen_rate(opened, rate, fdr, valid_for, extrapolate=extrapolate)
         evaluation = evaluate_map(opened, truth, rate=rate, downsample=truth_downsample, exclude=left_out)
     emit(evaluation.to_json(), evaluation.rows(), as_json=as_json)
 

@@ -11,6 +11,7 @@ import typer
 
 from napari_histoad.cli._console import CommandWithExamples, command, emit
 from napari_histoad.cli._options import (
+    ExtrapolateOption,
     FdrOption,
     JsonOption,
     MapArgument,
@@ -76,6 +77,7 @@ def export(
     rate: RateOption = None,
     fdr: FdrOption = None,
     valid_for: ValidForOption = None,
+    extrapolate: ExtrapolateOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a map as files for other programs, such as QuPath, ImageJ and spreadsheets. Several at once are possible."""
@@ -85,7 +87,7 @@ def export(
     if not context.obj:
         raise SettingsError("nothing to export", f"add one or more of {', '.join(f'--{known.name}' for known in exports())}")
     opened = AnomalyMap.open(result)
-    rate = chosen_rate(opened, rate, fdr, valid_for)
+    rate = chosen_rate(opened, rate, fdr, valid_for, extrapolate=extrapolate)
     needs_slide = any(chosen.needs_slide for chosen in context.obj)
     with open_slide_of(opened, slide) if needs_slide else nullcontext() as pixels:
         written = [str(path) for path in write_exports(opened, context.obj, out or result.parent, slide=pixels, rate=rate)]

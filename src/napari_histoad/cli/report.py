@@ -9,7 +9,15 @@ import typer
 from typer import Argument, Option
 
 from napari_histoad.cli._console import command, emit, say
-from napari_histoad.cli._options import SLIDE, JsonOption, RateOption, ValidForOption, chosen_validity, open_slide_of
+from napari_histoad.cli._options import (
+    SLIDE,
+    ExtrapolateOption,
+    JsonOption,
+    RateOption,
+    ValidForOption,
+    chosen_validity,
+    open_slide_of,
+)
 from napari_histoad.errors import HistoadError, SettingsError, explained
 
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ def report(
     ] = None,
     rate: RateOption = None,
     valid_for: ValidForOption = None,
+    extrapolate: ExtrapolateOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write an HTML report on one or more maps: pictures, score histograms and flagged regions.
@@ -52,6 +61,8 @@ def report(
         try:
             opened = AnomalyMap.open(path)
             opened.use_rates_for(validity)
+            if extrapolate:
+                opened.use_tail()
             fitting = [file for file, pixels in given.items() if opened.is_of(pixels)]
             used.update(fitting)
             entries.append((opened, given[fitting[0]] if fitting else _found(opened)))

@@ -234,7 +234,8 @@ class TileGallery(QWidget):
         if not 0 <= number < len(self.rows):
             return
         y0, x0, y1, x1 = self._box(number)
-        words = f"Tile {number + 1} of {len(self.rows)} · score {self._scores[number]:.3g} · p {self._p_values[number]:.2g}"
+        shown = self.source.calibration.show_p(float(self._p_values[number]))
+        words = f"Tile {number + 1} of {len(self.rows)} · score {self._scores[number]:.3g} · p {shown}"
         for name, p in zip(self.source.info.classes, self._probabilities[number], strict=True):
             words += f" · {name} {p:.0%}"
         self.say(words)

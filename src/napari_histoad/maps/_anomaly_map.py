@@ -30,7 +30,7 @@ import numpy as np
 import zarr
 from pydantic import TypeAdapter, ValidationError
 
-from napari_histoad.calibration import Calibration, CalibrationBasis, ValidFor, discovery_rate
+from napari_histoad.calibration import Calibration, CalibrationBasis, Discoveries, ValidFor, find_discoveries
 from napari_histoad.errors import MapError
 from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._chunks import ChunkFiles
@@ -74,6 +74,8 @@ class AnomalyMap:
         self._whole: dict[str, NDArray[np.float32]] = {}
         saved = self._saved.get("valid_for")
         self.use_rates_for(saved if saved in get_args(ValidFor) else info.valid_for)
+        if self._saved.get("extrapolated") is True and not self.calibration.tail_check.problem:
+            self.use_tail()
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> AnomalyMap:
@@ -145,7 +147,7 @@ class AnomalyMap:
 
         On disk, the column ``p_value`` holds those for tissue like that of the calibration.
         """
-        if self.calibration.valid_for == "similar" and not self.recalibrated:
+        if self.calibration.valid_for == "similar" and not self.recalibrated and not self.calibration.extrapolated:
             return np.asarray(self._array("tiles/p_value"))
         return self.calibration.p_value(self.scores)
 
@@ -376,6 +378,16 @@ class AnomalyMap:
         if valid_for is not None:
             self.calibration = self.calibration.made_valid_for(valid_for)
 
+    def use_tail(self, *, used: bool = True) -> None:
+        """Choose whether a fitted tail gives p-values finer than the calibration tiles support.
+
+        Raises
+        ------
+        SettingsError
+            If it may not be used, see `TailCheck`.
+        """
+        self.calibration = self.calibration.with_tail(used=used)
+
     @property
     def region_note(self) -> str:
         """What the rate says about regions; "" where tiles do not overlap."""
@@ -384,9 +396,9 @@ class AnomalyMap:
     @property
     def calibration_note(self) -> str:
         """What the error rates are based on, and whether they are valid for this slide."""
-        if self.calibration.valid_for == self.info.valid_for and not self.recalibrated:
-            return self.info.calibration_note
-        return self.calibration.describe(self.info.slide)
+        stored = self.calibration.valid_for == self.info.valid_for and not self.recalibrated
+        words = self.info.calibration_note if stored else self.calibration.describe(self.info.slide)
+        return ". ".join(filter(None, [words, self.calibration.tail_note]))
 
     def flag(
         self, rate: float | None = None, min_area_um2: float | None = None, *, field: NDArray[np.float32] | None = None
@@ -419,12 +431,14 @@ class AnomalyMap:
 
         return flag_bands(rows, (height, width), threshold, min_cells)
 
-    def discovery_rate(self, fdr: float) -> float:
-        """Return the ``rate`` at which at most a share ``fdr`` of the flagged tiles is expected to be normal.
+    def use_discovery_rate(self, fdr: float) -> Discoveries:
+        """Find the ``rate`` at which at most a share ``fdr`` of the flagged tiles is expected to be normal.
 
-        See `napari_histoad.calibration.discovery_rate`.
+        The map then uses the p-values that this takes: extrapolated ones if no others flag anything, see `find_discoveries`.
         """
-        return discovery_rate(self.p_values, fdr)
+        found = find_discoveries(self.calibration, self.scores, fdr)
+        self.calibration = found.calibration
+        return found
 
     @property
     def notes(self) -> list[str]:

@@ -91,7 +91,9 @@ def save_labels(source: AnomalyMap, rate: float | None = None) -> None:
         labels.attrs["ome"] = {"version": "0.5", "labels": ["anomalous"]}
         image = labels.create_group("anomalous")
         image.attrs["ome"] = {**multiscales("anomalous", source.geometry, source.info.slide_mpp), "image-label": {}}
-        image.attrs[ATTRIBUTE] = {"false_positive_rate": rate, "valid_for": source.calibration.valid_for}
+        calibration = source.calibration
+        about = {"false_positive_rate": rate, "valid_for": calibration.valid_for, "extrapolated": calibration.extrapolated}
+        image.attrs[ATTRIBUTE] = about
         levels = [
             image.create_array(str(level), shape=shape, chunks=chunks_of(shape), dtype="uint32", fill_value=0)
             for level, shape in enumerate(source.geometry.level_shapes())

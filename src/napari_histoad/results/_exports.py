@@ -94,6 +94,7 @@ class GeoJsonExport(Export):
 class ParquetExport(Export):
     """A table of the tiles: y, x, size (level-0 pixels), score, p_value, and p_<class> for each class of a classifier.
 
+    Where a fitted tail gives finer p-values, the column extrapolated says for which tiles (true or false).
     The provenance of the map is in the metadata of the table.
     """
 
@@ -172,7 +173,10 @@ class PngExport(Export):
 
 def _tile_table(source: AnomalyMap) -> pa.Table:
     columns = {"y": source.origins[:, 0], "x": source.origins[:, 1], "size": np.full(len(source), source.info.tile_l0)}
-    columns |= {"score": source.scores, "p_value": source.p_values}
+    p_values, calibration = source.p_values, source.calibration
+    columns |= {"score": source.scores, "p_value": p_values}
+    if calibration.extrapolated:
+        columns["extrapolated"] = calibration.is_extrapolated(p_values)
     classes = zip(source.info.classes, source.probabilities.T, strict=True)
     return pa.table({**columns, **{f"p_{name}": values for name, values in classes}})
 

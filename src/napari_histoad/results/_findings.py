@@ -77,6 +77,7 @@ def provenance(source: AnomalyMap, rate: float | None = None) -> dict[str, Any]:
         "trained_on": list(info.trained_on),
         "calibration": source.calibration_note,
         "rates_valid_for": source.calibration.valid_for,
+        "extrapolated_below": source.calibration.supported_rate if source.calibration.extrapolated else None,
         "rates_of_regions": source.region_note,
         "version": info.version,
         "complete": info.complete,

@@ -119,7 +119,7 @@ def _describe(
             {
                 "area": f"{r.measurements['Area mm²']:.3f}",
                 "score": f"{r.measurements.get('Mean score', float('nan')):.4g}",
-                "p": f"{r.measurements.get('Min p-value', float('nan')):.2g}",
+                "p": source.calibration.show_p(float(r.measurements.get("Min p-value", float("nan")))),
                 "place": "{:.0f}, {:.0f}".format(*r.geometry.representative_point().coords[0]),
             }
             for r in regions[:_LISTED]

@@ -205,6 +205,7 @@ def save_results(args: protocol.SaveResults) -> Job[None]:
     if missing := args.exports.keys() - known.keys():
         raise SettingsError(f"there is no export named {', '.join(sorted(missing))}", f"known are {', '.join(known)}")
     result.use_rates_for(args.valid_for)
+    result.use_tail(used=args.extrapolated)
     total = len(args.exports) + (args.report is not None) + 1
     with open_slide(args.slide, args.slide_mpp, srgb=True) as slide:
         yield Progress("Saving", 0, total, "files", path=str(args.map))

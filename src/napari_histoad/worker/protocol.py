@@ -178,13 +178,15 @@ class ComputeMap(SlideArguments):
 class SaveResults(SlideArguments):
     """Write exports of a map (paths by name) and a report at a false-positive rate, and save the rate in the map.
 
-    `valid_for` is what the rate is valid for: ``"similar"`` or ``"new-slide"``, see `Calibration`.
+    `valid_for` is what the rate is valid for, ``"similar"`` or ``"new-slide"``; `extrapolated`, whether a fitted tail gives it;
+    see `Calibration`.
     """
 
     job: Literal["save"] = "save"
     map: Path
     rate: float
     valid_for: Literal["similar", "new-slide"] | None = None
+    extrapolated: bool = False
     exports: dict[str, Path]
     report: Path | None = None
 

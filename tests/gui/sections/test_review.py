@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_histoad import AnomalyMap
-from napari_histoad.calibration import Calibration, CalibrationBasis
+from napari_histoad.calibration import Calibration, CalibrationBasis, find_discoveries
 from napari_histoad.gui.controller import Review
 from napari_histoad.gui.sections.review import rate_words
 from napari_histoad.jobs import Progress
@@ -100,13 +100,16 @@ def _review(basis, warning=None):
 def test_rate_words_promise_no_approximate_rate():
     sure = CalibrationBasis("slides", tiles=900, groups=30, sources=30)
     for basis, most in ((sure, "At most"), (CalibrationBasis("slides", doubts=("self",), tiles=90), "About"), (None, "About")):
-        by_rate = rate_words(_review(basis), 0.01, by_discoveries=False)
-        by_discoveries = rate_words(_review(basis), 0.1, by_discoveries=True)
+        by_rate = rate_words(_review(basis), None)
+        review = _review(basis)
+        found = find_discoveries(review.map.calibration, np.arange(850.0, 950), 0.1)
+        by_discoveries = rate_words(review, found)
         assert f"{most} <b>1.00%</b> of normal tiles are flagged on tissue like that" in by_rate
         assert f"{most} <b>10.00%</b>" in by_discoveries
+        assert f"{found.sentence}.<br>" in by_discoveries
         assert ("approximate" in by_rate) == (basis is not None and basis.approximate)
         assert "1% nominal; 0.0–" in by_rate
-    drifted = rate_words(_review(sure, "98% of the tiles score above"), 0.01, by_discoveries=False)
+    drifted = rate_words(_review(sure, "98% of the tiles score above"), None)
     assert "At most" not in drifted
     assert "this slide differs" in drifted
 

@@ -149,7 +149,8 @@ class Maps:
         files = free_names([folder / f"{name}.{ending}" for ending in (*endings, *side_endings)])
         written = dict(zip((export.name for export in exports), files, strict=False))
         report_file = files[len(exports)] if report else None
-        threshold = {"rate": self._rate, "valid_for": self.map.calibration.valid_for}
+        calibration = self.map.calibration
+        threshold = {"rate": self._rate, "valid_for": calibration.valid_for, "extrapolated": calibration.extrapolated}
         args = {"map": self.map.path, **threshold, "exports": written, "report": report_file}
         self._chosen.submit(protocol.SaveResults, args, Handlers("save", lambda _: self.saved.emit(files[: len(endings)])))
 

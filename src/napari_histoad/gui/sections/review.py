@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from magicgui.widgets import ComboBox, PushButton
@@ -10,7 +10,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QListWidget, QSlider
 from superqt.utils import qdebounced
 
-from napari_histoad.calibration import discovery_rate
 from napari_histoad.gui.gallery_dock import GalleryDock
 from napari_histoad.gui.map_layers import MapLayers
 from napari_histoad.gui.messages import InfoLabel, Message
@@ -18,6 +17,7 @@ from napari_histoad.gui.remedies import note_in_window
 from napari_histoad.gui.section import Section
 
 if TYPE_CHECKING:
+    from napari_histoad.calibration import Discoveries
     from napari_histoad.gui.controller import Review
     from napari_histoad.gui.section import PanelContext
     from napari_histoad.maps import AnomalyMap
@@ -68,7 +68,7 @@ class ReviewSection(Section):
         self.layers = MapLayers(context, self)
         self.gallery_dock = GalleryDock(context)
         self._regions: list[Region] = []
-        self._p_values: Any = None
+        self._discoveries: Discoveries | None = None
         self._rates = np.geomspace(_USUAL_RATE, _HIGHEST_RATE, _SLIDER_STEPS + 1)
         self._positions: dict[str, tuple[str, int]] = {}
         self._just_opened = False
@@ -145,9 +145,8 @@ class ReviewSection(Section):
         with self.valid_box.changed.blocked():
             self.valid_box.value = source.calibration.valid_for
         self.valid_box.native.setVisible(source.calibration.slides is not None)
-        self._p_values = source.p_values
         self.notes.say(*map(note_in_window, source.notes))
-        lowest, rate = source.calibration.smallest_rate, source.default_rate
+        lowest, rate = source.calibration.supported_rate, source.default_rate
         self._rates = np.geomspace(min(max(lowest, 1e-4), rate), max(_HIGHEST_RATE, rate), _SLIDER_STEPS + 1)
         self._rates[self._position(source)] = rate  # exactly, so that the regions are those that were saved
         self.setEnabled(True)
@@ -159,9 +158,20 @@ class ReviewSection(Section):
     # -- the threshold
 
     def rate(self) -> float:
-        """Return the false-positive rate of the threshold, computed from the false discovery rate where that is chosen."""
-        chosen = self._chosen()
-        return discovery_rate(self._p_values, chosen) if self._by_discoveries() and self._p_values is not None else chosen
+        """Return the false-positive rate of the threshold, computed from the false discovery rate where that is chosen.
+
+        Extrapolated p-values are used where that takes them, or where the saved threshold is an extrapolated one.
+        """
+        chosen, source = self._chosen(), self.controller.maps.map
+        self._discoveries = None
+        if source is None:
+            return chosen
+        if self._by_discoveries():
+            self._discoveries = source.use_discovery_rate(chosen)
+            return self._discoveries.rate
+        calibration = source.calibration
+        source.use_tail(used=not calibration.supports(chosen) and not calibration.tail_check.problem)
+        return chosen
 
     def _chosen(self) -> float:
         return float(self._rates[self.rate_slider.value()])
@@ -201,12 +211,13 @@ class ReviewSection(Section):
         self.layers.flag(review)
         self._positions[_key(source)] = self.rate_kind.value, self.rate_slider.value()
         self._regions = review.regions
-        self.rate_info.setText(rate_words(review, self._chosen(), by_discoveries=self._by_discoveries()))
+        self.rate_info.setText(rate_words(review, self._discoveries))
         self.region_list.clear()
         self.region_list.setVisible(bool(review.regions))
         for number, region in enumerate(review.regions, start=1):
             m = region.measurements
-            words = f"score {m.get('Mean score', 0):.3g} · lowest p {m.get('Min p-value', 1):.2g}"
+            lowest = source.calibration.show_p(float(m.get("Min p-value", 1)))
+            words = f"score {m.get('Mean score', 0):.3g} · lowest p {lowest}"
             self.region_list.addItem(f"{number}. {m['Area mm²']:.3f} mm² · {words}")
         if self._just_opened:
             self._just_opened = False
@@ -227,16 +238,16 @@ def _key(source: AnomalyMap) -> str:
     return f"{source.path.parent} {source.info.slide} {source.info.detector_id} {source.info.tiles}"
 
 
-def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
+def rate_words(review: Review, discoveries: Discoveries | None) -> str:
     """Return, as rich text, the error rate of the threshold, the flagged regions, and what the rate is based on.
 
-    ``chosen`` is the rate that the slider shows, a false discovery rate if ``by_discoveries``.
+    ``discoveries`` says what a false discovery rate flags, if the slider sets one.
     """
     source, calibration = review.map, review.map.calibration
     most = "About" if calibration.basis is None or calibration.basis.approximate else "At most"
     threshold = f"{calibration.whom(source.info.slide)} (p ≤ {review.rate:.3g})"
-    if by_discoveries:
-        words = f"<b>{chosen:.2%}</b> of the flagged tiles are expected to be normal {threshold}"
+    if discoveries is not None:
+        words = f"<b>{discoveries.fdr:.2%}</b> of the flagged tiles are expected to be normal {threshold}"
     else:
         words = f"<b>{review.rate:.2%}</b> of normal tiles are flagged {threshold}"
     if source.drift_warning:
@@ -245,6 +256,7 @@ def rate_words(review: Review, chosen: float, *, by_discoveries: bool) -> str:
         words = f"{most} {words}."
     found = review.findings[0].upper() + review.findings[1:]
     interval = calibration.rate_interval(review.rate)
-    notes = [interval.sentence if interval is not None else "", source.region_note]
+    power = "" if discoveries is None else discoveries.sentence
+    notes = [power, interval.sentence if interval is not None else "", source.region_note]
     lines = [words, *(f"{note}." for note in notes if note), f"{found}.", f"{source.calibration_note}."]
     return "<br>".join(lines)
