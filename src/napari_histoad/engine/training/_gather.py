@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_histoad.engine._detector_view import DetectorView, stain_of_files
+from napari_histoad.engine.training._edges import with_edges
 from napari_histoad.engine.training._sources import common_mpp
 from napari_histoad.engine.training._tile_files import grouped_tiles, read_good_tiles
 from napari_histoad.errors import RegionError, TooFewTilesError
@@ -42,9 +43,10 @@ def gather_job(
     """Read the normal tiles of all sources into memory and return (tiles, mpp).
 
     Tiles are grouped by slide if there are at least 8 slides, else by outline if there are at least 8, else by spatial block.
-    Each source contributes at most its equal share of ``max_tiles``, drawn with ``seed``. Without ``mpp``, in µm per tile pixel,
-    it is 0.5, or that of the coarsest slide if it is coarser. ``srgb`` and ``stain`` are as in `DetectorView`. Raises
-    `TooFewTilesError` for fewer than 48 tiles, `RegionError` if no tile of tissue fits into the outlines of a slide.
+    Each source contributes at most its equal share of ``max_tiles``, drawn with ``seed``. If few tiles of a slide show an edge of
+    the tissue, some are given one, see `with_edges`. Without ``mpp``, in µm per tile pixel, it is 0.5, or that of the coarsest
+    slide if it is coarser. ``srgb`` and ``stain`` are as in `DetectorView`. Raises `TooFewTilesError` for fewer than 48 tiles,
+    `RegionError` if no tile of tissue fits into the outlines of a slide.
     """
     rng = np.random.default_rng(seed)
     view = DetectorView(tile_px, common_mpp(sources, mpp), srgb, stain)
@@ -113,4 +115,11 @@ def _slide_job(source: TrainingSource, view: DetectorView, share: int, unit: str
             raise RegionError(msg, "outline larger areas, on the tissue; check that the outlines belong to this slide")
         seen = view.of_slide(slide, view.measure(slide, tissue))
         tiles = sample_tiles(seen, grid, share, rng, source.regions if unit == "region" else None)
+        if source.tissue_from == "found":  # else there may be tissue outside the mask
+            tiles, covered = with_edges(tiles, seen, tissue, view.mpp, rng)
+            if covered:
+                note = (
+                    f"{source.path.name}: few normal tiles show an edge of the tissue, so {covered} of {len(tiles)} are given one"
+                )
+                yield Progress("Reading normal tiles", unit="slides", path=str(source.path), note=note)
     return replace(tiles, groups=np.zeros_like(tiles.groups), grouping="slides") if unit == "slide" else tiles
