@@ -217,7 +217,7 @@ def test_notes_of_a_source_are_reported_once(sample):
     noted = TrainingSource(sample.path, sample.plan.normal, notes=("read as drawn.", "two outlines were left out."))
     seen = []
     run(gather_job([noted, TrainingSource(sample.path, sample.plan.normal)], 64, 1.0, max_tiles=100), seen.append)
-    assert [progress.note for progress in seen if progress.note] == list(noted.notes)
+    assert [progress.note for progress in seen if progress.note in noted.notes] == list(noted.notes)
     seen.clear()
     named = TrainingSource(sample.path, [*sample.plan.normal, *sample.plan.planted], notes=noted.notes)
     run(gather_labelled_job([named], 64, 1.0, max_tiles=100), seen.append)
