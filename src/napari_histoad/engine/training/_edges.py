@@ -65,7 +65,8 @@ def _glass(slide: Slide, tissue: TissueMask, tile_px: int, mpp: float) -> NDArra
     batches = [batch.images[~batch.failed].copy() for batch in TileLoader(slide, grid, index=index)] if len(index) else []
     found = np.concatenate(batches) if batches else np.empty((0, tile_px, tile_px, 3), np.uint8)
     plain = found.std(axis=(1, 2, 3)).argsort(kind="stable")
-    return found[plain[: (len(found) + 1) // 2]]
+    chosen: NDArray[np.uint8] = found[plain[: (len(found) + 1) // 2]]
+    return chosen
 
 
 def _covered(image: NDArray[np.uint8], glass: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -76,4 +77,5 @@ def _covered(image: NDArray[np.uint8], glass: NDArray[np.uint8], rng: np.random.
     wave = ndimage.gaussian_filter(rng.normal(size=(side, side)), side / 12)
     beyond = np.cos(angle) * x + np.sin(angle) * y + wave * (_WAVE / wave.std()) - shift
     cover = 1 / (1 + np.exp(-beyond * side / _SOFT_PX))[..., None]
-    return (image * (1 - cover) + glass * cover).round().astype(np.uint8)
+    joined: NDArray[np.uint8] = np.rint(image * (1 - cover) + glass * cover).astype(np.uint8)
+    return joined
