@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from shapely.geometry import box
 from typer.testing import CliRunner
 
-from napari_histoad import AnomalyMap, open_slide
+from napari_histoad import AnomalyMap, open_slide, write_geojson
 from napari_histoad.cli._app import app
+from napari_histoad.regions import Region
 
 REMEDY = "outline normal tissue on this slide to recalibrate"
 FEW = "With 8 slides no rate below 11.1% can be promised for a new slide"
@@ -169,3 +171,30 @@ def test_false_discovery_rate_states_its_power_and_finer_rates_only_where_asked(
         assert "p-values cannot be extrapolated: " in refused
         assert "calibrate on more normal tissue" in refused
     assert not (tmp_path / "r.html").exists()
+
+
+def test_recalibrate_sets_the_rates_of_a_map_by_normal_outlines_on_its_slide(mapped, tmp_path):
+    (entry,) = mapped(options=("--stride", 32))["maps"]
+    outlines = tmp_path / "normal.geojson"
+    halves = [Region(box(0, 0, 160, 320), "Normal"), Region(box(160, 0, 320, 320), "Normal"), Region(box(0, 0, 9, 9), "Tumor")]
+    write_geojson(halves, outlines)
+    args = ("recalibrate", entry["map"], "--normal", outlines)
+    said = _json(*args)
+    assert "2 outlines of one slide: they are valid for tissue like that outlined, not for a new slide" in said["calibration"]
+    assert said["normal_tiles"] <= entry["tiles"]
+    words = _run(*args).stdout
+    assert "area of normal tissue that regions cover" in words
+    assert said["findings"] in words
+    opened = AnomalyMap.open(entry["map"])
+    assert opened.recalibrated
+    assert opened.saved_rate == said["false_positive_rate"]
+    exported = _json("export", entry["map"], "--csv", "--out", tmp_path)
+    assert REMEDY not in exported["threshold"]
+
+
+def test_recalibrate_names_what_is_missing_for_a_map_and_for_a_detector(mapped, trained, slides, tmp_path):
+    (entry,) = mapped()["maps"]
+    for args in (("--normal", "a.geojson", "--out", tmp_path / "x.safetensors"), (slides[0], "--normal", "a.geojson"), ()):
+        assert "give the map and --normal with the outlines" in _run("recalibrate", entry["map"], *args, code=2).stderr
+    for args in ((slides[8],), ("--out", tmp_path / "x.safetensors")):
+        assert "give slides, and --out with the file" in _run("recalibrate", trained[0], *args, code=2).stderr

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from napari_histoad.cli._console import command, emit
+from napari_histoad.cli._console import command, emit, say
 from napari_histoad.cli._options import (
     SLIDE,
     DeviceOption,
@@ -20,6 +20,8 @@ from napari_histoad.cli._options import (
     with_mpp,
 )
 from napari_histoad.cli._progress import follow
+from napari_histoad.errors import SettingsError
+from napari_histoad.system.atomic import lock_output
 
 if TYPE_CHECKING:
     from napari_histoad.calibration import Calibration
@@ -126,11 +128,16 @@ def train(
     emit(document, rows, as_json=as_json)
 
 
-@command("histoad recalibrate normal.safetensors theirs.svs --out theirs.safetensors")
+@command(
+    "histoad recalibrate normal.safetensors theirs.svs --out theirs.safetensors",
+    "histoad recalibrate maps/case.ome.zarr --normal normal.geojson",
+)
 def recalibrate(
-    model: Annotated[Path, Argument(help="Detector file.")],
-    slides: SlidesArgument,
-    out: Annotated[Path, Option(help="The detector file to write, .safetensors.")],
+    model: Annotated[Path, Argument(help="Detector file, or a finished map.", metavar="MODEL|MAP")],
+    slides: Annotated[
+        list[Path] | None, Argument(help="Slides, folders of tile images, or manifest.csv files; not for a map.", **SLIDE)
+    ] = None,
+    out: Annotated[Path | None, Option(help="The detector file to write, .safetensors; not for a map.")] = None,
     normal: NormalOption = None,
     tissue: TissueOption = "found",
     slide_mpp: MppOption = None,
@@ -140,9 +147,21 @@ def recalibrate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Set the thresholds of a detector on normal tissue of another site; the network is not trained again."""
+    """Set the thresholds of a detector on normal tissue of another site; the network is not trained again.
+
+    Or those of a finished map, by normal tissue that is outlined on its slide (--normal): no tile is scored again, and regions
+    are outlined anew.
+    """
     from napari_histoad.engine import recalibrate_job, training_sources
 
+    if model.is_dir():
+        if slides or out is not None or len(normal or ()) != 1:
+            remedy = "give the map and --normal with the outlines on its slide"
+            raise SettingsError(f"{model.name} is a map, which is recalibrated in place by one file of outlines", remedy)
+        _recalibrate_map(model, Path((normal or [""])[0]), as_json=as_json)
+        return
+    if not slides or out is None:
+        raise SettingsError("a detector is recalibrated on slides, and saved", "give slides, and --out with the file to write")
     found = training_sources(slides, normal, None, tissue, normal_class=normal_class)
     sources = with_mpp(found, slide_mpp, override_mpp)
     detector = follow(recalibrate_job(sources, model, out, device=device, max_tiles=max_tiles), quiet=as_json)
@@ -150,6 +169,23 @@ def recalibrate(
     calibrated = detector.calibration
     document = {"model": str(out), "normal_tiles": len(calibrated.scores), **_rates(calibrated)}
     emit(document, [*calibration_rows(calibrated), ("Saved", str(out))], as_json=as_json)
+
+
+def _recalibrate_map(path: Path, outlines: Path, *, as_json: bool) -> None:
+    from napari_histoad.maps import AnomalyMap, recalibrate_map
+    from napari_histoad.regions import normal_regions, read_annotations
+    from napari_histoad.results import describe_saved
+
+    opened, annotations = AnomalyMap.open(path), read_annotations(outlines)
+    regions, notes = normal_regions(annotations, outlines.name)
+    for note in (*annotations.notes, *notes):
+        say(note)
+    with lock_output(path):
+        recalibrate_map(opened, regions)
+    document = {"map": str(path), "normal_tiles": len(opened.calibration.scores), **_rates(opened.calibration)}
+    found, note = describe_saved(opened), opened.region_note
+    rows = [*calibration_rows(opened.calibration), *([("Regions", note)] if note else []), ("Found", found)]
+    emit({**document, "calibration": opened.calibration_note, "findings": found}, rows, as_json=as_json)
 
 
 def _rates(calibration: Calibration) -> dict[str, Any]:
