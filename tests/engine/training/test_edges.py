@@ -8,7 +8,7 @@ import pytest
 from napari_histoad import open_slide
 from napari_histoad.engine import TrainingSource, gather_job
 from napari_histoad.engine.training._edges import with_edges
-from napari_histoad.jobs import Progress, run
+from napari_histoad.jobs import Progress
 from napari_histoad.tiles import sample_tiles, tissue_mask, training_grid
 
 
@@ -63,9 +63,9 @@ def test_with_edges_leaves_tiles_alone_that_show_enough_edges_or_where_there_is_
     assert np.array_equal(after.images, before.images)
 
 
-def test_gather_job_gives_no_edges_where_outlines_stand_in_for_the_tissue(sample):
-    source = TrainingSource(sample.path, sample.plan.normal, tissue_from="regions")
-    _, _, notes = _gathered(source)
+@pytest.mark.parametrize("outlines_are_tissue", [True, False])
+def test_gather_job_gives_no_edges_without_outlines_or_where_they_stand_in_for_the_tissue(sample, outlines_are_tissue):
+    drawn = {"regions": sample.plan.normal, "tissue_from": "regions"} if outlines_are_tissue else {}
+    tiles, _, notes = _gathered(TrainingSource(sample.path, **drawn))
+    assert len(tiles)
     assert not any("edge" in note for note in notes)
-    again = run(gather_job([source], 64, None))[0]
-    assert len(again)

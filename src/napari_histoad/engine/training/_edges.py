@@ -58,14 +58,16 @@ def with_edges(tiles: TileSet, slide: Slide, tissue: TissueMask, mpp: float, rng
 
 
 def _glass(slide: Slide, tissue: TissueMask, tile_px: int, mpp: float) -> NDArray[np.uint8]:
-    """Return the plainer half of some tiles without tissue (N, S, S, 3): the others may show pen or dust."""
+    """Return the plain half of some tiles without tissue (N, S, S, 3), of the usual colour: others may show pen or dust."""
     grid = TileGrid.cover(slide.shape, slide.require_mpp(), tile_px=tile_px, mpp=mpp)
     empty = np.flatnonzero(tissue.fraction(grid.boxes) == 0)
     index = empty[:: max(1, len(empty) // _GLASS_TILES)][:_GLASS_TILES]
-    batches = [batch.images[~batch.failed].copy() for batch in TileLoader(slide, grid, index=index)] if len(index) else []
-    found = np.concatenate(batches) if batches else np.empty((0, tile_px, tile_px, 3), np.uint8)
-    plain = found.std(axis=(1, 2, 3)).argsort(kind="stable")
-    chosen: NDArray[np.uint8] = found[plain[: (len(found) + 1) // 2]]
+    if not len(index):
+        return np.empty((0, tile_px, tile_px, 3), np.uint8)
+    found = np.concatenate([batch.images[~batch.failed].copy() for batch in TileLoader(slide, grid, index=index)])
+    colours = found.mean(axis=(1, 2))
+    unlike = np.abs(colours - np.median(colours, axis=0)).max(axis=1) + found.std(axis=(1, 2, 3))
+    chosen: NDArray[np.uint8] = found[unlike.argsort(kind="stable")[: (len(found) + 1) // 2]]
     return chosen
 
 

@@ -43,8 +43,8 @@ def gather_job(
     """Read the normal tiles of all sources into memory and return (tiles, mpp).
 
     Tiles are grouped by slide if there are at least 8 slides, else by outline if there are at least 8, else by spatial block.
-    Each source contributes at most its equal share of ``max_tiles``, drawn with ``seed``. If few tiles of a slide show an edge of
-    the tissue, some are given one, see `with_edges`. Without ``mpp``, in µm per tile pixel, it is 0.5, or that of the coarsest
+    Each source contributes at most its equal share of ``max_tiles``, drawn with ``seed``. If few tiles of outlines show an edge
+    of the tissue, some are given one, see `with_edges`. Without ``mpp``, in µm per tile pixel, it is 0.5, or that of the coarsest
     slide if it is coarser. ``srgb`` and ``stain`` are as in `DetectorView`. Raises `TooFewTilesError` for fewer than 48 tiles,
     `RegionError` if no tile of tissue fits into the outlines of a slide.
     """
@@ -115,7 +115,8 @@ def _slide_job(source: TrainingSource, view: DetectorView, share: int, unit: str
             raise RegionError(msg, "outline larger areas, on the tissue; check that the outlines belong to this slide")
         seen = view.of_slide(slide, view.measure(slide, tissue))
         tiles = sample_tiles(seen, grid, share, rng, source.regions if unit == "region" else None)
-        if source.tissue_from == "found":  # else there may be tissue outside the mask
+        # Where the outlines are the tissue mask, there may be tissue outside.
+        if source.regions is not None and source.tissue_from == "found":
             tiles, covered = with_edges(tiles, seen, tissue, view.mpp, rng)
             if covered:
                 note = (
