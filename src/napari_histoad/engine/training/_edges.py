@@ -62,9 +62,10 @@ def _glass(slide: Slide, tissue: TissueMask, tile_px: int, mpp: float) -> NDArra
     grid = TileGrid.cover(slide.shape, slide.require_mpp(), tile_px=tile_px, mpp=mpp)
     empty = np.flatnonzero(tissue.fraction(grid.boxes) == 0)
     index = empty[:: max(1, len(empty) // _GLASS_TILES)][:_GLASS_TILES]
-    if not len(index):
-        return np.empty((0, tile_px, tile_px, 3), np.uint8)
-    found = np.concatenate([batch.images[~batch.failed].copy() for batch in TileLoader(slide, grid, index=index)])
+    batches = [batch.images[~batch.failed].copy() for batch in TileLoader(slide, grid, index=index)] if len(index) else []
+    found = np.concatenate([np.empty((0, tile_px, tile_px, 3), np.uint8), *batches])
+    if not len(found):
+        return found
     colours = found.mean(axis=(1, 2))
     unlike = np.abs(colours - np.median(colours, axis=0)).max(axis=1) + found.std(axis=(1, 2, 3))
     chosen: NDArray[np.uint8] = found[unlike.argsort(kind="stable")[: (len(found) + 1) // 2]]
