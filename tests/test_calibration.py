@@ -323,3 +323,11 @@ def test_explain_rate_is_true_of_the_calibration_tiles(normals, rate):
 def test_from_scores_refuses_scores_that_are_not_finite(bad):
     with pytest.raises(TrainingError, match=r"3 of 33 normal tiles have no finite score; .*lower learning rate"):
         Calibration.from_scores([1.0] * 30 + [bad] * 3)
+
+
+def test_regions_get_the_threshold_of_tiles_where_cells_of_the_map_do_not_support_the_rate():
+    tiles, cells = Calibration.from_scores(np.arange(1000.0)), Calibration.from_scores(np.arange(50.0))
+    both = Calibration(tiles.scores, field=cells)
+    assert both.field_threshold(0.1) == cells.threshold(0.1)
+    assert both.field_threshold(0.01) == tiles.threshold(0.01)
+    assert tiles.field_threshold(0.1) == tiles.threshold(0.1)

@@ -342,9 +342,11 @@ class Calibration:
     def field_threshold(self, rate: float) -> float:
         """Return the threshold of the anomaly map, at a rate that is the share of the area of normal tissue that is flagged.
 
-        Without `field` it is the threshold of single tiles, which flags less, as means over tiles vary less.
+        Without `field`, or where it does not support the rate, it is the threshold of single tiles, which flags less, as means
+        over tiles vary less.
         """
-        return (self.field or self).threshold(rate)
+        found = float("inf") if self.field is None else self.field.threshold(rate)
+        return found if np.isfinite(found) else self.threshold(rate)
 
     @property
     def field_note(self) -> str:

@@ -1,6 +1,7 @@
 """The anomaly map on disk: tile scores, pyramids, labels, and the writer that fills them."""
 
 from napari_histoad.maps._anomaly_map import AnomalyMap
+from napari_histoad.maps._blend import blend_grid
 from napari_histoad.maps._geometry import MapGeometry
 from napari_histoad.maps._layout import BLOCK_TILES, MapInfo
 from napari_histoad.maps._lifecycle import create_map, finish_job, reopen_blocks
@@ -17,6 +18,7 @@ __all__ = [
     "MapInfo",
     "MapWriter",
     "ScoredTiles",
+    "blend_grid",
     "create_map",
     "digest_of_regions",
     "finish_job",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -258,6 +258,8 @@ def plan_map(
         mpp=settings.mpp,
         stride_px=settings.tile_px // 2 if stride_px is None else stride_px,
     )
+    if 2 * grid.stride_px != grid.tile_px:
+        calibration = replace(calibration, field=None)  # it is that of tiles that overlap by half
     geometry = MapGeometry.of(grid, slide.shape, cell_um)
     grid = grid.on_tissue(tissue)
     if regions is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_histoad.calibration import Calibration, CalibrationBasis
 from napari_histoad.detectors import load_detector, save_detector
@@ -12,6 +15,7 @@ from napari_histoad.engine._batch import batches_of, score_stream
 from napari_histoad.engine._detector_view import DetectorView
 from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
+from napari_histoad.engine.training._field import field_calibration
 from napari_histoad.engine.training._gather import MAX_TILES, gather_job
 from napari_histoad.engine.training._sources import training_sources
 from napari_histoad.errors import SettingsError
@@ -62,7 +66,9 @@ def recalibrate_job(
     mixed, outlined = any(source.mixed for source in sources), all(source.regions is not None for source in sources)
     names = tuple(dict.fromkeys(tiles.sources))
     basis = CalibrationBasis(tiles.grouping, outlined, ("mixed",) if mixed else (), len(names), names=names)
-    detector.calibration = Calibration.from_scores(scores, robust=mixed, groups=tiles.groups, slides=tiles.slide_of, basis=basis)
+    calibrated = Calibration.from_scores(scores, robust=mixed, groups=tiles.groups, slides=tiles.slide_of, basis=basis)
+    field = None if mixed else field_calibration(tiles, np.array(scores, np.float32), basis)
+    detector.calibration = replace(calibrated, field=field)
     save_detector(detector, out)
     return detector
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from napari_histoad.engine._device import choose_device
 from napari_histoad.engine._options import check_options
 from napari_histoad.engine._score import score_images
 from napari_histoad.engine.training._estimate import estimate_training
+from napari_histoad.engine.training._field import field_calibration
 from napari_histoad.engine.training._gather import MAX_TILES, gather_job, stain_job
 from napari_histoad.engine.training._gradient_descent import descend_job
 from napari_histoad.engine.training._refine import check_refinement, passes_of, refine_job, stages_of, suspicious
@@ -110,9 +112,7 @@ def fit_job(
     basis = CalibrationBasis(tiles.grouping, outlined, tuple(doubts), len(names), names=names)
     if isinstance(detector, FeatureDetector) and not detector.steps:
         scores = yield from _cross_fit_job(detector, tiles, choice, rng, robust=robust, refine=refine, features=features)
-        detector.calibration = Calibration.from_scores(
-            scores, robust=trimmed, groups=given.groups, slides=given.slide_of, basis=basis
-        )
+        detector.calibration = _calibrated(given, scores, basis, trimmed=trimmed)
         detector.trained_on = tiles.sources
         return detector
     kept, held_out = tiles.split(_HELD_OUT, rng, least)
@@ -130,12 +130,16 @@ def fit_job(
         detector.fit(tiles.images[kept], robust=robust)
     yield Progress("Calibrating", 1, 2, "steps")
     scores = score_images(detector, tiles.images[held_out], device)
-    detector.calibration = Calibration.from_scores(
-        scores, robust=trimmed, groups=given.groups[held_out], slides=given.slide_of[held_out], basis=basis
-    )
+    detector.calibration = _calibrated(given.subset(held_out), scores, basis, trimmed=trimmed)
     detector.trained_on = tiles.sources
     yield Progress("Calibrating", 2, 2, "steps")
     return detector
+
+
+def _calibrated(tiles: TileSet, scores: NDArray[np.float32], basis: CalibrationBasis, *, trimmed: bool) -> Calibration:
+    """Return the calibration by the scores of held-out tiles, with that of the map unless outlying scores are left out."""
+    found = Calibration.from_scores(scores, robust=trimmed, groups=tiles.groups, slides=tiles.slide_of, basis=basis)
+    return found if trimmed else replace(found, field=field_calibration(tiles, scores, basis))
 
 
 def _cross_fit_job(
