@@ -4,6 +4,15 @@
 training tiles in memory.
 """
 
+from napari_histoad.tiles._artefacts import (
+    ARTEFACT_KINDS,
+    ARTEFACTS,
+    ArtefactMask,
+    artefacts_note,
+    check_artefacts,
+    find_artefacts,
+    kinds_of,
+)
 from napari_histoad.tiles._files import (
     NormalTiles,
     TileFile,
@@ -22,7 +31,10 @@ from napari_histoad.tiles._tile_set import TilePlace, TileSet, read_places, writ
 from napari_histoad.tiles._tissue import TISSUE_FROM, TissueMask, check_tissue_from, find_tissue, tissue_mask
 
 __all__ = [
+    "ARTEFACTS",
+    "ARTEFACT_KINDS",
     "TISSUE_FROM",
+    "ArtefactMask",
     "NormalTiles",
     "Stain",
     "StainMethod",
@@ -34,9 +46,13 @@ __all__ = [
     "TileSet",
     "TissueMask",
     "UndecodedBatch",
+    "artefacts_note",
+    "check_artefacts",
     "check_tile_files",
     "check_tissue_from",
+    "find_artefacts",
     "find_tissue",
+    "kinds_of",
     "list_normal_files",
     "list_tile_files",
     "near_duplicates",

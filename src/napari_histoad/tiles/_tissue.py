@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import shapely
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
+
+T = TypeVar("T", bound=np.generic)
 
 TISSUE_FROM = ("found", "regions")
 """Where the tissue mask comes from: found by colour, or the outlines."""
@@ -67,10 +69,7 @@ class TissueMask:
 
     @cached_property
     def _integral(self) -> NDArray[np.int32]:
-        integral = np.pad(self.mask.astype(np.int32), ((1, 0), (1, 0)))
-        integral.cumsum(0, out=integral)
-        integral.cumsum(1, out=integral)
-        return integral
+        return integral_of(self.mask.astype(np.int32))
 
     def fraction(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the tissue fraction of level-0 boxes, exact to a fraction of a mask pixel.
@@ -84,21 +83,34 @@ class TissueMask:
         -------
         (N,) float64 in [0, 1]
         """
-        h, w = self.mask.shape
-        y = np.clip(boxes[:, (0, 2)] / self.scale_yx[0], 0, h)
-        x = np.clip(boxes[:, (1, 3)] / self.scale_yx[1], 0, w)
-
-        def at(row: NDArray[np.float64], column: NDArray[np.float64]) -> NDArray[np.float64]:
-            # Bilinear interpolation of the integral image is exact for a mask that is constant inside a pixel.
-            return ndimage.map_coordinates(self._integral, (row, column), np.float64, order=1, mode="nearest")  # type: ignore[no-any-return]
-
-        inside = at(y[:, 1], x[:, 1]) - at(y[:, 0], x[:, 1]) - at(y[:, 1], x[:, 0]) + at(y[:, 0], x[:, 0])
+        inside = box_sums(self._integral, self.scale_yx, boxes)
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (self.scale_yx[0] * self.scale_yx[1])
         return np.clip(inside / area, 0, 1)
 
     def area_mm2(self, mpp: float) -> float:
         """Return the tissue area in mm²."""
         return float(self.mask.sum() * self.scale_yx[0] * self.scale_yx[1] * mpp**2 / 1e6)
+
+
+def integral_of(values: NDArray[T]) -> NDArray[T]:
+    """Return the integral image (h + 1, w + 1, …) of values (h, w, …), for `box_sums`."""
+    integral = np.pad(values, ((1, 0), (1, 0), *[(0, 0)] * (values.ndim - 2)))
+    integral.cumsum(0, out=integral)
+    integral.cumsum(1, out=integral)
+    return integral
+
+
+def box_sums(integral: NDArray[Any], scale_yx: tuple[float, float], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums (N,) of a mask's values inside level-0 boxes (N, 4), exact to a fraction of a mask pixel."""
+    h, w = integral.shape[0] - 1, integral.shape[1] - 1
+    y = np.clip(boxes[:, (0, 2)] / scale_yx[0], 0, h)
+    x = np.clip(boxes[:, (1, 3)] / scale_yx[1], 0, w)
+
+    def at(row: NDArray[np.float64], column: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Bilinear interpolation of the integral image is exact for a mask that is constant inside a pixel.
+        return ndimage.map_coordinates(integral, (row, column), np.float64, order=1, mode="nearest")  # type: ignore[no-any-return]
+
+    return at(y[:, 1], x[:, 1]) - at(y[:, 0], x[:, 1]) - at(y[:, 1], x[:, 0]) + at(y[:, 0], x[:, 0])
 
 
 def tissue_mask(slide: Slide, tissue_from: str = "found", regions: Sequence[Region] | None = None) -> TissueMask:
