@@ -212,7 +212,7 @@ def test_exports_write_files_that_other_programs_read(map_folder, sample, tmp_pa
     assert len(read_regions(tmp_path / "a.geojson")) == len(measure_regions(result, 0.3))
     ParquetExport().write(result, tmp_path / "a.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
-    assert table.column_names == ["y", "x", "size", "score", "p_value"]
+    assert table.column_names == ["y", "x", "size", "score", "p_value", "artefact", "artefact_kind"]
     assert np.array_equal(table["score"].to_numpy(), result.scores)
     CsvExport().write(result, tmp_path / "a.csv")
     assert len((tmp_path / "a.csv").read_text().splitlines()) == len(result) + 1

@@ -50,6 +50,14 @@ def map_slides(
     regions: Annotated[Path | None, Option(help="Outlines on the slide: map only inside them.")] = None,
     tissue: TissueOption = "found",
     valid_for: ValidForOption = None,
+    artefacts: Annotated[
+        str,
+        Option(
+            metavar="mark|leave-out|ignore",
+            help="Tiles out of focus, folded, or under bubbles, pen, dust or the edge of the cover slip: mark them, do not score "
+            "them, or do not look for them.",
+        ),
+    ] = "mark",
     resume: Annotated[bool, Option(help="Resume an unfinished map, or start again.")] = True,
     scheduler: Annotated[
         str | None, Option(help="Compute on the Dask cluster with this scheduler, such as tcp://host:8786.")
@@ -91,6 +99,7 @@ def map_slides(
             cell_um=cell_um,
             tissue_from=tissue,
             valid_for=validity,
+            artefacts=artefacts,
             device=device,
             compile=compiled,
             resume=resume,

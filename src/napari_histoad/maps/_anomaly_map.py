@@ -10,6 +10,7 @@
       tiles/            origins, score, p_value, error_map, probability_0, …: one row per tile; error_map has one chunk per
                         block, or none
       tissue            the tissue mask
+      artefacts         probabilities of each kind of artefact, if these were looked for; tiles/artefact: their sum, by tile
       calibration       scores of held-out normal tiles; calibration_groups and calibration_slides: their groups and slides
       recalibration/    the same of tiles in outlines on this slide, if these set its rates, and of cells (field_…)
       journal           finished blocks, one per line; removed when the map is complete
@@ -38,7 +39,7 @@ from napari_histoad.maps._journal import Journal
 from napari_histoad.maps._labels import flag_bands
 from napari_histoad.maps._layout import ATTRIBUTE, BLOCK_TILES, RECALIBRATION, MapInfo, calibration_array
 from napari_histoad.maps._slide import check_slide, find_slide
-from napari_histoad.tiles import TissueMask
+from napari_histoad.tiles import ArtefactMask, TissueMask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,6 +257,15 @@ class AnomalyMap:
         array = self._array("tissue")
         scale_y, scale_x = cast("tuple[float, float]", array.attrs["scale_yx"])
         return TissueMask(np.asarray(array), (float(scale_y), float(scale_x)))
+
+    @cached_property
+    def artefacts(self) -> ArtefactMask | None:
+        """Where the slide has artefacts; None if they were not looked for."""
+        if "artefacts" not in self._group:
+            return None
+        array = self._array("artefacts")
+        scale_y, scale_x = cast("tuple[float, float]", array.attrs["scale_yx"])
+        return ArtefactMask(np.asarray(array), (float(scale_y), float(scale_x)))
 
     @cached_property
     def _cells(self) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_histoad.calibration import Calibration
-    from napari_histoad.tiles import TissueMask
+    from napari_histoad.tiles import ArtefactMask, TissueMask
 
 BLOCK_TILES = 64
 """Tiles in a block, the unit of work and of writing."""
@@ -77,6 +77,7 @@ class MapInfo(BaseModel):
     slide_file: str = ""  # absolute path or URL; empty if there is none, or it holds a signature or a password
     slide_relative: str = ""  # path relative to the folder that holds the map
     tissue_from: str = "found"  # found on the slide, or the regions that were mapped
+    artefacts: str | None = None  # what was done about them, see `tiles.ARTEFACTS`
     notes: list[str] = []  # on what was assumed, restricted and, once complete, found; see `AnomalyMap.notes`
 
     @property
@@ -86,8 +87,15 @@ class MapInfo(BaseModel):
         return MapGeometry(shape, self.slide_shape, self.cell_l0, self.cells_per_tile, self.cells_per_step, self.step_l0)
 
 
-def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tissue: TissueMask, calibration: Calibration) -> None:
-    """Write a map without results; every array is there, all scores are NaN."""
+def write_skeleton(
+    folder: Path,
+    info: MapInfo,
+    origins: NDArray[np.int64],
+    tissue: TissueMask,
+    calibration: Calibration,
+    artefacts: ArtefactMask | None = None,
+) -> None:
+    """Write a map without results; every array is there, all scores are NaN. Artefacts are known before tiles are scored."""
     n, c = len(origins), info.cells_per_tile
     group = zarr.create_group(folder, zarr_format=3)
     for name, values in (
@@ -103,6 +111,13 @@ def write_skeleton(folder: Path, info: MapInfo, origins: NDArray[np.int64], tiss
     columns |= {f"probability_{k}": ((), _ROWS) for k in range(len(info.classes))}
     for name, (shape, rows) in columns.items():
         _create_values(group, f"tiles/{name}", (n, *shape), (rows, *shape), chunk_key_encoding=_FLAT)
+    if artefacts is not None:
+        values = artefacts.probabilities
+        array = _create_values(group, "artefacts", values.shape, chunks_of(values.shape))
+        array.attrs["scale_yx"] = list(artefacts.scale_yx)
+        array[:] = values
+        column = _create_values(group, "tiles/artefact", (n,), (_ROWS,), chunk_key_encoding=_FLAT)
+        column[:] = artefacts.of_boxes(np.concatenate([origins, origins + info.tile_l0], axis=1)).sum(axis=1)
     create_pyramid(group, "anomaly map", info.geometry, info.slide_mpp)
     group.attrs[ATTRIBUTE] = info.model_dump(mode="json")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_histoad.calibration import Calibration
     from napari_histoad.jobs import Job
     from napari_histoad.slide import Slide
-    from napari_histoad.tiles import TissueMask
+    from napari_histoad.tiles import ArtefactMask, TissueMask
 
 
 def create_map(
@@ -40,6 +40,7 @@ def create_map(
     calibration: Calibration,
     resume: bool = True,
     slide: Slide | None = None,
+    artefacts: ArtefactMask | None = None,
 ) -> AnomalyMap:
     """Create a map without scores, or open one of the same slide and settings to continue it, finished or not.
 
@@ -57,7 +58,7 @@ def create_map(
     if slide is not None:
         info = with_slide(info, folder, slide, origins)
     with atomic_path(folder) as skeleton:
-        write_skeleton(skeleton, info, origins, tissue, calibration)
+        write_skeleton(skeleton, info, origins, tissue, calibration, artefacts)
     created = AnomalyMap.open(folder)
     created.origins, created.tissue = np.asarray(origins, np.int64), tissue  # as they would be read
     return created

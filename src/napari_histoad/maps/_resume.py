@@ -33,6 +33,7 @@ _WORDS = {
     "tissue": "tissue",
     "regions": "regions",
     "tissue_from": "tissue",
+    "artefacts": "artefacts",
     "detector": "detector",
     "detector_settings": "detector",
     "detector_id": "detector",
@@ -62,7 +63,7 @@ def goes_on_with(there: AnomalyMap, info: MapInfo, origins: NDArray[np.int64], t
         what = [f"that is {old.slide}, {old.slide_shape[0]} x {old.slide_shape[1]} px"]
     if what:
         raise OtherMapError(f"{there.path} is a map of another slide than {info.slide} ({what[0]})", _REPLACE)
-    ignored = _FOUND_LATER | _OF_THE_SLIDE | ({"regions"} if old.regions is None else set())
+    ignored = _FOUND_LATER | _OF_THE_SLIDE | {name for name in ("regions", "artefacts") if getattr(old, name) is None}
     before, now = old.model_dump(exclude=ignored), info.model_dump(exclude=ignored)
     different = {name for name in now if before[name] != now[name]}
     if "tiles" not in different and not np.array_equal(there.origins, origins):

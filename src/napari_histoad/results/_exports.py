@@ -22,6 +22,7 @@ from napari_histoad.results._findings import provenance
 from napari_histoad.results._regions import measure_regions
 from napari_histoad.system.atomic import atomic_path, lock_output
 from napari_histoad.system.extensions import load_extensions
+from napari_histoad.tiles import kinds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,8 @@ class ParquetExport(Export):
     """A table of the tiles: y, x, size (level-0 pixels), score, p_value, and p_<class> for each class of a classifier.
 
     Where a fitted tail gives finer p-values, the column extrapolated says for which tiles (true or false).
+    If artefacts were looked for: artefact, the probability of one, and artefact_kind, empty where it is below one half.
+
     The provenance of the map is in the metadata of the table.
     """
 
@@ -172,11 +175,18 @@ class PngExport(Export):
 
 
 def _tile_table(source: AnomalyMap) -> pa.Table:
-    columns = {"y": source.origins[:, 0], "x": source.origins[:, 1], "size": np.full(len(source), source.info.tile_l0)}
+    columns: dict[str, Any] = {
+        "y": source.origins[:, 0],
+        "x": source.origins[:, 1],
+        "size": np.full(len(source), source.info.tile_l0),
+    }
     p_values, calibration = source.p_values, source.calibration
     columns |= {"score": source.scores, "p_value": p_values}
     if calibration.extrapolated:
         columns["extrapolated"] = calibration.is_extrapolated(p_values)
+    if source.artefacts is not None:
+        found = source.artefacts.of_boxes(source.boxes)
+        columns |= {"artefact": found.sum(axis=1), "artefact_kind": kinds_of(found)}
     classes = zip(source.info.classes, source.probabilities.T, strict=True)
     return pa.table({**columns, **{f"p_{name}": values for name, values in classes}})
 

@@ -17,7 +17,7 @@ from napari_histoad.jobs import Progress, run
 from napari_histoad.slide import is_url, listed_mpp, locate, open_slide, slide_path
 from napari_histoad.system.host import keep_freed_memory
 from napari_histoad.system.tables import is_missing, listed_path, read_table
-from napari_histoad.tiles import check_tissue_from, tissue_mask
+from napari_histoad.tiles import check_artefacts, check_tissue_from, tissue_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,6 +112,7 @@ def cohort_job(
     if twice is not None:
         msg = f"the regions in {twice.name} are given for several slides"
         raise SettingsError(msg, "they belong to one: list slides and regions in the columns slide, regions of a csv")
+    check_artefacts(options.get("artefacts", "mark"))
     for slide in slides:
         check_tissue_from(options.get("tissue_from", "found"), given=slide.regions is not None)
     for model in {slide.model for slide in slides if slide.model is not None}:
@@ -217,6 +218,7 @@ def _prepare(
                 cell_um=cell_um,
                 regions=regions,
                 tissue_from=tissue_from,
+                artefacts=options.get("artefacts", "mark"),
                 notes=notes,
             )
         return _Prepared(opened, regions, tissue, plan, notes)

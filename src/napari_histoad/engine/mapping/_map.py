@@ -36,7 +36,16 @@ from napari_histoad.maps import (
 from napari_histoad.regions import Annotations, coverage, outside_note, read_annotations
 from napari_histoad.slide import open_slide, slide_name
 from napari_histoad.system.atomic import lock_output
-from napari_histoad.tiles import Stain, TileGrid, TileLoader, tissue_mask
+from napari_histoad.tiles import (
+    Stain,
+    TileGrid,
+    TileLoader,
+    artefacts_note,
+    check_artefacts,
+    find_artefacts,
+    kinds_of,
+    tissue_mask,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,7 +59,7 @@ if TYPE_CHECKING:
     from napari_histoad.jobs import Job
     from napari_histoad.regions import Region
     from napari_histoad.slide import Slide
-    from napari_histoad.tiles import TissueMask
+    from napari_histoad.tiles import ArtefactMask, TissueMask
 
 CELL_UM = 8.0
 """Default side of a map cell in µm; rounded so that the stride is a whole number of cells."""
@@ -73,6 +82,7 @@ class MapOptions(TypedDict, total=False):
     seed: int
     tissue_from: str
     valid_for: ValidFor | None
+    artefacts: str
 
 
 def map_path(slide: Slide | Path, out: Path) -> Path:
@@ -96,6 +106,7 @@ def map_job(
     seed: int = 0,
     tissue_from: str = "found",
     valid_for: ValidFor | None = None,
+    artefacts: str = "mark",
     notes: Sequence[str] = (),
     tissue: TissueMask | None = None,
     plan: MapPlan | None = None,
@@ -130,6 +141,9 @@ def map_job(
         in which tissue is not detected.
     valid_for : {"similar", "new-slide"}, optional
         What the error rates are valid for, see `Calibration`; default: `Calibration.usual_validity`.
+    artefacts : {"mark", "leave-out", "ignore"}
+        What to do about tiles that are out of focus, folded, or under bubbles, pen, dust or the edge of the cover slip:
+        ``"mark"`` states them and changes no score, ``"leave-out"`` does not score them, ``"ignore"`` does not look for them.
     notes : sequence of str
         Sentences about the regions, shown and stored with the map.
     tissue : TissueMask, optional
@@ -145,6 +159,7 @@ def map_job(
         With the reason and the remedy.
     """
     check_options(mpp=mpp, stride_px=stride_px, cell_um=cell_um, seed=seed)
+    check_artefacts(artefacts)
     slide.require_mpp()
     for note in slide.notes:
         yield Progress("Finding tissue", 0, 1, "slides", note=f"{slide.name}: {note}")
@@ -159,6 +174,8 @@ def map_job(
         if detector is None:
             detector = yield from self_detector_job(slide, tissue, mpp=mpp, device=choice.name, seed=seed)
             note = SELF_NOTE
+        if artefacts != "ignore":
+            yield Progress("Finding artefacts", 0, 1, "slides")
         plan = plan_map(
             slide,
             detector,
@@ -168,6 +185,7 @@ def map_job(
             cell_um=cell_um,
             regions=regions,
             tissue_from=tissue_from,
+            artefacts=artefacts,
             notes=notes,
         )
     for line in notes:
@@ -184,6 +202,7 @@ def map_job(
             calibration=plan.calibration,
             resume=resume,
             slide=plan.slide,
+            artefacts=plan.artefacts,
         )
         chosen_anew = valid_for not in (None, result.calibration.valid_for)
         result.use_rates_for(valid_for)
@@ -227,6 +246,7 @@ class MapPlan:
     detector: Detector
     grid: TileGrid
     tissue: TissueMask
+    artefacts: ArtefactMask | None
     calibration: Calibration
     info: MapInfo
     own_stain: Stain | None
@@ -243,6 +263,7 @@ def plan_map(
     cell_um: float = CELL_UM,
     regions: Sequence[Region] | None = None,
     tissue_from: str = "found",
+    artefacts: str = "mark",
     notes: Sequence[str] = (),
 ) -> MapPlan:
     """Return the tiles to score in their order, and the provenance of the map; parameters as in `map_job`."""
@@ -269,13 +290,23 @@ def plan_map(
             raise RegionError(f"the given regions hold no tissue of {slide.path.name}", remedy)
     if not len(grid):
         raise EmptyTissueError(f"no tile of {slide.path.name} holds tissue", "use smaller tiles or a finer mpp")
-    grid = grid.subset(work_order(grid, geometry))
-    own_stain = view.measure(slide, tissue)
-    slide = view.of_slide(slide, own_stain)
     kept = [*slide.notes, *notes]
     if regions is not None:
         outlines = "1 outline" if len(regions) == 1 else f"{len(regions):,} outlines"
         kept.append(f"only tissue inside {outlines} was mapped")
+    found = None if artefacts == "ignore" else find_artefacts(view.of_slide(slide), tissue)
+    if found is not None:
+        kinds = kinds_of(found.of_boxes(grid.boxes))
+        left_out = artefacts == "leave-out"
+        kept += filter(None, [artefacts_note(kinds, left_out=left_out)])
+        if left_out:
+            grid = grid.subset(np.array([not kind for kind in kinds]))
+        if not len(grid):
+            msg = f"all tiles of {slide.path.name} look like artefacts"
+            raise EmptyTissueError(msg, 'look at them, or score them: --artefacts mark (Python: artefacts="mark")')
+    grid = grid.subset(work_order(grid, geometry))
+    own_stain = view.measure(slide, tissue)
+    slide = view.of_slide(slide, own_stain)
     info = MapInfo(
         slide=slide.file_name,
         slide_shape=slide.shape,
@@ -300,10 +331,11 @@ def plan_map(
         valid_for=valid_for,
         regions=digest_of_regions(regions),
         tissue_from=tissue_from,
+        artefacts=artefacts,
         notes=kept,
         version=__version__,
     )
-    return MapPlan(slide, detector, grid, tissue, calibration, info, own_stain)
+    return MapPlan(slide, detector, grid, tissue, found, calibration, info, own_stain)
 
 
 def read_first_tiles(plan: MapPlan) -> None:
@@ -380,8 +412,8 @@ def map_slide(
     regions : path-like or sequence of Region, optional
         Map only tiles inside these.
     **options
-        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``, ``tissue_from``, ``valid_for``: see
-        `map_job`.
+        ``mpp``, ``stride_px``, ``cell_um``, ``device``, ``compile``, ``resume``, ``seed``, ``tissue_from``, ``valid_for``,
+        ``artefacts``: see `map_job`.
 
     Examples
     --------
