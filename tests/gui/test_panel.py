@@ -8,11 +8,11 @@ from screenshots import shot
 
 from napari_histoad import AnomalyMap
 from napari_histoad.gui import reader
-from napari_histoad.gui.layer_data import Heatmap
+from napari_histoad.gui.layer_data import Heatmap, artefact_layers
 from napari_histoad.gui.slide_layers import slide_layer
 from napari_histoad.maps import MapGeometry
 from napari_histoad.slide import open_slide
-from napari_histoad.tiles import TileGrid
+from napari_histoad.tiles import ARTEFACT_KINDS, ArtefactMask, TileGrid
 
 
 def test_panel_leads_from_the_sample_to_the_saved_map(viewer, panel, words, qtbot):
@@ -131,10 +131,26 @@ def test_reader_opens_maps_and_slides(viewer, sample, map_folder):
     viewer.open([str(sample.path)], plugin="napari-histoad")
     viewer.open(str(map_folder), plugin="napari-histoad")
     assert [y.name for y in viewer.layers] == [
-        "sample", "Error map of sample.tif", "Anomaly map of sample.tif", "Flagged regions of sample.tif",
+        "sample", "Error map of sample.tif", "Artefacts of sample.tif",
+        "Anomaly map of sample.tif", "Flagged regions of sample.tif",
     ]  # fmt: skip
     assert reader.get_reader(str(map_folder.parent)) is None
     assert reader.get_reader("picture.png") is None
+
+
+def test_layer_of_artefacts_is_hidden_without_any_and_names_the_kind_under_the_cursor(viewer, map_folder):
+    source = AnomalyMap.open(map_folder)
+    probabilities = np.zeros((16, 16, len(ARTEFACT_KINDS)), np.float32)
+    for pen in (0, 1):
+        probabilities[3, 5, ARTEFACT_KINDS.index("pen")] = pen
+        source.artefacts = ArtefactMask(probabilities, (128.0, 128.0))
+        ((data, looks, kind),) = artefact_layers(source)
+        assert kind == "labels"
+        assert looks["visible"] == bool(pen)
+    layer = viewer.add_labels(data, **looks)
+    centre = tuple((128 * (k + 0.5) - 0.5) * source.info.slide_mpp for k in (3, 5))
+    assert layer.get_value(centre, world=True) == 1 + ARTEFACT_KINDS.index("pen")
+    assert "pen" in layer.get_status(centre, world=True)["value"]
 
 
 @pytest.mark.parametrize(("shape", "downsample"), [((2048, 2048), 1), ((1999, 1501), 4.0099), ((6401, 6401), 64.0099)])

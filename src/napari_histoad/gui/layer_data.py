@@ -17,6 +17,7 @@ from napari.utils import Colormap, DirectLabelColormap
 from napari_histoad.gui.slide_layers import pixel_size
 from napari_histoad.regions import shapes_from_regions
 from napari_histoad.results import COLORMAP, display_range
+from napari_histoad.tiles import ARTEFACT_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,8 @@ MAP_KEY = "histoad_map"
 
 _MAX_HEATMAP_PX = 4096
 _FLAG_COLOUR = "#00e5ff"
+_ARTEFACT_COLOURS = ("#ff7f0e", "#d62728", "#17becf", "#1f3fd6", "#2ca02c", "#9467bd")
+"""In the order of `ARTEFACT_KINDS`."""
 
 
 def suspicious_layer(boxes: Sequence[tuple[float, float, float, float]], mpp: float | None) -> Shapes:
@@ -150,11 +153,32 @@ def labels_layer(source: AnomalyMap, labels: NDArray[np.uint32]) -> LayerData:
     return labels, looks, "labels"
 
 
+def artefact_layers(source: AnomalyMap) -> list[LayerData]:
+    """Return the artefacts of a map, in a colour per kind, as Labels layer data; hidden if there is none, none if not looked for.
+
+    The status bar names the kind under the cursor.
+    """
+    if source.artefacts is None:
+        return []
+    kinds = source.artefacts.kinds
+    colours: dict[int | None, str] = dict(enumerate(("transparent", *_ARTEFACT_COLOURS)))
+    looks = {
+        "name": f"Artefacts of {source.info.slide}",
+        "opacity": 0.5,
+        "colormap": DirectLabelColormap(color_dict=colours | {None: "transparent"}),
+        "features": {"index": range(1 + len(ARTEFACT_KINDS)), "artefact": ["none", *ARTEFACT_KINDS]},
+        "visible": bool(kinds.any()),
+        "metadata": {MAP_KEY: str(source.path)},
+        **_of_coarse_pixels(source.artefacts.scale_yx, source.info.slide_mpp),
+    }
+    return [(kinds, looks, "labels")]
+
+
 def heatmap_layers(source: AnomalyMap, rate: float | None = None) -> list[LayerData]:
     """Return heatmap and flagged regions of a map; for an unfinished map only the heatmap."""
     if not source.info.complete:
         return [Heatmap(source).layer()]
-    layers = [*error_layers(source), *class_layers(source), Heatmap(source).layer()]
+    layers = [*error_layers(source), *class_layers(source), *artefact_layers(source), Heatmap(source).layer()]
     return [*layers, labels_layer(source, source.flag(rate))]
 
 
@@ -169,8 +193,15 @@ def tissue_layer(tissue: TissueMask, mpp: float, name: str) -> LayerData:
     looks = {
         "name": f"Tissue of {name}",
         "opacity": 0.9,
-        "scale": tuple(s * mpp for s in tissue.scale_yx),
-        "translate": tuple((s - 1) / 2 * mpp for s in tissue.scale_yx),
-        "units": ("um", "um"),
+        **_of_coarse_pixels(tissue.scale_yx, mpp),
     }
     return tissue.mask.astype(np.uint8) * 3, looks, "labels"
+
+
+def _of_coarse_pixels(scale_yx: tuple[float, float], mpp: float) -> dict[str, Any]:
+    """Return scale and position of a layer whose pixels are ``scale_yx`` level-0 pixels high and wide."""
+    return {
+        "scale": tuple(s * mpp for s in scale_yx),
+        "translate": tuple((s - 1) / 2 * mpp for s in scale_yx),
+        "units": ("um", "um"),
+    }

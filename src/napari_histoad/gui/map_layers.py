@@ -8,7 +8,7 @@ from napari.layers import Image, Labels
 from superqt.utils import qthrottled
 
 from napari_histoad.errors import MapError
-from napari_histoad.gui.layer_data import MAP_KEY, Heatmap, class_layers, error_layers, labels_layer
+from napari_histoad.gui.layer_data import MAP_KEY, Heatmap, artefact_layers, class_layers, error_layers, labels_layer
 from napari_histoad.gui.slide_view import owner_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class MapLayers:
         """Draw a finished map again, with the contrast of its final scores."""
         for data, looks, _ in (*error_layers(source), *class_layers(source)):
             self._context.view.replace(Image(data, **looks))
+        for data, looks, _ in artefact_layers(source):
+            self._context.view.replace(Labels(data, **looks))
         self._draw_heatmap(source)
 
     def update(self, box: tuple[int, int, int, int]) -> None:

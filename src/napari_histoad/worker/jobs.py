@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_histoad.detectors import Detector
+    from napari_histoad.engine import MapOptions
     from napari_histoad.slide import Slide
 
 _VERDICT_TILES, _VERDICT_PX = 400, 128
@@ -178,7 +179,8 @@ def compute_map(args: protocol.ComputeMap) -> Job[protocol.MapComputed]:
 
 def _map_once(slide: Slide, args: protocol.ComputeMap) -> Job[AnomalyMap]:
     detector = load_model(args.model) if args.model else None
-    return (yield from map_job(slide, args.out, detector=detector, stride_px=args.stride_px, device=args.device))
+    options: MapOptions = {"stride_px": args.stride_px, "device": args.device, "artefacts": args.artefacts}
+    return (yield from map_job(slide, args.out, detector=detector, **options))
 
 
 def _set_aside(folder: Path) -> None:

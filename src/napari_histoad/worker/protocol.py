@@ -173,6 +173,7 @@ class ComputeMap(SlideArguments):
     out: Path
     model: Path | None = None
     stride_px: int | None = None
+    artefacts: Literal["mark", "leave-out", "ignore"] = "mark"
 
 
 class SaveResults(SlideArguments):

@@ -46,3 +46,17 @@ def test_map_section_offers_only_files_that_hold_a_detector(viewer, panel, words
     qtbot.waitUntil(lambda: panel.controller.training.model == detector_file)
     assert message.isHidden()
     assert panel["map"].model_box.value == detector_file.name
+
+
+def test_map_section_maps_with_the_choice_about_artefacts_and_shows_their_layer(
+    viewer, panel, words, qtbot, sample, detector_file
+):
+    viewer.open(str(sample.path), plugin="napari-histoad")
+    panel["map"].model_file.value = detector_file
+    qtbot.waitUntil(lambda: panel.controller.training.model == detector_file)
+    assert panel["map"].artefacts_box.value == "mark"
+    panel["map"].artefacts_box.value = "leave-out"
+    panel["map"].map_button.native.click()
+    qtbot.waitUntil(panel["review"].isEnabled)
+    assert panel.controller.maps.map.info.artefacts == "leave-out"
+    assert "Artefacts of sample.tif" in viewer.layers

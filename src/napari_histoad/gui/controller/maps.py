@@ -59,15 +59,16 @@ class Maps:
     def _forget(self) -> None:
         self.map, self._growing = None, False
 
-    def compute(self) -> None:
+    def compute(self, artefacts: str = "mark") -> None:
         """Start to map the chosen slide with the chosen detector; `started`, `updated` and `finished` follow.
 
+        ``artefacts`` is one of `tiles.ARTEFACTS`.
         An unfinished map of the same detector is continued; a map of another detector is renamed and kept.
         """
         folder, model = self._chosen.folder(), self._training.model
         self._growing = False
         handlers = Handlers("map", self._on_computed, self._on_progress, self._on_failure)
-        self._chosen.submit(protocol.ComputeMap, {"out": folder, "model": model}, handlers)
+        self._chosen.submit(protocol.ComputeMap, {"out": folder, "model": model, "artefacts": artefacts}, handlers)
         self._computing = True
 
     def _on_progress(self, progress: Progress) -> None:

@@ -14,12 +14,15 @@ from napari_histoad.gui.dropped_maps import map_path, unfinished_words
 from napari_histoad.gui.messages import InfoLabel
 from napari_histoad.gui.section import Section
 from napari_histoad.maps import AnomalyMap
+from napari_histoad.tiles import ARTEFACTS
 
 if TYPE_CHECKING:
     from napari_histoad.gui.section import PanelContext
 
 SELF = "Learn normal from this slide"
 _SELF_HINT = "No training: tissue that is common on this slide counts as normal, and rare tissue as anomalous."
+_ARTEFACT_CHOICES = ("Mark them", "Leave them out", "Do not look for them")
+_ARTEFACTS_HINT = "Tiles out of focus, folded, or under bubbles, pen, dust or the edge of the cover slip"
 
 
 class MapSection(Section):
@@ -36,21 +39,23 @@ class MapSection(Section):
         self.model_hint = InfoLabel(_SELF_HINT)
         self.model_file = FileEdit(mode=FileDialogMode.EXISTING_FILE, filter="*.safetensors", tooltip="Open a trained detector")
         self.model_file.choose_btn.text = "Open…"
+        self.artefacts_box = ComboBox(choices=list(zip(_ARTEFACT_CHOICES, ARTEFACTS, strict=True)), tooltip=_ARTEFACTS_HINT)
         self.out_info, self.found_info, self.reason_info = InfoLabel(), InfoLabel(), InfoLabel()
         self.reopen_button = PushButton(text="Review the finished map", tooltip="Show the map that was computed before")
         self.reopen_button.native.hide()
         self.map_button = PushButton(text="Compute anomaly map")
         self.map_button.native.setStyleSheet("font-weight: bold; padding: 6px;")
-        self.settings = [self.model_box.native, self.model_file.native]
+        self.settings = [self.model_box.native, self.model_file.native, self.artefacts_box.native]
         form = QFormLayout()
         form.addRow("Detector", self.model_box.native)
         form.addRow("File", self.model_file.native)
+        form.addRow("Artefacts", self.artefacts_box.native)
         self.add(form, self.model_hint, self.out_info, self.found_info, self.reopen_button.native)
         self.add(self.map_button.native, self.reason_info, self.message)
         self.model_file.changed.connect(self.guarded(self._check_file))
         self.model_box.changed.connect(self._on_model)
         self.reopen_button.changed.connect(self.guarded(self._reopen))
-        self.map_button.changed.connect(self.guarded(self.controller.maps.compute))
+        self.map_button.changed.connect(self.guarded(self._compute))
         self.controller.training.trained.connect(lambda path, _: self.offer_model(path))
         self.controller.training.model_checked.connect(self.offer_model)
         self.controller.verdicts.classified.connect(lambda path, _: self.offer_model(path))
@@ -81,6 +86,9 @@ class MapSection(Section):
         self.model_hint.setText(_SELF_HINT if chosen == SELF else hint)
 
     # -- the map
+
+    def _compute(self) -> None:
+        self.controller.maps.compute(self.artefacts_box.value)
 
     def refresh(self) -> None:
         """Update the buttons, the folder of the results, and the offer of a finished map."""
