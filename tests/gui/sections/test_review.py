@@ -49,6 +49,19 @@ def test_review_returns_to_the_former_map_after_a_failed_run(
     qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() and len(flagged(viewer)) == 1)
 
 
+def test_review_of_a_map_that_was_moved_is_an_error_in_the_section(viewer, panel, words, case, qtbot, map_folder, tmp_path):
+    folder = shutil.copytree(map_folder, tmp_path / "case.ome.zarr")
+    reviews = []
+    panel.controller.maps.thresholds.reviewed.connect(reviews.append)
+    panel.controller.maps.show(AnomalyMap.open(folder))
+    qtbot.waitUntil(lambda: "regions" in panel["review"].rate_info.text() and bool(reviews))
+    assert words == []
+    folder.rename(tmp_path / "elsewhere.ome.zarr")
+    panel.controller.maps.thresholds.reviewed.emit(reviews[-1])
+    assert len(words) == 1
+    assert "case.ome.zarr" in words.pop()
+
+
 def test_review_is_restored_with_its_slide(viewer, panel, words, case, qtbot, map_folder, write_tiff, sample):
     panel.controller.maps.show(AnomalyMap.open(map_folder))
     panel["review"].rate_slider.setValue(900)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -205,9 +206,11 @@ class ReviewSection(Section):
             self.controller.maps.request_review(self.rate())
 
     def _on_reviewed(self, review: Review) -> None:
+        if review.map is self.controller.maps.map:
+            self.guarded(partial(self._show_review, review))()  # the folder of the map may have been moved since
+
+    def _show_review(self, review: Review) -> None:
         source = review.map
-        if source is not self.controller.maps.map:
-            return
         self.layers.flag(review)
         self._positions[_key(source)] = self.rate_kind.value, self.rate_slider.value()
         self._regions = review.regions
