@@ -44,7 +44,7 @@ def told(monkeypatch):
 
 
 def labels_of(viewer):
-    return [y for y in viewer.layers if isinstance(y, Labels) and MAP_KEY in y.metadata]
+    return [y for y in viewer.layers if isinstance(y, Labels) and MAP_KEY in y.metadata and y.name.startswith("Flagged")]
 
 
 def drop(viewer, path):
@@ -78,7 +78,7 @@ def test_dropped_map_is_reviewed_when_the_panel_opens_later(viewer, qtbot, case,
     slide, folder = case
     viewer.open(str(slide), plugin="napari-histoad")
     drop(viewer, folder)
-    assert len(viewer.layers) == 4
+    assert len(viewer.layers) == 5
     assert [y.contour for y in labels_of(viewer)] == [1]
     assert any("Anomaly mapping" in words for words in told)
     _, panel = viewer.window.add_plugin_dock_widget("napari-histoad", "Anomaly mapping")
@@ -145,7 +145,7 @@ def test_map_section_offers_and_opens_the_finished_map(viewer, panel, words, qtb
     panel["map"].reopen_button.native.click()
     qtbot.waitUntil(lambda: reviewed(panel))
     assert panel["review"].rate() == 0.02
-    assert len(viewer.layers) == 4
+    assert len(labels_of(viewer)) == 1
     assert panel["map"].reopen_button.native.isHidden()
     assert panel["map"].found_info.text() == ""
 
