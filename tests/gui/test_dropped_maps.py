@@ -68,7 +68,7 @@ def test_dropped_map_opens_its_slide_and_is_reviewed_at_the_saved_threshold(view
     assert np.array_equal(labels.data > 0, AnomalyMap.open(folder).flag(0.02) > 0)
     assert panel["review"].region_list.count() == len(measure_regions(AnomalyMap.open(folder), 0.02))
     names = [y.name for y in viewer.layers]
-    assert len(names) == len(set(names)) == 4
+    assert len(names) == len(set(names)) == 5
     assert not panel["slide"].find_button.native.isVisibleTo(panel)
     assert panel["map"].reopen_button.native.isHidden()
     shot(viewer, "dropped map")
